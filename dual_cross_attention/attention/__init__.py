@@ -1,0 +1,7 @@
+"""The method: rollout, pair-wise and global-local cross-attention, over queries, keys and values."""
+
+from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
+from dual_cross_attention.attention.pairwise import draw_distractors, stacked_attention
+from dual_cross_attention.attention.rollout import attention_rollout
+
+__all__ = ["GlobalLocalBlock", "attention_rollout", "draw_distractors", "select_local", "stacked_attention"]

@@ -1,0 +1,86 @@
+"""The backbone: a plain timm Vision Transformer, checked to be one that this method can open."""
+
+import difflib
+from typing import Any
+
+import timm
+from timm.models import is_model_in_modules
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.weights import fetch_imagenet_weights, load_weights
+
+# timm's modules that hold plain ViTs; `_check_can_be_opened` has the last word on each model.
+PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+
+
+def list_backbones() -> list[str]:
+    """Names of timm's plain ViTs. A few of them have no class token and are refused when they are created."""
+    return timm.list_models(module=PLAIN_VIT_MODULES)
+
+
+def create_backbone(
+    name: str, num_classes: int, img_size: tuple[int, int], pretrained: bool | str = False, **timm_kwargs: Any
+) -> VisionTransformer:
+    """A timm ViT with a head of `num_classes`, its position embedding interpolated to `img_size`.
+
+    Args:
+        name: timm's name, with or without a pretrained tag (`vit_base_patch16_224.augreg_in21k`).
+        num_classes: width of the classifier.
+        img_size: (height, width) in pixels, multiples of the patch size.
+        pretrained: False: random; True: timm's weights (fetched once, then cached); a path: see `load_weights`.
+        **timm_kwargs: passed on, such as `drop_path_rate=0.1`, `depth=4`.
+
+    Raises:
+        InputError: unknown or unsuitable backbone, size, or weights.
+    """
+    if not timm.is_model(name):
+        known = list_backbones()
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise InputError(f"unknown backbone '{name}': {hint}there are {', '.join(known)}")
+    if not is_model_in_modules(name, PLAIN_VIT_MODULES):
+        raise InputError(
+            f"backbone '{name}' is not a plain ViT of timm, so its attention cannot be opened; "
+            f"there are {', '.join(list_backbones())}"
+        )
+    try:
+        backbone = timm.create_model(name, num_classes=num_classes, img_size=img_size, **timm_kwargs)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"timm cannot build '{name}' with img_size={img_size}, {timm_kwargs}: {error}") from error
+
+    _check_can_be_opened(backbone, name)
+    patch = backbone.patch_embed.patch_size
+    if any(side % p for side, p in zip(img_size, patch, strict=True)):
+        down = tuple(max(p, side // p * p) for side, p in zip(img_size, patch, strict=True))
+        raise InputError(
+            f"img_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size {patch[0]}x{patch[1]} of "
+            f"'{name}': take {down[0]}x{down[1]} or {down[0] + patch[0]}x{down[1] + patch[1]}"
+        )
+    if pretrained is True:
+        fetch_imagenet_weights(backbone, name)
+    elif pretrained:
+        load_weights(backbone, pretrained)
+    return backbone
+
+
+def embed_patches(backbone: VisionTransformer, images: Tensor) -> Tensor:
+    """The stem, up to the first block: (B, 3, H, W) → (B, prefix + N, D)."""
+    tokens = backbone._pos_embed(backbone.patch_embed(images))
+    return backbone.norm_pre(tokens)
+
+
+def _check_can_be_opened(backbone: VisionTransformer, name: str) -> None:
+    """Raises InputError unless every step that this project opens is the plain one."""
+    wrong = None
+    if type(backbone).forward_features is not VisionTransformer.forward_features:
+        wrong = "its forward pass is not that of a plain ViT"
+    elif backbone.cls_token is None or backbone.global_pool != "token":
+        wrong = f"it has no class token to classify (global_pool={backbone.global_pool!r})"
+    elif not all(type(block) is Block and type(block.attn) is Attention for block in backbone.blocks):
+        wrong = f"its blocks are {type(backbone.blocks[0]).__name__}s, not plain pre-norm ones"
+    elif backbone.patch_drop.__class__.__name__ == "PatchDropout":
+        wrong = "patch_drop_rate > 0 drops the tokens that rollout is about"
+    if wrong:
+        raise InputError(f"backbone '{name}' does not fit: {wrong}; try deit_tiny_patch16_224 or vit_base_patch16_224")
