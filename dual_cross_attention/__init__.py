@@ -4,13 +4,13 @@ from dual_cross_attention.attention import attention_rollout
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.losses import UncertaintyWeighting
 from dual_cross_attention.models import DualCrossAttentionViT, create_model, list_backbones
-
-__version__ = "0.1.0"
+from dual_cross_attention.version import __version__
 
 __all__ = [
     "DualCrossAttentionViT",
     "InputError",
     "UncertaintyWeighting",
+    "__version__",
     "attention_rollout",
     "create_model",
     "list_backbones",

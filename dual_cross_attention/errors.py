@@ -1,8 +1,15 @@
-"""The one exception for what a user can mend: a path, a flag, a picture, a checkpoint."""
+"""The two errors a user of the command line can meet. Both are told in one line, without a traceback."""
 
 
 class InputError(ValueError):
-    """What was given cannot work. The message says what was expected, what came, and how to mend it.
+    """What was given cannot work: a path, a flag, a picture, a checkpoint. Exit status 2.
 
-    The command line prints the message in one line, without a traceback, and exits with status 2.
+    The message says what was expected, what came, and how to mend it.
+    """
+
+
+class TrainingDivergedError(RuntimeError):
+    """A loss or a gradient became NaN or infinite. Exit status 3.
+
+    The message names the step, the branch and the last checkpoint.
     """

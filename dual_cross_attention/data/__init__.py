@@ -1,0 +1,32 @@
+"""Data sets, and how their pictures reach the model."""
+
+from dual_cross_attention.data.fgvc import FGVC_DATASETS, FgvcDataset, load_fgvc
+from dual_cross_attention.data.fine_grained import FineGrainedData
+from dual_cross_attention.data.loaders import build_loaders
+from dual_cross_attention.data.pictures import (
+    UNREADABLE,
+    PictureDataset,
+    PictureList,
+    UnreadablePicture,
+    collate,
+    read_picture,
+)
+from dual_cross_attention.data.toy import draw_toy
+from dual_cross_attention.data.transforms import test_transform, train_transform
+
+__all__ = [
+    "FGVC_DATASETS",
+    "UNREADABLE",
+    "FgvcDataset",
+    "FineGrainedData",
+    "PictureDataset",
+    "PictureList",
+    "UnreadablePicture",
+    "build_loaders",
+    "collate",
+    "draw_toy",
+    "load_fgvc",
+    "read_picture",
+    "test_transform",
+    "train_transform",
+]

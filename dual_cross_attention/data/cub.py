@@ -1,0 +1,68 @@
+"""Caltech-UCSD Birds-200-2011 in its official layout, with any number of its classes."""
+
+from pathlib import Path
+
+from dual_cross_attention.data.fine_grained import FineGrainedData, own_folder, what_is_in
+from dual_cross_attention.data.pictures import PictureList
+from dual_cross_attention.errors import InputError
+
+LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
+SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+
+
+def load_cub(data_root: Path) -> FineGrainedData:
+    """Class names are the official ones ("001.Black_footed_Albatross"), pictures in the order of images.txt.
+
+    Args:
+        data_root: the folder CUB_200_2011, or the one that holds it.
+
+    Raises:
+        InputError: the layout is another one, or its files disagree.
+    """
+    folder = own_folder(data_root, "CUB_200_2011", "images.txt")
+    if folder is None:
+        raise InputError(f"cub: expected {LAYOUT} at {data_root}, but {what_is_in(data_root)}; get it from {SOURCE}")
+    if not (folder / "images").is_dir():
+        raise InputError(f"cub: expected the folder {folder / 'images'}, but it does not exist; get it from {SOURCE}")
+    classes = _read_table(folder / "classes.txt")
+    paths = _read_table(folder / "images.txt")
+    labels = _read_table(folder / "image_class_labels.txt", allowed=classes.keys(), what="a class of classes.txt")
+    is_training = _read_table(folder / "train_test_split.txt", allowed={"0", "1"}, what="1 (training) or 0 (test)")
+    for name, table in (("image_class_labels.txt", labels), ("train_test_split.txt", is_training)):
+        if table.keys() != paths.keys():
+            odd = min(table.keys() ^ paths.keys())
+            raise InputError(
+                f"cub: expected the same images in {folder / 'images.txt'} and {name}, but they list {len(paths)} and "
+                f"{len(table)}, and image {odd} is in one of them only"
+            )
+    index = {class_id: position for position, class_id in enumerate(classes)}
+
+    def split(flag: str) -> PictureList:
+        chosen = [image for image in paths if is_training[image] == flag]
+        return PictureList([folder / "images" / paths[i] for i in chosen], [index[labels[i]] for i in chosen])
+
+    return FineGrainedData("cub", list(classes.values()), split("1"), split("0"))
+
+
+def _read_table(path: Path, allowed=None, what: str = "") -> dict[str, str]:
+    """Lines "id value" → {id: value}, in their order; `what` says which values are `allowed`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"cub: expected {LAYOUT}, but {path} does not exist; get it from {SOURCE}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cub: {path} cannot be read as text: {error}") from error
+    table: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        key, _, value = line.strip().partition(" ")
+        value = value.strip()
+        if not key and number == len(lines):
+            break  # a blank last line
+        if not value:
+            raise InputError(f'cub: {path}, line {number}: expected "id value", got {line!r}')
+        if key in table:
+            raise InputError(f"cub: {path}, line {number}: id {key} is listed a second time")
+        if allowed is not None and value not in allowed:
+            raise InputError(f"cub: {path}, line {number}: expected {what}, got {value!r}")
+        table[key] = value
+    return table

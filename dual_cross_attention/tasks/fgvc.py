@@ -1,0 +1,84 @@
+"""Fine-grained visual categorisation: cross-entropy on every branch, top-1 and top-5 accuracy."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from dual_cross_attention.errors import TrainingDivergedError
+from dual_cross_attention.losses import UncertaintyWeighting
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.task import Batch, Task
+
+
+class FGVCTask(Task):
+    """DCAL for classes that look almost the same.
+
+    Batches are dicts of "images" (B, 3, H, W) and "labels" (B,); in evaluation a label of -1 is left out.
+
+    Args:
+        model: a model of `create_model(..., task="fgvc")`.
+        weight_bound: largest |w| of the loss weights.
+        label_smoothing: of the cross-entropy, in [0, 1].
+    """
+
+    best_metric = "top1"
+
+    def __init__(self, model: DualCrossAttentionViT, weight_bound: float = 2.0, label_smoothing: float = 0.0):
+        super().__init__(model)
+        self.label_smoothing = label_smoothing
+        # The plain backbone is trained on its plain loss.
+        self.weighting = UncertaintyWeighting(model.branches, weight_bound) if len(model.branches) > 1 else None
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Task.training_step`. PWCA has the target's label: the distractor must not change the answer."""
+        labels = batch["labels"]
+        logits = self.model(batch["images"]).logits
+        losses = {
+            branch: F.cross_entropy(logits[branch].float(), labels, label_smoothing=self.label_smoothing)
+            for branch in self.model.branches
+        }
+        total, weights = self.weighting(losses) if self.weighting else (losses["sa"], {})
+        correct = (_vote(logits).argmax(-1) == labels).float().mean()
+        return {
+            "loss": total,
+            **{f"loss_{branch}": loss.detach() for branch, loss in losses.items()},
+            **weights,
+            "accuracy": 100 * correct,
+        }
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[Batch]) -> dict[str, float]:
+        """Accuracy in percent: "top1" and "top5" of SA and GLCA together, and of each ("top1_sa", "top5_glca", …).
+
+        Raises:
+            TrainingDivergedError: the model's output is not finite.
+        """
+        self.eval()
+        device = next(self.parameters()).device
+        branches = [branch for branch in self.model.branches if branch != "pwca"]
+        meters, finite = {}, torch.ones((), dtype=torch.bool, device=device)
+        for batch in loader:
+            labels = batch["labels"].to(device, non_blocking=True)
+            logits = self.model(batch["images"].to(device, non_blocking=True)).logits
+            logits = {branch: logits[branch].float()[labels >= 0] for branch in branches}
+            labels = labels[labels >= 0]
+            for suffix, scores in {"": _vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
+                finite &= scores.isfinite().all()
+                for k in (1, 5):
+                    meter = meters.setdefault(f"top{k}{suffix}", self._meter(scores.shape[-1], k, device))
+                    meter.update(scores, labels)
+        if not finite:
+            raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
+        return {name: 100 * meter.compute().item() for name, meter in meters.items()}
+
+    @staticmethod
+    def _meter(num_classes: int, k: int, device: torch.device) -> MulticlassAccuracy:
+        return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
+
+
+def _vote(logits: dict[str, Tensor]) -> Tensor:
+    """softmax(SA) + softmax(GLCA), DCAL section 3.4: {"sa": (B, C), "glca": (B, C)} → (B, C)."""
+    return sum(F.softmax(logits[branch].detach().float(), dim=-1) for branch in ("sa", "glca") if branch in logits)

@@ -1,0 +1,1 @@
+"""The loop around a task: optimiser, steps, checkpoints, and the run's folder."""

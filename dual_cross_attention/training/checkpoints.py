@@ -1,0 +1,144 @@
+"""Models with all that is needed to use them, and the full state that a run is resumed from.
+
+A model file is a `.safetensors`: the state dict of `DualCrossAttentionViT`, and in the header's metadata, as JSON, the
+settings ("config"), the class names ("classes"), the versions and the metrics of that epoch. Nothing is unpickled.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.training.run_folder import RunFolder, versions
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass
+class SavedModel:
+    """A model read back, in evaluation mode."""
+
+    model: DualCrossAttentionViT
+    config: dict[str, Any]
+    classes: list[str]
+    metrics: dict[str, float]
+
+
+def build_model(config: Any, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
+    """The model that the settings describe.
+
+    Args:
+        config: the fields of `FGVCConfig` as attributes.
+        pretrained: see `create_model`.
+    """
+    return create_model(
+        config.backbone,
+        num_classes,
+        task=config.task,
+        img_size=tuple(config.img_size),
+        ablation=config.ablation,
+        local_ratio=config.local_ratio,
+        pretrained=pretrained,
+        glca_init=config.glca_init,
+        distractor_stream=config.distractor_stream,
+        drop_path_rate=config.drop_path_rate,
+        **config.backbone_kwargs,
+    )
+
+
+def save_model(
+    path: Path, model: DualCrossAttentionViT, config: Any, classes: list[str], metrics: dict[str, float]
+) -> None:
+    """Model, settings and class names into one file, written beside and then renamed."""
+    metadata = {
+        "config": json.dumps(asdict(config)),
+        "classes": json.dumps(classes),
+        "metrics": json.dumps(metrics),
+        "versions": json.dumps(versions()),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary, metadata)
+    os.replace(temporary, path)
+
+
+def find_model_file(run_or_checkpoint: str | Path) -> Path:
+    """A run's best model, or the file itself.
+
+    Raises:
+        InputError: neither.
+    """
+    path = Path(run_or_checkpoint)
+    candidates = [RunFolder(path).best, RunFolder(path).last] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"no model at '{path}': expected a run's folder (with best.safetensors) or a .safetensors file of one")
+
+
+def load_model(run_or_checkpoint: str | Path) -> SavedModel:
+    """A trained model from a run's folder (its best) or a file, on CPU and in evaluation mode.
+
+    Raises:
+        InputError: nothing there, or not a file that `save_model` wrote.
+    """
+    from dual_cross_attention.configs import FGVC_CONFIGS
+
+    path = find_model_file(run_or_checkpoint)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot read '{path}' as .safetensors: {str(error).splitlines()[0]}") from error
+    if not {"config", "classes"} <= set(metadata):
+        raise InputError(f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run")
+    settings, classes = json.loads(metadata["config"]), json.loads(metadata["classes"])
+    config = FGVC_CONFIGS[settings["dataset"]](**settings)
+    model = build_model(config, len(classes), pretrained=False)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
+    return SavedModel(model.eval(), settings, classes, json.loads(metadata.get("metrics", "{}")))
+
+
+def save_checkpoint(accelerator: Accelerator, folder: RunFolder, progress: dict[str, Any]) -> Path:
+    """Everything that `load_checkpoint` needs, after epoch `progress["epoch"]`; the last two are kept."""
+    target = folder.checkpoints / f"epoch_{progress['epoch']:04d}"
+    temporary = target.with_name(target.name + ".tmp")
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process:
+        (temporary / "progress.json").write_text(json.dumps(progress))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+        for old in list_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return target
+
+
+def list_checkpoints(folder: RunFolder) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(path for path in folder.checkpoints.glob("epoch_*") if (path / "progress.json").is_file() and path.suffix != ".tmp")
+
+
+def load_checkpoint(accelerator: Accelerator, path: Path) -> dict[str, Any]:
+    """Weights, optimiser, scaler and random states back in place; returns what was saved as `progress`.
+
+    Raises:
+        InputError: not a checkpoint of this model.
+    """
+    try:
+        progress = json.loads((path / "progress.json").read_text())
+        accelerator.load_state(str(path))
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"cannot resume from '{path}': {' '.join(str(error).split())}") from error
+    return progress

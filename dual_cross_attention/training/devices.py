@@ -1,0 +1,50 @@
+"""Which device and which precision a run uses, and what memory it took."""
+
+import resource
+import sys
+
+import torch
+
+from dual_cross_attention.errors import InputError
+
+
+def choose_device(device: str) -> torch.device:
+    """"auto": CUDA, else MPS, else CPU.
+
+    Raises:
+        InputError: a device that this machine does not have.
+    """
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if has[name])
+    if not has[device]:
+        there = ", ".join(name for name, available in has.items() if available)
+        raise InputError(f"no {device} on this machine (PyTorch {torch.__version__}): there is {there}")
+    return torch.device(device)
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Accelerate's name of the mixed precision: "no" (fp32), "bf16" or "fp16".
+
+    "auto" takes bf16 where CUDA has it in hardware, fp16 with loss scaling on older CUDA, fp32 elsewhere.
+
+    Raises:
+        InputError: fp16 without CUDA, which has no loss scaling there.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and device.type != "cuda":
+        raise InputError(f"precision fp16 needs CUDA, and the device is {device.type}: take auto, bf16 or fp32")
+    return {"fp32": "no"}.get(precision, precision)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far in MiB: allocated on the GPU, or the resident set of this process on CPU (MPS: now)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

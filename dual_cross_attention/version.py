@@ -1,0 +1,3 @@
+"""The version, where packaging can read it without importing torch."""
+
+__version__ = "0.1.0"
