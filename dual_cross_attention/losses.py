@@ -39,4 +39,5 @@ class UncertaintyWeighting(nn.Module):
             self.w.clamp_(-self.bound, self.bound)
         stacked = torch.stack([losses[branch].float() for branch in self.branches])
         total = 0.5 * (torch.exp(-self.w) * stacked + self.w).sum()
-        return total, {f"w_{branch}": w for branch, w in zip(self.branches, self.w.detach(), strict=True)}
+        used = self.w.detach().clone()  # the optimiser changes w in place
+        return total, {f"w_{branch}": w for branch, w in zip(self.branches, used, strict=True)}

@@ -83,10 +83,11 @@ class DualCrossAttentionViT(nn.Module):
             block, norm = copy.deepcopy(backbone.blocks[-1]), copy.deepcopy(backbone.norm)
             if glca_init == "random":
                 named_apply(init_weights_vit_timm, block)
-                named_apply(init_weights_vit_timm, norm)
+                norm.reset_parameters()
             self.glca_block = GlobalLocalBlock(block, backbone.num_prefix_tokens)
             self.glca_norm = norm
-            self.glca_head = named_apply(init_weights_vit_timm, copy.deepcopy(backbone.head))
+            self.glca_head = copy.deepcopy(backbone.head)
+            init_weights_vit_timm(self.glca_head)
 
     @property
     def branches(self) -> list[str]:

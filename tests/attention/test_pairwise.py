@@ -1,0 +1,67 @@
+"""PWCA against a loop over pairs with an explicit softmax."""
+
+import math
+
+import pytest
+import torch
+
+from dual_cross_attention import InputError
+from dual_cross_attention.attention import draw_distractors, stacked_attention
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_equals_a_loop_over_pairs(clean):
+    torch.manual_seed(0)
+    batch, heads, tokens, head_dim = 5, 2, 7, 4
+    query, key, value = (torch.randn(2 * batch, heads, tokens, head_dim, dtype=torch.float64) for _ in range(3))
+    distractors = torch.tensor([3, 0, 4, 2, 1])
+    out = stacked_attention(query, key, value, distractors, clean_distractors=clean)
+    for i in range(batch):
+        for h in range(heads):
+            for t in range(tokens):
+                # SA: the picture's own tokens only
+                scores = (key[i, h] @ query[i, h, t]) / math.sqrt(head_dim)
+                weights = scores.exp() / scores.exp().sum()
+                torch.testing.assert_close(out[i, h, t], weights @ value[i, h])
+                # PWCA: one softmax over 2N scores
+                target, other = batch + i, distractors[i] + (0 if clean else batch)
+                both_keys = torch.cat([key[target, h], key[other, h]])
+                both_values = torch.cat([value[target, h], value[other, h]])
+                scores = (both_keys @ query[target, h, t]) / math.sqrt(head_dim)
+                weights = scores.exp() / scores.exp().sum()
+                torch.testing.assert_close(out[target, h, t], weights @ both_values)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 7, 16])
+def test_distractors_are_derangements(batch):
+    torch.manual_seed(0)
+    for _ in range(50):
+        drawn = draw_distractors(batch)
+        assert sorted(drawn.tolist()) == list(range(batch))
+        assert (drawn != torch.arange(batch)).all()
+
+
+def test_every_other_picture_distracts_equally_often():
+    torch.manual_seed(0)
+    batch, draws = 5, 8000
+    counts = torch.zeros(batch, batch)
+    for _ in range(draws):
+        counts[torch.arange(batch), draw_distractors(batch)] += 1
+    off_diagonal = counts[~torch.eye(batch, dtype=torch.bool)] / draws
+    assert counts.diagonal().sum() == 0
+    torch.testing.assert_close(off_diagonal, torch.full_like(off_diagonal, 0.25), atol=0.02, rtol=0)
+
+
+def test_distractors_follow_the_seed():
+    torch.manual_seed(1)
+    first = draw_distractors(16)
+    second = draw_distractors(16)
+    torch.manual_seed(1)
+    assert torch.equal(first, draw_distractors(16))
+    assert not torch.equal(first, second)  # drawn anew every step
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_a_batch_without_a_pair_is_refused(batch):
+    with pytest.raises(InputError, match="batch_size >= 2"):
+        draw_distractors(batch)

@@ -1,0 +1,63 @@
+"""The loss formula, and the bounds of its weights."""
+
+import math
+
+import pytest
+import torch
+
+from dual_cross_attention import UncertaintyWeighting
+
+
+def test_formula():
+    weighting = UncertaintyWeighting(["sa", "glca", "pwca"])
+    with torch.no_grad():
+        weighting.w.copy_(torch.tensor([0.3, -0.7, 1.5]))
+    losses = {"pwca": torch.tensor(0.5), "sa": torch.tensor(2.0), "glca": torch.tensor(4.0)}  # order must not matter
+    total, weights = weighting(losses)
+    expected = 0.5 * (math.exp(-0.3) * 2 + math.exp(0.7) * 4 + math.exp(-1.5) * 0.5 + 0.3 - 0.7 + 1.5)
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert {name: round(w.item(), 4) for name, w in weights.items()} == {"w_sa": 0.3, "w_glca": -0.7, "w_pwca": 1.5}
+    assert not any(w.requires_grad for w in weights.values())
+
+
+def test_starts_at_zero_where_the_total_is_half_the_sum():
+    weighting = UncertaintyWeighting(["sa", "glca"])
+    total, weights = weighting({"sa": torch.tensor(3.0), "glca": torch.tensor(1.0)})
+    assert total.item() == 2.0
+    assert all(w.item() == 0 for w in weights.values())
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_never_leaves_the_bounds_and_comes_back(side):
+    """A loss far from where w could balance it drives w to the bound, not further; another loss brings it back."""
+    weighting = UncertaintyWeighting(["sa"], bound=2.0)
+    optimiser = torch.optim.SGD(weighting.parameters(), lr=1.0)
+
+    def step(loss):
+        total, weights = weighting({"sa": torch.tensor(loss)})
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        return weights["w_sa"].item()
+
+    trace = [step(1000.0 if side > 0 else 0.0) for _ in range(30)]
+    assert all(abs(w) <= 2.0 for w in trace)
+    assert trace[-1] == pytest.approx(2.0 * side)
+    back = [step(1.0) for _ in range(60)]
+    assert abs(back[-1]) < 0.5  # w = log L = 0
+
+
+def test_gradient_pulls_w_to_the_log_of_the_loss():
+    weighting = UncertaintyWeighting(["sa"])
+    with torch.no_grad():
+        weighting.w.fill_(math.log(3.0))
+    weighting({"sa": torch.tensor(3.0)})[0].backward()
+    assert weighting.w.grad.abs().item() < 1e-6
+
+
+def test_other_branches_are_refused():
+    weighting = UncertaintyWeighting(["sa", "glca"])
+    with pytest.raises(ValueError, match=r"expected the losses of \['glca', 'sa'\]"):
+        weighting({"sa": torch.tensor(1.0)})
+    with pytest.raises(ValueError, match="positive bound"):
+        UncertaintyWeighting(["sa"], bound=0)
