@@ -167,4 +167,4 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
     with pytest.raises(InputError, match="--weights none"):
         create_model("deit_tiny_patch16_224", 5, img_size=64, pretrained=True)
     with pytest.raises(InputError, match="no published weights"):
-        create_model("vit_base_patch16_xp_224", 5, img_size=32, pretrained=True, depth=1)
+        create_model("vit_base_patch16_plus_240", 5, img_size=32, pretrained=True, depth=1)

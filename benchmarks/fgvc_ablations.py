@@ -1,0 +1,82 @@
+"""The ablation table: every ablation, several seeds, one protocol.
+
+    python -m benchmarks.fgvc_ablations --seeds 0 1 2 --output_dir runs/ablations -- \\
+        --dataset cub --data_root DIR --weights imagenet
+
+What stands behind `--` goes to `dcal train` as it is; without more, it is the paper's recipe (448 x 448, 100 epochs,
+batch 16). Runs that are there already are kept, interrupted ones go on, so the command can simply be given again.
+Scores are those of the last epoch, not of the best one: choosing an epoch on the test split would flatter.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ABLATIONS = ("sa_only", "sa_glca", "sa_pwca", "full")
+TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+def main() -> int:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="a folder a run inside it")
+    parser.add_argument("--json", type=Path, help="write the last rows of all runs here")
+    parser.add_argument("--table_only", action="store_true", help="train nothing; read what is there")
+    parser.add_argument("train_flags", nargs="*", help="flags of dcal train, behind --")
+    given = parser.parse_args()
+
+    last_rows: dict[str, list[dict[str, float]]] = {ablation: [] for ablation in given.ablations}
+    for seed in given.seeds:
+        for ablation in given.ablations:
+            folder = given.output_dir / f"{ablation}-seed{seed}"
+            flags = ["--ablation", ablation, "--seed", str(seed), "--output_dir", str(folder), *given.train_flags]
+            if not given.table_only:
+                print(f"== {ablation}, seed {seed}", flush=True)
+                subprocess.run([sys.executable, str(TRAIN), *flags], check=True)
+            metrics = folder / "metrics.jsonl"
+            if metrics.is_file():
+                last_rows[ablation].append(json.loads(metrics.read_text().splitlines()[-1]))
+    print(table(last_rows))
+    if given.json:
+        given.json.write_text(json.dumps(last_rows, indent=2) + "\n")
+    return 0
+
+
+def table(last_rows: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: a row an ablation, mean ± standard deviation over the seeds."""
+    lines = [
+        "| ablation | runs | epoch | top-1 SA | top-1 GLCA | top-1 both | − sa_only | images/s | peak MiB | w (SA, GLCA, PWCA) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    baseline = [row["val/top1"] for row in last_rows.get("sa_only", [])]
+    for ablation, rows in last_rows.items():
+        if not rows:
+            lines.append(f"| `{ablation}` | 0 | | | | | | | | |")
+            continue
+        both = statistics.mean(row["val/top1"] for row in rows)
+        gain = f"{both - statistics.mean(baseline):+.2f}" if baseline and ablation != "sa_only" else ""
+        weights = ", ".join(_spread(rows, f"train/w_{branch}", "+.2f") for branch in ("sa", "glca", "pwca"))
+        epochs = sorted({int(row["epoch"]) for row in rows})
+        lines.append(
+            f"| `{ablation}` | {len(rows)} | {', '.join(map(str, epochs))} | {_spread(rows, 'val/top1_sa')} "
+            f"| {_spread(rows, 'val/top1_glca')} | {_spread(rows, 'val/top1')} | {gain} "
+            f"| {_spread(rows, 'train/images_per_second', '.1f')} | {_spread(rows, 'peak_memory_mb', '.0f')} | {weights} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(rows: list[dict[str, float]], key: str, form: str = ".2f") -> str:
+    values = [row[key] for row in rows if key in row]
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):{form}}"
+    return f"{mean} ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    sys.exit(main())
