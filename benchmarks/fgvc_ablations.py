@@ -49,25 +49,33 @@ def main() -> int:
 
 def table(last_rows: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: a row an ablation, mean ± standard deviation over the seeds."""
-    lines = [
-        "| ablation | runs | epoch | top-1 SA | top-1 GLCA | top-1 both | − sa_only | images/s | peak MiB | w (SA, GLCA, PWCA) |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("ablation", "runs", "epoch", "top-1 SA", "top-1 GLCA", "top-1 both", "− sa_only", "images/s", "peak MiB")
+    lines = [_line(*columns, "w (SA, GLCA, PWCA)"), _line(*["---"] * (len(columns) + 1))]
     baseline = [row["val/top1"] for row in last_rows.get("sa_only", [])]
     for ablation, rows in last_rows.items():
         if not rows:
-            lines.append(f"| `{ablation}` | 0 | | | | | | | | |")
+            lines.append(_line(f"`{ablation}`", "0", *[""] * (len(columns) - 1)))
             continue
-        both = statistics.mean(row["val/top1"] for row in rows)
-        gain = f"{both - statistics.mean(baseline):+.2f}" if baseline and ablation != "sa_only" else ""
-        weights = ", ".join(_spread(rows, f"train/w_{branch}", "+.2f") for branch in ("sa", "glca", "pwca"))
-        epochs = sorted({int(row["epoch"]) for row in rows})
+        gain = ""
+        if baseline and ablation != "sa_only":
+            gain = f"{statistics.mean(row['val/top1'] for row in rows) - statistics.mean(baseline):+.2f}"
         lines.append(
-            f"| `{ablation}` | {len(rows)} | {', '.join(map(str, epochs))} | {_spread(rows, 'val/top1_sa')} "
-            f"| {_spread(rows, 'val/top1_glca')} | {_spread(rows, 'val/top1')} | {gain} "
-            f"| {_spread(rows, 'train/images_per_second', '.1f')} | {_spread(rows, 'peak_memory_mb', '.0f')} | {weights} |"
+            _line(
+                f"`{ablation}`",
+                str(len(rows)),
+                ", ".join(str(epoch) for epoch in sorted({row["epoch"] for row in rows})),
+                *(_spread(rows, f"val/top1{suffix}") for suffix in ("_sa", "_glca", "")),
+                gain,
+                _spread(rows, "train/images_per_second", ".1f"),
+                _spread(rows, "peak_memory_mb", ".0f"),
+                ", ".join(_spread(rows, f"train/w_{branch}", "+.2f") for branch in ("sa", "glca", "pwca")),
+            )
         )
     return "\n".join(lines)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _spread(rows: list[dict[str, float]], key: str, form: str = ".2f") -> str:

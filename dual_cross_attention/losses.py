@@ -12,7 +12,7 @@ class UncertaintyWeighting(nn.Module):
     Source: DCAL (arXiv 2205.02151), section 3.4; Kendall, Gal & Cipolla 2018.
 
     w is a log-variance. It starts at 0, where every branch counts the same, and is projected back onto ±bound whenever
-    a step has taken it further: the formula stays exact inside, and no branch can switch itself off or drown the others.
+    a step has taken it further: the formula stays exact inside, and no branch can switch itself off or drown the rest.
 
     Args:
         branches: their names, in the order of `w`.

@@ -34,7 +34,12 @@ def draw_distractors(batch_size: int, device: torch.device | str = "cpu") -> Ten
 
 
 def stacked_attention(
-    query: Tensor, key: Tensor, value: Tensor, distractors: Tensor, dropout: float = 0.0, clean_distractors: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    distractors: Tensor,
+    dropout: float = 0.0,
+    clean_distractors: bool = False,
 ) -> Tensor:
     """SA on the first half of the rows, PWCA on the second half.
 

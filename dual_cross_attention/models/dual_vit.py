@@ -178,7 +178,9 @@ class DualCrossAttentionViT(nn.Module):
                 keys.append(attention[1])
         return tokens, queries, keys
 
-    def _run_block(self, block: nn.Module, tokens: Tensor, distractors: Tensor | None, kept_rows: int) -> tuple[Tensor, ...]:
+    def _run_block(
+        self, block: nn.Module, tokens: Tensor, distractors: Tensor | None, kept_rows: int
+    ) -> tuple[Tensor, ...]:
         """One block over the stack; with `kept_rows`, also the detached query and key of that many rows."""
         kept: tuple[Tensor, ...] = ()
 

@@ -36,7 +36,9 @@ def test_equals_the_matrix_product(layers, max_scores):
 
 def test_one_layer_is_its_own_first_row(layers):
     queries, keys = layers[0][:1], layers[1][:1]
-    torch.testing.assert_close(attention_rollout(queries, keys).double(), rollout_by_matrices(queries, keys), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        attention_rollout(queries, keys).double(), rollout_by_matrices(queries, keys), atol=1e-6, rtol=0
+    )
 
 
 def test_order_of_layers_matters(layers):

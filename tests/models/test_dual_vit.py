@@ -36,7 +36,12 @@ def relocate(model, scale=6.0):
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize(
     "backbone",
-    ["deit_tiny_patch16_224", "vit_small_patch32_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2"],
+    [
+        "deit_tiny_patch16_224",
+        "vit_small_patch32_224",
+        "deit_tiny_distilled_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+    ],
 )
 def test_sa_is_timms_own_forward(backbone, ablation):
     torch.manual_seed(0)
@@ -154,7 +159,9 @@ def test_stacked_pass_has_the_outputs_and_gradients_of_separate_passes(stream):
     assert (stacked["sa"] - stacked["pwca"]).abs().max() > 1e-3
     ours, theirs = gradients(stacked), gradients(separate)
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=1e-10, rtol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            ours[name], theirs[name], atol=1e-10, rtol=1e-7, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_the_distractors_are_drawn_anew_and_follow_the_seed():
@@ -237,7 +244,8 @@ def test_odd_batch_works_and_a_batch_of_one_is_refused_in_training_with_pwca():
 def test_parameters_and_flops_of_glca_are_the_papers():
     """DeiT-Tiny at 448 x 448 on CUB: +9 % parameters and +2 % FLOPs in the paper's table."""
     full, plain = (
-        create_model("deit_tiny_patch16_224", 200, img_size=448, ablation=ablation).eval() for ablation in ("sa_glca", "sa_only")
+        create_model("deit_tiny_patch16_224", 200, img_size=448, ablation=ablation).eval()
+        for ablation in ("sa_glca", "sa_only")
     )
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (full, plain)]
     assert 0.08 <= counts[0] / counts[1] - 1 <= 0.095
@@ -268,7 +276,7 @@ def test_predict_and_embed():
     for branch in ("glca", "pwca", "nope"):
         with pytest.raises(InputError, match="no branch"):
             plain.predict(images(), branch=branch)
-    with pytest.raises(InputError, match="model.eval"):
+    with pytest.raises(InputError, match=r"model\.eval"):
         model.train().predict(images())
 
 

@@ -1,0 +1,145 @@
+"""The settings that every task has. A task's own config (`fgvc_config.py`) adds its own and gives its recipe."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from dual_cross_attention.errors import InputError
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Settings of any task. Those without a value here are decided by the task's recipe.
+
+    Raises:
+        InputError: a value that cannot work, such as a negative number of epochs.
+    """
+
+    # Smallest and largest value of a number; None: no limit.
+    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
+        "drop_path_rate": (0, 0.99),
+        "flip": (0, 1),
+        "epochs": (1, None),
+        "batch_size": (1, None),
+        "gradient_accumulation_steps": (1, None),
+        "lr": (0, None),
+        "lr_per_512": (0, None),
+        "min_lr": (0, None),
+        "warmup_epochs": (0, None),
+        "weight_decay": (0, None),
+        "clip_grad": (1e-12, None),
+        "weight_bound": (1e-12, None),
+        "num_workers": (0, None),
+        "eval_batch_size": (1, None),
+        "eval_every": (1, None),
+        "seed": (0, 2**31),
+    }
+
+    # --- what is trained on what ---
+    task: str
+    """Which task."""
+    dataset: str
+    """Data set."""
+    data_root: str | None = None
+    """The data set's own folder, or the folder that holds it."""
+    download: bool = False
+    """Fetch the data set into data_root, where its source still offers that (aircraft)."""
+
+    # --- the model ---
+    backbone: str
+    """timm's name of a plain ViT, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k."""
+    backbone_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """More arguments of timm.create_model, such as '{"depth": 6}'."""
+    weights: str = "imagenet"
+    """Start from: imagenet (timm's published weights), none (from scratch), or a file (.safetensors, .pth, .npz)."""
+    ablation: Literal["full", "sa_only", "sa_glca", "sa_pwca"] = "full"
+    """Branches: full is SA + GLCA + PWCA; sa_only is the plain backbone, the baseline."""
+    local_ratio: float
+    """R: share of the patch tokens that are GLCA's local queries."""
+    glca_init: Literal["random", "last_block"] = "random"
+    """GLCA's block starts at random, or as a copy of the backbone's last block."""
+    distractor_stream: Literal["pwca", "sa"] = "pwca"
+    """PWCA's distractor lends the keys and values of its PWCA stream, or of its SA stream."""
+    drop_path_rate: float = 0.1
+    """Stochastic depth of the last block; it grows linearly from 0 at the first."""
+
+    # --- pictures ---
+    img_size: int | list[int]
+    """Input size in pixels: a side, or height and width (--img_size 256 128); multiples of the patch size."""
+    flip: float = 0.5
+    """Probability of a horizontal flip in training."""
+
+    # --- optimisation ---
+    epochs: int
+    """Passes over the training pictures."""
+    batch_size: int
+    """Pictures of one forward pass on one device (the micro-batch); at least 2 with PWCA."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes for one step of the optimiser; the effective batch is batch_size x this x processes."""
+    lr: float | None = None
+    """Peak learning rate; unset: lr_per_512 x effective batch / 512."""
+    lr_per_512: float
+    """Learning rate at an effective batch of 512."""
+    min_lr: float = 0.0
+    """Where the cosine schedule ends."""
+    warmup_epochs: float = 0.0
+    """Linear warm-up before the cosine; at most as long as the training."""
+    weight_decay: float
+    """Weight decay; vectors, embeddings and loss weights are left out of it."""
+    clip_grad: float | None = 1.0
+    """Largest norm of the gradient; null: no clipping."""
+    weight_bound: float = 2.0
+    """Loss weights w stay within plus and minus this."""
+
+    # --- the machine ---
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device has it, fp16 with loss scaling on older CUDA, fp32 on CPU and MPS."""
+    use_gradient_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA, else MPS, else CPU."""
+    num_workers: int | None = None
+    """Processes that read pictures; unset: one per core, at most 8."""
+    eval_batch_size: int | None = None
+    """Pictures of one forward pass in evaluation; unset: four times batch_size."""
+    eval_every: int = 1
+    """Evaluate every so many epochs, and after the last."""
+    seed: int = 0
+    """Of weights, data order, augmentation, distractors and drop path."""
+
+    # --- the run ---
+    output_dir: str | None = None
+    """Folder of the run; unset: runs/DATASET-BACKBONE-ABLATION-seedSEED."""
+    resume: str = "auto"
+    """auto: go on if the folder holds this very run; never: refuse a folder that holds a run; or a checkpoint's PATH."""
+
+    def __post_init__(self):
+        for name, (low, high) in self.RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and low <= value and (high is None or value <= high)):
+                wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
+                raise InputError(f"{name}: expected a number {wanted}, got {value}")
+        self.img_size = sides("img_size", self.img_size)
+        if self.warmup_epochs > self.epochs:
+            raise InputError(
+                f"warmup_epochs: expected at most the {self.epochs} epochs of the training, got {self.warmup_epochs}"
+            )
+        if self.ablation in ("full", "sa_pwca") and self.batch_size < 2:
+            raise InputError(
+                f"batch_size {self.batch_size}: PWCA takes its distractor from the same batch, so it needs at least 2; "
+                "or train with --ablation sa_glca or sa_only"
+            )
+
+
+def sides(name: str, size: int | list[int]) -> list[int]:
+    """A side, or height and width → [height, width], in pixels.
+
+    Raises:
+        InputError: not one or two positive numbers; `name` is the setting that the message names.
+    """
+    both = [size, size] if isinstance(size, int) else list(size)
+    if len(both) == 1:
+        both *= 2
+    if len(both) != 2 or min(both) < 1:
+        raise InputError(f"{name}: expected a side, or height and width, in pixels; got {size}")
+    return both
