@@ -39,8 +39,9 @@ def main() -> int:
                 print(f"== {ablation}, seed {seed}", flush=True)
                 subprocess.run([sys.executable, str(TRAIN), *flags], check=True)
             metrics = folder / "metrics.jsonl"
-            if metrics.is_file():
-                last_rows[ablation].append(json.loads(metrics.read_text().splitlines()[-1]))
+            lines = metrics.read_text().splitlines() if metrics.is_file() else []
+            evaluated = [row for row in map(json.loads, lines) if "val/top1" in row]
+            last_rows[ablation] += evaluated[-1:]
     print(table(last_rows))
     if given.json:
         given.json.write_text(json.dumps(last_rows, indent=2) + "\n")

@@ -7,15 +7,14 @@ from typing import ClassVar, Literal
 
 from dual_cross_attention.configs.training_config import TrainingConfig, sides
 
-# The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
-RESIZE_OVER_CROP = 550 / 448
-
 
 @dataclass(kw_only=True)
 class FGVCConfig(TrainingConfig):
     """Fine-grained visual categorisation (FGVC)."""
 
     RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1)}
+    # The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
+    RESIZE_OVER_CROP: ClassVar[float] = 550 / 448
 
     # --- what is trained on what ---
     task: Literal["fgvc"] = "fgvc"
@@ -30,7 +29,7 @@ class FGVCConfig(TrainingConfig):
     # --- pictures ---
     img_size: int | list[int] = 448
     resize_size: int | list[int] | None = None
-    """Pictures are resized to this, then cropped to img_size; unset: img_size x 550/448, as in the paper."""
+    """Pictures are resized to this, then cropped to img_size; unset: in proportion to it (the paper's 550 for 448)."""
 
     # --- optimisation ---
     epochs: int = 100
@@ -50,13 +49,15 @@ class FGVCConfig(TrainingConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.resize_size is None:
-            self.resize_size = [round(side * RESIZE_OVER_CROP) for side in self.img_size]
+            self.resize_size = [round(side * self.RESIZE_OVER_CROP) for side in self.img_size]
         self.resize_size = sides("resize_size", self.resize_size)
 
 
 @dataclass(kw_only=True)
 class ToyConfig(FGVCConfig):
     """The built-in toy task: drawn pictures, a small ViT from scratch, minutes on a CPU."""
+
+    RESIZE_OVER_CROP: ClassVar[float] = 70 / 64
 
     dataset: str = "toy"
     backbone: str = "vit_tiny_patch16_224"
@@ -65,7 +66,6 @@ class ToyConfig(FGVCConfig):
     )
     weights: str = "none"
     img_size: int | list[int] = 64
-    resize_size: int | list[int] | None = 70
     epochs: int = 20
     batch_size: int = 64
     lr: float | None = 1e-3
