@@ -1,10 +1,24 @@
 """Dual Cross-Attention Learning (DCAL): Vision Transformers that tell apart what looks almost the same."""
 
-from dual_cross_attention.attention import attention_rollout
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.losses import UncertaintyWeighting
-from dual_cross_attention.models import DualCrossAttentionViT, create_model, list_backbones
 from dual_cross_attention.version import __version__
+
+if TYPE_CHECKING:
+    from dual_cross_attention.attention import attention_rollout
+    from dual_cross_attention.losses import UncertaintyWeighting
+    from dual_cross_attention.models import DualCrossAttentionViT, create_model, list_backbones
+
+# What needs torch is imported when it is first asked for: `dcal --help` and a mistyped flag need not wait for it.
+_WHERE = {
+    "DualCrossAttentionViT": "models",
+    "UncertaintyWeighting": "losses",
+    "attention_rollout": "attention",
+    "create_model": "models",
+    "list_backbones": "models",
+}
 
 __all__ = [
     "DualCrossAttentionViT",
@@ -15,3 +29,9 @@ __all__ = [
     "create_model",
     "list_backbones",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

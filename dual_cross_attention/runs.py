@@ -1,8 +1,8 @@
 """From settings to a run: data, model, task and trainer put together."""
 
-import json
 import os
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,29 @@ import torch
 from accelerate.utils import set_seed
 from rich.console import Console
 from timm.data import resolve_data_config
+from torch.utils.data import DataLoader
 
-from dual_cross_attention.configs import FGVC_CONFIGS, FGVCConfig
+from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import FineGrainedData, build_loaders, load_fgvc, test_transform, train_transform
 from dual_cross_attention.data.unreadable import UnreadablePictures
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training.checkpoints import build_model, find_model_file, list_checkpoints, load_model
+from dual_cross_attention.training.checkpoints import (
+    build_model,
+    find_model_file,
+    list_checkpoints,
+    load_model,
+    read_progress,
+)
 from dual_cross_attention.training.devices import choose_device, choose_precision
+from dual_cross_attention.training.progress import track
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
 # A run may go on with these changed: they say where and how it runs, not what it computes.
 FREE_TO_CHANGE = {"data_root", "download", "device", "num_workers", "eval_batch_size", "output_dir", "resume"}
+SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
 
 
 def train(config: FGVCConfig, console: Console) -> dict[str, float]:
@@ -41,35 +50,37 @@ def train(config: FGVCConfig, console: Console) -> dict[str, float]:
     )
     checkpoint = find_checkpoint(config, folder)
     if checkpoint and checkpoint.parent == folder.checkpoints:
-        progress = json.loads((checkpoint / "progress.json").read_text())
+        progress = read_progress(checkpoint)
         if progress["epoch"] >= config.epochs:
             console.print(f"{folder.path} holds this run already, all {config.epochs} epochs of it; nothing to do.")
-            _report(config, folder, progress["best"], len(progress["unreadable"]), console)
+            _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
     device = choose_device(config.device)
     choose_precision(config.precision, device)  # refuse before anything is read or fetched
     data = load_fgvc(config.dataset, config.data_root, config.download)
     set_seed(config.seed)
-    model = build_model(config, len(data.classes), {"imagenet": True, "none": False}.get(config.weights, config.weights))
+    pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    model = build_model(config, len(data.classes), pretrained)
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
     loaders = _loaders(config, data, model, device, min_batch=2 if model.has_pwca else 1)
     task = FGVCTask(model, config.weight_bound, config.label_smoothing)
 
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     console.print(
-        f"{config.dataset}: {len(data.train)} training and {len(data.test)} test pictures of {len(data.classes)} classes\n"
+        f"{config.dataset}: {len(data.classes)} classes, "
+        f"{len(data.train)} training and {len(data.test)} test pictures\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, on {device.type}, "
-        f"weights from {config.weights}\nrun folder: {folder.path}",
-        highlight=False,
+        f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"run folder: {folder.path}"
     )
     try:
-        trainer = Trainer(task, *loaders, config, data.classes, folder, console)
         folder.write_config(config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
+    trainer = Trainer(task, *loaders, config, data.classes, folder, console)
     best = trainer.fit(checkpoint)
-    _report(config, folder, best, len(trainer.unreadable), console)
+    _report(config, folder, best, trainer.unreadable.found, console)
     return best
 
 
@@ -83,12 +94,16 @@ def find_checkpoint(config: FGVCConfig, folder: RunFolder) -> Path | None:
         path = Path(config.resume)
         found = [path] if (path / "progress.json").is_file() else list_checkpoints(RunFolder(path))
         if not found:
-            raise InputError(f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN")
+            raise InputError(
+                f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN"
+            )
         return found[-1]
     if not folder.config.is_file():
         return None
     if config.resume == "never":
-        raise InputError(f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it")
+        raise InputError(
+            f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it"
+        )
     old, new = folder.read_config(), asdict(config)
     changed = [name for name in new if name not in FREE_TO_CHANGE and old.get(name) != new[name]]
     if changed:
@@ -99,7 +114,7 @@ def find_checkpoint(config: FGVCConfig, folder: RunFolder) -> Path | None:
 
 
 def evaluate(
-    run_or_checkpoint: str,
+    run_or_checkpoint: str | Path,
     data_root: str | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -119,29 +134,27 @@ def evaluate(
     Raises:
         InputError: no such model, or other classes than it was trained on.
     """
-    saved = load_model(run_or_checkpoint)
-    config = FGVC_CONFIGS[saved.config["dataset"]](**saved.config)
     chosen = choose_device(device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(precision, chosen))
-    data = load_fgvc(config.dataset, data_root or config.data_root)
+    saved = load_model(run_or_checkpoint)
+    config = replace(
+        saved.config,
+        data_root=data_root or saved.config.data_root,
+        eval_batch_size=saved.config.eval_batch_size if batch_size is None else batch_size,
+        num_workers=saved.config.num_workers if num_workers is None else num_workers,
+    )
+    data = load_fgvc(config.dataset, config.data_root)
     if data.classes != saved.classes:
         raise InputError(
-            f"the model knows {len(saved.classes)} classes ({saved.classes[0]}, …) and the data at '{data_root}' has "
-            f"{len(data.classes)} ({data.classes[0]}, …): expected the same, in the same order"
+            f"the model knows {len(saved.classes)} classes ({saved.classes[0]}, …), the data at '{config.data_root}' "
+            f"has {len(data.classes)} ({data.classes[0]}, …): expected the same, in the same order"
         )
-    config = replace(
-        config, eval_batch_size=batch_size or config.eval_batch_size,
-        num_workers=config.num_workers if num_workers is None else num_workers,
-    )  # fmt: skip
     console = console or Console(quiet=True)
-    unreadable = UnreadablePictures(lambda message: console.print(f"[yellow]warning[/yellow] {message}", highlight=False))
+    unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
     _, loader = _loaders(config, data, saved.model, chosen, min_batch=1)
     task = FGVCTask(saved.model.to(chosen))
-    from rich.progress import track
-
-    batches = track(unreadable.watch(loader), "evaluate", len(loader), console=console, transient=True)
     with torch.autocast(chosen.type, dtype, enabled=dtype is not None):
-        metrics = task.evaluate(batches)
+        metrics = task.evaluate(track(unreadable.watch(loader), "evaluate", len(loader), console))
     return {
         "checkpoint": str(find_model_file(run_or_checkpoint)),
         "dataset": config.dataset,
@@ -151,36 +164,40 @@ def evaluate(
     }
 
 
-def _loaders(config: FGVCConfig, data: FineGrainedData, model: DualCrossAttentionViT, device: torch.device, min_batch: int):
+def _loaders(
+    config: FGVCConfig, data: FineGrainedData, model: DualCrossAttentionViT, device: torch.device, min_batch: int
+) -> tuple[DataLoader, DataLoader]:
     """Training and test loader, normalised as the backbone was pretrained."""
     norm = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
     size, resize = tuple(config.img_size), tuple(config.resize_size)
-    workers = config.num_workers
     return build_loaders(
         data,
         train_transform(size, resize, norm["mean"], norm["std"], config.flip),
         test_transform(size, resize, norm["mean"], norm["std"]),
         config.batch_size,
         config.eval_batch_size or 4 * config.batch_size,
-        min(8, os.cpu_count() or 1) if workers is None else workers,
+        min(8, os.cpu_count() or 1) if config.num_workers is None else config.num_workers,
         config.seed,
         device.type,
         min_batch,
     )
 
 
-def _report(config: FGVCConfig, folder: RunFolder, best: dict[str, float], unreadable: int, console: Console) -> None:
+def _report(
+    config: FGVCConfig, folder: RunFolder, best: dict[str, float], unreadable: dict[str, str], console: Console
+) -> None:
     """The end of a run: what came out, where it is, what to type next."""
     parts = [f"{name.removeprefix('val/')} {value:.2f} %" for name, value in best.items() if name.startswith("val/")]
-    console.print(f"\nbest epoch {best['epoch']:.0f} of {config.epochs}: {', '.join(parts)}", highlight=False)
+    console.print(f"\nbest epoch {best['epoch']:.0f} of {config.epochs}: {', '.join(parts)}")
     if unreadable:
-        console.print(f"[yellow]{unreadable} pictures could not be read and were left out[/yellow]; see the warnings above")
+        console.print(f"{len(unreadable)} pictures could not be read and were left out, such as", style="yellow")
+        for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
+            console.print(f"  {path}: {reason}", style="yellow", soft_wrap=True)
     console.print(
         f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
         "next:\n"
         f"  dcal eval {folder.path}\n"
         f"  tensorboard --logdir {folder.path}"
         + ("\n  python train.py --task fgvc --dataset cub --data_root DIR" if config.dataset == "toy" else ""),
-        highlight=False,
         soft_wrap=True,
     )

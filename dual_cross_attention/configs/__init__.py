@@ -1,5 +1,9 @@
 """Typed settings of every task, and the data sets' own defaults."""
 
 from dual_cross_attention.configs.fgvc_config import FGVC_CONFIGS, FGVCConfig, ToyConfig
+from dual_cross_attention.configs.training_config import TrainingConfig
 
-__all__ = ["FGVC_CONFIGS", "FGVCConfig", "ToyConfig"]
+# By task, then by data set; the first data set of a task is its default.
+CONFIGS: dict[str, dict[str, type[TrainingConfig]]] = {"fgvc": FGVC_CONFIGS}
+
+__all__ = ["CONFIGS", "FGVC_CONFIGS", "FGVCConfig", "ToyConfig", "TrainingConfig"]

@@ -44,7 +44,7 @@ class FGVCConfig(TrainingConfig):
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay; vectors, embeddings and loss weights are left out of it."""
     label_smoothing: float = 0.0
-    """Of the cross-entropy."""
+    """Label smoothing of the cross-entropy, from 0 to 1."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,9 +66,9 @@ class ToyConfig(FGVCConfig):
     )
     weights: str = "none"
     img_size: int | list[int] = 64
-    epochs: int = 20
-    batch_size: int = 64
-    lr: float | None = 1e-3
+    epochs: int = 8
+    batch_size: int = 16
+    lr: float | None = 5e-4
     warmup_epochs: float = 1.0
 
 

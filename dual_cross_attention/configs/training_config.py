@@ -37,9 +37,9 @@ class TrainingConfig:
 
     # --- what is trained on what ---
     task: str
-    """Which task."""
+    """Which task: fgvc is fine-grained visual categorisation."""
     dataset: str
-    """Data set."""
+    """Name of the data set."""
     data_root: str | None = None
     """The data set's own folder, or the folder that holds it."""
     download: bool = False
@@ -111,7 +111,7 @@ class TrainingConfig:
     output_dir: str | None = None
     """Folder of the run; unset: runs/DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"
-    """auto: go on if the folder holds this very run; never: refuse a folder that holds a run; or a checkpoint's PATH."""
+    """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or a checkpoint's PATH."""
 
     def __post_init__(self):
         for name, (low, high) in self.RANGES.items():

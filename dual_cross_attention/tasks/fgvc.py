@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from dual_cross_attention.errors import TrainingDivergedError
+from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.losses import UncertaintyWeighting
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.task import Batch, Task
@@ -25,6 +25,7 @@ class FGVCTask(Task):
     """
 
     best_metric = "top1"
+    epoch_metrics = ("top1", "top5", "top1_sa", "top1_glca")
 
     def __init__(self, model: DualCrossAttentionViT, weight_bound: float = 2.0, label_smoothing: float = 0.0):
         super().__init__(model)
@@ -55,6 +56,7 @@ class FGVCTask(Task):
 
         Raises:
             TrainingDivergedError: the model's output is not finite.
+            InputError: no picture could be read.
         """
         self.eval()
         device = next(self.parameters()).device
@@ -62,14 +64,18 @@ class FGVCTask(Task):
         meters, finite = {}, torch.ones((), dtype=torch.bool, device=device)
         for batch in loader:
             labels = batch["labels"].to(device, non_blocking=True)
+            readable = labels >= 0
+            if not readable.any():
+                continue
             logits = self.model(batch["images"].to(device, non_blocking=True)).logits
-            logits = {branch: logits[branch].float()[labels >= 0] for branch in branches}
-            labels = labels[labels >= 0]
+            logits = {branch: logits[branch].float()[readable] for branch in branches}
             for suffix, scores in {"": _vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
                 finite &= scores.isfinite().all()
                 for k in (1, 5):
                     meter = meters.setdefault(f"top{k}{suffix}", self._meter(scores.shape[-1], k, device))
-                    meter.update(scores, labels)
+                    meter.update(scores, labels[readable])
+        if not meters:
+            raise InputError("none of the test pictures can be read; the warnings above say why")
         if not finite:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
         return {name: 100 * meter.compute().item() for name, meter in meters.items()}

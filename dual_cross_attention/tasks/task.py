@@ -17,9 +17,11 @@ class Task(nn.Module, ABC):
     Attributes:
         model: what is saved, and what is used after training.
         best_metric: the key of `evaluate`'s result by which the best model is chosen; larger is better.
+        epoch_metrics: the keys of `evaluate`'s result, where there, that go into an epoch's row of metrics.jsonl.
     """
 
     best_metric: str
+    epoch_metrics: tuple[str, ...]
 
     def __init__(self, model: DualCrossAttentionViT):
         super().__init__()

@@ -15,6 +15,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
 from dual_cross_attention.training.run_folder import RunFolder, versions
@@ -27,18 +29,13 @@ class SavedModel:
     """A model read back, in evaluation mode."""
 
     model: DualCrossAttentionViT
-    config: dict[str, Any]
+    config: TrainingConfig
     classes: list[str]
     metrics: dict[str, float]
 
 
-def build_model(config: Any, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """The model that the settings describe.
-
-    Args:
-        config: the fields of `FGVCConfig` as attributes.
-        pretrained: see `create_model`.
-    """
+def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
+    """The model that the settings describe; `pretrained` as in `create_model`."""
     return create_model(
         config.backbone,
         num_classes,
@@ -55,7 +52,7 @@ def build_model(config: Any, num_classes: int, pretrained: bool | str) -> DualCr
 
 
 def save_model(
-    path: Path, model: DualCrossAttentionViT, config: Any, classes: list[str], metrics: dict[str, float]
+    path: Path, model: DualCrossAttentionViT, config: TrainingConfig, classes: list[str], metrics: dict[str, float]
 ) -> None:
     """Model, settings and class names into one file, written beside and then renamed."""
     metadata = {
@@ -80,7 +77,9 @@ def find_model_file(run_or_checkpoint: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise InputError(f"no model at '{path}': expected a run's folder (with best.safetensors) or a .safetensors file of one")
+    raise InputError(
+        f"no model at '{path}': expected a run's folder (with best.safetensors) or a .safetensors file of one"
+    )
 
 
 def load_model(run_or_checkpoint: str | Path) -> SavedModel:
@@ -89,25 +88,28 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
     Raises:
         InputError: nothing there, or not a file that `save_model` wrote.
     """
-    from dual_cross_attention.configs import FGVC_CONFIGS
-
     path = find_model_file(run_or_checkpoint)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read '{path}' as .safetensors: {str(error).splitlines()[0]}") from error
-    if not {"config", "classes"} <= set(metadata):
-        raise InputError(f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run")
-    settings, classes = json.loads(metadata["config"]), json.loads(metadata["classes"])
-    config = FGVC_CONFIGS[settings["dataset"]](**settings)
+        raise InputError(f"cannot read '{path}' as .safetensors: {' '.join(str(error).split())}") from error
+    try:
+        settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
+        if not (isinstance(settings, dict) and isinstance(classes, list)):
+            raise ValueError(f"expected a mapping and a list, got {type(settings)} and {type(classes)}")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
+        ) from error
+    config = restore_config(settings, f"the header of '{path}'")
     model = build_model(config, len(classes), pretrained=False)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
-    return SavedModel(model.eval(), settings, classes, json.loads(metadata.get("metrics", "{}")))
+    return SavedModel(model.eval(), config, classes, metrics)
 
 
 def save_checkpoint(accelerator: Accelerator, folder: RunFolder, progress: dict[str, Any]) -> Path:
@@ -127,7 +129,23 @@ def save_checkpoint(accelerator: Accelerator, folder: RunFolder, progress: dict[
 
 def list_checkpoints(folder: RunFolder) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(path for path in folder.checkpoints.glob("epoch_*") if (path / "progress.json").is_file() and path.suffix != ".tmp")
+    return sorted(
+        path
+        for path in folder.checkpoints.glob("epoch_*")
+        if (path / "progress.json").is_file() and path.suffix != ".tmp"
+    )
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """How far the run of a checkpoint had come, as `save_checkpoint` was told.
+
+    Raises:
+        InputError: it does not say.
+    """
+    try:
+        return json.loads((path / "progress.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot resume from '{path}': {error}") from error
 
 
 def load_checkpoint(accelerator: Accelerator, path: Path) -> dict[str, Any]:
@@ -136,8 +154,8 @@ def load_checkpoint(accelerator: Accelerator, path: Path) -> dict[str, Any]:
     Raises:
         InputError: not a checkpoint of this model.
     """
+    progress = read_progress(path)
     try:
-        progress = json.loads((path / "progress.json").read_text())
         accelerator.load_state(str(path))
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot resume from '{path}': {' '.join(str(error).split())}") from error

@@ -9,17 +9,17 @@ from dual_cross_attention.errors import InputError
 
 
 def choose_device(device: str) -> torch.device:
-    """"auto": CUDA, else MPS, else CPU.
+    """`auto`: CUDA, else MPS, else CPU.
 
     Raises:
         InputError: a device that this machine does not have.
     """
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        device = next(name for name in ("cuda", "mps", "cpu") if has[name])
-    if not has[device]:
+        device = next(name for name, available in has.items() if available)
+    if not has.get(device):
         there = ", ".join(name for name, available in has.items() if available)
-        raise InputError(f"no {device} on this machine (PyTorch {torch.__version__}): there is {there}")
+        raise InputError(f"no device '{device}' on this machine (PyTorch {torch.__version__}): there is auto, {there}")
     return torch.device(device)
 
 
@@ -29,8 +29,10 @@ def choose_precision(precision: str, device: torch.device) -> str:
     "auto" takes bf16 where CUDA has it in hardware, fp16 with loss scaling on older CUDA, fp32 elsewhere.
 
     Raises:
-        InputError: fp16 without CUDA, which has no loss scaling there.
+        InputError: an unknown precision, or fp16 without CUDA, which has no loss scaling there.
     """
+    if precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise InputError(f"unknown precision '{precision}': there are auto, fp32, bf16, fp16")
     if precision == "auto":
         if device.type != "cuda":
             return "no"

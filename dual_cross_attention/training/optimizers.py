@@ -22,12 +22,12 @@ def build_optimizer(task: Task, lr: float, weight_decay: float) -> Optimizer:
 def build_schedule(
     optimizer: Optimizer, updates_per_epoch: int, epochs: int, warmup_epochs: float, min_lr: float
 ) -> CosineLRScheduler:
-    """Linear warm-up from 1 % of the peak, then cosine to `min_lr`, counted in updates: `step_update(n)` after the n-th."""
+    """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update."""
     peak = max(group["lr"] for group in optimizer.param_groups)
     warmup = round(warmup_epochs * updates_per_epoch)
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, epochs * updates_per_epoch - warmup),
+        t_initial=max(2, epochs * updates_per_epoch - warmup),  # at 1 or less, timm warns that there is no cosine
         lr_min=min_lr,
         warmup_t=warmup,
         warmup_lr_init=0.01 * peak,

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.version import __version__
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy")
@@ -33,15 +35,19 @@ class RunFolder:
         self.last = self.path / "last.safetensors"
         self.checkpoints = self.path / "checkpoints"
 
-    def write_config(self, config: Any) -> None:
+    def write_config(self, config: TrainingConfig) -> None:
         """The settings as YAML, usable as --config; the versions stand above them."""
         self.path.mkdir(parents=True, exist_ok=True)
         head = "".join(f"# {name} {number}\n" for name, number in versions().items())
         self._write(self.config, head + yaml.safe_dump(asdict(config), sort_keys=False))
 
     def read_config(self) -> dict[str, Any]:
-        """The settings of the run, as `write_config` left them."""
-        return yaml.safe_load(self.config.read_text())
+        """The settings of the run, as `write_config` left them.
+
+        Raises:
+            InputError: somebody wrote something else there.
+        """
+        return read_yaml(self.config)
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """One epoch's row."""

@@ -1,7 +1,7 @@
 """What the steps of an epoch reported, kept on the device until somebody looks.
 
-Reading a number from a GPU waits for the GPU. So every step's scalars stay there, and come over together every few steps;
-a loss that is not finite is then named with the exact step it came from.
+Reading a number from a GPU waits for the GPU. So every step's scalars stay there, and come over together every few
+steps; a loss that is not finite is then named with the exact step it came from.
 """
 
 import math
@@ -29,16 +29,13 @@ class StepLog:
     def start_epoch(self, first_step: int) -> None:
         """Forget the epoch before; `first_step` is the number of the next step since the start of the run."""
         self.step = first_step
-        self.names: list[str] = []
-        self._pending: list[Tensor] = []
-        self._sums: dict[str, float] = {}
-        self._count = 0
         self.latest: dict[str, float] = {}
+        self._pending: list[dict[str, Tensor]] = []
+        self._values: dict[str, list[float]] = {}
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        """One step's scalars, on their device. Looks at them every `interval` steps."""
-        self.names = self.names or sorted(scalars)
-        self._pending.append(torch.stack([scalars[name].detach().float() for name in self.names]))
+        """One step's scalars, on their device; not every step needs to have all. Looks every `interval` steps."""
+        self._pending.append({name: value.detach().float() for name, value in scalars.items()})
         if len(self._pending) >= self.interval:
             self.flush()
 
@@ -50,26 +47,29 @@ class StepLog:
         """
         if not self._pending:
             return
-        rows = torch.stack(self._pending).tolist()
+        values = iter(
+            torch.stack([value for step in self._pending for value in step.values()]).tolist()
+        )  # one transfer
+        steps = [dict(zip(step, values, strict=False)) for step in self._pending]
         self._pending.clear()
-        for row in rows:
+        for scalars in steps:
             self.step += 1
-            self.latest = dict(zip(self.names, row, strict=True))
-            self._check_finite()
-            self._count += 1
-            for name, value in self.latest.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._check_finite(scalars)
+            self.latest |= scalars
+            for name, value in scalars.items():
+                self._values.setdefault(name, []).append(value)
 
     def means(self) -> dict[str, float]:
-        """The mean of every scalar over the epoch's steps so far."""
+        """The mean of every scalar over those steps of the epoch that had it."""
         self.flush()
-        return {name: total / self._count for name, total in self._sums.items()}
+        return {name: math.fsum(values) / len(values) for name, values in self._values.items()}
 
-    def _check_finite(self) -> None:
-        broken = {name: value for name, value in self.latest.items() if not math.isfinite(value)}
+    def _check_finite(self, scalars: dict[str, float]) -> None:
+        broken = {name: value for name, value in scalars.items() if not math.isfinite(value)}
         if not broken:
             return
-        parts = [name for name in broken if name != "loss"] or ["loss"]
+        # The branch is the cause; the total, its gradient and w only follow.
+        parts = [name for name in broken if name.startswith("loss_")] or list(broken)
         named = ", ".join(
             f"the gradient's norm is {broken[name]}" if name == "grad_norm"
             else f"the loss of branch '{name.removeprefix('loss_')}' is {broken[name]}" if name.startswith("loss_")

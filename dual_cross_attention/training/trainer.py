@@ -5,24 +5,23 @@ Accelerate does devices, mixed precision, accumulation and the full-state checkp
 
 import math
 import time
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
-from dual_cross_attention.configs import FGVCConfig
+from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.unreadable import UnreadablePictures
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint, save_model
 from dual_cross_attention.training.devices import choose_device, choose_precision, peak_memory_mb
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
+from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.step_log import StepLog
 
@@ -35,7 +34,7 @@ class Trainer:
     Args:
         task: model, losses and metrics.
         train_loader, eval_loader: batches as the task wants them.
-        config: see `FGVCConfig`.
+        config: the settings of any task.
         classes: class names, saved with the model.
         folder: where everything goes.
         console: where progress is shown.
@@ -46,7 +45,7 @@ class Trainer:
         task: Task,
         train_loader: DataLoader,
         eval_loader: DataLoader,
-        config: FGVCConfig,
+        config: TrainingConfig,
         classes: list[str],
         folder: RunFolder,
         console: Console,
@@ -57,21 +56,25 @@ class Trainer:
             cpu=device.type == "cpu",
             mixed_precision=choose_precision(config.precision, device),
             gradient_accumulation_steps=config.gradient_accumulation_steps,
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=True, data_seed=config.seed),
+            dataloader_config=DataLoaderConfiguration(
+                use_seedable_sampler=True, non_blocking=True, data_seed=config.seed
+            ),
             log_with="tensorboard",
             project_dir=str(folder.path),
         )
         self.task = task
-        self.updates_per_epoch = math.ceil(len(train_loader) / config.gradient_accumulation_steps)
         effective_batch = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
-        optimizer = build_optimizer(task, peak_learning_rate(config.lr, config.lr_per_512, effective_batch), config.weight_decay)
-        self.schedule = build_schedule(optimizer, self.updates_per_epoch, config.epochs, config.warmup_epochs, config.min_lr)
+        peak = peak_learning_rate(config.lr, config.lr_per_512, effective_batch)
+        optimizer = build_optimizer(task, peak, config.weight_decay)
         self.wrapped, self.optimizer, self.train_loader, self.eval_loader = self.accelerator.prepare(
             task, optimizer, train_loader, eval_loader
         )
+        # Counted after `prepare`, which shares the batches out among the processes.
+        updates_per_epoch = math.ceil(len(self.train_loader) / config.gradient_accumulation_steps)
+        self.schedule = build_schedule(optimizer, updates_per_epoch, config.epochs, config.warmup_epochs, config.min_lr)
         self.device = self.accelerator.device
-        self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type != "cpu" else 1, self._say_last_checkpoint)
-        self.unreadable = UnreadablePictures(self._warn)
+        self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type != "cpu" else 1, partial(_last_checkpoint, folder))
+        self.unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
         self.epoch, self.update = 0, 0  # finished ones
         self.best: dict[str, float] = {}
 
@@ -84,6 +87,7 @@ class Trainer:
         """
         if resume_from:
             self._restore(load_checkpoint(self.accelerator, resume_from))
+        self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
         if self.accelerator.is_main_process:
             self.accelerator.init_trackers("tensorboard")
         for epoch in range(self.epoch + 1, self.config.epochs + 1):
@@ -101,7 +105,8 @@ class Trainer:
         self.task.train()
         self.step_log.start_epoch((epoch - 1) * len(self.train_loader))
         images, start = 0, time.perf_counter()
-        with self._progress(f"epoch {epoch}/{self.config.epochs}", len(self.train_loader)) as advance:
+        title = f"epoch {epoch}/{self.config.epochs}"
+        with ProgressBar(title, len(self.train_loader), self.console) as advance:
             for batch in self.unreadable.watch(self.train_loader):
                 self._step(batch)
                 images += len(batch["images"]) * self.accelerator.num_processes
@@ -110,7 +115,7 @@ class Trainer:
         w = {name: value for name, value in self.step_log.latest.items() if name.startswith("w_")}  # the epoch's last
         return {
             "epoch": epoch,
-            **{f"train/{name}": value for name, value in (means | w).items()},
+            **{f"train/{name}": value for name, value in (means | w).items() if name != "grad_norm"},
             "train/images_per_second": images / (time.perf_counter() - start),
             "peak_memory_mb": peak_memory_mb(self.device),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -118,25 +123,31 @@ class Trainer:
 
     def _step(self, batch: dict[str, Any]) -> None:
         with self.accelerator.accumulate(self.wrapped):
-            losses = self.wrapped(batch)
-            self.accelerator.backward(losses["loss"])
-            if self.accelerator.sync_gradients and self.config.clip_grad is not None:
-                norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip_grad)
-                # fp16 overflows now and then: its scaler skips that step. Elsewhere a gradient that is not finite is the end.
-                self._grad_norm = norm if self.accelerator.scaler is None else torch.zeros_like(norm)
+            scalars = self.wrapped(batch)
+            self.accelerator.backward(scalars["loss"])
+            if self.accelerator.sync_gradients:
+                limit = math.inf if self.config.clip_grad is None else self.config.clip_grad
+                norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+                # fp16 overflows now and then, and its scaler skips that step. Elsewhere a gradient that is not finite
+                # would poison the weights: the log sees it before anything is saved.
+                if self.accelerator.scaler is None:
+                    scalars = scalars | {"grad_norm": norm}
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.accelerator.sync_gradients:
                 self.update += 1
                 self.schedule.step_update(self.update)
-        if self.config.clip_grad is not None:
-            losses = losses | {"grad_norm": getattr(self, "_grad_norm", torch.zeros_like(losses["loss"]))}
-        self.step_log.add(losses)
+        self.step_log.add(scalars)
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
-        with self._progress(f"evaluate {epoch}", len(self.eval_loader)) as advance, self.accelerator.autocast():
-            metrics = self.task.evaluate(_each(self.unreadable.watch(self.eval_loader), advance))
-        return {f"val/{name}": value for name, value in metrics.items()}
+        batches = self.unreadable.watch(self.eval_loader)
+        try:
+            with self.accelerator.autocast():
+                metrics = self.task.evaluate(track(batches, f"evaluate {epoch}", len(self.eval_loader), self.console))
+        except TrainingDivergedError as error:
+            said = f"{error}, after step {self.step_log.step}; {_last_checkpoint(self.folder)}"
+            raise TrainingDivergedError(said) from error
+        return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
 
     def _finish_epoch(self, epoch: int, row: dict[str, float]) -> None:
         self.epoch = epoch
@@ -150,10 +161,9 @@ class Trainer:
             if is_best:
                 save_model(self.folder.best, self.task.model, self.config, self.classes, row)
         self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        save_checkpoint(
-            self.accelerator, self.folder, {"epoch": epoch, "update": self.update, "best": self.best, "unreadable": self.unreadable.found}
-        )
-        self.console.print(_summary(row, self.config.epochs), highlight=False)
+        progress = {"epoch": epoch, "update": self.update, "best": self.best, "unreadable": self.unreadable.found}
+        save_checkpoint(self.accelerator, self.folder, progress)
+        self.console.print(_summary(row, self.config.epochs))
 
     def _restore(self, progress: dict[str, Any]) -> None:
         self.epoch, self.update, self.best = progress["epoch"], progress["update"], progress["best"]
@@ -161,52 +171,27 @@ class Trainer:
         if self.epoch > self.config.epochs:
             raise InputError(f"the checkpoint is of epoch {self.epoch}, and --epochs is {self.config.epochs}")
         self.schedule.step_update(self.update)
-        self.folder.drop_metrics_after(self.epoch)
         self.console.print(f"resumed after epoch {self.epoch}")
 
     def _status(self, images_per_second: float) -> str:
         latest = self.step_log.latest
         w = " ".join(f"{name}={latest[name]:+.3f}" for name in sorted(latest) if name.startswith("w_"))
-        return f"loss {latest.get('loss', math.nan):.3f}  {images_per_second:.1f} img/s  {peak_memory_mb(self.device):.0f} MiB  {w}"
-
-    def _progress(self, title: str, total: int) -> "_Bar":
-        return _Bar(title, total, self.console, disable=not self.accelerator.is_local_main_process)
-
-    def _say_last_checkpoint(self) -> str:
-        found = list_checkpoints(self.folder)
-        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
-
-    def _warn(self, message: str) -> None:
-        self.console.print(f"[yellow]warning[/yellow] {message}", highlight=False)
+        loss, memory = latest.get("loss", math.nan), peak_memory_mb(self.device)
+        return f"loss {loss:.3f}  {images_per_second:.1f} img/s  {memory:.0f} MiB  {w}"
 
 
-class _Bar:
-    """A progress bar with a line of status; where there is no terminal, it prints nothing."""
-
-    def __init__(self, title: str, total: int, console: Console, disable: bool):
-        self.progress = Progress(
-            TextColumn(title), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
-            console=console, transient=True, disable=disable or not console.is_terminal,
-        )  # fmt: skip
-        self.bar = self.progress.add_task(title, total=total, status="")
-
-    def __enter__(self):
-        self.progress.start()
-        return lambda status="": self.progress.update(self.bar, advance=1, status=status)
-
-    def __exit__(self, *_):
-        self.progress.stop()
-
-
-def _each(batches: Iterable, advance: Any) -> Iterable:
-    for batch in batches:
-        yield batch
-        advance()
+def _last_checkpoint(folder: RunFolder) -> str:
+    found = list_checkpoints(folder)
+    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
 def _summary(row: dict[str, float], epochs: int) -> str:
-    parts = [f"epoch {row['epoch']:.0f}/{epochs}", f"loss {row['train/loss']:.3f}", f"train {row['train/accuracy']:.1f}%"]
+    parts = [
+        f"epoch {row['epoch']:.0f}/{epochs}",
+        f"loss {row['train/loss']:.3f}",
+        f"train {row['train/accuracy']:.1f}%",
+    ]
     parts += [f"{name.removeprefix('val/')} {value:.2f}" for name, value in row.items() if name.startswith("val/")]
-    parts += [f"{name.removeprefix('train/')} {value:+.3f}" for name, value in row.items() if name.startswith("train/w_")]
+    parts += [f"{name.removeprefix('train/')} {row[name]:+.3f}" for name in row if name.startswith("train/w_")]
     parts += [f"{row['train/images_per_second']:.1f} img/s", f"{row['peak_memory_mb']:.0f} MiB"]
     return "  ".join(parts)

@@ -1,0 +1,150 @@
+"""Command-line flags and YAML files as values of a dataclass's fields; jsonargparse knows the types.
+
+Every value is read by itself, so that an error can name it, what was expected, and what came.
+"""
+
+import difflib
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from dual_cross_attention.errors import InputError
+
+IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+Flags = list[tuple[str, list[str]]]
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], Flags]:
+    """The words of a command line → those before the first flag, and each flag with the words after it.
+
+    `["RUN", "--lr", "1e-4", "--seed=3"]` → `["RUN"]`, `[("lr", ["1e-4"]), ("seed", ["3"])]`
+    """
+    words: list[str] = []
+    flags: Flags = []
+    for word in arguments:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            flags.append((name, [value] if equals else []))
+        else:
+            (flags[-1][1] if flags else words).append(word)
+    return words, flags
+
+
+def read_flags(settings: type, flags: Flags) -> tuple[list[str], dict[str, Any]]:
+    """Flags as values of the fields of `settings`; given twice, the later wins.
+
+    A flag takes one word; one of a size also takes a second number; one of a truth value can stand alone.
+
+    Returns:
+        The words that belong to no flag, and the values.
+
+    Raises:
+        InputError: an unknown flag, one without a value, or a value of another type.
+    """
+    hints = _hints(settings)
+    words: list[str] = []
+    values: dict[str, Any] = {}
+    for name, following in flags:
+        if name not in hints:
+            raise InputError(f"unknown flag --{name}: {_what_exists(name, hints, '--')}")
+        if not following and hints[name] is not bool:
+            raise InputError(f"--{name}: expected {_expected(hints[name])}, got nothing")
+        value, taken = following[0] if following else "true", 1
+        if list[int] in get_args(hints[name]) and len(following) > 1:
+            value, taken = f"[{following[0]},{following[1]}]", 2
+        values[name] = _convert(settings, name, value, f"--{name}")
+        words += following[taken:]
+    return words, values
+
+
+def read_settings(settings: type, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values out of a file, as values of the fields of `settings`.
+
+    Args:
+        source: where they are from, for errors.
+
+    Raises:
+        InputError: an unknown name, or a value of another type.
+    """
+    hints = _hints(settings)
+    for name in values:
+        if name not in hints:
+            raise InputError(f"{source}: unknown setting '{name}': {_what_exists(str(name), hints)}")
+    return {name: _convert(settings, name, value, f"{source}: {name}") for name, value in values.items()}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of `setting: value` lines. Tags that would make Python objects are refused, not run.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read '{path}' as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}': expected lines of 'setting: value', got {content!r:.60}")
+    return content
+
+
+def describe(settings: type, usage: str, description: str, **more: str) -> str:
+    """The text of --help: every field with its meaning, type and default; `more` describes further flags."""
+    parser = ArgumentParser(prog="dcal", usage=usage, description=description, default_env=False)
+    for name, meaning in more.items():
+        parser.add_argument(f"--{name}", help=meaning)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_class_arguments(settings)
+    # jsonargparse's own syntax for lists, "--img_size+ 1 --img_size+ 2", is not read here.
+    return re.sub(r", --\w+\+ \w+", "", parser.format_help())
+
+
+def _convert(settings: type, name: str, value: Any, where: str) -> Any:
+    hint = _hints(settings)[name]
+    try:
+        if value is None and type(None) not in get_args(hint):
+            raise InputError("nothing")
+        return _parser(settings).parse_object({name: value}, defaults=False).as_dict()[name]
+    except (ArgumentError, InputError):
+        came = "null" if value is None else repr(value)
+        raise InputError(f"{where}: expected {_expected(hint)}, got {came}") from None
+
+
+@cache
+def _parser(settings: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(settings)
+    return parser
+
+
+@cache
+def _hints(settings: type) -> dict[str, Any]:
+    hints = get_type_hints(settings)
+    return {field.name: hints[field.name] for field in fields(settings)}
+
+
+def _expected(hint: Any) -> str:
+    """A type, in words."""
+    if hint in IN_WORDS:
+        return IN_WORDS[hint]
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    if get_origin(hint) in (Union, types.UnionType):
+        return ", or ".join(_expected(part) for part in get_args(hint))
+    if hint == list[int]:
+        return "two (height and width)"
+    return """names and values, such as '{"depth": 6}'"""
+
+
+def _what_exists(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {prefix}{close[0]}? " if close else ""
+    return f"{hint}there are {', '.join(prefix + each for each in known)}"

@@ -1,0 +1,105 @@
+"""Which settings a run has: the defaults of its data set, under files, under flags."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dual_cross_attention.configs import CONFIGS
+from dual_cross_attention.configs.flags import Flags, describe, read_flags, read_settings, read_yaml, split_flags
+from dual_cross_attention.configs.training_config import TrainingConfig
+from dual_cross_attention.errors import InputError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def parse_config(arguments: Sequence[str]) -> TrainingConfig:
+    """Flags, over --config files, over the data set's defaults; of two files or flags, the later wins.
+
+    Raises:
+        InputError: an unknown task, data set, file, setting or flag, or a value that cannot work.
+    """
+    words, flags = split_flags(arguments)
+    files = _read_files(flags)
+    settings = choose_settings(_chosen(files, flags))
+    values: dict[str, Any] = {}
+    for path, content in files.items():
+        values |= read_settings(settings, content, f"'{path}'")
+    more_words, in_flags = read_flags(settings, [(name, given) for name, given in flags if name != "config"])
+    for word in words + more_words:
+        raise InputError(f"unexpected word '{word}': expected flags with a value each, such as --dataset cub")
+    return settings(**values | in_flags)
+
+
+def describe_config(arguments: Sequence[str]) -> str:
+    """The text of `dcal train --help`, with the defaults of the data set that the other arguments choose."""
+    flags = [(name, given) for name, given in split_flags(arguments)[1] if name != "help"]
+    chosen = _chosen(_read_files(flags), flags)
+    settings = choose_settings(chosen)
+    return describe(
+        settings,
+        "dcal train [--SETTING VALUE ...]",
+        f"Train a model. Defaults are those of --dataset {chosen.get('dataset', settings.dataset)}; others have their "
+        f"own: {', '.join(CONFIGS[settings.task])}.",
+        config=f"YAML file of settings, such as a run's config.yaml, or a recipe: {', '.join(recipe_names())}",
+    )
+
+
+def restore_config(values: Mapping[str, Any], source: str) -> TrainingConfig:
+    """The settings that a run wrote down, typed again.
+
+    Args:
+        source: where they are from, for errors.
+
+    Raises:
+        InputError: not settings of a run.
+    """
+    settings = choose_settings(values)
+    return settings(**read_settings(settings, values, source))
+
+
+def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
+    """The class of settings of a task and data set, {"task": …, "dataset": …}; unset: the built-in toy task.
+
+    Raises:
+        InputError: there is none.
+    """
+    task = str(values.get("task", "fgvc"))
+    if task not in CONFIGS:
+        raise InputError(f"unknown task '{task}': there is {', '.join(CONFIGS)}")
+    dataset = str(values.get("dataset", next(iter(CONFIGS[task]))))
+    if dataset not in CONFIGS[task]:
+        raise InputError(f"unknown data set '{dataset}': there are {', '.join(CONFIGS[task])}")
+    return CONFIGS[task][dataset]
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package, usable as `--config NAME`."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _read_files(flags: Flags) -> dict[Path, dict[str, Any]]:
+    """What the --config files say, in their order."""
+    files = {}
+    for name, given in flags:
+        if name == "config" and len(given) != 1:
+            raise InputError(f"--config: expected a YAML file or a recipe, got {' '.join(given) or 'nothing'}")
+        if name == "config":
+            path = _find_recipe(given[0])
+            files[path] = read_yaml(path)
+    return files
+
+
+def _chosen(files: Mapping[Path, Mapping[str, Any]], flags: Flags) -> dict[str, Any]:
+    """What files and flags say of task and data set, as it stands there: it decides how all else is read."""
+    said = [item for content in files.values() for item in content.items()]
+    said += [(name, given[0]) for name, given in flags if given]
+    return {name: value for name, value in said if name in ("task", "dataset")}
+
+
+def _find_recipe(name: str) -> Path:
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"no config file '{name}': expected a YAML file, or one of the recipes {', '.join(recipe_names())}"
+    )

@@ -1,0 +1,54 @@
+"""What a run shows while it works: lines, and a progress bar where there is a terminal."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+ANY_WIDTH = 10_000
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: paths may hold [brackets] and :colons:, which rich would take for its own.
+
+    Where there is no terminal, nothing is wrapped: one message is one line of the log.
+    """
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = ANY_WIDTH
+    return console
+
+
+class ProgressBar:
+    """A bar with a line of status; where there is no terminal, it shows nothing.
+
+    Used as a context, it gives a function that takes a step and shows a new status.
+    """
+
+    def __init__(self, title: str, total: int, console: Console):
+        self.progress = Progress(
+            TextColumn(title),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.progress.add_task(title, total=total, status="")
+
+    def __enter__(self) -> Callable[..., None]:
+        self.progress.start()
+        return lambda status="": self.progress.update(self.bar, advance=1, status=status)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def track(batches: Iterable, title: str, total: int, console: Console) -> Iterator:
+    """The batches, with a bar that counts them."""
+    with ProgressBar(title, total, console) as advance:
+        for batch in batches:
+            yield batch
+            advance()

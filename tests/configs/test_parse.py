@@ -1,0 +1,116 @@
+"""Which setting wins, and the recipes."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dual_cross_attention.configs import CONFIGS, FGVCConfig, ToyConfig
+from dual_cross_attention.configs.parse import RECIPES, parse_config, recipe_names, restore_config
+from dual_cross_attention.models import list_backbones
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a YAML file of settings; returns its path as text."""
+
+    def write(name="settings.yaml", **settings):
+        (tmp_path / name).write_text(yaml.safe_dump(settings))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_defaults_are_those_of_the_data_set():
+    assert parse_config([]) == ToyConfig()
+    assert parse_config(["--dataset", "cub"]) == FGVCConfig()
+    cars = parse_config(["--dataset=cars"])
+    assert (cars.dataset, cars.img_size, cars.resize_size, cars.epochs) == ("cars", [448, 448], [550, 550], 100)
+    for dataset, settings in CONFIGS["fgvc"].items():
+        config = parse_config(["--task", "fgvc", "--dataset", dataset])
+        assert type(config) is settings and config.dataset == dataset
+
+
+def test_flags_win_over_files_wherever_they_stand(file):
+    path = file(dataset="cub", epochs=7, lr=0.25, seed=3)
+    for line in (
+        ["--epochs", "9", "--config", path],
+        ["--config", path, "--epochs", "9"],
+        [f"--config={path}", "--epochs=9"],
+    ):
+        config = parse_config(line)
+        assert (config.dataset, config.epochs, config.lr, config.seed) == ("cub", 9, 0.25, 3)
+        assert config.batch_size == FGVCConfig().batch_size  # what nobody set
+
+
+def test_of_two_files_the_later_wins(file):
+    one, other = file("one.yaml", dataset="cub", epochs=7, seed=3), file("other.yaml", epochs=8)
+    assert parse_config(["--config", one, "--config", other]).epochs == 8
+    assert parse_config(["--config", other, "--config", one]).epochs == 7
+    assert parse_config(["--config", one, "--config", other]).seed == 3
+    both = parse_config(["--config", one, "--config", file("third.yaml", dataset="toy")])
+    assert type(both) is ToyConfig and both.epochs == 7
+
+
+def test_the_data_set_of_a_flag_decides_on_the_defaults_under_a_file(file):
+    config = parse_config(["--config", file(dataset="cub", epochs=7), "--dataset", "toy"])
+    assert type(config) is ToyConfig and (config.dataset, config.epochs) == ("toy", 7)
+
+
+def test_sizes():
+    config = parse_config(["--dataset", "cub", "--img_size", "256", "128"])
+    assert (config.img_size, config.resize_size) == ([256, 128], [round(256 * 550 / 448), round(128 * 550 / 448)])
+    config = parse_config(["--img_size", "96", "--resize_size", "100", "110"])
+    assert (config.img_size, config.resize_size) == ([96, 96], [100, 110])
+    assert parse_config(["--img_size", "128"]).resize_size == [140, 140]  # the toy set's own proportion
+    assert FGVCConfig(img_size=[224]).img_size == [224, 224]
+
+
+def test_what_a_run_wrote_down_comes_back():
+    config = parse_config(
+        ["--dataset", "cars", "--img_size", "64", "96", "--backbone_kwargs", '{"depth": 3}', "--lr", "1e-5"]
+    )
+    assert restore_config(asdict(config), "here") == config
+
+
+def test_what_users_edit_is_where_they_are_told_to_look():
+    text = Path(__file__).parents[2].joinpath("dual_cross_attention/configs/fgvc_config.py").read_text()
+    for name in ("batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing"):
+        assert re.search(rf"^    {name}: \w+ = ", text, re.M)
+
+
+# --- recipes ---
+
+
+def test_a_recipe_for_each_published_row():
+    """Table 1 of the paper, as far as the backbones are plain ViTs of timm."""
+    backbones = ("deit_tiny", "deit_small", "deit_base", "vit_base")
+    assert recipe_names() == sorted(f"{data}_{name}" for data in ("cub", "cars", "aircraft") for name in backbones)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_are_the_papers(name):
+    config = parse_config(["--config", name, "--data_root", "somewhere"])
+    dataset, _, backbone = name.partition("_")
+    assert config.dataset == dataset and config.data_root == "somewhere"
+    assert config.backbone.startswith(backbone) and config.backbone.partition(".")[0] in list_backbones()
+    assert config.weights == "imagenet" and config.ablation == "full"
+    assert (config.img_size, config.resize_size, config.epochs) == ([448, 448], [550, 550], 100)
+    assert (config.lr, config.lr_per_512, config.weight_decay, config.local_ratio) == (None, 5e-4, 0.05, 0.1)
+    text = (RECIPES / f"{name}.yaml").read_text()
+    assert re.search(r"Published .* \d\d\.\d -> \d\d\.\d", text) and "paper's numbers, not measurements" in text
+
+
+def test_recipes_leave_the_machine_to_the_user():
+    """Who has a small card edits batch_size in the config; a recipe must not undo that."""
+    for name in recipe_names():
+        left = {"batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing", "precision", "num_workers"}
+        assert not left & yaml.safe_load((RECIPES / f"{name}.yaml").read_text()).keys()
+
+
+def test_a_file_here_wins_over_a_recipe_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cub_deit_tiny").write_text("epochs: 3\n")
+    assert parse_config(["--config", "cub_deit_tiny"]).epochs == 3

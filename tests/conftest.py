@@ -1,0 +1,91 @@
+"""What many tests share: small pictures, a small model, and the command line called in this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+
+from dual_cross_attention.cli import main
+
+# Tiny models: threads cost more than they give, and much more where other work runs beside the tests.
+torch.set_num_threads(1)
+
+CLASSES = {"ant": (200, 60, 60), "bee": (60, 200, 60), "cat": (60, 60, 200)}
+TINY_VIT = [
+    "--backbone=vit_tiny_patch16_224",
+    '--backbone_kwargs={"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}',
+    "--weights=none",
+    "--img_size=32",
+]
+
+
+@dataclass
+class Outcome:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps its device and precision for the whole process; every test starts without."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def dcal(capsys) -> Callable[..., Outcome]:
+    """`dcal("train", "--lr", 1e-4)` runs the command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_pictures() -> Callable[[Path], Path]:
+    """Makes a data set of the `folder` kind: three classes by colour, 12 and 6 pictures of 32 x 32 each."""
+
+    def make(root: Path) -> Path:
+        random = Random(0)
+        for split, count in (("train", 12), ("val", 6)):
+            for name, colour in CLASSES.items():
+                (root / split / name).mkdir(parents=True)
+                for i in range(count):
+                    varied = tuple(channel + random.randint(-50, 50) for channel in colour)
+                    Image.new("RGB", (32, 32), varied).save(root / split / name / f"{i:02}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory, make_pictures) -> Path:
+    """A small data set that no test changes."""
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def small(pictures) -> list[str]:
+    """Flags of a training that takes a second: the small pictures, a tiny ViT, 2 epochs of 5 steps."""
+    return [
+        *TINY_VIT,
+        "--dataset=folder",
+        f"--data_root={pictures}",
+        "--epochs=2",
+        "--batch_size=8",
+        "--lr=1e-3",
+        "--num_workers=0",
+        "--device=cpu",
+    ]

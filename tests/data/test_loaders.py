@@ -1,0 +1,106 @@
+"""Order, last batches, and what is passed on from each picture."""
+
+import pytest
+import torch
+from PIL import Image
+
+from dual_cross_attention.data import (
+    UNREADABLE,
+    FineGrainedData,
+    PictureList,
+    build_loaders,
+    test_transform,
+    train_transform,
+)
+
+NORM = ((0.0,) * 3, (1.0,) * 3)
+
+
+def numbered(count: int) -> PictureList:
+    """Pictures whose red channel is their number."""
+    return PictureList([Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(count)], [i % 2 for i in range(count)])
+
+
+def loaders(train=20, test=5, batch_size=4, eval_batch_size=2, num_workers=0, seed=0, device="cpu", min_batch=2):
+    train = numbered(train) if isinstance(train, int) else train
+    test = numbered(test) if isinstance(test, int) else test
+    data = FineGrainedData("numbers", ["even", "odd"], train, test)
+    transforms = train_transform((4, 4), (4, 4), *NORM), test_transform((4, 4), (4, 4), *NORM)
+    return build_loaders(data, *transforms, batch_size, eval_batch_size, num_workers, seed, device, min_batch)
+
+
+def numbers(batch: dict) -> list[int]:
+    return (batch["images"][:, 0, 0, 0] * 255).round().int().tolist()
+
+
+def test_training_order_is_shuffled_by_the_seed_alone():
+    torch.manual_seed(1)
+    one, other, third = (loaders(seed=seed)[0] for seed in (7, 7, 8))
+    first = [number for batch in one for number in numbers(batch)]
+    torch.manual_seed(2)
+    assert [number for batch in other for number in numbers(batch)] == first
+    assert [number for batch in third for number in numbers(batch)] != first
+    assert sorted(first) == list(range(20)) != first
+    assert [number for batch in one for number in numbers(batch)] != first  # the second epoch has an order of its own
+
+
+def test_labels_stay_with_their_pictures():
+    for batch in loaders()[0]:
+        assert [number % 2 for number in numbers(batch)] == batch["labels"].tolist()
+
+
+def test_evaluation_is_in_order_complete_and_leaves_the_global_generator_alone():
+    _, loader = loaders(test=5)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    batches = list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [numbers(batch) for batch in batches] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch_size", "min_batch", "sizes"),
+    [
+        (9, 4, 1, [4, 4, 1]),
+        (9, 4, 2, [4, 4]),  # one left over has no distractor
+        (10, 4, 2, [4, 4, 2]),
+        (8, 4, 2, [4, 4]),
+        (3, 16, 2, [3]),
+        (3, 2, 2, [2]),
+    ],
+)
+def test_last_training_batch(pictures, batch_size, min_batch, sizes):
+    train, _ = loaders(train=pictures, batch_size=batch_size, min_batch=min_batch)
+    assert [len(batch["labels"]) for batch in train] == sizes
+    assert len(train) == len(sizes)
+
+
+def test_memory_is_pinned_for_cuda_alone():
+    for device, pinned in (("cuda", True), ("cpu", False), ("mps", False)):
+        assert [loader.pin_memory for loader in loaders(device=device)] == [pinned, pinned]
+
+
+def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
+    broken = PictureList([tmp_path / "none.jpg", *numbered(3).pictures], [1, 0, 1, 0])
+    train, test = loaders(train=broken, test=broken, num_workers=1)
+    assert train.persistent_workers
+    assert test.persistent_workers
+    (batch,) = train
+    assert sorted(numbers(batch)) == [0, 0, 1, 2]
+    assert [message.partition(": ")[0] for message in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
+    batches = list(test)
+    assert batches[0]["labels"].tolist() == [UNREADABLE, 0]
+    assert len(batches[0]["unreadable"]) == 1
+
+
+def test_sizes_that_cannot_work_are_refused(refused):
+    with refused("batch_size", "at least 2", "PWCA", "got 1"):
+        loaders(batch_size=1, min_batch=2)
+    with refused("batch_size", "at least 1", "got 0"):
+        loaders(batch_size=0, min_batch=1)
+    with refused("eval_batch_size"):
+        loaders(eval_batch_size=0)
+    with refused("num_workers"):
+        loaders(num_workers=-1)
+    with refused("numbers", "at least 2 training pictures", "got 1"):
+        loaders(train=1, min_batch=2)

@@ -1,0 +1,417 @@
+"""The command line from end to end: what a run leaves, how it goes on, and what `dcal eval` says of it."""
+
+import gc
+import json
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from dual_cross_attention.cli import main
+from dual_cross_attention.configs import FGVC_CONFIGS
+from dual_cross_attention.configs.parse import parse_config
+from dual_cross_attention.data import FGVC_DATASETS, draw_toy, load_fgvc
+from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.training import trainer
+from dual_cross_attention.training.checkpoints import load_model
+
+ALWAYS = {"epoch", "train/loss", "train/accuracy", "train/images_per_second", "peak_memory_mb", "lr"}
+BRANCHES = {
+    "full": ("sa", "glca", "pwca"),
+    "sa_only": ("sa",),
+    "sa_glca": ("sa", "glca"),
+    "sa_pwca": ("sa", "pwca"),
+}
+TIMES = {"train/images_per_second", "peak_memory_mb"}
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def snapshot(run: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file of a run: when it was written, and what it holds."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    ours, theirs = load_file(one), load_file(other)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+# --- what a run leaves ---
+
+
+@pytest.mark.parametrize("ablation", BRANCHES)
+def test_a_run_leaves_what_was_promised(dcal, small, tmp_path, ablation):
+    run = tmp_path / "run"
+    outcome = dcal("train", *small, "--ablation", ablation, "--output_dir", run)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "best.safetensors",
+        "last.safetensors",
+        "checkpoints",
+        "tensorboard",
+    }
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert not list(run.rglob("*.tmp"))
+    # The end says where the results are, and what to type next.
+    assert f"dcal eval {run}" in outcome.out and "best epoch" in outcome.out
+
+    has = BRANCHES[ablation]
+    expected = ALWAYS | {f"train/loss_{branch}" for branch in has} | {"val/top1", "val/top5", "val/top1_sa"}
+    expected |= {f"train/w_{branch}" for branch in has} if len(has) > 1 else set()
+    expected |= {"val/top1_glca"} if "glca" in has else set()
+    rows = rows_of(run)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row.keys() == expected
+        assert all(isinstance(value, int | float) and math.isfinite(value) for value in row.values())
+    assert rows[-1]["lr"] == 0  # the end of the cosine
+
+    with safe_open(run / "best.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    best = max(rows, key=lambda row: row["val/top1"])
+    assert json.loads(metadata["metrics"]) == best
+    assert json.loads(metadata["classes"]) == ["ant", "bee", "cat"]
+    assert json.loads(metadata["config"])["ablation"] == ablation
+    assert "torch" in json.loads(metadata["versions"])
+
+
+def test_one_line_of_progress_an_epoch_unwrapped(dcal, small, tmp_path):
+    """Where there is no terminal, a line of the log is a line, however long the paths in it are."""
+    run = tmp_path / ("long" * 40)
+    lines = dcal("train", *small, "--output_dir", run).out.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 2
+    for part in ("loss", "top1", "w_sa", "w_glca", "w_pwca", "img/s", "MiB"):
+        assert all(part in line for line in epochs)
+    assert f"run folder: {run}" in lines
+
+
+def test_paths_are_shown_as_they_are(dcal, small, tmp_path):
+    """Not as rich's markup and emoji, which take [brackets] and :colons: away, or fail on them."""
+    run = tmp_path / "[red]run[/blue]:smile:"
+    outcome = dcal("train", *small, "--output_dir", run)
+    assert outcome.status == 0
+    assert f"run folder: {run}" in outcome.out.splitlines()
+
+
+def test_epochs_between_evaluations_have_no_validation(dcal, small, tmp_path):
+    dcal("train", *small, "--epochs", 3, "--eval_every", 2, "--output_dir", tmp_path)
+    assert ["val/top1" in row for row in rows_of(tmp_path)] == [False, True, True]  # the last is always evaluated
+
+
+def test_config_of_a_run_gives_the_same_settings_again(dcal, small, tmp_path):
+    flags = [
+        *small,
+        "--img_size",
+        "32",
+        "24",
+        "--lr_per_512",
+        "3e-4",
+        "--clip_grad",
+        "null",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    dcal("train", *flags)
+    assert parse_config(["--config", str(tmp_path / "config.yaml")]) == parse_config(flags)
+    versions = (tmp_path / "config.yaml").read_text().splitlines()[:7]
+    assert all(line.startswith("# ") for line in versions) and any(line.startswith("# torch ") for line in versions)
+
+
+def test_small_batches_with_accumulation_and_checkpointing(dcal, small, tmp_path):
+    """The user's own command for a small card: 2 x 8 instead of 16."""
+    outcome = dcal(
+        "train", *small, "--batch_size", 2, "--gradient_accumulation_steps", 8,
+        "--use_gradient_checkpointing", "true", "--lr", "null", "--warmup_epochs", 2, "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert all(math.isfinite(row["train/loss"]) for row in rows_of(tmp_path))
+    # 36 pictures are 18 micro-batches and 3 updates an epoch; the warm-up ends at the peak for 16 pictures.
+    assert rows_of(tmp_path)[-1]["lr"] == pytest.approx(5e-4 / 512 * 16)
+
+
+def test_processes_that_read_pictures_end_with_the_run(dcal, small, tmp_path):
+    """At once, by the loaders going out of scope: left to the garbage collector, each is waited for for 5 seconds."""
+    gc.collect()
+    assert not active_children()
+    gc.disable()
+    try:
+        assert dcal("train", *small, "--num_workers=2", "--output_dir", tmp_path).status == 0
+        assert not active_children()
+        assert dcal("eval", tmp_path).status == 0
+        assert not active_children()
+    finally:
+        gc.enable()
+
+
+# --- going on ---
+
+
+def test_a_finished_run_is_left_alone(dcal, small, tmp_path):
+    first = dcal("train", *small, "--output_dir", tmp_path)
+    before = snapshot(tmp_path)
+    again = dcal("train", *small, "--output_dir", tmp_path)
+    assert again.status == 0
+    assert "nothing to do" in again.out
+    best = [line for line in first.out.splitlines() if line.startswith("best epoch")]
+    assert best and best[0] in again.out
+    assert snapshot(tmp_path) == before
+
+
+def test_never_refuses_a_folder_with_a_run(dcal, small, tmp_path):
+    assert dcal("train", *small, "--resume", "never", "--output_dir", tmp_path).status == 0
+    before = snapshot(tmp_path)
+    outcome = dcal("train", *small, "--resume", "never", "--output_dir", tmp_path)
+    assert outcome.status == 2
+    assert "holds a run already" in outcome.err
+    assert snapshot(tmp_path) == before
+
+
+def test_other_settings_are_refused_and_listed(dcal, small, tmp_path):
+    dcal("train", *small, "--output_dir", tmp_path)
+    before = snapshot(tmp_path)
+    outcome = dcal("train", *small, "--lr", 0.5, "--ablation", "sa_glca", "--num_workers", 1, "--output_dir", tmp_path)
+    assert outcome.status == 2
+    assert "lr (0.001 there, 0.5 here)" in outcome.err
+    assert "ablation (full there, sa_glca here)" in outcome.err
+    assert "num_workers" not in outcome.err  # says where it runs, not what it computes
+    assert snapshot(tmp_path) == before
+
+
+class PowerCutError(Exception):
+    """The end of a process, as far as the files are concerned."""
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("moment", ["between steps", "before the checkpoint"])
+def test_a_run_goes_on_as_if_nothing_had_happened(dcal, small, tmp_path, monkeypatch, moment, epoch):
+    """Interrupted anywhere, the run ends with the very weights and rows of one that was not."""
+    small = [*small, "--epochs=3"]
+    assert dcal("train", *small, "--output_dir", tmp_path / "whole").status == 0
+
+    with monkeypatch.context() as patch:
+        cut = (epoch - 1) * 5 + 3  # 36 pictures in batches of 8: five steps an epoch
+        seen = 0
+
+        def step(task, batch, original=FGVCTask.training_step):
+            nonlocal seen
+            seen += 1
+            if seen == cut:
+                raise PowerCutError
+            return original(task, batch)
+
+        def save(accelerator, folder, progress, original=trainer.save_checkpoint):
+            if progress["epoch"] == epoch:
+                raise PowerCutError
+            return original(accelerator, folder, progress)
+
+        if moment == "between steps":
+            patch.setattr(FGVCTask, "training_step", step)
+        else:
+            patch.setattr(trainer, "save_checkpoint", save)
+        with pytest.raises(PowerCutError):
+            dcal("train", *small, "--output_dir", tmp_path / "cut")
+
+    torch.rand(7)  # the state of the generators must not matter
+    outcome = dcal("train", *small, "--output_dir", tmp_path / "cut")
+    assert outcome.status == 0, outcome.err
+    assert ("resumed after epoch 1" in outcome.out) == (epoch == 2)
+    for name in ("last", "best"):
+        assert_same_weights(tmp_path / "whole" / f"{name}.safetensors", tmp_path / "cut" / f"{name}.safetensors")
+    assert without_times(rows_of(tmp_path / "cut")) == without_times(rows_of(tmp_path / "whole"))
+
+
+def test_going_on_from_another_run(dcal, small, tmp_path):
+    dcal("train", *small, "--output_dir", tmp_path / "one")
+    for source in ("one", "one/checkpoints/epoch_0002"):
+        target = tmp_path / source.replace("/", "-").replace("one", "two")
+        outcome = dcal("train", *small, "--epochs=3", "--resume", tmp_path / source, "--output_dir", target)
+        assert outcome.status == 0, outcome.err
+        assert "resumed after epoch 2" in outcome.out
+        assert [row["epoch"] for row in rows_of(target)] == [3]
+
+
+# --- dcal eval ---
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, small):
+    """Runs of 3 epochs by ablation, which no test changes."""
+    runs = {}
+
+    def train(ablation):
+        if ablation not in runs:
+            runs[ablation] = tmp_path_factory.mktemp(ablation)
+            flags = [f"--ablation={ablation}", "--epochs=3", f"--output_dir={runs[ablation]}"]
+            assert main(["train", *small, *flags]) == 0
+        return runs[ablation]
+
+    return train
+
+
+@pytest.mark.parametrize("ablation", ["full", "sa_only"])
+def test_eval_agrees_with_the_best_epoch(dcal, trained, tmp_path, ablation):
+    run = trained(ablation)
+    best = max(rows_of(run), key=lambda row: row["val/top1"])
+    shown = dcal("eval", run, "--json", tmp_path / "result.json")
+    assert (shown.status, shown.err) == (0, "")
+    result = json.loads((tmp_path / "result.json").read_text())
+    branches = ("_sa", "_glca", "") if ablation == "full" else ("_sa", "")
+    assert result.keys() == {"checkpoint", "dataset", "images", "unreadable"} | {
+        f"top{k}{branch}" for k in (1, 5) for branch in branches
+    }
+    assert (result["dataset"], result["images"], result["unreadable"]) == ("folder", 18, 0)
+    assert result["checkpoint"] == str(run / "best.safetensors")
+    for name in ("top1", "top5", "top1_sa", "top1_glca"):
+        assert result.get(name) == best.get(f"val/{name}"), name
+
+    table = {line.split("│")[1].strip(): line for line in shown.out.splitlines() if line.startswith("│")}
+    assert list(table) == (["SA", "GLCA", "SA + GLCA"] if ablation == "full" else ["SA"])
+    for name, suffix in (("SA", "_sa"), ("GLCA", "_glca"), ("SA + GLCA", "")):
+        if name in table:
+            assert [f"{result[f'top{k}{suffix}']:.2f}" for k in (1, 5)] == table[name].replace("│", " ").split()[-2:]
+
+
+def test_eval_with_json_on_standard_output_prints_nothing_else_there(dcal, trained):
+    outcome = dcal("eval", "--json", "-", trained("full"))
+    assert json.loads(outcome.out)["images"] == 18
+    assert "SA + GLCA" in outcome.err
+
+
+def test_eval_of_a_file_and_of_another_epoch(dcal, trained):
+    run = trained("full")
+    last = json.loads(dcal("eval", run / "last.safetensors", "--json", "-").out)
+    assert last["top1"] == rows_of(run)[-1]["val/top1"]
+    assert last["checkpoint"] == str(run / "last.safetensors")
+    other = json.loads(dcal("eval", run / "last.safetensors", "--json=-", "--batch_size", 3, "--num_workers", 1).out)
+    assert other == last
+
+
+def test_eval_with_the_data_elsewhere(dcal, trained, make_pictures, tmp_path):
+    """The run says where the data was; --data_root says where it is now."""
+    moved = make_pictures(tmp_path / "moved")
+    for path in (moved / "val" / "ant").iterdir():
+        path.unlink()
+    result = json.loads(dcal("eval", trained("full"), "--data_root", moved, "--json", "-").out)
+    assert result["images"] == 12
+
+
+def test_the_model_can_be_used_from_python(trained):
+    saved = load_model(trained("full"))
+    assert saved.classes == ["ant", "bee", "cat"]
+    assert not saved.model.training
+    assert saved.model.predict(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+
+
+# --- settings on the command line ---
+
+
+def test_help_explains_every_setting(dcal):
+    text = " ".join(dcal("train", "--help").out.split())
+    for field in fields(FGVC_CONFIGS["toy"]):
+        assert f" --{field.name} " in text
+    for explained in (
+        "SA + GLCA + PWCA",
+        "Peak learning rate",
+        "Linear warm-up",
+        "data set's own folder",
+        "cub_deit_tiny",
+    ):
+        assert explained in text
+    assert "(type: int, default: 64)" in text  # the toy set's batch
+    assert "(type: int, default: 16)" in " ".join(dcal("train", "--dataset", "cub", "--help").out.split())
+
+
+def test_no_setting_is_without_explanation(dcal):
+    """A flag's text is what stands between its name and its type."""
+    text = " ".join(dcal("train", "--help").out.split())
+    for part in text.split(" --")[1:]:
+        if "(type: " in part:
+            explanation = part.partition(" ")[2].partition("(type: ")[0]
+            assert len(explanation.split()) > 3, part
+
+
+def test_help_of_eval_and_of_all(dcal):
+    assert all(
+        flag in dcal("eval", "--help").out for flag in ("RUN_OR_CHECKPOINT", "--data_root", "--json", "--precision")
+    )
+    for flags in ([], ["--help"], ["-h"]):
+        outcome = dcal(*flags)
+        assert outcome.status == 0 and "train" in outcome.out and "eval" in outcome.out
+    assert dcal("--version").out.count(".") == 2
+
+
+def test_data_sets_have_settings_and_loaders():
+    assert list(FGVC_CONFIGS) == list(FGVC_DATASETS)
+
+
+# --- the whole of it, as a user types it ---
+
+
+def test_no_arguments_are_the_toy_task(dcal, tmp_path, monkeypatch):
+    """With fewer pictures and epochs than a user gets."""
+    few = replace(FGVC_DATASETS["toy"], load=lambda: draw_toy(train_per_species=7, test_per_species=2))
+    monkeypatch.setitem(FGVC_DATASETS, "toy", few)
+    monkeypatch.chdir(tmp_path)
+    outcome = dcal("train", "--epochs", 1, "--num_workers", 0)
+    assert (outcome.status, outcome.err) == (0, "")
+    (run,) = Path("runs").iterdir()
+    assert run.name == f"toy-{parse_config([]).backbone}-full-seed0"
+    assert "toy: 10 classes, 70 training and 20 test pictures" in outcome.out
+    # What to type next is said as it can be typed.
+    command = next(line.split() for line in outcome.out.splitlines() if line.startswith("  dcal eval"))
+    result = json.loads(dcal(*command[1:], "--json", "-").out)
+    assert (result["images"], result["top1"]) == (20, rows_of(run)[-1]["val/top1"])
+
+
+@pytest.mark.slow
+def test_toy_task_from_the_shell(tmp_path):
+    """`python train.py` without a folder or a data set, only shorter; then `dcal eval`, as it says at the end."""
+    root = Path(__file__).parents[1]
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(root)}
+
+    def shell(*command):
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    trained = shell(sys.executable, root / "train.py", "--epochs", "1", "--num_workers", "1")
+    assert (trained.returncode, trained.stderr) == (0, "")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name == f"toy-{parse_config([]).backbone}-full-seed0"
+    command = next(line.split() for line in trained.stdout.splitlines() if line.startswith("  dcal eval"))
+    assert command == ["dcal", "eval", f"runs/{run.name}"]
+
+    dcal = "import sys; from dual_cross_attention.cli import main; sys.exit(main())"
+    evaluated = shell(sys.executable, "-c", dcal, *command[1:], "--json", "-")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["top1"] == pytest.approx(rows_of(run)[-1]["val/top1"], abs=0.3)
+    assert json.loads(evaluated.stdout)["images"] == len(load_fgvc("toy", None).test)
+
+
+def test_help_does_not_wait_for_torch():
+    """Nor do mistyped flags: the libraries that take seconds to import come after the settings are known to be good."""
+    code = """
+import sys
+from dual_cross_attention.cli import main
+assert main(["train", "--help"]) == 0 and main(["train", "--nope", "1"]) == 2
+print(sorted({"torch", "timm", "accelerate"} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

@@ -1,0 +1,61 @@
+"""Which device and precision a run gets, on machines that this one is not."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dual_cross_attention import InputError
+from dual_cross_attention.training.devices import choose_device, choose_precision, peak_memory_mb
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends to be a machine with these devices."""
+
+    def pretend(cuda=False, mps=False, bf16=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation
+        )
+
+    return pretend
+
+
+def test_devices(machine):
+    machine()
+    assert choose_device("auto").type == choose_device("cpu").type == "cpu"
+    machine(cuda=True, mps=True)
+    assert choose_device("auto").type == "cuda"
+    assert choose_device("cpu").type == "cpu"
+    machine(mps=True)
+    assert choose_device("auto").type == "mps"
+    with pytest.raises(InputError, match=r"no device 'cuda' on this machine .*: there is auto, mps, cpu"):
+        choose_device("cuda")
+    with pytest.raises(InputError, match="no device 'tpu'"):
+        choose_device("tpu")
+
+
+def test_precisions(machine):
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    machine(cuda=True, bf16=True)
+    assert choose_precision("auto", cuda) == "bf16"
+    machine(cuda=True)  # an older card, which could only emulate bf16
+    assert choose_precision("auto", cuda) == "fp16"
+    assert choose_precision("fp16", cuda) == "fp16"
+    for device in (cpu, torch.device("mps")):
+        assert choose_precision("auto", device) == "no"
+        with pytest.raises(InputError, match="fp16 needs CUDA"):
+            choose_precision("fp16", device)
+    assert choose_precision("bf16", cpu) == "bf16"
+    assert choose_precision("fp32", cuda) == "no"
+    with pytest.raises(InputError, match="unknown precision 'fp8'"):
+        choose_precision("fp8", cuda)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_what_the_kernel_says():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    assert peak_memory_mb(torch.device("cpu")) == pytest.approx(float(status["VmHWM"].split()[0]) / 1024, rel=0.05)

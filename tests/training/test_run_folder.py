@@ -1,0 +1,100 @@
+"""A run's files: written whole, read back as they were."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from dual_cross_attention import InputError
+from dual_cross_attention.configs import FGVCConfig
+from dual_cross_attention.training.checkpoints import (
+    build_model,
+    find_model_file,
+    list_checkpoints,
+    load_model,
+    read_progress,
+    save_model,
+)
+from dual_cross_attention.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "deep" / "run")
+
+
+@pytest.fixture
+def config():
+    return FGVCConfig(
+        backbone="vit_tiny_patch16_224",
+        backbone_kwargs={"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
+        img_size=[32, 48],
+        lr=1e-5,
+    )
+
+
+def test_settings(folder, config):
+    folder.write_config(config)
+    assert folder.read_config() == asdict(config)
+    folder.config.write_text("{")
+    with pytest.raises(InputError, match=r"cannot read '.*config.yaml' as YAML"):
+        folder.read_config()
+
+
+def test_metrics(folder, config):
+    folder.write_config(config)
+    folder.drop_metrics_after(0)
+    assert folder.read_metrics() == []
+    rows = [{"epoch": epoch, "train/loss": 1 / epoch} for epoch in (1, 2, 3)]
+    for row in rows:
+        folder.append_metrics(row)
+    assert folder.read_metrics() == rows
+    folder.drop_metrics_after(2)
+    assert folder.read_metrics() == rows[:2]
+    folder.append_metrics(rows[2])
+    assert folder.read_metrics() == rows
+    folder.drop_metrics_after(0)
+    assert folder.read_metrics() == []
+
+
+def test_a_model_comes_back_as_it_was(folder, config, monkeypatch):
+    folder.write_config(config)
+    torch.manual_seed(0)
+    model = build_model(config, 3, pretrained=False).eval()
+    save_model(folder.last, model, config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
+    saved = load_model(folder.path)  # no best yet: the last
+    assert find_model_file(folder.path) == folder.last
+    assert (saved.config, saved.classes, saved.metrics) == (config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
+    images = torch.rand(2, 3, 32, 48)
+    torch.testing.assert_close(saved.model.predict(images), model.predict(images), atol=0, rtol=0)
+    # Once there is a best model, it is the one that is meant.
+    shutil.copy(folder.last, folder.best)
+    assert find_model_file(folder.path) == folder.best
+    with safe_open(folder.best, framework="pt") as file:
+        assert "torch" in json.loads(file.metadata()["versions"])
+
+    # A write that fails leaves what was there.
+    before = folder.last.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("dual_cross_attention.training.checkpoints.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(folder.last, model, config, ["a", "b", "c"], {})
+    assert folder.last.read_bytes() == before
+
+
+def test_only_finished_checkpoints_count(folder):
+    assert list_checkpoints(folder) == []
+    for name in ("epoch_0002", "epoch_0010", "epoch_0009", "epoch_0011.tmp", "notes"):
+        (folder.checkpoints / name).mkdir(parents=True)
+        (folder.checkpoints / name / "progress.json").write_text('{"epoch": 1}')
+    (folder.checkpoints / "epoch_0012").mkdir()
+    assert [path.name for path in list_checkpoints(folder)] == ["epoch_0002", "epoch_0009", "epoch_0010"]
+    assert read_progress(folder.checkpoints / "epoch_0002") == {"epoch": 1}
+    with pytest.raises(InputError, match=r"cannot resume from '.*epoch_0012'"):
+        read_progress(folder.checkpoints / "epoch_0012")

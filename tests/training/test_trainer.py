@@ -1,0 +1,397 @@
+"""The training loop: it learns, its gradients are right however the batch is cut up, and it stops when it diverges."""
+
+import gc
+import json
+import math
+from collections import Counter
+from itertools import chain
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from dual_cross_attention.configs import FGVCConfig
+from dual_cross_attention.data import collate, draw_toy, test_transform
+from dual_cross_attention.errors import TrainingDivergedError
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.training.checkpoints import build_model, list_checkpoints
+from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.training.trainer import Trainer
+
+ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
+
+
+@pytest.fixture(scope="module")
+def birds():
+    """80 toy pictures of ten species, as samples of a data set."""
+    drawn = draw_toy(train_per_species=8, test_per_species=1).train
+    transform = test_transform((64, 64), (64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return [
+        {"image": transform(picture), "label": label, "unreadable": []}
+        for picture, label in zip(drawn.pictures, drawn.labels, strict=True)
+    ]
+
+
+@pytest.fixture
+def make_trainer(birds, tmp_path):
+    """A trainer of a tiny ViT on the toy pictures, which are also what it is evaluated on."""
+
+    def make(pictures=birds, prepare=lambda task: None, **settings):
+        config = FGVCConfig(
+            **{
+                "backbone": "vit_tiny_patch16_224",
+                "backbone_kwargs": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
+                "weights": "none",
+                "img_size": 64,
+                "epochs": 2,
+                "batch_size": 16,
+                "lr": 1e-3,
+                "device": "cpu",
+                "output_dir": str(tmp_path),
+                **settings,
+            }
+        )
+        torch.manual_seed(config.seed)
+        model = build_model(config, 10, pretrained=False)
+        model.set_grad_checkpointing(config.use_gradient_checkpointing)
+        task = FGVCTask(model, config.weight_bound, config.label_smoothing)
+        prepare(task)
+        generator = torch.Generator().manual_seed(config.seed)
+        loaders = (
+            DataLoader(pictures, config.batch_size, shuffle=True, collate_fn=collate, generator=generator),
+            DataLoader(pictures, 40, collate_fn=collate),
+        )
+        folder = RunFolder(config.output_dir)
+        return Trainer(task, *loaders, config, [f"{i}" for i in range(10)], folder, Console(quiet=True))
+
+    return make
+
+
+def rows_of(trainer):
+    return trainer.folder.read_metrics()
+
+
+# --- it learns ---
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_each_ablation_learns(make_trainer, birds, ablation):
+    """60 steps on 20 pictures: every branch's loss falls well below chance, which is log 10 = 2.30."""
+    pictures = birds[:20] * 4  # four steps an epoch
+    trainer = make_trainer(
+        pictures, ablation=ablation, epochs=15, batch_size=20, lr=3e-3, drop_path_rate=0.0, eval_every=15
+    )
+    trainer.fit()
+    first, *_, last = rows_of(trainer)
+    for branch in trainer.task.model.branches:
+        assert first[f"train/loss_{branch}"] > 2.2
+        assert last[f"train/loss_{branch}"] < 2.0
+    assert last["train/loss"] < first["train/loss"] - 0.3
+    assert last["train/accuracy"] > 50 > first["train/accuracy"]
+
+
+def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
+    trainer = make_trainer(epochs=4, lr=0.05, weight_bound=0.1)
+    trainer.fit()
+    weights = [row[f"train/w_{branch}"] for row in rows_of(trainer) for branch in ("sa", "glca", "pwca")]
+    assert max(abs(w) for w in weights) == pytest.approx(0.1)
+    assert all(abs(w) <= 0.1 + 1e-6 for w in weights)
+
+
+# --- gradients ---
+
+
+def gradients_of(trainer):
+    """What `_step` leaves for the optimiser, by parameter."""
+    seen = {}
+
+    def look(parameters, limit):
+        seen.update({name: p.grad.clone() for name, p in trainer.task.named_parameters() if p.grad is not None})
+        return torch.zeros(())
+
+    trainer.accelerator.clip_grad_norm_ = look
+    return seen
+
+
+def batch_of(birds, start, stop):
+    batch = collate(birds[start:stop])
+    batch.pop("unreadable")
+    return batch
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, birds, steps):
+    trainer = make_trainer(
+        ablation="sa_glca", drop_path_rate=0.0, gradient_accumulation_steps=steps, batch_size=16 // steps
+    )
+    trainer.task.train()
+    seen = gradients_of(trainer)
+    trainer.task.training_step(batch_of(birds, 0, 16))["loss"].backward()
+    expected = {name: parameter.grad.clone() for name, parameter in trainer.task.named_parameters()}
+    trainer.task.zero_grad()
+
+    size = 16 // steps
+    for i in range(steps):
+        assert not seen  # the optimiser waits for the last of them
+        trainer._step(batch_of(birds, i * size, (i + 1) * size))
+    assert seen.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(seen[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+    assert trainer.update == 1
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-2  # so that 1e-5 means something
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_checkpointing_changes_no_gradient(make_trainer, birds, drop_path):
+    """Random numbers are drawn again as they were, so drop path and distractors are the same."""
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        trainer = make_trainer(use_gradient_checkpointing=checkpointing, drop_path_rate=drop_path)
+        trainer.task.train()
+        seen, called = gradients_of(trainer), []
+        trainer.task.model.backbone.blocks[0].register_forward_pre_hook(lambda *_: None)
+        trainer.task.model.backbone.blocks[0].norm1.register_forward_hook(lambda *_, called=called: called.append(1))
+        torch.manual_seed(3)
+        trainer._step(batch_of(birds, 0, 16))
+        gradients.append(seen)
+        calls.append(len(called))
+    assert calls == [1, 2]  # it is recomputed
+    plain, recomputed = gradients
+    assert plain.keys() == recomputed.keys() == {name for name, _ in trainer.task.named_parameters()}
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_checkpointing_keeps_less(make_trainer, birds):
+    """Bytes that autograd saves in a forward pass."""
+    kept = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(use_gradient_checkpointing=checkpointing)
+        trainer.task.train()
+        sizes = {}
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            trainer.task.training_step(batch_of(birds, 0, 16))
+        kept.append(sum(sizes.values()))
+    assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.01, 0.01), (None, None)])
+def test_clipping(make_trainer, birds, limit, expected):
+    trainer = make_trainer(clip_grad=limit, ablation="sa_glca", drop_path_rate=0.0)
+    trainer.task.train()
+    norms = []
+
+    def step(original=trainer.optimizer.step):
+        gradients = [parameter.grad for parameter in trainer.task.parameters()]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+        return original()
+
+    trainer.optimizer.step = step
+    trainer._step(batch_of(birds, 0, 16))
+    reported = trainer.step_log.latest["grad_norm"]  # before clipping
+    assert reported > 0.1
+    assert norms == pytest.approx([reported if expected is None else expected], rel=1e-3)
+
+
+def test_an_epoch_that_the_accumulation_does_not_divide(make_trainer):
+    """80 pictures in batches of 16 are 5 micro-batches: 3 updates of 2, 2 and 1; the cosine ends with the last one."""
+    trainer = make_trainer(gradient_accumulation_steps=2, lr=None)
+    rates = []
+
+    def step(original=trainer.optimizer.step):
+        if trainer.accelerator.sync_gradients:
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return original()
+
+    trainer.optimizer.step = step
+    trainer.fit()
+    peak = 5e-4 / 512 * 32
+    assert rates == pytest.approx([peak * (1 + math.cos(math.pi * update / 6)) / 2 for update in range(6)])
+    assert [row["lr"] for row in rows_of(trainer)] == pytest.approx([rates[3], 0.0], abs=1e-12)
+
+
+# --- it stops when it diverges ---
+
+
+def poison(monkeypatch, branch, at, value=math.nan):
+    """The logits of one branch become `value` from one training step on."""
+    forward = DualCrossAttentionViT.forward
+    steps = 0
+
+    def poisoned(model, images, distractors=None):
+        nonlocal steps
+        out = forward(model, images, distractors)
+        steps += model.training
+        if steps >= at and model.training:
+            out.logits[branch] = out.logits[branch] + value
+        return out
+
+    monkeypatch.setattr(DualCrossAttentionViT, "forward", poisoned)
+
+
+@pytest.mark.parametrize("branch", ["sa", "glca", "pwca"])
+def test_a_loss_that_is_not_finite_ends_the_run(make_trainer, monkeypatch, branch):
+    """Five steps an epoch; step 8 is in the second."""
+    poison(monkeypatch, branch, at=8)
+    trainer = make_trainer(epochs=3)
+    with pytest.raises(TrainingDivergedError) as raised:
+        trainer.fit()
+    (checkpoint,) = list_checkpoints(trainer.folder)
+    assert checkpoint.name == "epoch_0001"
+    assert f"at step 8: the loss of branch '{branch}' is nan; the last checkpoint is {checkpoint}; " in str(
+        raised.value
+    )
+    assert_nothing_poisoned(trainer.folder)
+    assert [row["epoch"] for row in rows_of(trainer)] == [1]
+
+
+def assert_nothing_poisoned(folder):
+    for path in folder.path.rglob("*.safetensors"):
+        for name, value in load_file(path).items():
+            assert value.isfinite().all(), (path, name)
+
+
+def test_before_the_first_checkpoint_there_is_none_to_name(make_trainer, monkeypatch):
+    poison(monkeypatch, "sa", at=1)
+    with pytest.raises(TrainingDivergedError, match=r"at step 1: .*; there is no checkpoint yet; "):
+        make_trainer().fit()
+
+
+class BrokenGradient(torch.autograd.Function):
+    """The identity, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+@pytest.mark.parametrize("clip_grad", [1.0, None])
+@pytest.mark.parametrize("accumulation", [1, 5])
+def test_a_gradient_that_is_not_finite_is_never_saved(make_trainer, monkeypatch, clip_grad, accumulation):
+    """In the last step of an epoch the loss is still fine: it is the gradient that tells before weights are written."""
+    training_step = FGVCTask.training_step
+    steps = 0
+
+    def broken(task, batch):
+        nonlocal steps
+        steps += 1
+        losses = training_step(task, batch)
+        return losses | {"loss": BrokenGradient.apply(losses["loss"])} if steps == 10 else losses
+
+    monkeypatch.setattr(FGVCTask, "training_step", broken)
+    trainer = make_trainer(
+        epochs=4, clip_grad=clip_grad, gradient_accumulation_steps=accumulation, eval_every=4, ablation="sa_only"
+    )
+    with pytest.raises(TrainingDivergedError, match=r"at step 10: the gradient's norm is nan; .*epoch_0001; "):
+        trainer.fit()
+    assert_nothing_poisoned(trainer.folder)
+
+
+def test_an_evaluation_that_is_not_finite_names_the_checkpoint(make_trainer, monkeypatch):
+    predict = DualCrossAttentionViT.forward
+    trainer = make_trainer()
+
+    def poisoned(model, images, distractors=None):
+        out = predict(model, images, distractors)
+        if not model.training and trainer.epoch == 1:
+            out.logits["glca"] = out.logits["glca"] * math.inf
+        return out
+
+    monkeypatch.setattr(DualCrossAttentionViT, "forward", poisoned)
+    with pytest.raises(
+        TrainingDivergedError, match=r"evaluation: .*, after step 10; the last checkpoint is .*epoch_0001"
+    ):
+        trainer.fit()
+    assert len(rows_of(trainer)) == 1
+
+
+def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
+    poison(monkeypatch, "glca", at=7)
+    outcome = dcal("train", *small, "--output_dir", tmp_path)
+    assert outcome.status == 3
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("dcal: error: training diverged at step 7: the loss of branch 'glca' is nan; ")
+    assert f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in line
+    # And the run goes on from there, once the reason is gone.
+    monkeypatch.undo()
+    assert dcal("train", *small, "--output_dir", tmp_path).status == 0
+
+
+# --- memory, precision, and what is chosen ---
+
+
+def test_memory_does_not_grow_from_epoch_to_epoch(make_trainer, monkeypatch):
+    """Tensors alive at the end of each epoch, and their bytes: after the first two, always the same."""
+    alive = []
+    finish = Trainer._finish_epoch
+
+    def count(trainer, epoch, row):
+        finish(trainer, epoch, row)
+        gc.collect()
+        tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+        alive.append((len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
+
+    monkeypatch.setattr(Trainer, "_finish_epoch", count)
+    make_trainer(epochs=6).fit()
+    assert len(set(alive[2:])) == 1, alive
+
+
+def test_bfloat16(make_trainer):
+    """Autocast around the task: the rollout stays in float32, parameters and losses too."""
+    seen = {}
+
+    def watch(task):
+        def hook(model, _, out):
+            seen["rollout"], seen["sa"] = out.rollout.dtype, out.logits["sa"].dtype
+
+        task.model.register_forward_hook(hook)
+
+    trainer = make_trainer(precision="bf16", epochs=3, lr=3e-3, prepare=watch)
+    trainer.fit()
+    assert seen == {"rollout": torch.float32, "sa": torch.bfloat16}
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.task.parameters())
+    first, *_, last = rows_of(trainer)
+    assert all(math.isfinite(value) for row in (first, last) for value in row.values())
+    assert last["train/loss"] < first["train/loss"]
+
+
+def test_the_best_model_is_kept_and_a_tie_keeps_the_earlier(make_trainer, monkeypatch):
+    scores = iter([10.0, 30.0, 30.0, 20.0])
+    monkeypatch.setattr(FGVCTask, "evaluate", lambda task, loader: {"top1": next(scores), "not a column": 1.0})
+    trainer = make_trainer(epochs=4)
+    best = trainer.fit()
+    assert (best["epoch"], best["val/top1"]) == (2, 30.0)
+    assert [row["val/top1"] for row in rows_of(trainer)] == [10.0, 30.0, 30.0, 20.0]
+    assert not [name for row in rows_of(trainer) for name in row if "column" in name]
+    ours, last = load_file(trainer.folder.best), load_file(trainer.folder.last)
+    assert any(not torch.equal(ours[name], last[name]) for name in ours)
+    assert [path.name for path in list_checkpoints(trainer.folder)] == ["epoch_0003", "epoch_0004"]
+    assert json.loads((list_checkpoints(trainer.folder)[-1] / "progress.json").read_text())["best"] == best
+
+
+def test_every_epoch_is_its_own_shuffle_and_seed(make_trainer, monkeypatch):
+    orders = []
+    training_step = FGVCTask.training_step
+
+    def watch(task, batch):
+        orders.append((batch["labels"].tolist(), torch.get_rng_state().sum().item()))
+        return training_step(task, batch)
+
+    monkeypatch.setattr(FGVCTask, "training_step", watch)
+    make_trainer(epochs=2, seed=0).fit()
+    first, second = orders[:5], orders[5:]
+    assert [labels for labels, _ in first] != [labels for labels, _ in second]
+    assert first[0][1] != second[0][1]
+    assert Counter(chain(*(labels for labels, _ in first))) == Counter(chain(*(labels for labels, _ in second)))
