@@ -74,11 +74,12 @@ def train(config: FGVCConfig, console: Console) -> dict[str, float]:
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"
     )
+    trainer = Trainer(task, *loaders, config, data.classes, folder, console)
     try:
-        folder.write_config(config)
+        if trainer.accelerator.is_main_process:
+            folder.write_config(config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
-    trainer = Trainer(task, *loaders, config, data.classes, folder, console)
     best = trainer.fit(checkpoint)
     _report(config, folder, best, trainer.unreadable.found, console)
     return best
@@ -135,7 +136,7 @@ def evaluate(
         InputError: no such model, or other classes than it was trained on.
     """
     chosen = choose_device(device)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(precision, chosen))
+    chosen_precision = choose_precision(precision, chosen)
     saved = load_model(run_or_checkpoint)
     config = replace(
         saved.config,
@@ -151,10 +152,7 @@ def evaluate(
         )
     console = console or Console(quiet=True)
     unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
-    _, loader = _loaders(config, data, saved.model, chosen, min_batch=1)
-    task = FGVCTask(saved.model.to(chosen))
-    with torch.autocast(chosen.type, dtype, enabled=dtype is not None):
-        metrics = task.evaluate(track(unreadable.watch(loader), "evaluate", len(loader), console))
+    metrics = _score(saved.model.to(chosen), config, data, chosen_precision, unreadable, console)
     return {
         "checkpoint": str(find_model_file(run_or_checkpoint)),
         "dataset": config.dataset,
@@ -162,6 +160,22 @@ def evaluate(
         "unreadable": len(unreadable),
         **metrics,
     }
+
+
+def _score(
+    model: DualCrossAttentionViT,
+    config: FGVCConfig,
+    data: FineGrainedData,
+    precision: str,
+    unreadable: UnreadablePictures,
+    console: Console,
+) -> dict[str, float]:
+    """The task's metrics on the test split, on the model's device."""
+    device = next(model.parameters()).device
+    _, loader = _loaders(config, data, model, device, min_batch=1)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        return FGVCTask(model).evaluate(track(unreadable.watch(loader), "evaluate", len(loader), console))
 
 
 def _loaders(

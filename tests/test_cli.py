@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torchvision.transforms import v2
 
+from dual_cross_attention import runs
 from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVC_CONFIGS
 from dual_cross_attention.configs.parse import parse_config
@@ -160,6 +164,55 @@ def test_processes_that_read_pictures_end_with_the_run(dcal, small, tmp_path):
         assert not active_children()
     finally:
         gc.enable()
+
+
+def test_settings_reach_what_they_are_for(dcal, small, tmp_path, monkeypatch):
+    """Whoever sets something gets it: a look at what task, loaders and trainer are made of."""
+    made = {}
+
+    def watch(where, name):
+        original = getattr(where, name)
+
+        def record(*arguments, **options):
+            made[name] = original(*arguments, **options)
+            return made[name]
+
+        monkeypatch.setattr(where, name, record)
+
+    for where, name in (
+        (runs, "FGVCTask"),
+        (runs, "Trainer"),
+        (runs, "build_loaders"),
+        (runs, "train_transform"),
+        (runs, "test_transform"),
+        (trainer, "build_optimizer"),
+        (trainer, "build_schedule"),
+    ):
+        watch(where, name)
+    outcome = dcal(
+        "train", *small, "--epochs=1", "--label_smoothing=0.125", "--weight_bound=1.5", "--flip=0.25",
+        "--img_size", 32, 40, "--resize_size", 48, 56, "--batch_size=6", "--eval_batch_size=5",
+        "--gradient_accumulation_steps=2", "--lr=null", "--lr_per_512=0.064", "--min_lr=1e-5", "--warmup_epochs=0.5",
+        "--weight_decay=0.25", "--use_gradient_checkpointing", "true", "--precision=bf16", "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    task = made["FGVCTask"]
+    assert (task.label_smoothing, task.weighting.bound, task.model.grad_checkpointing) == (0.125, 1.5, True)
+    training, test = made["build_loaders"]
+    assert (training.batch_size, test.batch_size) == (6, 5)
+    flip = next(step for step in made["train_transform"].transforms if isinstance(step, v2.RandomHorizontalFlip))
+    assert flip.p == 0.25
+    for transform in (made["train_transform"], made["test_transform"]):
+        resize = next(step for step in transform.transforms if isinstance(step, v2.Resize))
+        normalise = next(step for step in transform.transforms if isinstance(step, v2.Normalize))
+        assert resize.size == [48, 56]
+        assert transform(Image.new("RGB", (9, 9))).shape == (3, 32, 40)
+        assert (normalise.mean, normalise.std) == ([0.5] * 3, [0.5] * 3)  # as this ViT was pretrained
+    assert {group["weight_decay"] for group in made["build_optimizer"].param_groups} == {0.0, 0.25}
+    schedule = made["build_schedule"]
+    assert schedule.base_values[0] == pytest.approx(0.064 * 12 / 512)  # the effective batch
+    assert (schedule.lr_min, schedule.warmup_t) == (1e-5, round(0.5 * 3))  # 36 pictures: 6 batches, 3 updates
+    assert made["Trainer"].accelerator.mixed_precision == "bf16"
 
 
 # --- going on ---
@@ -336,8 +389,9 @@ def test_help_explains_every_setting(dcal):
         "cub_deit_tiny",
     ):
         assert explained in text
-    assert "(type: int, default: 64)" in text  # the toy set's batch
-    assert "(type: int, default: 16)" in " ".join(dcal("train", "--dataset", "cub", "--help").out.split())
+    for dataset in FGVC_CONFIGS:  # each with its own defaults
+        text = " ".join(dcal("train", "--help", "--dataset", dataset).out.split())
+        assert f"Passes over the training pictures. (type: int, default: {FGVC_CONFIGS[dataset]().epochs})" in text
 
 
 def test_no_setting_is_without_explanation(dcal):
@@ -386,7 +440,7 @@ def test_no_arguments_are_the_toy_task(dcal, tmp_path, monkeypatch):
 def test_toy_task_from_the_shell(tmp_path):
     """`python train.py` without a folder or a data set, only shorter; then `dcal eval`, as it says at the end."""
     root = Path(__file__).parents[1]
-    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(root)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
 
     def shell(*command):
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -415,3 +469,22 @@ print(sorted({"torch", "timm", "accelerate"} & set(sys.modules)), file=sys.stder
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_two_processes(dcal, small, tmp_path):
+    """Under torchrun: one voice, one folder, the learning rate of the effective batch, and every test picture once."""
+    run, root = tmp_path / "run", Path(__file__).parents[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", root / "train.py"]
+    flags = [*small, "--eval_batch_size=5", "--warmup_epochs=2", "--lr=null", f"--output_dir={run}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 2
+    rows = rows_of(run)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    # 36 pictures in batches of 8 for two: 3 updates an epoch, all of them warm-up to the peak.
+    assert rows[-1]["lr"] == pytest.approx(5e-4 / 512 * 16)
+    best = max(rows, key=lambda row: row["val/top1"])
+    result = json.loads(dcal("eval", run, "--json", "-").out)
+    assert (result["top1"], result["top1_sa"]) == pytest.approx((best["val/top1"], best["val/top1_sa"]), abs=1e-4)

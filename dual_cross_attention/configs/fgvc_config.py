@@ -66,7 +66,7 @@ class ToyConfig(FGVCConfig):
     )
     weights: str = "none"
     img_size: int | list[int] = 64
-    epochs: int = 8
+    epochs: int = 10
     batch_size: int = 16
     lr: float | None = 5e-4
     warmup_epochs: float = 1.0

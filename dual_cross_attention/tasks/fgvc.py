@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dual_cross_attention.errors import InputError, TrainingDivergedError
@@ -61,10 +62,13 @@ class FGVCTask(Task):
         self.eval()
         device = next(self.parameters()).device
         branches = [branch for branch in self.model.branches if branch != "pwca"]
-        meters, finite = {}, torch.ones((), dtype=torch.bool, device=device)
+        suffixes = ["", *(f"_{branch}" for branch in branches)]
+        meters = {f"top{k}{suffix}": self._meter(k, device) for suffix in suffixes for k in (1, 5)}
+        seen, finite = SumMetric().to(device), torch.ones((), dtype=torch.bool, device=device)
         for batch in loader:
             labels = batch["labels"].to(device, non_blocking=True)
             readable = labels >= 0
+            seen.update(readable.sum())
             if not readable.any():
                 continue
             logits = self.model(batch["images"].to(device, non_blocking=True)).logits
@@ -72,16 +76,15 @@ class FGVCTask(Task):
             for suffix, scores in {"": _vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
                 finite &= scores.isfinite().all()
                 for k in (1, 5):
-                    meter = meters.setdefault(f"top{k}{suffix}", self._meter(scores.shape[-1], k, device))
-                    meter.update(scores, labels[readable])
-        if not meters:
+                    meters[f"top{k}{suffix}"].update(scores, labels[readable])
+        if seen.compute() == 0:
             raise InputError("none of the test pictures can be read; the warnings above say why")
         if not finite:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
         return {name: 100 * meter.compute().item() for name, meter in meters.items()}
 
-    @staticmethod
-    def _meter(num_classes: int, k: int, device: torch.device) -> MulticlassAccuracy:
+    def _meter(self, k: int, device: torch.device) -> MulticlassAccuracy:
+        num_classes = self.model.backbone.num_classes
         return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
 
 

@@ -117,6 +117,7 @@ def save_checkpoint(accelerator: Accelerator, folder: RunFolder, progress: dict[
     target = folder.checkpoints / f"epoch_{progress['epoch']:04d}"
     temporary = target.with_name(target.name + ".tmp")
     accelerator.save_state(str(temporary))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (temporary / "progress.json").write_text(json.dumps(progress))
         shutil.rmtree(target, ignore_errors=True)

@@ -1,5 +1,6 @@
 """What a run shows while it works: lines, and a progress bar where there is a terminal."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
@@ -11,9 +12,11 @@ ANY_WIDTH = 10_000
 def make_console(stderr: bool = False) -> Console:
     """A console that prints text as it is: paths may hold [brackets] and :colons:, which rich would take for its own.
 
-    Where there is no terminal, nothing is wrapped: one message is one line of the log.
+    Where there is no terminal, nothing is wrapped: one message is one line of the log. Of several processes that train
+    together (`torchrun` numbers them), the first one speaks.
     """
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, quiet=quiet)
     if not console.is_terminal:
         console.width = ANY_WIDTH
     return console

@@ -37,7 +37,6 @@ class RunFolder:
 
     def write_config(self, config: TrainingConfig) -> None:
         """The settings as YAML, usable as --config; the versions stand above them."""
-        self.path.mkdir(parents=True, exist_ok=True)
         head = "".join(f"# {name} {number}\n" for name, number in versions().items())
         self._write(self.config, head + yaml.safe_dump(asdict(config), sort_keys=False))
 
@@ -64,6 +63,7 @@ class RunFolder:
         self._write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _write(self, path: Path, text: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text)
         os.replace(temporary, path)

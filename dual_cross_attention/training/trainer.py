@@ -66,9 +66,9 @@ class Trainer:
         effective_batch = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
         peak = peak_learning_rate(config.lr, config.lr_per_512, effective_batch)
         optimizer = build_optimizer(task, peak, config.weight_decay)
-        self.wrapped, self.optimizer, self.train_loader, self.eval_loader = self.accelerator.prepare(
-            task, optimizer, train_loader, eval_loader
-        )
+        self.wrapped, self.optimizer, self.train_loader = self.accelerator.prepare(task, optimizer, train_loader)
+        self.accelerator.even_batches = False  # made even among processes, some test pictures would count twice
+        self.eval_loader = self.accelerator.prepare(eval_loader)
         # Counted after `prepare`, which shares the batches out among the processes.
         updates_per_epoch = math.ceil(len(self.train_loader) / config.gradient_accumulation_steps)
         self.schedule = build_schedule(optimizer, updates_per_epoch, config.epochs, config.warmup_epochs, config.min_lr)
@@ -87,8 +87,8 @@ class Trainer:
         """
         if resume_from:
             self._restore(load_checkpoint(self.accelerator, resume_from))
-        self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
         if self.accelerator.is_main_process:
+            self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
             self.accelerator.init_trackers("tensorboard")
         for epoch in range(self.epoch + 1, self.config.epochs + 1):
             row = self._train_epoch(epoch)

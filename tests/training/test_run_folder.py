@@ -98,3 +98,26 @@ def test_only_finished_checkpoints_count(folder):
     assert read_progress(folder.checkpoints / "epoch_0002") == {"epoch": 1}
     with pytest.raises(InputError, match=r"cannot resume from '.*epoch_0012'"):
         read_progress(folder.checkpoints / "epoch_0012")
+
+
+def test_settings_of_the_model_reach_the_model():
+    size = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+    model = build_model(
+        FGVCConfig(
+            backbone="vit_tiny_patch16_224",
+            backbone_kwargs=size,
+            img_size=[32, 48],
+            ablation="full",
+            local_ratio=0.25,
+            glca_init="last_block",
+            distractor_stream="sa",
+            drop_path_rate=0.3,
+        ),
+        7,
+        pretrained=False,
+    )
+    assert len(model.backbone.blocks) == 3 and model.backbone.patch_embed.grid_size == (4, 6)
+    assert (model.ablation, model.local_ratio, model.clean_distractors) == ("full", 0.25, True)
+    assert model.backbone.blocks[2].drop_path1.drop_prob == pytest.approx(0.3)
+    assert torch.equal(model.glca_block.block.attn.qkv.weight, model.backbone.blocks[2].attn.qkv.weight)
+    assert model.eval().predict(torch.rand(1, 3, 32, 48)).shape == (1, 7)

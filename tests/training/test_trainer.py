@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import random
 from collections import Counter
 from itertools import chain
 
@@ -395,3 +396,19 @@ def test_every_epoch_is_its_own_shuffle_and_seed(make_trainer, monkeypatch):
     assert [labels for labels, _ in first] != [labels for labels, _ in second]
     assert first[0][1] != second[0][1]
     assert Counter(chain(*(labels for labels, _ in first))) == Counter(chain(*(labels for labels, _ in second)))
+
+
+def test_an_epoch_depends_on_seed_and_number_alone(make_trainer, monkeypatch, tmp_path):
+    """Whatever draws random numbers between epochs, and however many, the next epoch is the same."""
+    finish = Trainer._finish_epoch
+
+    def disturb(trainer, epoch, row):
+        finish(trainer, epoch, row)
+        torch.rand(7)
+        random.random()
+
+    make_trainer(output_dir=str(tmp_path / "plain")).fit()
+    monkeypatch.setattr(Trainer, "_finish_epoch", disturb)
+    make_trainer(output_dir=str(tmp_path / "disturbed")).fit()
+    plain, disturbed = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "disturbed"))
+    assert all(torch.equal(plain[name], disturbed[name]) for name in plain)
