@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step --img_size 160 --batch_size 16
 
-Forward, loss, backward and AdamW on random pictures; ablations are interleaved and medians are taken, so that what else the
-machine does falls on all of them alike. FLOPs are counted by `torch.utils.flop_counter`, forward and backward.
+Forward, loss, backward and AdamW on random pictures; ablations are interleaved and medians are taken, so that what else
+the machine does falls on all of them alike. FLOPs are counted by `torch.utils.flop_counter`, forward and backward.
 """
 
 import argparse
@@ -59,7 +59,10 @@ def main() -> int:
             "time / sa_only": median / statistics.median(seconds["sa_only"]),
             "FLOPs / sa_only": flops[ablation] / flops["sa_only"],
         }
-    print(f"{given.backbone} at {given.img_size}, batch {given.batch_size}, {device.type}, {dtype or torch.float32}, ", end="")
+    print(
+        f"{given.backbone} at {given.img_size}, batch {given.batch_size}, {device.type}, {dtype or torch.float32}, ",
+        end="",
+    )
     print(f"{torch.get_num_threads()} threads, median of {given.repeats}\n")
     columns = list(rows["sa_only"])
     print(f"| ablation | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
@@ -73,7 +76,9 @@ def main() -> int:
 def training_step(ablation: str, given: argparse.Namespace, device: torch.device, dtype: torch.dtype | None):
     """A function that does one whole step on the same random batch."""
     torch.manual_seed(0)
-    model = create_model(given.backbone, given.num_classes, img_size=given.img_size, ablation=ablation, drop_path_rate=0.1)
+    model = create_model(
+        given.backbone, given.num_classes, img_size=given.img_size, ablation=ablation, drop_path_rate=0.1
+    )
     task = FGVCTask(model).to(device).train()
     optimizer = build_optimizer(task, lr=1e-5, weight_decay=0.05)
     images = torch.randn(given.batch_size, 3, given.img_size, given.img_size, device=device)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class EvalOptions:
     """Processes that read pictures; unset: as in the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device has it, fp16 on older CUDA, fp32 elsewhere."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+    """auto: bf16 where the device has it, fp16 on older CUDA, fp32 elsewhere; unset: as in the run."""
     json: str | None = None
     """Write the result as JSON to this file; - is standard output, with nothing else on it."""
 
@@ -77,6 +78,7 @@ def _train(arguments: list[str]) -> None:
     config = parse_config(arguments)
     console = make_console()
     _show_log(console)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
     from dual_cross_attention import runs  # late: help and mistyped flags need not wait for torch
 
     runs.train(config, console)

@@ -1,8 +1,10 @@
 """From settings to a run: data, model, task and trainer put together."""
 
 import os
+import shlex
+from collections.abc import Set
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,16 @@ from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
 # A run may go on with these changed: they say where and how it runs, not what it computes.
-FREE_TO_CHANGE = {"data_root", "download", "device", "num_workers", "eval_batch_size", "output_dir", "resume"}
+FREE_TO_CHANGE = {
+    "data_root",
+    "download",
+    "device",
+    "num_workers",
+    "eval_batch_size",
+    "use_gradient_checkpointing",
+    "output_dir",
+    "resume",
+}
 SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
 
 
@@ -45,9 +56,7 @@ def train(config: FGVCConfig, console: Console) -> dict[str, float]:
         InputError: settings, data, weights or folder that cannot work.
         TrainingDivergedError: a loss is not finite.
     """
-    folder = RunFolder(
-        config.output_dir or f"runs/{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
-    )
+    folder = choose_folder(config)
     checkpoint = find_checkpoint(config, folder)
     if checkpoint and checkpoint.parent == folder.checkpoints:
         progress = read_progress(checkpoint)
@@ -61,6 +70,8 @@ def train(config: FGVCConfig, console: Console) -> dict[str, float]:
     data = load_fgvc(config.dataset, config.data_root, config.download)
     set_seed(config.seed)
     pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    if pretrained is True:
+        console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
     model = build_model(config, len(data.classes), pretrained)
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
     loaders = _loaders(config, data, model, device, min_batch=2 if model.has_pwca else 1)
@@ -85,6 +96,17 @@ def train(config: FGVCConfig, console: Console) -> dict[str, float]:
     return best
 
 
+def choose_folder(config: FGVCConfig) -> RunFolder:
+    """`output_dir`; unset: the first of runs/NAME, runs/NAME-2, … that holds this very run, or nothing yet."""
+    if config.output_dir:
+        return RunFolder(config.output_dir)
+    name = f"runs/{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
+    for number in count(1):
+        folder = RunFolder(name if number == 1 else f"{name}-{number}")
+        if not folder.config.is_file() or (config.resume == "auto" and not _other_settings(config, folder)):
+            return folder
+
+
 def find_checkpoint(config: FGVCConfig, folder: RunFolder) -> Path | None:
     """Where to go on from, by `config.resume` and what the folder holds; None to start.
 
@@ -98,6 +120,10 @@ def find_checkpoint(config: FGVCConfig, folder: RunFolder) -> Path | None:
             raise InputError(
                 f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN"
             )
+        source = RunFolder(found[-1].resolve().parent.parent)
+        _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one goes on for
+        if folder.config.is_file() and folder.path.resolve() != source.path:
+            raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to go on from '{path}'")
         return found[-1]
     if not folder.config.is_file():
         return None
@@ -105,20 +131,34 @@ def find_checkpoint(config: FGVCConfig, folder: RunFolder) -> Path | None:
         raise InputError(
             f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it"
         )
-    old, new = folder.read_config(), asdict(config)
-    changed = [name for name in new if name not in FREE_TO_CHANGE and old.get(name) != new[name]]
-    if changed:
-        listed = ", ".join(f"{name} ({old.get(name)} there, {new[name]} here)" for name in changed)
-        raise InputError(f"'{folder.path}' holds a run with other settings: {listed}; take another --output_dir")
+    _refuse_other_settings(config, folder)
     found = list_checkpoints(folder)
     return found[-1] if found else None
+
+
+def _other_settings(config: FGVCConfig, folder: RunFolder) -> list[str]:
+    """Settings that make another run of it, as "name (value there, value here)"."""
+    old, new = folder.read_config(), asdict(config)
+    return [
+        f"{name} ({old.get(name)} there, {new[name]} here)"
+        for name in new
+        if name not in FREE_TO_CHANGE and old.get(name) != new[name]
+    ]
+
+
+def _refuse_other_settings(config: FGVCConfig, folder: RunFolder, more: Set[str] = frozenset()) -> None:
+    changed = [said for said in _other_settings(config, folder) if said.split(" (")[0] not in more]
+    if changed:
+        raise InputError(
+            f"'{folder.path}' holds a run with other settings: {', '.join(changed)}; take another --output_dir"
+        )
 
 
 def evaluate(
     run_or_checkpoint: str | Path,
     data_root: str | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
     console: Console | None = None,
@@ -128,6 +168,8 @@ def evaluate(
     Args:
         run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
         data_root: the data set; None: where the run found it.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision, batch_size, num_workers: as the settings of that name; None: as in the run.
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", and the task's metrics in percent.
@@ -136,8 +178,8 @@ def evaluate(
         InputError: no such model, or other classes than it was trained on.
     """
     chosen = choose_device(device)
-    chosen_precision = choose_precision(precision, chosen)
     saved = load_model(run_or_checkpoint)
+    chosen_precision = choose_precision(precision or saved.config.precision, chosen)
     config = replace(
         saved.config,
         data_root=data_root or saved.config.data_root,
@@ -183,7 +225,7 @@ def _loaders(
 ) -> tuple[DataLoader, DataLoader]:
     """Training and test loader, normalised as the backbone was pretrained."""
     norm = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
-    size, resize = tuple(config.img_size), tuple(config.resize_size)
+    size, resize = tuple(config.img_size), tuple(config.resize())
     return build_loaders(
         data,
         train_transform(size, resize, norm["mean"], norm["std"], config.flip),
@@ -210,8 +252,8 @@ def _report(
     console.print(
         f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
         "next:\n"
-        f"  dcal eval {folder.path}\n"
-        f"  tensorboard --logdir {folder.path}"
+        f"  dcal eval {shlex.quote(str(folder.path))}\n"
+        f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
         + ("\n  python train.py --task fgvc --dataset cub --data_root DIR" if config.dataset == "toy" else ""),
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -404,6 +405,17 @@ def test_a_shell_sees_one_line_and_the_status(shell, tmp_path):
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("dcal: error: cub: expected CUB_200_2011/")
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_fetched(shell, small, tmp_path):
+    """The hub's client tries again for a minute, and keeps it to itself. Nothing listens on that port."""
+    with mock.patch.dict(os.environ, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "empty cache")):
+        done = shell(*small, "--backbone_kwargs={}", "--weights=imagenet", "--output_dir", tmp_path / "run")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dcal: error: timm could not fetch the weights of 'vit_tiny_patch16_224'")
+    assert "--weights none" in line
 
 
 def test_interrupting_is_no_error_of_the_program(dcal, small, tmp_path, monkeypatch):

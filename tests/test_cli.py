@@ -300,6 +300,42 @@ def test_going_on_from_another_run(dcal, small, tmp_path):
         assert outcome.status == 0, outcome.err
         assert "resumed after epoch 2" in outcome.out
         assert [row["epoch"] for row in rows_of(target)] == [3]
+        assert (target / "best.safetensors").is_file()  # of this folder's rows, not of the other's
+        assert "best epoch 3 of 3" in outcome.out
+
+
+def test_going_on_is_refused_where_it_would_mix_runs(dcal, small, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    dcal("train", *small, "--output_dir", one)
+    dcal("train", *small, "--seed=5", "--output_dir", other)
+    before = {path: path.read_bytes() for path in other.glob("*.*")}
+    into_other = dcal("train", *small, "--epochs=3", "--resume", one, "--output_dir", other)
+    assert into_other.status == 2 and "holds a run already" in into_other.err
+    assert before == {path: path.read_bytes() for path in other.glob("*.*")}
+    finished = dcal("train", *small, "--resume", one, "--output_dir", tmp_path / "two")
+    assert finished.status == 2 and "nothing to do" in finished.err
+    changed = dcal("train", *small, "--epochs=3", "--lr=0.5", "--resume", one, "--output_dir", tmp_path / "three")
+    assert changed.status == 2 and "0.5 here" in changed.err
+
+
+def test_a_folder_of_its_own_for_other_settings(dcal, small, tmp_path, monkeypatch):
+    """Without --output_dir, the same command goes on and another one starts beside it."""
+    monkeypatch.chdir(tmp_path)
+    for flags in ([], ["--lr=0.5"], []):
+        assert dcal("train", *small, "--epochs=1", *flags).status == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "folder-vit_tiny_patch16_224-full-seed0",
+        "folder-vit_tiny_patch16_224-full-seed0-2",
+    ]
+
+
+def test_classes_that_changed_are_refused(dcal, small, tmp_path):
+    run = tmp_path / "run"
+    dcal("train", *small, "--output_dir", run)
+    progress = run / "checkpoints" / "epoch_0002" / "progress.json"
+    progress.write_text(progress.read_text().replace('"classes": ["', '"classes": ["another '))
+    outcome = dcal("train", *small, "--epochs=3", "--resume", run, "--output_dir", tmp_path / "on")
+    assert outcome.status == 2 and "the same names in the same order" in outcome.err
 
 
 # --- dcal eval ---

@@ -48,9 +48,12 @@ class FGVCConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.resize_size is None:
-            self.resize_size = [round(side * self.RESIZE_OVER_CROP) for side in self.img_size]
-        self.resize_size = sides("resize_size", self.resize_size)
+        if self.resize_size is not None:
+            self.resize_size = sides("resize_size", self.resize_size)
+
+    def resize(self) -> list[int]:
+        """Height and width that pictures are resized to before the crop, in pixels."""
+        return self.resize_size or [round(side * self.RESIZE_OVER_CROP) for side in self.img_size]
 
 
 @dataclass(kw_only=True)

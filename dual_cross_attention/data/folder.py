@@ -31,8 +31,9 @@ def load_folder(data_root: Path) -> FineGrainedData:
     if unknown:
         raise InputError(f"folder: {test} has the class {unknown[0]!r}, but {train} has not; it has {_few(classes)}")
     train_list = _listed(train, classes)
+    seen = set(train_list.labels)
     for label, name in enumerate(classes):
-        if label not in train_list.labels:
+        if label not in seen:
             raise InputError(
                 f"folder: expected pictures ({', '.join(sorted(EXTENSIONS))}) in {train / name}, but "
                 f"{what_is_in(train / name)}"

@@ -34,7 +34,7 @@ def build_loaders(
         train_transform, test_transform: from a PIL image in RGB to a float tensor (3, H, W).
         batch_size, eval_batch_size: pictures per batch, in training and in evaluation.
         num_workers: processes that read ahead, for each loader; 0 reads in this one.
-        seed: of the order of the training pictures, and of what the workers draw.
+        seed: of the order of the training pictures, and of their augmentation.
         device_type: pages are pinned for "cuda".
         min_batch: fewest pictures a training batch may have; 2 with PWCA, where each needs a distractor.
 
@@ -56,7 +56,7 @@ def build_loaders(
         "collate_fn": collate,
     }
     train_loader = DataLoader(
-        PictureDataset(data.train, train_transform, training=True),
+        PictureDataset(data.train, train_transform, training=True, seed=seed),
         batch_size=batch_size,
         shuffle=True,
         drop_last=0 < len(data.train) % batch_size < min_batch,

@@ -1,6 +1,7 @@
 """Lists of labelled pictures, and reading them so that one broken file does not end a run of many hours."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +78,28 @@ class PictureDataset(Dataset):
     A picture that cannot be read is replaced in training by the next one in the list that can. In evaluation it becomes
     a blank image with the label `UNREADABLE`, since a substitute would be counted twice.
 
+    What the transform draws depends on seed, epoch and picture only: neither the number of workers nor an interruption
+    changes the pictures that a run sees.
+
     Args:
         picture_list: what to read.
-        transform: takes a PIL image in RGB, returns a float tensor (3, H, W).
+        transform: takes a PIL image in RGB, returns a float tensor (3, H, W); may draw from torch's generator.
         training: whether an unreadable picture is replaced (True) or marked (False).
+        seed: of the augmentation.
     """
 
-    def __init__(self, picture_list: PictureList, transform: Callable[[Image.Image], Tensor], training: bool):
+    def __init__(
+        self, picture_list: PictureList, transform: Callable[[Image.Image], Tensor], training: bool, seed: int = 0
+    ):
         self.picture_list = picture_list
         self.transform = transform
         self.training = training
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Augment as in this epoch, in this process and in its workers."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.picture_list)
@@ -109,11 +122,24 @@ class PictureDataset(Dataset):
                 unreadable.append(f"{error}")
                 continue
             label = int(self.picture_list.labels[position])
-            return {"image": self.transform(picture), "label": label, "unreadable": unreadable}
+            with _seeded(self.seed, int(self._epoch), index):
+                return {"image": self.transform(picture), "label": label, "unreadable": unreadable}
         if self.training:
             raise InputError(f"none of the {len(self)} training pictures can be read; the first: {unreadable[0]}")
         blank = self.transform(Image.new("RGB", (8, 8)))  # through the transform: only it knows the size
         return {"image": torch.zeros_like(blank), "label": UNREADABLE, "unreadable": unreadable}
+
+
+@contextmanager
+def _seeded(*entropy: int) -> Iterator[None]:
+    """torch's CPU generator is seeded by the numbers inside, and is as it was after."""
+    before = torch.get_rng_state()
+    seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    torch.default_generator.manual_seed(int(seed >> np.uint64(1)))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from timm.models import is_model_in_modules
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.weights import fetch_imagenet_weights, load_weights
@@ -80,6 +80,8 @@ def _check_can_be_opened(backbone: VisionTransformer, name: str) -> None:
         wrong = f"it has no class token to classify (global_pool={backbone.global_pool!r})"
     elif not all(type(block) is Block and type(block.attn) is Attention for block in backbone.blocks):
         wrong = f"its blocks are {type(backbone.blocks[0]).__name__}s, not plain pre-norm ones"
+    elif not isinstance(backbone.norm, nn.LayerNorm) or not isinstance(backbone.fc_norm, nn.Identity):
+        wrong = "its class token is not read after a final LayerNorm"
     elif backbone.patch_drop.__class__.__name__ == "PatchDropout":
         wrong = "patch_drop_rate > 0 drops the tokens that rollout is about"
     if wrong:

@@ -188,6 +188,9 @@ class DualCrossAttentionViT(nn.Module):
             nonlocal kept
             if kept_rows:
                 kept = (query[:kept_rows].detach(), key[:kept_rows].detach())
+                if self.grad_checkpointing or not torch.is_grad_enabled():
+                    # Autograd does not keep the projection here, and a view would: all of Q, K, V, of both streams.
+                    kept = (kept[0].clone(), kept[1].clone())
             dropout = dropout_of(block.attn)
             if distractors is None:
                 return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import timm
 from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 HEADS = ("head.", "head_dist.")
+NOT_IN_NPZ = ("reg_token", "dist_token", "norm_pre", ".ls1.", ".ls2.", ".q_norm.", ".k_norm.")
 
 
 def fetch_imagenet_weights(backbone: VisionTransformer, name: str) -> None:
@@ -51,10 +53,11 @@ def load_weights(backbone: VisionTransformer, path: str | Path) -> None:
         raise InputError(f"weights '{path}' end in '{path.suffix}': expected one of {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".npz":
-            backbone.load_pretrained(str(path))  # timm's own reader of the JAX layout; it leaves out another head
-            logger.info("weights: %s (a head of another width is left out)", path)
+            _load_npz(backbone, path)
             return
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # what readers raise on damaged or hostile bytes is not limited to any list of types
         raise InputError(f"cannot read weights '{path}': {_first_line(error)}") from error
     _load(backbone, state, str(path))
@@ -86,6 +89,25 @@ def _load(backbone: VisionTransformer, state: dict[str, Tensor], source: str) ->
         )
     backbone.load_state_dict(state, strict=False)
     logger.info("weights: %s%s", source, f"; left out, trained afresh: {', '.join(left_out)}" if left_out else "")
+
+
+def _load_npz(backbone: VisionTransformer, path: Path) -> None:
+    """timm reads the JAX layout, but not what does not fit: other depths and heads would go by without a word."""
+    with np.load(path) as file:  # pickles inside are refused by default
+        shapes = {name.removeprefix("opt/target/"): file[name].shape for name in file.files}
+    blocks = {name.split("/")[1] for name in shapes if name.startswith("Transformer/encoderblock_")}
+    query = next((shape for name, shape in shapes.items() if name.endswith("/query/kernel")), None)
+    attention = backbone.blocks[0].attn
+    expected = (backbone.embed_dim, attention.num_heads, attention.head_dim)
+    absent = [name for name in backbone.state_dict() if any(part in name for part in NOT_IN_NPZ)]
+    if len(blocks) != len(backbone.blocks) or query != expected or absent:
+        raise InputError(
+            f"weights from {path} do not fit the backbone: {len(blocks)} blocks for {len(backbone.blocks)}; "
+            f"query kernels {query} for {expected}; missing [{', '.join(absent)}]"
+        )
+    backbone.load_pretrained(str(path))
+    has_head = shapes.get("head/bias") == tuple(backbone.head.bias.shape)
+    logger.info("weights: %s%s", path, "" if has_head else "; left out, trained afresh: head.bias, head.weight")
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy")
@@ -54,8 +55,16 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """All rows so far."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        """All rows so far; a last line that a crash cut short is left out."""
+        rows = []
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise InputError(f"'{self.metrics}', line {number}: expected JSON, got {line!r:.60}") from error
+        return rows
 
     def drop_metrics_after(self, epoch: int) -> None:
         """Forget rows that a resumed run will write again."""

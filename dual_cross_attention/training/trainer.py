@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
 from rich.console import Console
@@ -83,18 +84,25 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: a loss is not finite.
-            InputError: `resume_from` does not fit.
+            InputError: `resume_from` does not fit, or the batch does not fit into the GPU's memory.
         """
         if resume_from:
             self._restore(load_checkpoint(self.accelerator, resume_from))
         if self.accelerator.is_main_process:
             self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
             self.accelerator.init_trackers("tensorboard")
-        for epoch in range(self.epoch + 1, self.config.epochs + 1):
-            row = self._train_epoch(epoch)
-            if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
-                row |= self._evaluate(epoch)
-            self._finish_epoch(epoch, row)
+        try:
+            for epoch in range(self.epoch + 1, self.config.epochs + 1):
+                row = self._train_epoch(epoch)
+                if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
+                    row |= self._evaluate(epoch)
+                self._finish_epoch(epoch, row)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"out of GPU memory at batch_size {self.config.batch_size} ({str(error).partition('. ')[0]}): try a "
+                "smaller one with more --gradient_accumulation_steps, --use_gradient_checkpointing true, or "
+                f"--ablation sa_glca; {_last_checkpoint(self.folder)}"
+            ) from error
         self.accelerator.end_training()
         return self.best
 
@@ -161,15 +169,29 @@ class Trainer:
             if is_best:
                 save_model(self.folder.best, self.task.model, self.config, self.classes, row)
         self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        progress = {"epoch": epoch, "update": self.update, "best": self.best, "unreadable": self.unreadable.found}
+        progress = {
+            "epoch": epoch,
+            "update": self.update,
+            "best": self.best,
+            "unreadable": self.unreadable.found,
+            "classes": self.classes,
+        }
         save_checkpoint(self.accelerator, self.folder, progress)
         self.console.print(_summary(row, self.config.epochs))
 
     def _restore(self, progress: dict[str, Any]) -> None:
-        self.epoch, self.update, self.best = progress["epoch"], progress["update"], progress["best"]
+        if progress["classes"] != self.classes:
+            raise InputError(
+                f"the checkpoint knows {len(progress['classes'])} classes ({progress['classes'][0]}, …), the data has "
+                f"{len(self.classes)} ({self.classes[0]}, …): expected the same names in the same order"
+            )
+        self.epoch, self.update = progress["epoch"], progress["update"]
+        if self.epoch >= self.config.epochs:
+            raise InputError(
+                f"the checkpoint is of epoch {self.epoch}, and --epochs is {self.config.epochs}: nothing to do"
+            )
+        self.best = progress["best"] if self.folder.best.is_file() else {}  # a new folder gets a best model of its own
         self.unreadable.found.update(progress["unreadable"])
-        if self.epoch > self.config.epochs:
-            raise InputError(f"the checkpoint is of epoch {self.epoch}, and --epochs is {self.config.epochs}")
         self.schedule.step_update(self.update)
         self.console.print(f"resumed after epoch {self.epoch}")
 

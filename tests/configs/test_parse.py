@@ -27,7 +27,7 @@ def test_defaults_are_those_of_the_data_set():
     assert parse_config([]) == ToyConfig()
     assert parse_config(["--dataset", "cub"]) == FGVCConfig()
     cars = parse_config(["--dataset=cars"])
-    assert (cars.dataset, cars.img_size, cars.resize_size, cars.epochs) == ("cars", [448, 448], [550, 550], 100)
+    assert (cars.dataset, cars.img_size, cars.resize(), cars.epochs) == ("cars", [448, 448], [550, 550], 100)
     for dataset, settings in CONFIGS["fgvc"].items():
         config = parse_config(["--task", "fgvc", "--dataset", dataset])
         assert type(config) is settings and config.dataset == dataset
@@ -61,10 +61,10 @@ def test_the_data_set_of_a_flag_decides_on_the_defaults_under_a_file(file):
 
 def test_sizes():
     config = parse_config(["--dataset", "cub", "--img_size", "256", "128"])
-    assert (config.img_size, config.resize_size) == ([256, 128], [round(256 * 550 / 448), round(128 * 550 / 448)])
+    assert (config.img_size, config.resize()) == ([256, 128], [round(256 * 550 / 448), round(128 * 550 / 448)])
     config = parse_config(["--img_size", "96", "--resize_size", "100", "110"])
-    assert (config.img_size, config.resize_size) == ([96, 96], [100, 110])
-    assert parse_config(["--img_size", "128"]).resize_size == [140, 140]  # the toy set's own proportion
+    assert (config.img_size, config.resize()) == ([96, 96], [100, 110])
+    assert parse_config(["--img_size", "128"]).resize() == [140, 140]  # the toy set's own proportion
     assert FGVCConfig(img_size=[224]).img_size == [224, 224]
 
 
@@ -97,7 +97,7 @@ def test_recipes_are_the_papers(name):
     assert config.dataset == dataset and config.data_root == "somewhere"
     assert config.backbone.startswith(backbone) and config.backbone.partition(".")[0] in list_backbones()
     assert config.weights == "imagenet" and config.ablation == "full"
-    assert (config.img_size, config.resize_size, config.epochs) == ([448, 448], [550, 550], 100)
+    assert (config.img_size, config.resize(), config.epochs) == ([448, 448], [550, 550], 100)
     assert (config.lr, config.lr_per_512, config.weight_decay, config.local_ratio) == (None, 5e-4, 0.05, 0.1)
     text = (RECIPES / f"{name}.yaml").read_text()
     assert re.search(r"Published .* \d\d\.\d -> \d\d\.\d", text) and "paper's numbers, not measurements" in text

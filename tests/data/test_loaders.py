@@ -1,14 +1,17 @@
 """Order, last batches, and what is passed on from each picture."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dual_cross_attention.data import (
     UNREADABLE,
     FineGrainedData,
     PictureList,
     build_loaders,
+    collate,
     test_transform,
     train_transform,
 )
@@ -104,3 +107,30 @@ def test_sizes_that_cannot_work_are_refused(refused):
         loaders(num_workers=-1)
     with refused("numbers", "at least 2 training pictures", "got 1"):
         loaders(train=1, min_batch=2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_augmentation_follows_seed_epoch_and_picture_alone(num_workers):
+    """Whatever the workers: the same crops of the same pictures, others in another epoch, and no global draw."""
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(6)]
+    data = FineGrainedData("noise", ["a", "b"], PictureList(pictures, [0, 1] * 3), PictureList(pictures, [0, 1] * 3))
+    crop = train_transform((8, 8), (24, 24), (0.5,) * 3, (0.5,) * 3)
+
+    def epochs(workers, seed=3):
+        dataset = build_loaders(data, crop, crop, 2, 2, 0, seed, "cpu", 1)[0].dataset
+        in_order = DataLoader(dataset, 2, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
+        shown = []
+        for epoch in (1, 2):
+            dataset.set_epoch(epoch)
+            shown.append(torch.cat([batch["images"] for batch in in_order]))
+        return shown
+
+    first, second = epochs(num_workers)
+    alone = epochs(0)
+    assert torch.equal(first, alone[0]) and torch.equal(second, alone[1])
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, epochs(0, seed=4)[0])
+    state = torch.get_rng_state()
+    build_loaders(data, crop, crop, 2, 2, 0, 3, "cpu", 1)[0].dataset[0]
+    assert torch.equal(state, torch.get_rng_state())

@@ -211,6 +211,24 @@ def test_checkpointing_changes_no_gradient(ablation, drop_path_rate):
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["checkpointing", "no_grad"])
+def test_rollout_holds_queries_and_keys_of_sa_and_nothing_else(mode, monkeypatch):
+    """A view of the fused projection would keep Q, K and V of both streams alive, in every layer."""
+    kept = []
+
+    def watch(queries, keys):
+        kept.extend([*queries, *keys])
+        return attention_rollout(queries, keys)
+
+    monkeypatch.setattr("dual_cross_attention.models.dual_vit.attention_rollout", watch)
+    model = tiny("full").train()
+    model.set_grad_checkpointing(mode == "checkpointing")
+    with torch.set_grad_enabled(mode == "checkpointing"):
+        model(images(4))
+    assert len(kept) == 6
+    assert all(tensor.untyped_storage().nbytes() == tensor.numel() * 4 for tensor in kept)
+
+
 def test_rollout_gives_no_gradient_to_the_backbone():
     """GLCA's loss reaches the backbone through its tokens only; the choice of the local ones is no path."""
     model = relocate(tiny("sa_glca")).train()
@@ -312,6 +330,7 @@ def test_state_dict_goes_back_to_timm_with_original_names(tmp_path):
         ({"backbone": "deit_tiny_patch16_224", "img_size": 100}, "take 96x96 or 112x112"),
         ({"backbone": "deit_tiny_patch16_224", "img_size": (64, 60)}, "64x60 is not a multiple"),
         ({"backbone": "deit_tiny_patch16_224", "patch_drop_rate": 0.2}, "patch_drop_rate"),
+        ({"backbone": "deit_tiny_patch16_224", "final_norm": False}, "final LayerNorm"),
         ({"backbone": "deit_tiny_patch16_224", "nonsense": 1}, "nonsense"),
         ({"backbone": "deit_tiny_patch16_224", "ablation": "glca"}, "there are full, sa_only, sa_glca, sa_pwca"),
         ({"backbone": "deit_tiny_patch16_224", "num_classes": 1}, "at least two classes"),

@@ -168,3 +168,19 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         create_model("deit_tiny_patch16_224", 5, img_size=64, pretrained=True)
     with pytest.raises(InputError, match="no published weights"):
         create_model("vit_base_patch16_plus_240", 5, img_size=32, pretrained=True, depth=1)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"depth": 1}, "2 blocks for 1"),
+        ({"num_heads": 4}, r"query kernels \(48, 3, 16\) for \(48, 4, 12\)"),
+        ({"init_values": 1e-5}, r"missing \[blocks.0.ls1.gamma"),
+        ({"reg_tokens": 2}, r"missing \[reg_token"),
+    ],
+)
+def test_an_npz_of_another_model_is_refused(source, tmp_path, other, message):
+    """timm's reader would take the first three of these without a word."""
+    write_npz(source, tmp_path / "ViT.npz")
+    with pytest.raises(InputError, match=message):
+        create_model("vit_tiny_patch16_224", 11, img_size=32, pretrained=str(tmp_path / "ViT.npz"), **{**TINY, **other})

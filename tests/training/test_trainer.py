@@ -102,6 +102,25 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
     assert all(abs(w) <= 0.1 + 1e-6 for w in weights)
 
 
+def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, monkeypatch):
+    steps = []
+    training_step = FGVCTask.training_step
+
+    def watch(task, batch):
+        losses = training_step(task, batch)
+        steps.append({name: value.item() for name, value in losses.items()})
+        return losses
+
+    monkeypatch.setattr(FGVCTask, "training_step", watch)
+    trainer = make_trainer(epochs=2)
+    trainer.fit()
+    for row, epoch in zip(rows_of(trainer), (steps[:5], steps[5:]), strict=True):
+        for name in ("loss", "loss_sa", "loss_glca", "loss_pwca", "accuracy"):
+            assert row[f"train/{name}"] == pytest.approx(sum(step[name] for step in epoch) / 5, rel=1e-6)
+        for name in ("w_sa", "w_glca", "w_pwca"):
+            assert row[f"train/{name}"] == pytest.approx(epoch[-1][name], rel=1e-6)
+
+
 # --- gradients ---
 
 
@@ -219,6 +238,20 @@ def test_an_epoch_that_the_accumulation_does_not_divide(make_trainer):
     assert [row["lr"] for row in rows_of(trainer)] == pytest.approx([rates[3], 0.0], abs=1e-12)
 
 
+def test_a_checkpoint_of_another_run_does_not_bring_its_learning_rate(make_trainer, tmp_path):
+    make_trainer(epochs=1, output_dir=str(tmp_path / "one")).fit()
+    trainer = make_trainer(lr=0.01, output_dir=str(tmp_path / "two"))
+    rates = []
+
+    def step(original=trainer.optimizer.step):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return original()
+
+    trainer.optimizer.step = step
+    trainer.fit(tmp_path / "one" / "checkpoints" / "epoch_0001")
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * update / 10)) / 2 for update in range(5, 10)])
+
+
 # --- it stops when it diverges ---
 
 
@@ -331,6 +364,30 @@ def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
 
 
 # --- memory, precision, and what is chosen ---
+
+
+def test_too_little_gpu_memory_is_told_with_what_helps(dcal, small, tmp_path, monkeypatch):
+    """And the same command with checkpointing goes on where it stopped: that changes no result."""
+    training_step = FGVCTask.training_step
+    steps = 0
+
+    def fail(task, batch):
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+            )
+        return training_step(task, batch)
+
+    monkeypatch.setattr(FGVCTask, "training_step", fail)
+    outcome = dcal("train", *small, "--output_dir", tmp_path)
+    assert outcome.status == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("dcal: error: out of GPU memory at batch_size 8 (CUDA out of memory): try a smaller one")
+    assert "--use_gradient_checkpointing true" in line and "epoch_0001" in line
+    outcome = dcal("train", *small, "--use_gradient_checkpointing", "true", "--output_dir", tmp_path)
+    assert outcome.status == 0 and "resumed after epoch 1" in outcome.out
 
 
 def test_memory_does_not_grow_from_epoch_to_epoch(make_trainer, monkeypatch):
