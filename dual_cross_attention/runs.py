@@ -232,11 +232,16 @@ def _loaders(
         test_transform(size, resize, norm["mean"], norm["std"]),
         config.batch_size,
         config.eval_batch_size or 4 * config.batch_size,
-        min(8, os.cpu_count() or 1) if config.num_workers is None else config.num_workers,
+        _workers(device) if config.num_workers is None else config.num_workers,
         config.seed,
         device.type,
         min_batch,
     )
+
+
+def _workers(device: torch.device) -> int:
+    """Processes that read pictures beside a GPU. On a CPU there is nothing to hide behind: they would take its cores."""
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def _report(

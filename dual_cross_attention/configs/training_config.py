@@ -99,7 +99,7 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     num_workers: int | None = None
-    """Processes that read pictures; unset: one per core, at most 8."""
+    """Processes that read pictures; unset: none on a CPU, else one per core, at most 8."""
     eval_batch_size: int | None = None
     """Pictures of one forward pass in evaluation; unset: four times batch_size."""
     eval_every: int = 1
