@@ -240,7 +240,7 @@ def _loaders(
 
 
 def _workers(device: torch.device) -> int:
-    """Processes that read pictures beside a GPU. On a CPU there is nothing to hide behind: they would take its cores."""
+    """Processes that read pictures beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 

@@ -251,8 +251,13 @@ def test_a_folder_with_a_damaged_run(dcal, refused, small, tmp_path):
     assert refused(*flags).startswith(f"cannot resume from '{last}': ")
 
     shutil.rmtree(last)
-    (run / "checkpoints" / "epoch_0001" / "model.safetensors").write_bytes(b"?")
-    assert refused(*flags).startswith(f"cannot resume from '{run}/checkpoints/epoch_0001': ")
+    for name in ("optimizer.bin", "model.safetensors"):
+        path = run / "checkpoints" / "epoch_0001" / name
+        whole = path.read_bytes()
+        for damaged in (b"", b"no checkpoint", whole[:100], whole[:-100]):
+            path.write_bytes(damaged)
+            assert refused(*flags).startswith(f"cannot resume from '{path.parent}': ")
+        path.write_bytes(whole)
 
     (run / "config.yaml").write_text("- not\n- settings\n")
     assert "config.yaml" in refused(*flags)

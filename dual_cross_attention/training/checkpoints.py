@@ -9,6 +9,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from accelerate import Accelerator
@@ -158,6 +159,7 @@ def load_checkpoint(accelerator: Accelerator, path: Path) -> dict[str, Any]:
     progress = read_progress(path)
     try:
         accelerator.load_state(str(path))
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"cannot resume from '{path}': {' '.join(str(error).split())}") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cannot resume from '{path}': {reason}") from error
     return progress
