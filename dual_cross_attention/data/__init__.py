@@ -1,7 +1,6 @@
 """Data sets, and how their pictures reach the model."""
 
-from dual_cross_attention.data.fgvc import FGVC_DATASETS, FgvcDataset, load_fgvc
-from dual_cross_attention.data.fine_grained import FineGrainedData
+from dual_cross_attention.data.fgvc import FGVC_DATASETS, FineGrainedData, draw_toy, load_fgvc
 from dual_cross_attention.data.loaders import build_loaders
 from dual_cross_attention.data.pictures import (
     UNREADABLE,
@@ -11,13 +10,11 @@ from dual_cross_attention.data.pictures import (
     collate,
     read_picture,
 )
-from dual_cross_attention.data.toy import draw_toy
 from dual_cross_attention.data.transforms import test_transform, train_transform
 
 __all__ = [
     "FGVC_DATASETS",
     "UNREADABLE",
-    "FgvcDataset",
     "FineGrainedData",
     "PictureDataset",
     "PictureList",

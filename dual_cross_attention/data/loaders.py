@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dual_cross_attention.data.fine_grained import FineGrainedData
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.pictures import PictureDataset, collate
 from dual_cross_attention.errors import InputError
 

@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-from dual_cross_attention.data.fine_grained import FineGrainedData, what_is_in
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.folders import EXTENSIONS, picture_files, what_is_in
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do in place of val/)"
 SOURCE = "pictures of your own, sorted into one folder per class"
 
 
 def load_folder(data_root: Path) -> FineGrainedData:
     """Classes are the folders in train/, sorted by name, and so are the pictures of each.
-
-    Files whose names start with a dot or have no usual extension (`EXTENSIONS`, in any case) are left out.
 
     Args:
         data_root: the folder that holds train/ and val/ (or test/).
@@ -50,8 +48,7 @@ def _listed(split: Path, classes: list[str]) -> PictureList:
         (path, label)
         for label, name in enumerate(classes)
         if (split / name).is_dir()
-        for path in sorted((split / name).iterdir())
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        for path in picture_files(split / name)
     ]
     return PictureList([path for path, _ in found], [label for _, label in found])
 

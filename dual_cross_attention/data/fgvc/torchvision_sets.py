@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torchvision.datasets import FGVCAircraft, StanfordCars, VisionDataset
 
-from dual_cross_attention.data.fine_grained import FineGrainedData, holding_folder, what_is_in
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.folders import holding_folder, what_is_in
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 

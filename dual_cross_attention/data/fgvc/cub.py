@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dual_cross_attention.data.fine_grained import FineGrainedData, own_folder, what_is_in
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.folders import own_folder, what_is_in
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 

@@ -12,7 +12,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from dual_cross_attention.data.fine_grained import FineGrainedData
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.pictures import PictureList
 
 TOY_SIZE = 64

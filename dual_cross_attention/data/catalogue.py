@@ -1,0 +1,81 @@
+"""What is known of a data set before it is read, and reading it by its name."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dual_cross_attention.data.folders import what_is_in
+from dual_cross_attention.errors import InputError
+
+Data = TypeVar("Data")
+
+
+@dataclass(frozen=True)
+class CatalogueEntry(Generic[Data]):
+    """A data set that a task knows by name.
+
+    Args:
+        description: for a list of what exists.
+        load: reads it from its own folder or the one that holds it; without arguments if it has no `layout`.
+        layout: the files and folders expected; None if it is drawn, not read from disk.
+        source: where to get it.
+        no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
+    """
+
+    description: str
+    load: Callable[..., Data]
+    layout: str | None = None
+    source: str = ""
+    no_download: str | None = None
+
+
+def load_by_name(
+    catalogue: Mapping[str, CatalogueEntry[Data]],
+    name: str,
+    data_root: str | Path | None,
+    download: bool = False,
+    **options: Any,
+) -> Data:
+    """A data set of the catalogue; pictures stay on disk until they are used.
+
+    Args:
+        catalogue: the data sets of a task, by name.
+        name: one of them.
+        data_root: the data set's own folder, or the folder that holds it; None for one that is drawn.
+        download: fetch it into `data_root` first, if it is not there.
+        **options: passed on to the entry's `load`.
+
+    Raises:
+        InputError: an unknown name, a missing or wrong `data_root`, a download that is not on offer, or a data set that
+            cannot be used.
+    """
+    if name not in catalogue:
+        raise InputError(f"unknown data set {name!r}{_closest(name, catalogue)}; there are: {', '.join(catalogue)}")
+    entry = catalogue[name]
+    if entry.layout is None and data_root is not None:
+        others = [known for known, other in catalogue.items() if other.layout]
+        raise InputError(
+            f"{name} is drawn by the project and takes no data_root, but {data_root} was given; "
+            f"did you mean the data set {others[0]}, or folder (your own pictures)?"
+        )
+    if download and entry.no_download is not None:
+        get = f"; get it from {entry.source}" if entry.source.startswith("http") else ""
+        raise InputError(f"{name} cannot be downloaded from here: {entry.no_download}{get}")
+    if entry.layout is None:
+        return entry.load(**options)
+    wanted = f"{name} needs data_root, a folder with {entry.layout}"
+    if data_root is None:
+        raise InputError(f"{wanted}; get it from {entry.source}")
+    root = Path(data_root).expanduser()
+    if download:
+        return entry.load(root, download=True, **options)
+    if not root.is_dir():
+        raise InputError(f"{wanted}; {root} was given, but {what_is_in(root)}; get it from {entry.source}")
+    return entry.load(root, **options)
+
+
+def _closest(name: str, catalogue: Mapping[str, Any]) -> str:
+    matches = difflib.get_close_matches(name.lower(), catalogue, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""

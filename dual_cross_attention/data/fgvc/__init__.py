@@ -1,0 +1,51 @@
+"""The fine-grained data sets by name."""
+
+from pathlib import Path
+
+from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
+from dual_cross_attention.data.fgvc import cub, folder, torchvision_sets
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.fgvc.toy import draw_toy
+
+__all__ = ["FGVC_DATASETS", "FineGrainedData", "draw_toy", "load_fgvc"]
+
+
+FGVC_DATASETS: dict[str, CatalogueEntry[FineGrainedData]] = {
+    "toy": CatalogueEntry(
+        "birds drawn by the project, whose species differ only in small parts",
+        draw_toy,
+        no_download="it is drawn, not downloaded",
+    ),
+    "cub": CatalogueEntry(
+        "CUB-200-2011: 200 species of birds",
+        cub.load_cub,
+        cub.LAYOUT,
+        cub.SOURCE,
+        no_download="its source asks for a visit to the page",
+    ),
+    "cars": CatalogueEntry(
+        "Stanford Cars: 196 models of cars",
+        torchvision_sets.load_cars,
+        torchvision_sets.CARS_LAYOUT,
+        torchvision_sets.CARS_SOURCE,
+        no_download="its official source is gone",
+    ),
+    "aircraft": CatalogueEntry(
+        "FGVC-Aircraft: 100 variants of aircraft",
+        torchvision_sets.load_aircraft,
+        torchvision_sets.AIRCRAFT_LAYOUT,
+        torchvision_sets.AIRCRAFT_SOURCE,
+    ),
+    "folder": CatalogueEntry(
+        "your own pictures, one folder per class",
+        folder.load_folder,
+        folder.LAYOUT,
+        folder.SOURCE,
+        no_download="these are your own pictures",
+    ),
+}
+
+
+def load_fgvc(name: str, data_root: str | Path | None, download: bool = False) -> FineGrainedData:
+    """A fine-grained data set by its name; arguments and errors as in `load_by_name`."""
+    return load_by_name(FGVC_DATASETS, name, data_root, download)

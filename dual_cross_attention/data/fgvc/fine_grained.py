@@ -1,0 +1,32 @@
+"""What a fine-grained data set is."""
+
+from dataclasses import dataclass
+
+from dual_cross_attention.data.pictures import PictureList
+from dual_cross_attention.errors import InputError
+
+
+@dataclass(frozen=True)
+class FineGrainedData:
+    """A data set for classification: its class names, and labelled pictures to train and to test on.
+
+    Raises:
+        InputError: fewer than two classes, a split without pictures, or a label without a class.
+    """
+
+    name: str
+    classes: list[str]
+    train: PictureList
+    test: PictureList
+
+    def __post_init__(self):
+        if len(self.classes) < 2:
+            raise InputError(f"{self.name}: expected at least two classes, found {len(self.classes)}: {self.classes}")
+        for split, pictures in (("training", self.train), ("test", self.test)):
+            if not len(pictures):
+                raise InputError(f"{self.name}: expected pictures in both splits, but the {split} split is empty")
+            if min(pictures.labels) < 0 or max(pictures.labels) >= len(self.classes):
+                raise InputError(
+                    f"{self.name}: expected labels from 0 to {len(self.classes) - 1}, one for each class, but those of "
+                    f"the {split} split go from {min(pictures.labels)} to {max(pictures.labels)}"
+                )

@@ -1,0 +1,1 @@
+"""The re-identification data sets by name."""
