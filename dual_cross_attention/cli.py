@@ -19,6 +19,14 @@ from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
 
 COMMANDS = {"train": "train a model", "eval": "evaluate a trained model on the test split"}
+METRICS = {
+    "top1": "top-1 %",
+    "top5": "top-5 %",
+    "mAP": "mAP %",
+    "rank1": "rank-1 %",
+    "rank5": "rank-5 %",
+    "rank10": "rank-10 %",
+}
 USAGE = f"""usage: dcal COMMAND …   (dcal COMMAND --help says more)
 
 {chr(10).join(f"  {name:8}{what}" for name, what in COMMANDS.items())}
@@ -57,8 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class EvalOptions:
     """Options"""
 
+    dataset: str | None = None
+    """Another data set of the same task; unset: that of the run."""
     data_root: str | None = None
     """The data set; unset: where the run found it."""
+    rerank: bool = False
+    """Re-identification: re-rank by k-reciprocal neighbours (Zhong et al. 2017)."""
+    save_ranking: str | None = None
+    """Re-identification: write for each query the gallery files in order, with distances, to this file (JSON Lines)."""
     batch_size: int | None = None
     """Pictures of one forward pass; unset: as in the run."""
     num_workers: int | None = None
@@ -90,8 +104,8 @@ def _evaluate(arguments: list[str]) -> None:
             describe(
                 EvalOptions,
                 "dcal eval RUN_OR_CHECKPOINT [--OPTION VALUE ...]",
-                "Top-1 and top-5 accuracy of SA, GLCA and both together on the test split, of a run's best model (give "
-                "its folder) or of one .safetensors.",
+                "Accuracy (top-1, top-5) or retrieval (mAP, rank-1, -5, -10) of SA, GLCA and both together on the test "
+                "split, of a run's best model (give its folder) or of one .safetensors.",
             )
         )
         return
@@ -102,19 +116,23 @@ def _evaluate(arguments: list[str]) -> None:
         raise InputError(
             f"dcal eval: expected one run's folder or model file, got {', '.join(map(repr, models)) or 'none'}"
         )
-    if options.json not in (None, "-") and not Path(options.json).parent.is_dir():
-        raise InputError(f"--json: there is no folder '{Path(options.json).parent}' to write '{options.json}' in")
+    for name, file in (("json", options.json), ("save_ranking", options.save_ranking)):
+        if file not in (None, "-") and not Path(file).parent.is_dir():
+            raise InputError(f"--{name}: there is no folder '{Path(file).parent}' to write '{file}' in")
     console = make_console(stderr=options.json == "-")
     _show_log(console)
     from dual_cross_attention import runs
 
     result = runs.evaluate(
         models[0],
+        dataset=options.dataset,
         data_root=options.data_root,
         device=options.device,
         precision=options.precision,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        rerank=options.rerank,
+        save_ranking=options.save_ranking,
         console=console,
     )
     console.print(_table(result))
@@ -135,12 +153,15 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['dataset']}, {result['images']} test pictures")
-    for column in ("branch", "top-1 %", "top-5 %"):
-        table.add_column(column, justify="left" if column == "branch" else "right")
-    for suffix, name in (("_sa", "SA"), ("_glca", "GLCA"), ("", "SA + GLCA")):
-        if f"top1{suffix}" in result and (suffix or "top1_glca" in result):
-            table.add_row(name, f"{result[f'top1{suffix}']:.2f}", f"{result[f'top5{suffix}']:.2f}")
+    table = Table(title=f"{result['dataset']}, {result['images']:,} test pictures")
+    metrics = [name for name in METRICS if name in result]
+    table.add_column("branch")
+    for name in metrics:
+        table.add_column(METRICS[name], justify="right")
+    branches = {"SA": "_sa", "GLCA": "_glca", "SA + GLCA": ""}
+    for branch, suffix in branches.items():
+        if f"{metrics[0]}{suffix}" in result and (suffix or f"{metrics[0]}_glca" in result):
+            table.add_row(branch, *(f"{result[f'{name}{suffix}']:.2f}" for name in metrics))
     return table
 
 

@@ -1,9 +1,14 @@
-"""How the losses of the branches become one."""
+"""The loss of a re-identification branch, and how the losses of the branches become one."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class UncertaintyWeighting(nn.Module):
@@ -41,3 +46,38 @@ class UncertaintyWeighting(nn.Module):
         total = 0.5 * (torch.exp(-self.w) * stacked + self.w).sum()
         used = self.w.detach().clone()  # the optimiser changes w in place
         return total, {f"w_{branch}": w for branch, w in zip(self.branches, used, strict=True)}
+
+
+class IdentityLoss(nn.Module):
+    """Cross-entropy of the identity, plus a batch-hard triplet loss on the feature before the neck.
+
+    For every picture of the batch, the farthest of the same identity and the nearest of another:
+    log(1 + exp(d_positive − d_negative)), averaged (soft margin), or max(0, d_positive − d_negative + margin).
+    d is Euclidean, of features that are not normalised.
+
+    Source: Hermans, Beyer & Leibe 2017, "In Defense of the Triplet Loss", section 2, and TransReID (arXiv 2102.04378),
+    section 3.1, whose recipe DCAL takes.
+
+    Args:
+        label_smoothing: of the cross-entropy, in [0, 1].
+        margin: of the triplet loss; None is the soft margin.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, margin: float | None = None):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        euclidean = LpDistance(normalize_embeddings=False)
+        self.hardest = BatchHardMiner(distance=euclidean)
+        self.triplet = TripletMarginLoss(
+            margin=margin or 0.0,
+            smooth_loss=margin is None,
+            distance=euclidean,
+            reducer=MeanReducer(),  # its default would leave out what has no loss
+        )
+
+    def forward(self, logits: Tensor, features: Tensor, identities: Tensor) -> Tensor:
+        """Logits (B, identities) from after the neck, features (B, D) from before it, labels (B,) → a scalar."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            cross_entropy = F.cross_entropy(logits.float(), identities, label_smoothing=self.label_smoothing)
+            return cross_entropy + self.triplet(features, identities, self.hardest(features, identities))

@@ -12,12 +12,21 @@ from torch.nn import functional as F
 
 from dual_cross_attention.errors import InputError
 
+CIRCLES = 16  # drawn, to take the one in which the fewest pictures are distracted by their own identity
 
-def draw_distractors(batch_size: int, device: torch.device | str = "cpu") -> Tensor:
+
+def draw_distractors(batch_size: int, device: torch.device | str = "cpu", identities: Tensor | None = None) -> Tensor:
     """A distractor for every picture of a batch: a random derangement, (B,) indices.
 
     The pictures are put in a random circle and each is distracted by its neighbour, so nobody distracts itself and
     every other picture is equally likely. Drawn from torch's generator of `device`.
+
+    The paper draws from the whole training set, where a second picture of the same identity hardly ever comes up; in a
+    batch of P identities x K pictures it would, the more often the fewer identities there are. With `identities`, the
+    best of several circles is taken, and same-identity distractors become as rare again as the batch allows.
+
+    Args:
+        identities: (B,) who is on each picture, on `device`; None: it does not matter.
 
     Raises:
         InputError: fewer than two pictures.
@@ -27,7 +36,12 @@ def draw_distractors(batch_size: int, device: torch.device | str = "cpu") -> Ten
             f"PWCA needs a second picture in the batch as the distractor, and the batch has {batch_size}: "
             "train with batch_size >= 2, or with --ablation sa_glca or sa_only"
         )
-    circle = torch.randperm(batch_size, device=device)
+    if identities is None:
+        circle = torch.randperm(batch_size, device=device)
+    else:
+        circles = torch.rand(CIRCLES, batch_size, device=device).argsort(1)
+        around = identities[circles]
+        circle = circles[(around == around.roll(-1, 1)).sum(1).argmin()]
     distractors = torch.empty_like(circle)
     distractors[circle] = circle.roll(-1)
     return distractors

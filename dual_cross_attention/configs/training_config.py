@@ -27,6 +27,8 @@ class TrainingConfig:
         "min_lr": (0, None),
         "warmup_epochs": (0, None),
         "weight_decay": (0, None),
+        "bias_lr_factor": (0, None),
+        "w_lr_factor": (0, None),
         "clip_grad": (1e-12, None),
         "weight_bound": (1e-12, None),
         "num_workers": (0, None),
@@ -37,7 +39,7 @@ class TrainingConfig:
 
     # --- what is trained on what ---
     task: str
-    """Which task: fgvc is fine-grained visual categorisation."""
+    """Which task: fgvc is fine-grained visual categorisation, reid is object re-identification."""
     dataset: str
     """Name of the data set."""
     data_root: str | None = None
@@ -84,8 +86,14 @@ class TrainingConfig:
     """Where the cosine schedule ends."""
     warmup_epochs: float = 0.0
     """Linear warm-up before the cosine; at most as long as the training."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum 0.9."""
+    bias_lr_factor: float = 1.0
+    """Biases learn so many times as fast."""
+    w_lr_factor: float = 1.0
+    """Loss weights w learn so many times as fast."""
     weight_decay: float
-    """Weight decay; vectors, embeddings and loss weights are left out of it."""
+    """Weight decay; AdamW leaves vectors and embeddings out of it, both leave out the loss weights."""
     clip_grad: float | None = 1.0
     """Largest norm of the gradient; null: no clipping."""
     weight_bound: float = 2.0

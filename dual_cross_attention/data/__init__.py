@@ -1,7 +1,7 @@
 """Data sets, and how their pictures reach the model."""
 
 from dual_cross_attention.data.fgvc import FGVC_DATASETS, FineGrainedData, draw_toy, load_fgvc
-from dual_cross_attention.data.loaders import build_loaders
+from dual_cross_attention.data.loaders import test_loader, train_loader
 from dual_cross_attention.data.pictures import (
     UNREADABLE,
     PictureDataset,
@@ -10,20 +10,30 @@ from dual_cross_attention.data.pictures import (
     collate,
     read_picture,
 )
-from dual_cross_attention.data.transforms import test_transform, train_transform
+from dual_cross_attention.data.reid import REID_DATASETS, load_reid
+from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.reid.sampler import IdentitySampler
+from dual_cross_attention.data.transforms import reid_train_transform, test_transform, train_transform
 
 __all__ = [
     "FGVC_DATASETS",
+    "REID_DATASETS",
     "UNREADABLE",
     "FineGrainedData",
+    "IdentityList",
+    "IdentitySampler",
     "PictureDataset",
     "PictureList",
+    "ReIDData",
     "UnreadablePicture",
-    "build_loaders",
     "collate",
     "draw_toy",
     "load_fgvc",
+    "load_reid",
     "read_picture",
+    "reid_train_transform",
+    "test_loader",
     "test_transform",
+    "train_loader",
     "train_transform",
 ]

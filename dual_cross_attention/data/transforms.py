@@ -61,3 +61,44 @@ def _resized(img_size: tuple[int, int], resize: tuple[int, int]) -> list[v2.Tran
 
 def _normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+
+
+def reid_train_transform(
+    img_size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    flip: float = 0.5,
+    padding: int = 10,
+    erasing: float = 0.5,
+) -> v2.Compose:
+    """Resize, random horizontal flip, pad and random crop, normalise, random erasing.
+
+    Source: TransReID (arXiv 2102.04378), section 4.2, whose recipe DCAL takes. What is erased is filled with normal
+    noise, a value a pixel, and has 2 to 33 % of the area.
+
+    Args:
+        img_size: (height, width) in pixels of what comes out; the aspect ratio is not kept.
+        mean, std: per channel, for pixels in 0..1.
+        flip, erasing: probabilities.
+        padding: pixels of black on every side before the crop.
+
+    Returns:
+        A transform from a PIL image in RGB to a float tensor (3, *img_size).
+
+    Raises:
+        InputError: `flip` or `erasing` is not a probability, or `padding` is negative.
+    """
+    for name, value in (("flip", flip), ("erasing", erasing)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is a probability, from 0 to 1; got {value}")
+    if padding < 0:
+        raise InputError(f"padding is a number of pixels, at least 0; got {padding}")
+    return v2.Compose(
+        [
+            *_resized(img_size, img_size),
+            v2.RandomHorizontalFlip(flip),
+            v2.RandomCrop(img_size, padding=padding),
+            *_normalised(mean, std),
+            v2.RandomErasing(erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value="random"),
+        ]
+    )

@@ -27,7 +27,7 @@ def create_backbone(
 
     Args:
         name: timm's name, with or without a pretrained tag (`vit_base_patch16_224.augreg_in21k`).
-        num_classes: width of the classifier.
+        num_classes: width of the classifier; 0: none.
         img_size: (height, width) in pixels, multiples of the patch size.
         pretrained: False: random; True: timm's weights (fetched once, then cached); a path: see `load_weights`.
         **timm_kwargs: passed on, such as `drop_path_rate=0.1`, `depth=4`.

@@ -4,7 +4,8 @@ Notable:
 - SA and PWCA share all weights, so they run as one stack of 2B rows through the backbone's own blocks;
 - rollout sees detached queries and keys of the SA rows, so no attention matrix and no graph is kept for it;
 - GLCA is a thirteenth block with weights of its own, on few tokens, with its own norm and head;
-- PWCA exists in training only. With `sa_only`, what is left is timm's model and its head.
+- PWCA exists in training only. With `sa_only`, what is left is timm's model and its head;
+- for re-identification, a BN neck and a bias-free classifier stand in place of timm's head.
 """
 
 import copy
@@ -25,9 +26,10 @@ from dual_cross_attention.attention.pairwise import draw_distractors, stacked_at
 from dual_cross_attention.attention.rollout import attention_rollout
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.backbones import create_backbone, embed_patches
+from dual_cross_attention.models.neck import NeckClassifier
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
-LOCAL_RATIOS = {"fgvc": 0.1}  # R of the paper, by task
+LOCAL_RATIOS = {"fgvc": 0.1, "reid": 0.3}  # R of the paper, by task
 
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
 
@@ -46,11 +48,13 @@ class DualCrossAttentionViT(nn.Module):
     """Dual Cross-Attention Learning over a plain timm ViT (arXiv 2205.02151). Made by `create_model`.
 
     Args:
-        backbone: a timm `VisionTransformer` with a class token and a head of `num_classes`.
+        backbone: a timm `VisionTransformer` with a class token, and a head unless there are `neck_classes`.
         ablation: which branches there are: "full" is SA + GLCA + PWCA.
         local_ratio: R, the share of patch tokens that are local, in (0, 1].
         glca_init: "random", or "last_block": GLCA's block and norm start as copies of the backbone's last.
         distractor_stream: where PWCA's distractor takes its keys and values from: its "pwca" or its "sa" rows.
+        neck_classes: None: the backbone's head classifies; a number of identities: a `NeckClassifier` for SA and PWCA,
+            and another for GLCA.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class DualCrossAttentionViT(nn.Module):
         local_ratio: float = 0.1,
         glca_init: Literal["random", "last_block"] = "random",
         distractor_stream: Literal["pwca", "sa"] = "pwca",
+        neck_classes: int | None = None,
     ):
         super().__init__()
         for name, value, known in (
@@ -78,6 +83,9 @@ class DualCrossAttentionViT(nn.Module):
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
         self.grad_checkpointing = False
+        self.has_necks = neck_classes is not None
+        if self.has_necks:
+            self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
 
         if self.has_glca:
             block, norm = copy.deepcopy(backbone.blocks[-1]), copy.deepcopy(backbone.norm)
@@ -86,8 +94,11 @@ class DualCrossAttentionViT(nn.Module):
                 norm.reset_parameters()
             self.glca_block = GlobalLocalBlock(block, backbone.num_prefix_tokens)
             self.glca_norm = norm
-            self.glca_head = copy.deepcopy(backbone.head)
-            init_weights_vit_timm(self.glca_head)
+            if self.has_necks:
+                self.glca_head = NeckClassifier(backbone.embed_dim, neck_classes)
+            else:
+                self.glca_head = copy.deepcopy(backbone.head)
+                init_weights_vit_timm(self.glca_head)
 
     @property
     def branches(self) -> list[str]:
@@ -120,11 +131,10 @@ class DualCrossAttentionViT(nn.Module):
         out = DualOutput()
         sa_tokens = tokens[: images.shape[0]]
         normed = self.backbone.norm(tokens)
-        logits = self.backbone.forward_head(normed)
-        for branch, part in [("sa", slice(None, images.shape[0])), ("pwca", slice(images.shape[0], None))]:
-            if branch == "sa" or distractors is not None:
-                out.features[branch] = normed[part, 0]
-                out.logits[branch] = logits[part]
+        out.features["sa"] = normed[: images.shape[0], 0]
+        if distractors is not None:
+            out.features["pwca"] = normed[images.shape[0] :, 0]
+        out.logits = self._classify(normed, out.features)
         if self.has_glca:
             out.rollout = attention_rollout(queries, keys)[:, self.backbone.num_prefix_tokens :]
             out.local = select_local(out.rollout, self.local_ratio)
@@ -132,22 +142,53 @@ class DualCrossAttentionViT(nn.Module):
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
+    def _classify(self, normed: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of SA and, where it is there, PWCA, from their stack of tokens after the norm."""
+        if self.has_necks:
+            return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
+        return dict(zip(features, self.backbone.forward_head(normed).chunk(len(features)), strict=True))
+
     @torch.no_grad()
     def predict(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> Tensor:
         """Class probabilities, (B, num_classes): the mean of SA's and GLCA's softmax, or those of one branch.
 
         The paper adds the two softmaxes (section 3.4); their mean ranks alike and is a distribution.
+
+        Raises:
+            InputError: a model in training mode or for re-identification, or a branch that it does not have.
         """
+        if self.has_necks:
+            raise InputError("a re-identification model knows its training identities only: use embed, not predict")
         out = self._infer(images, branch)
         chosen = [branch] if branch else [name for name in ("sa", "glca") if name in out.logits]
         return torch.stack([F.softmax(out.logits[name].float(), dim=-1) for name in chosen]).mean(0)
 
     @torch.no_grad()
-    def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> Tensor:
-        """Image features, (B, 2D): SA's and GLCA's class tokens concatenated, or (B, D) of one branch."""
-        out = self._infer(images, branch)
-        chosen = [branch] if branch else [name for name in ("sa", "glca") if name in out.features]
-        return torch.cat([out.features[name] for name in chosen], dim=-1)
+    def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None, after_neck: bool = False) -> Tensor:
+        """Image features, (B, 2D): SA's and GLCA's class tokens concatenated, or (B, D) of one branch.
+
+        Args:
+            after_neck: the features that the classifiers see, of a re-identification model.
+
+        Raises:
+            InputError: a model in training mode, a branch that it does not have, or a neck where there is none.
+        """
+        features = self._infer(images, branch).features
+        chosen = [branch] if branch else [name for name in ("sa", "glca") if name in features]
+        if after_neck:
+            features = self.through_necks(features)
+        return torch.cat([features[name] for name in chosen], dim=-1)
+
+    def through_necks(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features of "sa" and "glca", (B, D) each, as their classifiers see them at inference.
+
+        Raises:
+            InputError: the model has no necks, since it is not for re-identification.
+        """
+        if not self.has_necks:
+            raise InputError("only a model for task 'reid' has necks: there is no feature after them")
+        heads = {"sa": self.sa_head, "glca": self.glca_head if self.has_glca else None}
+        return {name: heads[name].neck(feature) for name, feature in features.items()}
 
     def _infer(self, images: Tensor, branch: str | None) -> DualOutput:
         if self.training:
@@ -157,7 +198,8 @@ class DualCrossAttentionViT(nn.Module):
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
         if branch == "sa":  # needs no rollout
             normed = self.backbone.norm(self._encode(images, None, False)[0])
-            return DualOutput(logits={"sa": self.backbone.forward_head(normed)}, features={"sa": normed[:, 0]})
+            features = {"sa": normed[:, 0]}
+            return DualOutput(self._classify(normed, features), features)
         return self(images)
 
     def _encode(
@@ -216,11 +258,11 @@ def create_model(
 
     Args:
         backbone: timm's name of a plain ViT, such as `deit_tiny_patch16_224`; `list_backbones()` has them all.
-        num_classes: width of each classifier.
-        task: "fgvc"; it decides the default of R.
+        num_classes: width of each classifier: classes, or training identities.
+        task: "fgvc", or "reid": a BN neck before a bias-free classifier in every branch. It decides the default of R.
         img_size: input size in pixels, int or (height, width); position embeddings are interpolated to it.
         ablation: "full" (SA + GLCA + PWCA), "sa_glca", "sa_pwca", or "sa_only": the plain timm model, the baseline.
-        local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc).
+        local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
         pretrained: False, True (timm's weights), or a path (.safetensors, .pth, .npz).
         glca_init: "random", or "last_block" to start GLCA as a copy of the backbone's last block and norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
@@ -234,6 +276,8 @@ def create_model(
     if num_classes < 2:
         raise InputError(f"expected at least two classes to tell apart, got num_classes={num_classes}")
     height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    vit = create_backbone(backbone, num_classes, (height, width), pretrained, **timm_kwargs)
+    reid = task == "reid"
+    vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), pretrained, **timm_kwargs)
     ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
-    return DualCrossAttentionViT(vit, ablation, ratio, glca_init, distractor_stream)
+    necks = num_classes if reid else None
+    return DualCrossAttentionViT(vit, ablation, ratio, glca_init, distractor_stream, necks)

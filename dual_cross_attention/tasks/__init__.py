@@ -1,5 +1,6 @@
 """A task owns its model, its losses and its metrics. The training loop knows nothing else of it."""
 
 from dual_cross_attention.tasks.fgvc import FGVCTask
+from dual_cross_attention.tasks.reid import ReIDTask, RetrievalSplit
 
-__all__ = ["FGVCTask"]
+__all__ = ["FGVCTask", "ReIDTask", "RetrievalSplit"]

@@ -43,7 +43,7 @@ class FGVCTask(Task):
             for branch in self.model.branches
         }
         total, weights = self.weighting(losses) if self.weighting else (losses["sa"], {})
-        correct = (_vote(logits).argmax(-1) == labels).float().mean()
+        correct = (vote(logits).argmax(-1) == labels).float().mean()
         return {
             "loss": total,
             **{f"loss_{branch}": loss.detach() for branch, loss in losses.items()},
@@ -73,7 +73,7 @@ class FGVCTask(Task):
                 continue
             logits = self.model(batch["images"].to(device, non_blocking=True)).logits
             logits = {branch: logits[branch].float()[readable] for branch in branches}
-            for suffix, scores in {"": _vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
+            for suffix, scores in {"": vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
                 finite &= scores.isfinite().all()
                 for k in (1, 5):
                     meters[f"top{k}{suffix}"].update(scores, labels[readable])
@@ -88,6 +88,6 @@ class FGVCTask(Task):
         return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
 
 
-def _vote(logits: dict[str, Tensor]) -> Tensor:
+def vote(logits: dict[str, Tensor]) -> Tensor:
     """softmax(SA) + softmax(GLCA), DCAL section 3.4: {"sa": (B, C), "glca": (B, C)} → (B, C)."""
     return sum(F.softmax(logits[branch].detach().float(), dim=-1) for branch in ("sa", "glca") if branch in logits)

@@ -1,10 +1,14 @@
-"""AdamW and the cosine schedule, from timm, with the right parameters left out of weight decay."""
+"""The optimiser and its cosine schedule, with the right parameters left out of weight decay."""
 
-from timm.optim import param_groups_weight_decay
+from typing import Literal
+
 from timm.scheduler import CosineLRScheduler
-from torch.optim import AdamW, Optimizer
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
 
 from dual_cross_attention.tasks.task import Task
+
+MOMENTUM = 0.9
 
 
 def peak_learning_rate(lr: float | None, lr_per_512: float, effective_batch: int) -> float:
@@ -12,18 +16,39 @@ def peak_learning_rate(lr: float | None, lr_per_512: float, effective_batch: int
     return lr if lr is not None else lr_per_512 * effective_batch / 512
 
 
-def build_optimizer(task: Task, lr: float, weight_decay: float) -> Optimizer:
-    """AdamW; biases, norms, embeddings and loss weights have no weight decay."""
-    exempt = [f"model.{name}" for name in task.model.no_weight_decay()]
-    groups = param_groups_weight_decay(task, weight_decay, no_weight_decay_list=exempt)
-    return AdamW(groups, lr=lr, weight_decay=weight_decay)
+def build_optimizer(
+    task: Task,
+    lr: float,
+    weight_decay: float,
+    kind: Literal["adamw", "sgd"] = "adamw",
+    bias_lr_factor: float = 1.0,
+    w_lr_factor: float = 1.0,
+) -> Optimizer:
+    """AdamW, as DeiT: no weight decay for vectors and embeddings; or SGD, as TransReID: it decays everything.
+
+    The loss weights w never decay: that would pull every branch to an equal share. The first group has the rate
+    `lr` itself.
+
+    Args:
+        bias_lr_factor, w_lr_factor: the learning rate of biases and of the loss weights, in units of `lr`.
+    """
+    exempt = {f"model.{name}" for name in task.model.no_weight_decay()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            is_w, is_bias = name == "weighting.w", name.endswith("bias")
+            decays = not is_w and (kind == "sgd" or (parameter.ndim > 1 and name not in exempt))
+            rate = lr * (w_lr_factor if is_w else bias_lr_factor if is_bias else 1.0)
+            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+    given = [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()]
+    return AdamW(given) if kind == "adamw" else SGD(given, momentum=MOMENTUM)
 
 
 def build_schedule(
     optimizer: Optimizer, updates_per_epoch: int, epochs: int, warmup_epochs: float, min_lr: float
 ) -> CosineLRScheduler:
     """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update."""
-    peak = max(group["lr"] for group in optimizer.param_groups)
+    peak = optimizer.param_groups[0]["lr"]
     warmup = round(warmup_epochs * updates_per_epoch)
     return CosineLRScheduler(
         optimizer,

@@ -66,7 +66,11 @@ class Trainer:
         self.task = task
         effective_batch = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
         peak = peak_learning_rate(config.lr, config.lr_per_512, effective_batch)
-        optimizer = build_optimizer(task, peak, config.weight_decay)
+        optimizer = build_optimizer(
+            task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
+        )
+        # Accelerate sets the epoch of what it wraps only in some cases, so it is set where it matters.
+        self.has_epochs = [part for part in (train_loader.dataset, train_loader.sampler) if hasattr(part, "set_epoch")]
         self.wrapped, self.optimizer, self.train_loader = self.accelerator.prepare(task, optimizer, train_loader)
         self.accelerator.even_batches = False  # made even among processes, some test pictures would count twice
         self.eval_loader = self.accelerator.prepare(eval_loader)
@@ -110,6 +114,8 @@ class Trainer:
         # Seeded anew for every epoch, so that a resumed run goes on as the uninterrupted one would have.
         set_seed(self.config.seed + 100_003 * epoch, device_specific=True)
         self.train_loader.set_epoch(epoch)
+        for part in self.has_epochs:
+            part.set_epoch(epoch)
         self.task.train()
         self.step_log.start_epoch((epoch - 1) * len(self.train_loader))
         images, start = 0, time.perf_counter()

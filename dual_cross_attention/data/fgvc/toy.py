@@ -7,19 +7,16 @@ spots.
 """
 
 import math
-from collections.abc import Iterable, Sequence
 from random import Random
 
 from PIL import Image, ImageDraw
 
+from dual_cross_attention.data.drawing import Colour, Frame, Point, pick, shaded, varied
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.pictures import PictureList
 
 TOY_SIZE = 64
 """Height and width of a toy picture, in pixels."""
-
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
 
 COLOURS: dict[str, Colour] = {
     "orange": (250, 130, 20),
@@ -74,36 +71,16 @@ def draw_bird(species: int, scene: str) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     seat = (side * random.uniform(0.41, 0.59), side * random.uniform(0.42, 0.58))
     unit = random.uniform(13.5, 17) * _FINE
-    bird = _Frame(draw, seat, unit, tilt=random.uniform(-0.3, 0.3), mirrored=random.random() < 0.5)
+    bird = Frame(draw, seat, unit, tilt=random.uniform(-0.3, 0.3), mirrored=random.random() < 0.5)
     _branch(random, draw, (seat[0], seat[1] + 0.95 * unit), side)
     _petals(random, draw, side)
     _bird(random, bird, *SPECIES[species])
     return picture.reduce(_FINE)
 
 
-class _Frame:
-    """Draws in coordinates of its own: x to where the bird looks, y to its feet, 1 is `unit` pixels."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw, origin: Point, unit: float, tilt: float, mirrored: bool = False):
-        self.draw, self.origin, self.unit = draw, origin, unit
-        self.tilt, self.side = tilt, -1 if mirrored else 1
-
-    def polygon(self, points: Iterable[Point], colour: Colour):
-        placed = [_turned(point, self.tilt) for point in points]
-        left, top = self.origin
-        corners = [(round(left + self.side * self.unit * x), round(top + self.unit * y)) for x, y in placed]
-        self.draw.polygon(corners, fill=colour)
-
-    def ellipse(self, centre: Point, radii: Point, colour: Colour, tilt: float = 0.0, upper_half: bool = False):
-        """A whole ellipse, or what lies above its longer axis."""
-        span = math.pi if upper_half else math.tau
-        outline = [_turned((radii[0] * math.cos(a), -radii[1] * math.sin(a)), tilt) for a in _steps(span)]
-        self.polygon([(centre[0] + x, centre[1] + y) for x, y in outline], colour)
-
-
-def _bird(random: Random, bird: _Frame, cap: str, bar: str):
-    back = _varied(random, _pick(random, _PLUMAGES), by=18)
-    wing, breast, legs, bill = _shaded(back, 0.76), _shaded(back, 1.28), (92, 70, 60), (96, 84, 78)
+def _bird(random: Random, bird: Frame, cap: str, bar: str):
+    back = varied(random, pick(random, _PLUMAGES), by=18)
+    wing, breast, legs, bill = shaded(back, 0.76), shaded(back, 1.28), (92, 70, 60), (96, 84, 78)
     for foot in (0.0, 0.22):
         bird.polygon([(foot, 0.4), (foot + 0.07, 0.4), (foot + 0.09, 1.0), (foot + 0.02, 1.0)], legs)
     bird.polygon([(-0.55, -0.12), (-1.6, 0.22), (-1.52, 0.5), (-0.5, 0.35)], wing)  # tail
@@ -111,23 +88,23 @@ def _bird(random: Random, bird: _Frame, cap: str, bar: str):
     bird.ellipse((0.24, 0.16), (0.58, 0.38), breast, tilt=-0.5)
     bird.polygon([(0.98, -0.72), (1.5, -0.46), (0.98, -0.34)], bill)
     bird.ellipse((0.7, -0.56), (0.42, 0.4), back)
-    bird.ellipse((0.7, -0.61), (0.44, 0.42), _varied(random, COLOURS[cap], by=25), tilt=0.08, upper_half=True)
+    bird.ellipse((0.7, -0.61), (0.44, 0.42), varied(random, COLOURS[cap], by=25), tilt=0.08, upper_half=True)
     bird.ellipse((0.85, -0.52), (0.1, 0.1), (20, 18, 24))  # eye
     bird.ellipse((0.88, -0.56), (0.035, 0.035), (255, 255, 255))
     bird.ellipse((-0.26, 0.02), (0.66, 0.34), wing, tilt=-0.1)
-    bird.ellipse((-0.16, 0.02), (0.35, 0.19), _varied(random, COLOURS[bar], by=25), tilt=-0.1)
+    bird.ellipse((-0.16, 0.02), (0.35, 0.19), varied(random, COLOURS[bar], by=25), tilt=-0.1)
 
 
 def _background(random: Random, side: int) -> Image.Image:
-    top, bottom = (_varied(random, colour, by=8) for colour in _pick(random, _BACKGROUNDS))
+    top, bottom = (varied(random, colour, by=8) for colour in pick(random, _BACKGROUNDS))
     column = Image.new("RGB", (1, 2), top)
     column.putpixel((0, 1), bottom)
     picture = column.resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
     for _ in range(6):  # leaves far away
         place = (side * random.random(), side * random.random())
-        colour = _varied(random, _shaded(bottom, random.uniform(0.9, 1.06)), by=8)
-        _Frame(draw, place, side * random.uniform(0.05, 0.14), tilt=0).ellipse((0, 0), (1, 1), colour)
+        colour = varied(random, shaded(bottom, random.uniform(0.9, 1.06)), by=8)
+        Frame(draw, place, side * random.uniform(0.05, 0.14), tilt=0).ellipse((0, 0), (1, 1), colour)
     return picture
 
 
@@ -135,33 +112,12 @@ def _branch(random: Random, draw: ImageDraw.ImageDraw, under: Point, side: int):
     slope, half = random.uniform(-0.2, 0.2), random.uniform(0.012, 0.024) * side
     left, right = under[1] - slope * under[0], under[1] + slope * (side - under[0])
     corners = [(0, left - half), (side, right - half), (side, right + half), (0, left + half)]
-    draw.polygon([(x, round(y)) for x, y in corners], fill=_varied(random, (122, 92, 70), by=14))
+    draw.polygon([(x, round(y)) for x, y in corners], fill=varied(random, (122, 92, 70), by=14))
 
 
 def _petals(random: Random, draw: ImageDraw.ImageDraw, side: int):
     for colour in COLOURS.values():
         for _ in range(int(4 * random.random())):  # uneven numbers: a colour's share of the picture means little
             place = (side * random.random(), side * random.random())
-            petal = _Frame(draw, place, side * random.uniform(0.05, 0.1), tilt=random.uniform(0, math.pi))
-            petal.ellipse((0, 0), (1, 0.5), _varied(random, colour, by=25))
-
-
-def _steps(span: float, count: int = 24) -> list[float]:
-    return [span * i / count for i in range(count + 1)]
-
-
-def _turned(point: Point, angle: float) -> Point:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return cos * point[0] - sin * point[1], sin * point[0] + cos * point[1]
-
-
-def _pick(random: Random, items: Sequence):
-    return items[int(len(items) * random.random())]
-
-
-def _varied(random: Random, colour: Colour, by: float) -> Colour:
-    return tuple(max(0, min(255, round(channel + random.uniform(-by, by)))) for channel in colour)
-
-
-def _shaded(colour: Colour, factor: float) -> Colour:
-    return tuple(min(255, round(channel * factor)) for channel in colour)
+            petal = Frame(draw, place, side * random.uniform(0.05, 0.1), tilt=random.uniform(0, math.pi))
+            petal.ellipse((0, 0), (1, 0.5), varied(random, colour, by=25))

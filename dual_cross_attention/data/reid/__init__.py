@@ -1,1 +1,67 @@
 """The re-identification data sets by name."""
+
+from pathlib import Path
+
+from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
+from dual_cross_attention.data.reid import folder, market1501, msmt17, veri776
+from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.reid.toy import draw_toy_people
+
+__all__ = ["REID_DATASETS", "IdentityList", "ReIDData", "draw_toy_people", "load_reid"]
+
+_BY_REQUEST = "its authors ask for a request"
+
+
+REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
+    "toy": CatalogueEntry(
+        "people drawn by the project, many of whom share most of what they wear",
+        draw_toy_people,
+        no_download="it is drawn, not downloaded",
+    ),
+    "market1501": CatalogueEntry(
+        "Market-1501: 1,501 people by 6 cameras",
+        market1501.load_market1501,
+        market1501.MARKET1501.layout,
+        market1501.MARKET1501.source,
+        no_download="its source asks for a visit to the page",
+    ),
+    "dukemtmc": CatalogueEntry(
+        "DukeMTMC-reID: 1,404 people by 8 cameras",
+        market1501.load_dukemtmc,
+        market1501.DUKEMTMC.layout,
+        market1501.DUKEMTMC.source,
+        no_download="its authors have withdrawn it",
+    ),
+    "msmt17": CatalogueEntry(
+        "MSMT17: 4,101 people by 15 cameras",
+        msmt17.load_msmt17,
+        msmt17.MSMT17.layout,
+        msmt17.MSMT17.source,
+        no_download=_BY_REQUEST,
+    ),
+    "veri776": CatalogueEntry(
+        "VeRi-776: 776 vehicles by 20 cameras",
+        veri776.load_veri776,
+        veri776.VERI776.layout,
+        veri776.VERI776.source,
+        no_download=_BY_REQUEST,
+    ),
+    "folder": CatalogueEntry(
+        "your own pictures, one folder per identity, or listed in CSV files",
+        folder.load_folder,
+        folder.LAYOUT,
+        folder.SOURCE,
+        no_download="these are your own pictures",
+    ),
+}
+
+
+def load_reid(name: str, data_root: str | Path | None, train: bool = True) -> ReIDData:
+    """A re-identification data set by its name; `data_root` and errors as in `load_by_name`.
+
+    Args:
+        name: one of REID_DATASETS.
+        data_root: the data set's own folder, or the one that holds it; None for "toy".
+        train: False: the training pictures are not read and need not be there.
+    """
+    return load_by_name(REID_DATASETS, name, data_root, train=train)

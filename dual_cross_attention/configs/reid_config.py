@@ -1,0 +1,119 @@
+"""Settings of re-identification. Edit the defaults here, set them in a --config file, or give them as flags: the later
+one wins. The defaults are the paper's recipe (arXiv 2205.02151, section 4.1), and TransReID's (arXiv 2102.04378) in
+what the paper leaves out.
+All other settings, with what they mean, are in `training_config.py`; any of them can be given a default here too."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from dual_cross_attention.configs.training_config import TrainingConfig
+from dual_cross_attention.errors import InputError
+
+
+@dataclass(kw_only=True)
+class ReIDConfig(TrainingConfig):
+    """Object re-identification (re-ID) of people."""
+
+    RANGES: ClassVar = TrainingConfig.RANGES | {
+        "label_smoothing": (0, 1),
+        "triplet_margin": (0, None),
+        "images_per_identity": (1, None),
+        "padding": (0, None),
+        "erasing": (0, 1),
+    }
+
+    # --- what is trained on what ---
+    task: Literal["reid"] = "reid"
+    dataset: str = "market1501"
+    """Data set: toy (drawn by this program), market1501, dukemtmc, msmt17, veri776, or folder
+    (train/, query/ and gallery/ with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv)."""
+
+    # --- the model ---
+    backbone: str = "deit_tiny_patch16_224"
+    local_ratio: float = 0.3
+    drop_path_rate: float = 0.1
+
+    # --- pictures ---
+    img_size: int | list[int] = field(default_factory=lambda: [256, 128])
+    padding: int = 10
+    """Pixels of black around a training picture before the random crop."""
+    erasing: float = 0.5
+    """Probability that a rectangle of a training picture is erased."""
+    pixel_stats: Literal["half", "backbone"] = "half"
+    """Pixels are normalised by mean and deviation 0.5, as TransReID does, or as the backbone was pretrained."""
+
+    # --- optimisation ---
+    epochs: int = 120
+    batch_size: int = 64
+    """Pictures of one forward pass on one device (the micro-batch): identities x images_per_identity."""
+    images_per_identity: int = 4
+    """K: pictures of each identity in a batch; 64 pictures are 16 identities x 4."""
+    lr_per_512: float = 0.064
+    """Learning rate at an effective batch of 512; 0.064 gives the paper's 0.008 at batch 64."""
+    warmup_epochs: float = 5.0
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    bias_lr_factor: float = 2.0
+    weight_decay: float = 1e-4
+    clip_grad: float | None = None
+    label_smoothing: float = 0.0
+    """Label smoothing of the identity's cross-entropy, from 0 to 1."""
+    triplet_margin: float | None = None
+    """Margin of the triplet loss; unset: the soft margin log(1 + exp(d_positive - d_negative))."""
+
+    # --- retrieval ---
+    feature: Literal["before_neck", "after_neck"] = "before_neck"
+    """Retrieve with the class tokens before the BN neck, or after it."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance between features."""
+    normalize_features: bool = True
+    """Scale features to length 1 before distances are taken."""
+    eval_every: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_size % self.images_per_identity or self.batch_size < 2 * self.images_per_identity:
+            raise InputError(
+                f"batch_size {self.batch_size}: the triplet loss needs at least two identities of "
+                f"{self.images_per_identity} pictures, so a multiple of images_per_identity, at least "
+                f"{2 * self.images_per_identity}"
+            )
+
+
+@dataclass(kw_only=True)
+class VehicleReIDConfig(ReIDConfig):
+    """Re-identification of vehicles: square pictures."""
+
+    dataset: str = "veri776"
+    img_size: int | list[int] = 256
+
+
+@dataclass(kw_only=True)
+class ReIDToyConfig(ReIDConfig):
+    """The built-in toy task: drawn people, a small ViT from scratch, minutes on a CPU."""
+
+    dataset: str = "toy"
+    backbone: str = "vit_tiny_patch16_224"
+    backbone_kwargs: dict[str, int | float | bool | str] = field(
+        default_factory=lambda: {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+    )
+    weights: str = "none"
+    img_size: int | list[int] = field(default_factory=lambda: [64, 32])
+    padding: int = 4
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float | None = 1e-3
+    weight_decay: float = 0.05
+    warmup_epochs: float = 2.0
+    eval_every: int = 5
+
+
+# The settings that each data set starts from.
+REID_CONFIGS: dict[str, type[ReIDConfig]] = {
+    "toy": ReIDToyConfig,
+    "market1501": ReIDConfig,
+    "dukemtmc": ReIDConfig,
+    "msmt17": ReIDConfig,
+    "veri776": VehicleReIDConfig,
+    "folder": ReIDConfig,
+}

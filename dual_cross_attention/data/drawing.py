@@ -1,0 +1,55 @@
+"""What the drawn toy sets share: shapes in coordinates of their own, and chance that is the same everywhere.
+
+Chance comes from `random.random()` and `random.uniform()` of a `random.Random(text)` alone: their sequence is the same
+in every Python. Shapes are polygons whose corners are whole pixels.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from PIL import ImageDraw
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+
+class Frame:
+    """Draws in coordinates of its own: x to where the drawn one looks, y to its feet, 1 is `unit` pixels."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, origin: Point, unit: float, tilt: float, mirrored: bool = False):
+        self.draw, self.origin, self.unit = draw, origin, unit
+        self.tilt, self.side = tilt, -1 if mirrored else 1
+
+    def polygon(self, points: Iterable[Point], colour: Colour):
+        placed = [turned(point, self.tilt) for point in points]
+        left, top = self.origin
+        corners = [(round(left + self.side * self.unit * x), round(top + self.unit * y)) for x, y in placed]
+        self.draw.polygon(corners, fill=colour)
+
+    def ellipse(self, centre: Point, radii: Point, colour: Colour, tilt: float = 0.0, upper_half: bool = False):
+        """A whole ellipse, or what lies above its longer axis."""
+        span = math.pi if upper_half else math.tau
+        outline = [turned((radii[0] * math.cos(a), -radii[1] * math.sin(a)), tilt) for a in _steps(span)]
+        self.polygon([(centre[0] + x, centre[1] + y) for x, y in outline], colour)
+
+
+def turned(point: Point, angle: float) -> Point:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return cos * point[0] - sin * point[1], sin * point[0] + cos * point[1]
+
+
+def pick(random: Random, items: Sequence):
+    return items[int(len(items) * random.random())]
+
+
+def varied(random: Random, colour: Colour, by: float) -> Colour:
+    return tuple(max(0, min(255, round(channel + random.uniform(-by, by)))) for channel in colour)
+
+
+def shaded(colour: Colour, factor: float) -> Colour:
+    return tuple(min(255, round(channel * factor)) for channel in colour)
+
+
+def _steps(span: float, count: int = 24) -> list[float]:
+    return [span * i / count for i in range(count + 1)]

@@ -1,0 +1,86 @@
+"""Market-1501 and DukeMTMC-reID in their official layout, which is the same but for the file names."""
+
+import re
+from pathlib import Path
+
+from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.release import Counts, Release, files_in, released_data
+from dual_cross_attention.data.reid.sightings import Sighting, parsed
+
+FOLDERS = {"training": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+JUNK = "-1"
+DISTRACTORS = "0000"
+
+MARKET1501 = Release(
+    "market1501",
+    "Market-1501-v15.09.15/ with bounding_box_train/, query/ and bounding_box_test/",
+    "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
+    ("Market-1501-v15.09.15",),
+    "identity and camera, as 0002_c1s1_000451_03.jpg has",
+    # bounding_box_test has 19,732 files, of which 3,819 are junk.
+    {"training": Counts(12_936, 751), "query": Counts(3_368, 750), "gallery": Counts(15_913, 750)},
+    DISTRACTORS,
+)
+MARKET1501_NAME = re.compile(r"(-1|\d+)_c(\d)s\d+_")
+
+DUKEMTMC = Release(
+    "dukemtmc",
+    "DukeMTMC-reID/ with bounding_box_train/, query/ and bounding_box_test/",
+    "https://github.com/layumi/DukeMTMC-reID_evaluation",
+    ("DukeMTMC-reID",),
+    "identity and camera, as 0001_c2_f0046182.jpg has",
+    {"training": Counts(16_522, 702), "query": Counts(2_228, 702), "gallery": Counts(17_661, 1_110)},
+)
+DUKEMTMC_NAME = re.compile(r"(\d+)_c(\d)_f\d")
+
+
+def load_market1501(data_root: Path, train: bool = True) -> ReIDData:
+    """Identity and camera are in the file name: 0002_c1s1_000451_03.jpg is identity 2, seen by camera 1.
+
+    Junk (identity -1) is left out and counted in a warning; distractors (0000) are in the gallery, as identity 0.
+    From https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html.
+
+    Args:
+        data_root: the folder Market-1501-v15.09.15, or the one that holds it.
+        train: read the training pictures too.
+
+    Raises:
+        InputError: the layout is another one, or a folder has no picture with such a name.
+    """
+    return _load(MARKET1501, MARKET1501_NAME, data_root, train)
+
+
+def load_dukemtmc(data_root: Path, train: bool = True) -> ReIDData:
+    """As `load_market1501`, from names like 0001_c2_f0046182.jpg; distractors have identities of their own.
+
+    From https://github.com/layumi/DukeMTMC-reID_evaluation.
+
+    Args:
+        data_root: the folder DukeMTMC-reID, or the one that holds it.
+        train: read the training pictures too.
+
+    Raises:
+        InputError: the layout is another one, or a folder has no picture with such a name.
+    """
+    return _load(DUKEMTMC, DUKEMTMC_NAME, data_root, train)
+
+
+def _load(release: Release, pattern: re.Pattern, data_root: Path, train: bool) -> ReIDData:
+    home = release.found_in(data_root, FOLDERS["gallery"])
+
+    def sighting(file: Path) -> Sighting | None:
+        match = pattern.match(file.name)
+        return Sighting(file, *match.groups()) if match else None
+
+    warnings: list[str] = []
+    splits = {}
+    for split, name in FOLDERS.items():
+        if split == "training" and not train:
+            continue
+        where = f"{release.name}: {home / name}"
+        seen = parsed(files_in(release, home / name), sighting, where, release.naming, warnings)
+        nobody = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
+        splits[split] = [s for s in seen if s.identity not in nobody]
+        if junk := len(seen) - len(splits[split]):
+            warnings.append(f"{where}: {junk:,} junk pictures (identity {' or '.join(nobody)}) are left out")
+    return released_data(release, splits, warnings)

@@ -1,0 +1,136 @@
+"""A data set as its authors release it: finding its files, and comparing it with what it should be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_files, what_is_in
+from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, positions
+from dual_cross_attention.errors import InputError
+
+
+class Counts(NamedTuple):
+    """How many pictures of how many identities."""
+
+    pictures: int
+    identities: int
+
+
+class Release(NamedTuple):
+    """A data set as its authors release it.
+
+    Args:
+        name: the data set.
+        layout: the files and folders expected.
+        source: where to get it.
+        folders: its own folder's name, one for each version.
+        naming: what a file name has, with an example.
+        counts: of its splits "training", "query" and "gallery".
+        distractors: an identity that is none, of gallery pictures that show nobody in question.
+    """
+
+    name: str
+    layout: str
+    source: str
+    folders: tuple[str, ...]
+    naming: str
+    counts: Mapping[str, Counts]
+    distractors: str | None = None
+
+    def found_in(self, data_root: Path, marker: str) -> Path:
+        """The data set's own folder, which has `marker`: `data_root`, or a folder in it."""
+        found = {own_folder(data_root, name, marker) for name in self.folders} - {None}
+        if len(found) > 1:
+            names = " and ".join(sorted(folder.name for folder in found))
+            raise InputError(f"{self.name}: {data_root} has {names}; give the folder of one of them")
+        if not found:
+            raise self.error(f"expected {self.layout} at {data_root}, but {what_is_in(data_root)}")
+        return found.pop()
+
+    def error(self, text: str) -> InputError:
+        """An error that says where to get the data set."""
+        return InputError(f"{self.name}: {text}; get it from {self.source}")
+
+
+def files_in(release: Release, folder: Path) -> list[Path]:
+    """The pictures right in the folder of a split, sorted.
+
+    Raises:
+        InputError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise release.error(f"expected the folder {folder}, but {what_is_in(folder)}")
+    files = picture_files(folder)
+    if not files:
+        raise release.error(
+            f"expected pictures ({', '.join(sorted(EXTENSIONS))}) in {folder}, but {what_is_in(folder)}"
+        )
+    return files
+
+
+def lines_of(release: Release, path: Path) -> list[tuple[int, str]]:
+    """The lines of a list with their numbers, blank ones left out.
+
+    Raises:
+        InputError: there is no such file, it is no text, or it lists nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise release.error(f"expected {release.layout}, but {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{release.name}: {path} cannot be read as text: {error}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise release.error(f"expected pictures in {path}, but it lists none")
+    return lines
+
+
+def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list[str]) -> list[Path]:
+    """Those of a list's files that are there; a warning counts the others.
+
+    Raises:
+        InputError: none is there.
+    """
+    gone = absent(files)
+    if len(gone) == len(files):
+        raise release.error(f"none of the {len(files):,} pictures that {list_file} lists is there, such as {gone[0]}")
+    if gone:
+        warnings.append(
+            f"{release.name}: {len(gone):,} of the {len(files):,} pictures that {list_file} lists are not there and "
+            f"left out, such as {gone[0]}"
+        )
+    left_out = set(gone)
+    return [file for file in files if file not in left_out]
+
+
+def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnings: list[str]) -> ReIDData:
+    """A release whose names are numbers; a split of another size than the authors' adds a warning.
+
+    Args:
+        release: what it should be.
+        splits: by "training" (may be left out), "query" and "gallery".
+        warnings: those there are already.
+    """
+    warnings = [*warnings, *filter(None, (_difference(release, split, seen) for split, seen in splits.items()))]
+    query, gallery = listed(splits["query"]), listed(splits["gallery"])
+    if "training" not in splits:
+        return ReIDData(release.name, [], None, query, gallery, warnings)
+    labels = positions(s.identity for s in splits["training"])
+    train = listed(splits["training"], labels.__getitem__)
+    return ReIDData(release.name, list(labels), train, query, gallery, warnings)
+
+
+def _difference(release: Release, split: str, sightings: list[Sighting]) -> str | None:
+    """What is missing (or too much) in a split; None if it is complete."""
+    there = Counts(len(sightings), len({s.identity for s in sightings} - {release.distractors}))
+    expected = release.counts[split]
+    if there == expected:
+        return None
+    missing = expected.pictures - there.pictures
+    verdict = f"{missing:,} are missing" if missing > 0 else f"{-missing:,} more than were released"
+    return (
+        f"{release.name}: {there.pictures:,} of {expected.pictures:,} {split} pictures "
+        f"({there.identities:,} of {expected.identities:,} identities): {verdict}"
+    )

@@ -1,0 +1,102 @@
+"""Batches of P identities x K pictures: what a triplet loss needs to find its positives and negatives in."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from dual_cross_attention.errors import InputError
+
+
+class IdentitySampler(Sampler[int]):
+    """Indices in an order whose every P·K in a row are K pictures of each of P identities.
+
+    An epoch shows every picture at least once. Each identity's pictures are shuffled and cut into groups of K, the last
+    one filled up with others of the same identity (repeated only where there are fewer than K). Every batch then takes
+    a group of P identities, drawn in proportion to the groups they have left, except that those with as many groups as
+    there are batches left must be in: so that no identity is left over for a batch with itself. To make all batches
+    full, some identities have a group or more drawn twice.
+
+    The order depends on seed and epoch only, and several processes that take whole batches in turn never share one.
+
+    Args:
+        identities: label of each picture.
+        identities_per_batch: P.
+        pictures_per_identity: K.
+        seed: of the order.
+
+    Raises:
+        InputError: P or K below 1, or fewer than P identities.
+    """
+
+    def __init__(self, identities: Sequence[int], identities_per_batch: int, pictures_per_identity: int, seed: int = 0):
+        if identities_per_batch < 1 or pictures_per_identity < 1:
+            raise InputError(
+                "expected at least one identity a batch and one picture of each, got "
+                f"{identities_per_batch} and {pictures_per_identity}"
+            )
+        labels = np.asarray(identities)
+        order = np.argsort(labels, kind="stable")
+        self.pictures = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)  # of each identity
+        if len(self.pictures) < identities_per_batch:
+            raise InputError(
+                f"a batch needs {identities_per_batch} identities, and there are {len(self.pictures)} to train on: "
+                "take a smaller --batch_size or more --images_per_identity"
+            )
+        self.identities_per_batch, self.pictures_per_identity, self.seed = (
+            identities_per_batch,
+            pictures_per_identity,
+            seed,
+        )
+        self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
+        self.batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Indices of an epoch, a multiple of P·K."""
+        return self.batches * self.identities_per_batch * self.pictures_per_identity
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch, another order."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        left = self._fill_up(random)
+        queues = [self._cut(random, own, count) for own, count in zip(self.pictures, left, strict=True)]
+        for batches_left in range(self.batches, 0, -1):
+            for identity in self._choose(random, left, batches_left):
+                left[identity] -= 1
+                yield from queues[identity][left[identity]].tolist()
+
+    def _fill_up(self, random: np.random.Generator) -> np.ndarray:
+        """Groups of each identity, with more of them for some, so that they fill all batches."""
+        groups = self.groups.copy()
+        missing = self.batches * self.identities_per_batch - groups.sum()
+        while missing:
+            able = random.permutation(np.flatnonzero(groups < self.batches))[:missing]
+            groups[able] += 1
+            missing -= len(able)
+        return groups
+
+    def _cut(self, random: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
+        """`count` groups of K pictures, in which every picture comes up, and none twice in a group if K allows."""
+        size = self.pictures_per_identity
+        shuffled = random.permutation(own)
+        groups = []
+        for start in range(0, count * size, size):
+            group = shuffled[start : start + size]
+            while len(group) < size:
+                others = random.permutation(np.setdiff1d(own, group) if len(group) < len(own) else own)
+                group = np.concatenate([group, others[: size - len(group)]])
+            groups.append(group)
+        return random.permutation(np.stack(groups))
+
+    def _choose(self, random: np.random.Generator, left: np.ndarray, batches_left: int) -> np.ndarray:
+        """P identities of the next batch."""
+        due = np.flatnonzero(left == batches_left)
+        others = np.flatnonzero((left > 0) & (left < batches_left))
+        missing = self.identities_per_batch - len(due)
+        share = left[others] / max(1, left[others].sum())
+        drawn = random.choice(others, missing, replace=False, p=share) if missing else others[:0]
+        return random.permutation(np.concatenate([due, drawn]))

@@ -1,0 +1,97 @@
+"""VeRi-776, vehicles instead of people, in its official layout."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.release import Counts, Release, files_in, lines_of, on_disk, released_data
+from dual_cross_attention.data.reid.sightings import Sighting, parsed
+from dual_cross_attention.errors import InputError
+
+VERI776 = Release(
+    "veri776",
+    "VeRi/ with image_train/, image_query/ and image_test/ (name_train.txt, name_query.txt, name_test.txt, "
+    "train_label.xml and test_label.xml are read where they are there)",
+    "https://github.com/JDAI-CV/VeRidataset",
+    ("VeRi",),
+    "identity and camera, as 0001_c001_00016450_0.jpg has",
+    {"training": Counts(37_778, 576), "query": Counts(1_678, 200), "gallery": Counts(11_579, 200)},
+)
+NAME = re.compile(r"(\d+)_c(\d+)_")
+SPLITS = {
+    "training": ("image_train", "name_train.txt", "train_label.xml"),
+    "query": ("image_query", "name_query.txt", "test_label.xml"),
+    "gallery": ("image_test", "name_test.txt", "test_label.xml"),
+}
+
+
+def load_veri776(data_root: Path, train: bool = True) -> ReIDData:
+    """A split has the pictures on its name list, or all of its folder where there is no list.
+
+    Identity and camera are those of the XML file for each picture that it names, and else those of the file name:
+    0001_c001_00016450_0.jpg is identity 1, seen by camera 1. From https://github.com/JDAI-CV/VeRidataset.
+
+    Args:
+        data_root: the folder VeRi, or the one that holds it.
+        train: read the training pictures too.
+
+    Raises:
+        InputError: the layout is another one, none of a split's pictures is there or has such a name, an XML file
+            cannot be read, or it contradicts the name of a picture.
+    """
+    home = VERI776.found_in(data_root, SPLITS["gallery"][0])
+    warnings: list[str] = []
+    splits = {split: _read(home, split, warnings) for split in SPLITS if train or split != "training"}
+    return released_data(VERI776, splits, warnings)
+
+
+def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
+    folder, list_file, xml_file = (home / name for name in SPLITS[split])
+    if list_file.exists():
+        named = [folder / line for _, line in lines_of(VERI776, list_file)]
+        files, where = on_disk(VERI776, list_file, named, warnings), list_file
+    else:
+        files, where = files_in(VERI776, folder), folder
+    labels = _read_xml(xml_file) if xml_file.exists() else {}
+
+    def sighting(file: Path) -> Sighting | None:
+        match = NAME.match(file.name)
+        by_name, by_xml = match and match.groups(), labels.get(file.name)
+        if by_name and by_xml and [*map(int, by_name)] != [*map(int, by_xml)]:
+            raise InputError(
+                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {file.name}, "
+                "which is not what its name says"
+            )
+        found = by_name or by_xml
+        return Sighting(file, *found) if found else None
+
+    return parsed(files, sighting, f"veri776: {where}", VERI776.naming, warnings)
+
+
+def _read_xml(path: Path) -> dict[str, tuple[str, str]]:
+    """{imageName: (vehicleID, the digits of cameraID)}."""
+    labels = {}
+    for item in _xml_root(path).iter("Item"):
+        name, vehicle, camera = (item.get(key, "") for key in ("imageName", "vehicleID", "cameraID"))
+        if not (name and re.fullmatch(r"\d+", vehicle) and re.fullmatch(r"c\d+", camera)):
+            raise InputError(
+                f'veri776: {path}: expected Items like imageName="0001_c001_00016450_0.jpg" vehicleID="0001" '
+                f'cameraID="c001", got {item.attrib}'
+            )
+        labels[name] = (vehicle, camera[1:])
+    return labels
+
+
+def _xml_root(path: Path) -> ElementTree.Element:
+    raw = path.read_bytes()
+    declared = re.match(rb"\s*<\?xml[^>]*?encoding=[\"']([\w.-]+)", raw)
+    try:
+        # Decoded here: the files are declared gb2312, and the parser refuses bytes in a multi-byte encoding.
+        encoding = declared[1].decode().lower() if declared else "utf-8-sig"
+        text = raw.decode("gb18030" if encoding == "gb2312" else encoding)  # a superset, with the rarer characters
+        if "<!DOCTYPE" in text:
+            raise InputError(f"veri776: {path} has a <!DOCTYPE>, which is not read: it can name other files")
+        return ElementTree.fromstring(text)
+    except (LookupError, UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise InputError(f"veri776: {path} cannot be read as XML: {error}") from error

@@ -1,0 +1,217 @@
+"""mAP and CMC of object re-identification, and every query's ranking, without ever holding queries × gallery.
+
+Notable:
+- one protocol, Market-1501's, decides in one place (`_Search.masks`) what a query may find and what counts as found;
+- metrics need the ranks of a query's few matches only: the matches are sorted, every gallery image is located among
+  them and counted, and the counts add up to exact ranks. The gallery itself is not sorted;
+- ties go to the lower gallery index, on every device and for every block size (see `distances`).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.metrics.distances import BLOCK_SIZE, Distances, as_features, blocks, order_keys, read_keys
+from dual_cross_attention.metrics.reranking import KReciprocalDistances
+
+LAST = torch.iinfo(torch.int64).max  # behind every key: what a query must not find
+
+Progress = Callable[[Iterable], Iterable]
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """How well the queries found their matches.
+
+    Attributes:
+        mAP: mean of the average precisions of the valid queries, 0 to 1.
+        cmc: (max_rank,) float64; entry k − 1 is the share of valid queries with a match among their first k.
+        average_precisions: (Q,) float64, NaN for a query without a match in the gallery.
+        num_valid_queries: those with a match; the others are not averaged.
+    """
+
+    mAP: float
+    cmc: Tensor
+    average_precisions: Tensor
+    num_valid_queries: int
+
+    def rank(self, k: int) -> float:
+        """Rank-k accuracy, 0 to 1; k from 1 to max_rank."""
+        if not 1 <= k <= len(self.cmc):
+            raise InputError(f"rank: expected k from 1 to {len(self.cmc)} (max_rank), got {k}")
+        return self.cmc[k - 1].item()
+
+
+def retrieval_metrics(
+    query,
+    gallery,
+    query_ids,
+    gallery_ids,
+    query_cameras,
+    gallery_cameras,
+    distance: str = "euclidean",
+    max_rank: int = 50,
+    *,
+    rerank: bool = False,
+    block_size: int = BLOCK_SIZE,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> RetrievalMetrics:
+    """mAP and CMC after Zheng et al. 2015 ("Scalable Person Re-identification: A Benchmark", Market-1501).
+
+    A query does not see gallery images of its own identity under its own camera, nor junk (identities below 0). What is
+    left is ranked by distance; AP is the mean, over the query's matches, of the precision at each match, over the whole
+    ranking, however small max_rank is. A query without a match left is skipped.
+
+    Args:
+        query: features (Q, D), tensor or array.
+        gallery: features (G, D).
+        query_ids: Q integers; 0 is an identity like others. Likewise gallery_ids, query_cameras, gallery_cameras.
+        distance: "euclidean" or "cosine"; ranked as float32, of euclidean distances their squares.
+        max_rank: length of the CMC curve, which is flat beyond the gallery's size.
+        rerank: rank by `metrics.rerank`'s distances, with their default arguments.
+        block_size: (query, gallery) pairs held at once; bounds memory, and does not change the result.
+        device: where to compute; None: where the features are if that is CUDA, else CUDA if there is one, else the CPU.
+        progress: wraps the list of blocks and is iterated in its place, like `tqdm`.
+
+    Raises:
+        InputError: features, identities or cameras that cannot be compared, no query with a match, a max_rank or
+            block_size below 1.
+    """
+    if max_rank < 1:
+        raise InputError(f"max_rank: expected at least 1, got {max_rank}")
+    labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
+    search = _Search(query, gallery, *labels, distance, rerank, block_size, device, progress, need_matches=True)
+    parts = [_evaluate(keys, matches) for keys, matches in search]
+    average_precisions, first_ranks = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    valid = ~average_precisions.isnan()
+    num_valid = int(valid.sum())
+    hits = torch.bincount(first_ranks[valid].clamp(max=max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1]
+    cmc = hits.cumsum(0).double() / num_valid
+    return RetrievalMetrics(average_precisions[valid].mean().item(), cmc, average_precisions, num_valid)
+
+
+def rank_gallery(
+    query,
+    gallery,
+    query_ids,
+    gallery_ids,
+    query_cameras,
+    gallery_cameras,
+    distance: str = "euclidean",
+    *,
+    rerank: bool = False,
+    block_size: int = BLOCK_SIZE,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every query in turn, what it may find, nearest first: gallery indices (int64) and distances (float32).
+
+    Same arguments, removals and order as `retrieval_metrics`; queries without a match are ranked, too. Distances are
+    euclidean (not squared), cosine or, with rerank, re-ranked ones. Tensors are on the CPU.
+
+    Raises:
+        InputError: as `retrieval_metrics`, at the call and not at the first query.
+    """
+    labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
+    search = _Search(query, gallery, *labels, distance, rerank, block_size, device, progress)
+    squared = distance == "euclidean" and not rerank
+
+    def rankings() -> Iterator[tuple[Tensor, Tensor]]:
+        for keys, _ in search:
+            found = (keys != LAST).sum(1).tolist()
+            indices, distances = (part.cpu() for part in read_keys(keys.sort(dim=1).values))
+            distances = distances.sqrt() if squared else distances
+            yield from ((indices[row, :n], distances[row, :n]) for row, n in enumerate(found))
+
+    return rankings()
+
+
+class _Search:
+    """Iterates over blocks of queries: their order keys, LAST for what they must not find, and their matches."""
+
+    def __init__(
+        self, query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras,
+        distance, rerank, block_size, device, progress, need_matches=False,
+    ):  # fmt: skip
+        query, gallery = as_features(query, gallery, device)
+        self.query_ids = _integers(query_ids, "query_ids", query)
+        self.gallery_ids = _integers(gallery_ids, "gallery_ids", gallery)
+        self.query_cameras = _integers(query_cameras, "query_cameras", query)
+        self.gallery_cameras = _integers(gallery_cameras, "gallery_cameras", gallery)
+        if need_matches:  # before anything that takes long
+            self._expect_a_match()
+        self.progress = progress or iter
+        if rerank:
+            options = {"block_size": block_size, "device": query.device, "progress": progress}
+            self.distances = KReciprocalDistances(query, gallery, distance=distance, **options)
+        else:
+            self.distances = Distances(query, gallery, distance, query.device)
+        self.blocks = blocks(len(query), self.distances.width, block_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self.progress(self.blocks):
+            hidden, matches = self.masks(rows)
+            yield order_keys(self.distances(rows)).masked_fill_(hidden, LAST), matches
+
+    def masks(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """The protocol: what these queries do not see, and what they should find; (rows, G) each."""
+        same_identity = self.query_ids[rows, None] == self.gallery_ids
+        same_camera = self.query_cameras[rows, None] == self.gallery_cameras
+        hidden = (same_identity & same_camera) | (self.gallery_ids < 0)
+        return hidden, same_identity & ~hidden
+
+    def _expect_a_match(self) -> None:
+        seen_by = defaultdict(set)
+        for identity, camera in zip(self.gallery_ids.tolist(), self.gallery_cameras.tolist(), strict=True):
+            if identity >= 0:
+                seen_by[identity].add(camera)
+        queries = list(zip(self.query_ids.tolist(), self.query_cameras.tolist(), strict=True))
+        absent = sum(identity not in seen_by for identity, _ in queries)
+        alone = sum(seen_by.get(identity) == {camera} for identity, camera in queries)
+        if absent + alone == len(queries):
+            raise InputError(
+                f"no query has a match in the gallery: of {len(queries)} queries, {alone} have their identity there "
+                f"under their own camera only, {absent} not at all; check the identities and cameras of both sets"
+            )
+
+
+def _integers(values, name: str, features: Tensor) -> Tensor:
+    """One int64 for every row of the features, on their device."""
+    try:
+        values = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: expected integers, got {type(values).__name__}: {error}") from None
+    if values.shape != features.shape[:1]:
+        raise InputError(f"{name}: expected {len(features)}, one per row of features; got shape {tuple(values.shape)}")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name}: expected integers, got {values.dtype}")
+    return values.to(features.device, torch.int64)
+
+
+def _evaluate(keys: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, G) keys and matches → each query's average precision (NaN without a match) and its first match's rank."""
+    ranks, counts = _match_ranks(keys, matches)
+    nth = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
+    precisions = (nth / ranks.double()).masked_fill_(nth > counts[:, None], 0.0)
+    return precisions.sum(1) / counts, ranks[:, 0]
+
+
+def _match_ranks(keys: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
+    """The ranks of every query's matches, ascending from 1 and padded to the longest list, and how many it has."""
+    counts = matches.sum(1)
+    width = max(1, int(counts.max()))
+    row, column = matches.nonzero(as_tuple=True)
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    wanted = keys.new_full((len(keys), width), LAST)
+    wanted[row, place] = keys[row, column]
+    wanted = wanted.sort(dim=1).values
+    # Where a key would stand among the wanted ones: it is ahead of, or is itself, all wanted from there on.
+    bins = torch.searchsorted(wanted, keys)
+    bins += torch.arange(len(keys), device=keys.device)[:, None] * (width + 1)
+    found = torch.bincount(bins.flatten(), minlength=len(keys) * (width + 1)).view(-1, width + 1)
+    return found.cumsum(1)[:, :width], counts

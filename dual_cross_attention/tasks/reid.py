@@ -1,0 +1,173 @@
+"""Object re-identification: identity and triplet loss on every branch, mAP and rank-k by retrieval."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import CatMetric
+
+from dual_cross_attention.attention.pairwise import draw_distractors
+from dual_cross_attention.errors import InputError, TrainingDivergedError
+from dual_cross_attention.losses import IdentityLoss, UncertaintyWeighting
+from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.fgvc import vote
+from dual_cross_attention.tasks.task import Batch, Task
+
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class RetrievalSplit:
+    """Who is on each test picture and which camera took it: the queries first, then the gallery.
+
+    Args:
+        identities, cameras: (Q + G,) whole numbers.
+        num_queries: Q.
+    """
+
+    identities: Tensor
+    cameras: Tensor
+    num_queries: int
+
+
+@dataclass(frozen=True)
+class TestFeatures:
+    """Features of the test pictures that could be read.
+
+    Args:
+        positions: (n,) which pictures of the `RetrievalSplit`, in its order.
+        features: by branch ("sa", "glca", and "" for what DCAL retrieves with: both concatenated), (n, D) or (n, 2D).
+        split: the test split.
+    """
+
+    __test__ = False  # pytest takes it for a test wherever it is imported
+
+    positions: Tensor
+    features: dict[str, Tensor]
+    split: RetrievalSplit
+
+    def sides(self, branch: str) -> tuple[Tensor, ...]:
+        """The first six arguments of `retrieval_metrics`."""
+        is_query = self.positions < self.split.num_queries
+        columns = (self.features[branch], self.split.identities[self.positions], self.split.cameras[self.positions])
+        return tuple(column[side] for column in columns for side in (is_query, ~is_query))
+
+
+class ReIDTask(Task):
+    """DCAL for one person or vehicle across cameras.
+
+    Training batches are dicts of "images" (B, 3, H, W) and "labels" (B,), the identities, P·K to a batch; in
+    evaluation, labels are positions in the test split, and -1 is left out.
+
+    Args:
+        model: a model of `create_model(..., task="reid")`.
+        split: the test pictures, in the order of the loader of `evaluate`.
+        weight_bound: largest |w| of the loss weights.
+        label_smoothing: of the cross-entropy, in [0, 1].
+        triplet_margin: None is the soft margin.
+        feature: retrieve with the class tokens before the BN neck, or after it.
+        distance: between features.
+        normalize_features: scale features to length 1 first; the Euclidean distance then ranks as the cosine does.
+    """
+
+    best_metric = "mAP"
+    epoch_metrics = ("mAP", *(f"rank{k}" for k in RANKS), "mAP_sa", "rank1_sa", "mAP_glca", "rank1_glca")
+
+    def __init__(
+        self,
+        model: DualCrossAttentionViT,
+        split: RetrievalSplit,
+        weight_bound: float = 2.0,
+        label_smoothing: float = 0.0,
+        triplet_margin: float | None = None,
+        feature: Literal["before_neck", "after_neck"] = "before_neck",
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        normalize_features: bool = True,
+    ):
+        super().__init__(model)
+        self.split, self.distance = split, distance
+        self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
+        self.identity_loss = IdentityLoss(label_smoothing, triplet_margin)
+        # The plain backbone is trained on its plain loss.
+        self.weighting = UncertaintyWeighting(model.branches, weight_bound) if len(model.branches) > 1 else None
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Task.training_step`. The distractor is any other picture, seldom one of the same identity."""
+        images, identities = batch["images"], batch["labels"]
+        distractors = draw_distractors(len(images), images.device, identities) if self.model.has_pwca else None
+        out = self.model(images, distractors)
+        losses = {
+            branch: self.identity_loss(out.logits[branch], out.features[branch], identities)
+            for branch in self.model.branches
+        }
+        total, weights = self.weighting(losses) if self.weighting else (losses["sa"], {})
+        correct = (vote(out.logits).argmax(-1) == identities).float().mean()
+        return {
+            "loss": total,
+            **{f"loss_{branch}": loss.detach() for branch, loss in losses.items()},
+            **weights,
+            "accuracy": 100 * correct,
+        }
+
+    def evaluate(self, loader: Iterable[Batch], rerank: bool = False) -> dict[str, float]:
+        """Percent of SA and GLCA together ("mAP", "rank1", "rank5", "rank10") and of each ("mAP_sa", …).
+
+        Args:
+            rerank: by k-reciprocal re-ranking.
+
+        Raises:
+            TrainingDivergedError: the model's features are not finite.
+            InputError: no query or no gallery picture could be read.
+        """
+        return self.score(self.extract(loader), rerank)
+
+    @torch.no_grad()
+    def extract(self, loader: Iterable[Batch]) -> TestFeatures:
+        """Features of all test pictures, gathered from all processes. Errors as in `evaluate`."""
+        self.eval()
+        device = next(self.parameters()).device
+        branches = [branch for branch in self.model.branches if branch != "pwca"]
+        kept = {name: CatMetric(nan_strategy="disable").to(device) for name in ("positions", *branches)}
+        for batch in loader:
+            positions = batch["labels"].to(device, non_blocking=True)
+            readable = positions >= 0
+            kept["positions"].update(positions[readable].double())
+            features = self.model(batch["images"].to(device, non_blocking=True)).features
+            if self.after_neck:
+                features = self.model.through_necks(features)
+            for branch in branches:
+                kept[branch].update(features[branch][readable].float())
+        gathered = {name: metric.compute() for name, metric in kept.items()}
+        if not len(gathered["positions"]):
+            raise InputError("none of the test pictures can be read; the warnings above say why")
+        order = gathered.pop("positions").long().argsort()
+        positions = kept["positions"].compute().long()[order]
+        features = {branch: feature[order] for branch, feature in gathered.items()}
+        if not all(feature.isfinite().all() for feature in features.values()):
+            raise TrainingDivergedError("evaluation: the model's features are NaN or infinite")
+        features = {"": torch.cat(list(features.values()), dim=1), **features}
+        if self.normalize_features:
+            features = {branch: F.normalize(feature, dim=1) for branch, feature in features.items()}
+        return TestFeatures(positions.cpu(), features, self.split)
+
+    def score(self, test: TestFeatures, rerank: bool = False) -> dict[str, float]:
+        """mAP and rank-k, as `evaluate` gives them, of features that are there already."""
+        metrics = {}
+        for branch in test.features:
+            suffix = f"_{branch}" if branch else ""
+            found = retrieval_metrics(*test.sides(branch), distance=self.distance, max_rank=max(RANKS), rerank=rerank)
+            metrics[f"mAP{suffix}"] = 100 * found.mAP
+            metrics |= {f"rank{k}{suffix}": 100 * float(found.cmc[k - 1]) for k in RANKS}
+        return metrics
+
+    def rank(self, test: TestFeatures, rerank: bool = False) -> Iterator[tuple[Any, Any, Any]]:
+        """For each query, SA and GLCA together: its position, those of the gallery in order, and their distances."""
+        is_query = test.positions < self.split.num_queries
+        queries, gallery = test.positions[is_query], test.positions[~is_query]
+        ranked = rank_gallery(*test.sides(""), distance=self.distance, rerank=rerank)
+        for query, (order, distances) in zip(queries, ranked, strict=True):
+            yield int(query), gallery[order.cpu()], distances
