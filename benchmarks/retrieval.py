@@ -65,15 +65,16 @@ def measure(size: str, given: argparse.Namespace) -> dict[str, str | int | float
         data += [torch.randint(limit, (count,), generator=random) for count in (queries, gallery)]
     features = peak_mib()
     options = {"block_size": given.block_size} if given.block_size else {}
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     result = retrieval_metrics(*data, distance=given.distance, rerank=given.rerank, device=given.device, **options)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     assert result.num_valid_queries == queries, "random identities: every query should have a match"
     return {
         "dim": given.dim,
         "rerank": "yes" if given.rerank else "no",
         "threads": torch.get_num_threads(),
         "seconds": seconds,
+        "CPU seconds": cpu_seconds,  # of all threads: what other work on the machine lengthens least
         "imports MiB": imports,
         "with features MiB": features,
         "peak MiB": peak_mib(),

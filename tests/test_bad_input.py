@@ -85,7 +85,7 @@ def refused(dcal, tmp_path, monkeypatch):
         ("train --batch_size 1 --ablation sa_pwca", "batch_size 1: PWCA takes its distractor from the same batch"),
         ("eval", "dcal eval: expected one run's folder or model file, got none"),
         ("eval one two", "dcal eval: expected one run's folder or model file, got 'one', 'two'"),
-        ("eval run --dataroot x", "unknown flag --dataroot: did you mean --data_root? there are --data_root, "),
+        ("eval run --dataroot x", "unknown flag --dataroot: did you mean --data_root? there are --dataset, "),
         ("eval run --precision fp8", "--precision: expected one of auto, fp32, bf16, fp16, or null, got 'fp8'"),
         ("eval run --batch_size many", "--batch_size: expected a whole number, or null, got 'many'"),
         ("eval run --json", "--json: expected text, or null, got nothing"),

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.transforms import v2
 
-from dual_cross_attention import runs
 from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVC_CONFIGS
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.data import FGVC_DATASETS, draw_toy, load_fgvc
+from dual_cross_attention.runs import fgvc, training
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import trainer
 from dual_cross_attention.training.checkpoints import load_model
@@ -180,11 +180,12 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, monkeypatch):
         monkeypatch.setattr(where, name, record)
 
     for where, name in (
-        (runs, "FGVCTask"),
-        (runs, "Trainer"),
-        (runs, "build_loaders"),
-        (runs, "train_transform"),
-        (runs, "test_transform"),
+        (fgvc, "FGVCTask"),
+        (fgvc, "train_loader"),
+        (fgvc, "test_loader"),
+        (fgvc, "train_transform"),
+        (fgvc, "test_transform"),
+        (training, "Trainer"),
         (trainer, "build_optimizer"),
         (trainer, "build_schedule"),
     ):
@@ -198,8 +199,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, monkeypatch):
     assert outcome.status == 0, outcome.err
     task = made["FGVCTask"]
     assert (task.label_smoothing, task.weighting.bound, task.model.grad_checkpointing) == (0.125, 1.5, True)
-    training, test = made["build_loaders"]
-    assert (training.batch_size, test.batch_size) == (6, 5)
+    assert (made["train_loader"].batch_size, made["test_loader"].batch_size) == (6, 5)
     flip = next(step for step in made["train_transform"].transforms if isinstance(step, v2.RandomHorizontalFlip))
     assert flip.p == 0.25
     for transform in (made["train_transform"], made["test_transform"]):

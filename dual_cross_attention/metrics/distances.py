@@ -15,7 +15,7 @@ from torch import Tensor
 from dual_cross_attention.errors import InputError
 
 BLOCK_SIZE = 2**23  # (query, gallery) pairs held at once: 64 MiB of keys
-CHUNK = 2**22  # feature values converted to float64 at once: 32 MiB
+CHUNK = 2**19  # feature values converted to float64 at once: 4 MiB, which stay in the cache for the product
 NOISE = 1e-12  # of ‖q‖² + ‖g‖²: above what float64 leaves of a distance of 0, below what float32 features can mean
 LARGEST_SQUARE = 8e37  # of a norm: ‖q − g‖² ≤ 2‖q‖² + 2‖g‖² still is a float32
 

@@ -56,8 +56,8 @@ class KReciprocalDistances:
     - d(p, g) = d′(p, g) / max d′(p, ·): the squared euclidean distance, or 1 − cos, over the largest in p's row;
     - N(p, k) are p itself, always first, and its k nearest (fewer where there are fewer images), of equals the lower
       index; R(p, k) = {g ∈ N(p, k): p ∈ N(g, k)};
-    - R*(p, k1) adds R(q, k1/2) for every q ∈ R(p, k1) with |R(p, k1) ∩ R(q, k1/2)| > ⅔·|R(q, k1/2)|. The
-      paper has ≥; > is the code's, and what published numbers come from. k1/2 is rounded half to even, as by NumPy;
+    - R*(p, k1) adds R(q, k1/2) for every q ∈ R(p, k1) with |R(p, k1) ∩ R(q, k1/2)| > ⅔·|R(q, k1/2)|. The paper has ≥;
+      > is the code's. k1/2 is rounded half to even, as by NumPy;
     - V(p, g) = e^(−d(p, g)) on R*(p, k1), else 0, divided by its sum, which is the code's;
     - V(p) becomes the mean of V over the first k2 of N(p), p among them;
     - d_Jaccard = 1 − Σ min / Σ max, and Σ max = 2 − Σ min since rows of V sum to 1.

@@ -159,7 +159,10 @@ class ReIDTask(Task):
         metrics = {}
         for branch in test.features:
             suffix = f"_{branch}" if branch else ""
-            found = retrieval_metrics(*test.sides(branch), distance=self.distance, max_rank=max(RANKS), rerank=rerank)
+            with torch.autocast(test.features[branch].device.type, enabled=False):
+                found = retrieval_metrics(
+                    *test.sides(branch), distance=self.distance, max_rank=max(RANKS), rerank=rerank
+                )
             metrics[f"mAP{suffix}"] = 100 * found.mAP
             metrics |= {f"rank{k}{suffix}": 100 * float(found.cmc[k - 1]) for k in RANKS}
         return metrics

@@ -65,3 +65,26 @@ def test_distractors_follow_the_seed():
 def test_a_batch_without_a_pair_is_refused(batch):
     with pytest.raises(InputError, match="batch_size >= 2"):
         draw_distractors(batch)
+
+
+@pytest.mark.parametrize(("identities", "each"), [(16, 4), (4, 4), (2, 4), (3, 2)])
+def test_same_identity_distractors_do_not_dominate(identities, each):
+    """Uniform circles would have (each - 1) / (batch - 1) of them: 43 % of a batch of 2 identities x 4."""
+    torch.manual_seed(0)
+    batch = identities * each
+    labels = torch.arange(identities).repeat_interleave(each)[torch.randperm(batch)]
+    same, pairs = 0, set()
+    for _ in range(200):
+        drawn = draw_distractors(batch, identities=labels)
+        assert sorted(drawn.tolist()) == list(range(batch))
+        assert (drawn != torch.arange(batch)).all()
+        same += (labels[drawn] == labels).sum().item()
+        pairs |= {*enumerate(drawn.tolist())}
+    assert same / (200 * batch) < 0.55 * (each - 1) / (batch - 1)
+    others = {(i, j) for i in range(batch) for j in range(batch) if labels[i] != labels[j]}
+    assert len(pairs & others) > 0.9 * len(others)  # any picture of another identity comes up
+
+
+def test_distractors_of_one_identity_are_a_derangement_still():
+    drawn = draw_distractors(4, identities=torch.zeros(4))
+    assert sorted(drawn.tolist()) == [0, 1, 2, 3] and (drawn != torch.arange(4)).all()

@@ -8,11 +8,11 @@ from torch.utils.data import DataLoader
 
 from dual_cross_attention.data import (
     UNREADABLE,
-    FineGrainedData,
     PictureList,
-    build_loaders,
     collate,
+    test_loader,
     test_transform,
+    train_loader,
     train_transform,
 )
 
@@ -27,9 +27,11 @@ def numbered(count: int) -> PictureList:
 def loaders(train=20, test=5, batch_size=4, eval_batch_size=2, num_workers=0, seed=0, device="cpu", min_batch=2):
     train = numbered(train) if isinstance(train, int) else train
     test = numbered(test) if isinstance(test, int) else test
-    data = FineGrainedData("numbers", ["even", "odd"], train, test)
     transforms = train_transform((4, 4), (4, 4), *NORM), test_transform((4, 4), (4, 4), *NORM)
-    return build_loaders(data, *transforms, batch_size, eval_batch_size, num_workers, seed, device, min_batch)
+    return (
+        train_loader(train, transforms[0], batch_size, num_workers, seed, device, min_batch),
+        test_loader(test, transforms[1], eval_batch_size, num_workers, seed, device),
+    )
 
 
 def numbers(batch: dict) -> list[int]:
@@ -99,13 +101,7 @@ def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
 def test_sizes_that_cannot_work_are_refused(refused):
     with refused("batch_size", "at least 2", "PWCA", "got 1"):
         loaders(batch_size=1, min_batch=2)
-    with refused("batch_size", "at least 1", "got 0"):
-        loaders(batch_size=0, min_batch=1)
-    with refused("eval_batch_size"):
-        loaders(eval_batch_size=0)
-    with refused("num_workers"):
-        loaders(num_workers=-1)
-    with refused("numbers", "at least 2 training pictures", "got 1"):
+    with refused("at least 2 training pictures", "got 1"):
         loaders(train=1, min_batch=2)
 
 
@@ -114,11 +110,11 @@ def test_augmentation_follows_seed_epoch_and_picture_alone(num_workers):
     """Whatever the workers: the same crops of the same pictures, others in another epoch, and no global draw."""
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(6)]
-    data = FineGrainedData("noise", ["a", "b"], PictureList(pictures, [0, 1] * 3), PictureList(pictures, [0, 1] * 3))
+    noise = PictureList(pictures, [0, 1] * 3)
     crop = train_transform((8, 8), (24, 24), (0.5,) * 3, (0.5,) * 3)
 
     def epochs(workers, seed=3):
-        dataset = build_loaders(data, crop, crop, 2, 2, 0, seed, "cpu", 1)[0].dataset
+        dataset = train_loader(noise, crop, 2, 0, seed, "cpu").dataset
         in_order = DataLoader(dataset, 2, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
         shown = []
         for epoch in (1, 2):
@@ -132,5 +128,5 @@ def test_augmentation_follows_seed_epoch_and_picture_alone(num_workers):
     assert not torch.equal(first, second)
     assert not torch.equal(first, epochs(0, seed=4)[0])
     state = torch.get_rng_state()
-    build_loaders(data, crop, crop, 2, 2, 0, 3, "cpu", 1)[0].dataset[0]
+    train_loader(noise, crop, 2, 0, 3, "cpu").dataset[0]
     assert torch.equal(state, torch.get_rng_state())

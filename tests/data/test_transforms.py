@@ -1,10 +1,12 @@
 """Transforms against the same steps in PIL and NumPy."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from dual_cross_attention.data import test_transform, train_transform
+from dual_cross_attention.data import reid_train_transform, test_transform, train_transform
+from dual_cross_attention.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -72,3 +74,48 @@ def test_resize_below_crop_is_refused(refused):
     for transform in (train_transform, test_transform):
         with refused("448×400", "448×448", "resize must be at least img_size"):
             transform((448, 448), (448, 400), MEAN, STD)
+
+
+def reid_images(count=200, **options):
+    """What the training transform makes of one picture, time and again."""
+    torch.manual_seed(0)
+    transform = reid_train_transform((24, 12), MEAN, STD, **options)
+    picture = smooth_picture(30, 50)
+    return [transform(picture).numpy() for _ in range(count)], resized_and_normalised(picture, 24, 12)
+
+
+def test_reid_crops_come_from_the_padded_picture():
+    images, whole = reid_images(flip=0, padding=3, erasing=0)
+    black = (np.zeros(3) - MEAN) / STD
+    padded = np.tile(black[:, None, None], (1, 30, 18))
+    padded[:, 3:27, 3:15] = whole
+    places = {place(image, padded) for image in images}
+    assert all(not flipped for _, _, flipped in places)
+    assert {top for top, _, _ in places} == {left for _, left, _ in places} == set(range(7))
+
+
+def test_reid_flips_half():
+    images, whole = reid_images(padding=0, erasing=0)
+    flipped = [np.abs(image - whole[:, :, ::-1]).max() < TOLERANCE for image in images]
+    assert all(f or np.abs(i - whole).max() < TOLERANCE for f, i in zip(flipped, images, strict=True))
+    assert 70 < sum(flipped) < 130
+
+
+def test_reid_erases_half_with_noise_of_one_rectangle():
+    images, whole = reid_images(flip=0, padding=0)
+    changed = [np.abs(image - whole).max(0) > TOLERANCE for image in images]
+    erased = [mask for mask in changed if mask.any()]
+    assert 70 < len(erased) < 130
+    for mask in erased:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert area <= mask.size / 3 * 1.2
+        assert mask.sum() >= 0.7 * area  # noise, a value a pixel, is seldom what was there
+    noise = np.concatenate([image[:, mask].ravel() for image, mask in zip(images, changed, strict=True)])
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+
+
+def test_reid_settings_that_cannot_work_are_refused():
+    for options in ({"flip": 1.5}, {"erasing": -0.1}, {"padding": -1}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            reid_train_transform((24, 12), MEAN, STD, **options)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dual_cross_attention import create_model
-from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.tasks import FGVCTask, ReIDTask, RetrievalSplit
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 
 TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -45,6 +45,40 @@ def test_weight_decay_is_decoupled():
     for name, parameter in task.named_parameters():
         shrunk = 1 - 0.1 * 0.05 if parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token")) else 1
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk)
+
+
+def reid_task():
+    split = RetrievalSplit(torch.zeros(2), torch.zeros(2), 1)
+    return ReIDTask(create_model("vit_tiny_patch16_224", 5, task="reid", img_size=32, **TINY), split)
+
+
+def test_sgd_is_that_of_transreid():
+    """Momentum 0.9, decay of everything but w, biases at their own rate; what does not learn is not there."""
+    task = reid_task()
+    optimizer = build_optimizer(task, lr=0.5, weight_decay=1e-4, kind="sgd", bias_lr_factor=2.0, w_lr_factor=0.1)
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in task.named_parameters():
+        if not parameter.requires_grad:
+            assert name.endswith("neck.bias") and id(parameter) not in found
+            continue
+        group = found[id(parameter)]
+        assert group["momentum"] == 0.9
+        assert group["weight_decay"] == (0.0 if name == "weighting.w" else 1e-4), name
+        assert group["lr"] == 0.5 * (0.1 if name == "weighting.w" else 2.0 if name.endswith("bias") else 1.0), name
+    assert optimizer.param_groups[0]["lr"] == 0.5  # what a run reports as its learning rate
+
+
+def test_every_group_keeps_its_share_of_the_schedule():
+    optimizer = build_optimizer(reid_task(), lr=0.1, weight_decay=1e-4, kind="sgd", bias_lr_factor=2.0)
+    schedule = build_schedule(optimizer, 10, 4, 1, 0.0)
+    for update in range(40):
+        if update >= 10:  # the warm-up starts them all at 1 % of the first one's peak
+            rates = {group["lr"] / group["initial_lr"] for group in optimizer.param_groups}
+            assert max(rates) == pytest.approx(min(rates), abs=1e-9)
+        schedule.step_update(update + 1)
+    start = build_optimizer(reid_task(), lr=0.1, weight_decay=1e-4, kind="sgd", bias_lr_factor=2.0)
+    build_schedule(start, 10, 4, 1, 0.0)
+    assert start.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
 def test_the_papers_learning_rate():

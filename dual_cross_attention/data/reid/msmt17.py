@@ -62,12 +62,13 @@ def _read(path: Path, pictures: Path, warnings: list[str]) -> list[Sighting]:
         name, _, identity = line.rpartition(" ")
         if not (name and identity.isdecimal()):
             raise InputError(f'msmt17: {path}, line {number}: expected "path identity", got {line!r}')
-        if pictures / name in identities:
+        picture = pictures / name
+        if picture in identities:
             raise InputError(f"msmt17: {path}, line {number}: {name} is listed a second time")
-        identities[pictures / name] = identity.zfill(4)  # as the folder of its pictures is named
+        identities[picture] = identity.zfill(4)  # as the folder of its pictures is named
 
     def sighting(file: Path) -> Sighting | None:
-        camera = [*file.stem.split("_"), "", "", ""][2]
+        camera = [*file.name.split("_"), "", "", ""][2]
         return Sighting(file, identities[file], camera) if camera.isdecimal() else None
 
     files = on_disk(MSMT17, path, list(identities), warnings)

@@ -94,13 +94,14 @@ def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list
         InputError: none is there.
     """
     gone = absent(files)
+    if not gone:
+        return files
     if len(gone) == len(files):
         raise release.error(f"none of the {len(files):,} pictures that {list_file} lists is there, such as {gone[0]}")
-    if gone:
-        warnings.append(
-            f"{release.name}: {len(gone):,} of the {len(files):,} pictures that {list_file} lists are not there and "
-            f"left out, such as {gone[0]}"
-        )
+    warnings.append(
+        f"{release.name}: {len(gone):,} of the {len(files):,} pictures that {list_file} lists are not there and "
+        f"left out, such as {gone[0]}"
+    )
     left_out = set(gone)
     return [file for file in files if file not in left_out]
 
@@ -129,7 +130,7 @@ def _difference(release: Release, split: str, sightings: list[Sighting]) -> str 
     if there == expected:
         return None
     missing = expected.pictures - there.pictures
-    verdict = f"{missing:,} are missing" if missing > 0 else f"{-missing:,} more than were released"
+    verdict = f"{missing:,} are missing" if missing > 0 else f"{-missing:,} more than released"
     return (
         f"{release.name}: {there.pictures:,} of {expected.pictures:,} {split} pictures "
         f"({there.identities:,} of {expected.identities:,} identities): {verdict}"

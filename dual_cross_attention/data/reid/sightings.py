@@ -46,8 +46,15 @@ def parsed(
 
 def absent(files: list[Path]) -> list[Path]:
     """Those that do not exist. Folders are listed once each: asking for 100,000 files is slow on a network disk."""
-    names = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {f.parent for f in files}}
-    return [file for file in files if file.name not in names[file.parent]]
+    names: dict[str, set[str]] = {}
+    gone = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in names:
+            names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in names[folder]:
+            gone.append(file)
+    return gone
 
 
 def positions(names: Iterable[str]) -> dict[str, int]:

@@ -70,7 +70,7 @@ PARTS = {
 
 def _people(families: int, members: int) -> list[Person]:
     """The first of each family, then the second of each, ...; any two differ in two parts or more."""
-    random = Random("people")
+    random = Random("people 15")  # in this draw all options of all parts are trained on
     people: list[Person] = []
     while len(people) < families * members:
         if len(people) < families:
@@ -172,9 +172,9 @@ def draw_person(person: Person, camera: int, scene: str) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     centre = tuple(_FINE * (at + random.uniform(-2.5, 2.5)) for at in seen.centre)
     unit = _FINE * seen.height * random.uniform(0.95, 1.05)
-    frame = Frame(draw, centre, unit, tilt=random.uniform(-0.08, 0.08), mirrored=seen.view == "left")
+    frame = Frame(draw, centre, unit, lean=random.uniform(-0.08, 0.08), mirrored=seen.view == "left")
     arms, legs = (random.uniform(0.08, 0.5), random.uniform(0.08, 0.5)), random.uniform(0.04, 0.22)
-    Frame(draw, centre, unit, tilt=0).ellipse((0, 0.47), (0.2, 0.035), shaded(seen.floor, 0.72))  # shadow
+    Frame(draw, centre, unit).ellipse((0, 0.47), (0.2, 0.035), shaded(seen.floor, 0.72))  # shadow
     _person(frame, person, seen.view, arms, legs)
     _obstacle(random, draw)
     return picture.reduce(_FINE).point(_light(random, seen))
@@ -201,7 +201,7 @@ def _background(random: Random, camera: Camera) -> Image.Image:
     for _ in range(camera.trees):
         place = (width * random.random(), horizon - height * random.uniform(0, 0.25))
         leaves = varied(random, (70, 124, 72), by=16)
-        Frame(draw, place, height * random.uniform(0.08, 0.16), tilt=0).ellipse((0, 0), (1, 1.2), leaves)
+        Frame(draw, place, height * random.uniform(0.08, 0.16)).ellipse((0, 0), (1, 1.2), leaves)
     draw.rectangle((0, horizon, width, height), fill=floor)
     for top, bottom in _repeated(random, camera.stripes, height - horizon):
         draw.rectangle((0, horizon + top, width, horizon + bottom), fill=shaded(floor, 2))
@@ -221,7 +221,7 @@ def _obstacle(random: Random, draw: ImageDraw.ImageDraw):
     if chance < 0.15:
         draw.rectangle((round(x), 0, round(x) + 4 * _FINE, TOY_HEIGHT * _FINE), fill=shaded((120, 118, 112), shade))
     elif chance < 0.3:
-        bush = Frame(draw, (x, TOY_HEIGHT * _FINE), TOY_WIDTH * _FINE / 2, tilt=0)
+        bush = Frame(draw, (x, TOY_HEIGHT * _FINE), TOY_WIDTH * _FINE / 2)
         for at, radius in ((-0.5, 0.5), (0.45, 0.55), (0, 0.7)):
             bush.ellipse((at, 0), (radius, radius), shaded((66, 112, 60), shade - at / 5))
 

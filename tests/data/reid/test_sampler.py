@@ -1,0 +1,89 @@
+"""P x K batches: full, of different identities, over all pictures, and the same for the same seed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
+
+from dual_cross_attention.data import IdentitySampler
+from dual_cross_attention.errors import InputError
+
+LABELS = {
+    "even": [identity for identity in range(20) for _ in range(8)],
+    "uneven": np.random.default_rng(0).integers(0, 30, 500).tolist() + list(range(30)),
+    "fewer than K": [0, 1, 1, 2, 2, 2, 3, 4],
+    "one has most": [0] * 100 + [1] * 3 + [2] * 2 + [3] + [4] * 5,
+    "shuffled": np.random.default_rng(1).permutation(np.repeat(np.arange(16), 5)).tolist(),
+}
+
+
+def batches(labels, identities, pictures, seed=0, epoch=1) -> np.ndarray:
+    """Indices, (batches, P, K)."""
+    sampler = IdentitySampler(labels, identities, pictures, seed)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    return np.array(order).reshape(-1, identities, pictures)
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize(("identities", "pictures"), [(4, 4), (2, 3), (5, 1)])
+def test_every_batch_has_p_identities_with_k_pictures_and_an_epoch_all_pictures(name, identities, pictures):
+    labels = np.array(LABELS[name])
+    drawn = batches(labels, identities, pictures)
+    assert set(drawn.flatten()) == set(range(len(labels)))
+    for batch in labels[drawn]:
+        assert (batch == batch[:, :1]).all()
+        assert len(set(batch[:, 0])) == identities
+    for group in drawn.reshape(-1, pictures):  # repeated only where there are fewer than K
+        assert len(set(group)) == min(pictures, (labels == labels[group[0]]).sum())
+
+
+def test_an_epoch_is_as_short_as_full_batches_allow():
+    # 30 identities with 500 pictures: no picture is shown much more often than it must be.
+    labels = LABELS["uneven"]
+    groups = {identity: -(-count // 4) for identity, count in Counter(labels).items()}
+    assert len(batches(labels, 4, 4)) == -(-sum(groups.values()) // 4)
+    # An identity with 25 groups needs 25 batches: it is in a batch once.
+    assert len(batches(LABELS["one has most"], 2, 4)) == 25
+
+
+def test_pictures_come_once_where_all_groups_are_full():
+    assert sorted(batches(LABELS["even"], 4, 4).flatten()) == list(range(160))
+
+
+def test_order_follows_seed_and_epoch_alone():
+    labels = LABELS["uneven"]
+    first = batches(labels, 4, 4, seed=3, epoch=2)
+    np.random.seed(5)
+    assert (batches(labels, 4, 4, seed=3, epoch=2) == first).all()
+    assert (batches(labels, 4, 4, seed=3, epoch=3) != first).any()
+    assert (batches(labels, 4, 4, seed=4, epoch=2) != first).any()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_out_whole_batches(processes):
+    """As Accelerate deals them: every process has P x K batches, and they are disjoint where the number comes out."""
+    labels = np.array(LABELS["even"])  # 10 batches of 4 x 4, of pictures that come once
+
+    def dealt(process):
+        sampler = IdentitySampler(labels, 4, 4)
+        shard = BatchSamplerShard(BatchSampler(sampler, 16, drop_last=False), processes, process)
+        return [np.array(batch).reshape(4, 4) for batch in shard]
+
+    of_each = [dealt(process) for process in range(processes)]
+    assert len({len(own) for own in of_each}) == 1
+    for batch in (batch for own in of_each for batch in own):
+        assert (labels[batch] == labels[batch][:, :1]).all() and len(set(labels[batch][:, 0])) == 4
+    counts = Counter(int(picture) for own in of_each for batch in own for picture in batch.flatten())
+    assert set(counts) == set(range(160))
+    assert sum(counts.values()) - 160 == (-10 % processes) * 16  # the last round is filled up with whole batches
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(InputError, match="needs 16 identities, and there are 3"):
+        IdentitySampler([0, 1, 2, 2], 16, 4)
+    with pytest.raises(InputError, match="at least one"):
+        IdentitySampler([0, 1], 2, 0)
