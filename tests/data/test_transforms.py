@@ -89,7 +89,7 @@ def test_reid_crops_come_from_the_padded_picture():
     black = (np.zeros(3) - MEAN) / STD
     padded = np.tile(black[:, None, None], (1, 30, 18))
     padded[:, 3:27, 3:15] = whole
-    places = {place(image, padded) for image in images}
+    places = {place(torch.from_numpy(image), padded) for image in images}
     assert all(not flipped for _, _, flipped in places)
     assert {top for top, _, _ in places} == {left for _, left, _ in places} == set(range(7))
 
