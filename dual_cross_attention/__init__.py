@@ -9,6 +9,7 @@ from dual_cross_attention.version import __version__
 if TYPE_CHECKING:
     from dual_cross_attention.attention import attention_rollout
     from dual_cross_attention.losses import UncertaintyWeighting
+    from dual_cross_attention.metrics import rerank, retrieval_metrics
     from dual_cross_attention.models import DualCrossAttentionViT, create_model, list_backbones
 
 # What needs torch is imported when it is first asked for: `dcal --help` and a mistyped flag need not wait for it.
@@ -18,6 +19,8 @@ _WHERE = {
     "attention_rollout": "attention",
     "create_model": "models",
     "list_backbones": "models",
+    "rerank": "metrics",
+    "retrieval_metrics": "metrics",
 }
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "attention_rollout",
     "create_model",
     "list_backbones",
+    "rerank",
+    "retrieval_metrics",
 ]
 
 

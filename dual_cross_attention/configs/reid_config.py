@@ -46,6 +46,10 @@ class ReIDConfig(TrainingConfig):
     epochs: int = 120
     batch_size: int = 64
     """Pictures of one forward pass on one device (the micro-batch): identities x images_per_identity."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes for one step of the optimiser; the effective batch is batch_size x this x processes."""
+    use_gradient_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
     images_per_identity: int = 4
     """K: pictures of each identity in a batch; 64 pictures are 16 identities x 4."""
     lr_per_512: float = 0.064
@@ -53,6 +57,9 @@ class ReIDConfig(TrainingConfig):
     warmup_epochs: float = 5.0
     optimizer: Literal["adamw", "sgd"] = "sgd"
     bias_lr_factor: float = 2.0
+    w_lr_factor: float = 0.01
+    """Loss weights w learn so many times as fast. At the rate of SGD, w would follow log(loss) at once: with losses of 7,
+    every branch would weigh a seventh, and short trainings end far below the baseline (docs/results.md)."""
     weight_decay: float = 1e-4
     clip_grad: float | None = None
     label_smoothing: float = 0.0

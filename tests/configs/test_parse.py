@@ -9,6 +9,7 @@ import yaml
 
 from dual_cross_attention.configs import CONFIGS, FGVCConfig, ToyConfig
 from dual_cross_attention.configs.parse import RECIPES, parse_config, recipe_names, restore_config
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.models import list_backbones
 
 
@@ -76,31 +77,62 @@ def test_what_a_run_wrote_down_comes_back():
 
 
 def test_what_users_edit_is_where_they_are_told_to_look():
-    text = Path(__file__).parents[2].joinpath("dual_cross_attention/configs/fgvc_config.py").read_text()
-    for name in ("batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing"):
-        assert re.search(rf"^    {name}: \w+ = ", text, re.M)
+    for task in ("fgvc", "reid"):
+        text = Path(__file__).parents[2].joinpath(f"dual_cross_attention/configs/{task}_config.py").read_text()
+        for name in ("batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing"):
+            assert re.search(rf"^    {name}: \w+ = ", text, re.M)
 
 
 # --- recipes ---
 
 
+BACKBONES = ("deit_tiny", "deit_small", "deit_base", "vit_base")
+FGVC_RECIPES = [f"{data}_{name}" for data in ("cub", "cars", "aircraft") for name in BACKBONES]
+REID_RECIPES = [f"{data}_{name}" for data in ("market", "duke", "msmt17", "veri776") for name in BACKBONES]
+
+
 def test_a_recipe_for_each_published_row():
-    """Table 1 of the paper, as far as the backbones are plain ViTs of timm."""
-    backbones = ("deit_tiny", "deit_small", "deit_base", "vit_base")
-    assert recipe_names() == sorted(f"{data}_{name}" for data in ("cub", "cars", "aircraft") for name in backbones)
+    """Tables 1 and 2 of the paper, as far as the backbones are plain ViTs of timm."""
+    assert recipe_names() == sorted(FGVC_RECIPES + REID_RECIPES)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", FGVC_RECIPES + REID_RECIPES)
 def test_recipes_are_the_papers(name):
     config = parse_config(["--config", name, "--data_root", "somewhere"])
     dataset, _, backbone = name.partition("_")
-    assert config.dataset == dataset and config.data_root == "somewhere"
+    assert config.dataset.startswith(dataset) and config.data_root == "somewhere"
     assert config.backbone.startswith(backbone) and config.backbone.partition(".")[0] in list_backbones()
-    assert config.weights == "imagenet" and config.ablation == "full"
-    assert (config.img_size, config.resize(), config.epochs) == ([448, 448], [550, 550], 100)
-    assert (config.lr, config.lr_per_512, config.weight_decay, config.local_ratio) == (None, 5e-4, 0.05, 0.1)
+    assert config.weights == "imagenet" and config.ablation == "full" and config.lr is None
     text = (RECIPES / f"{name}.yaml").read_text()
-    assert re.search(r"Published .* \d\d\.\d -> \d\d\.\d", text) and "paper's numbers, not measurements" in text
+    assert re.search(r"Published .* \d\d\.\d.* -> \d\d\.\d", text) and "paper's numbers, not measurements" in text
+    if name in FGVC_RECIPES:
+        assert (config.img_size, config.resize(), config.epochs) == ([448, 448], [550, 550], 100)
+        assert (config.lr_per_512, config.weight_decay, config.local_ratio) == (5e-4, 0.05, 0.1)
+    else:
+        assert (config.img_size, config.epochs) == ([256, 256 if dataset == "veri776" else 128], 120)
+        assert (config.lr_per_512, config.weight_decay, config.local_ratio) == (0.064, 1e-4, 0.3)
+
+
+def test_reid_defaults_are_the_papers_and_transreids():
+    """PAPER: SGD 0.008 at batch 64 = 16 x 4, cosine, 120 epochs; TransReID: all the rest."""
+    config = parse_config(["--task", "reid", "--dataset", "market1501"])
+    assert (config.optimizer, config.weight_decay, config.epochs, config.warmup_epochs) == ("sgd", 1e-4, 120, 5)
+    assert (config.batch_size, config.images_per_identity) == (64, 4)
+    assert config.lr is None and config.lr_per_512 * config.batch_size / 512 == pytest.approx(0.008)
+    assert (config.bias_lr_factor, config.drop_path_rate, config.clip_grad) == (2.0, 0.1, None)
+    assert (config.flip, config.padding, config.erasing, config.pixel_stats) == (0.5, 10, 0.5, "half")
+    assert (config.label_smoothing, config.triplet_margin) == (0.0, None)
+    assert (config.feature, config.distance, config.normalize_features) == ("before_neck", "euclidean", True)
+    assert (config.local_ratio, config.img_size) == (0.3, [256, 128])
+    assert parse_config(["--task", "reid", "--dataset", "veri776"]).img_size == [256, 256]
+    assert parse_config(["--task", "reid"]).dataset == "toy"
+
+
+def test_batches_must_be_p_times_k():
+    for size in (30, 4):
+        with pytest.raises(InputError, match=f"batch_size {size}: the triplet loss needs at least two identities of 4"):
+            parse_config(["--task", "reid", "--dataset", "market1501", "--batch_size", str(size)])
+    assert parse_config(["--task", "reid", "--batch_size", "6", "--images_per_identity", "3"]).batch_size == 6
 
 
 def test_recipes_leave_the_machine_to_the_user():

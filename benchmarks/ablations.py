@@ -1,11 +1,12 @@
 """The ablation table: every ablation, several seeds, one protocol.
 
-    python -m benchmarks.fgvc_ablations --seeds 0 1 2 --output_dir runs/ablations -- \\
-        --dataset cub --data_root DIR --weights imagenet
+    python -m benchmarks.ablations --seeds 0 1 2 --output_dir runs/cub -- --dataset cub --data_root DIR
+    python -m benchmarks.ablations --seeds 0 1 2 --output_dir runs/market -- \\
+        --task reid --dataset market1501 --data_root DIR
 
-What stands behind `--` goes to `dcal train` as it is; without more, it is the paper's recipe (448 x 448, 100 epochs,
-batch 16). Runs that are there already are kept, interrupted ones go on, so the command can simply be given again.
-Scores are those of the last epoch, not of the best one: choosing an epoch on the test split would flatter.
+What stands behind `--` goes to `dcal train` as it is; without more, it is the paper's recipe of the task. Runs that are
+there already are kept, interrupted ones go on, so the command can simply be given again. Scores are those of the last
+epoch, not of the best one: choosing an epoch on the test split would flatter.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main() -> int:
                 subprocess.run([sys.executable, str(TRAIN), *flags], check=True)
             metrics = folder / "metrics.jsonl"
             lines = metrics.read_text().splitlines() if metrics.is_file() else []
-            evaluated = [row for row in map(json.loads, lines) if "val/top1" in row]
+            evaluated = [row for row in map(json.loads, lines) if any(name.startswith("val/") for name in row)]
             last_rows[ablation] += evaluated[-1:]
     print(table(last_rows))
     if given.json:
@@ -48,24 +49,36 @@ def main() -> int:
     return 0
 
 
+# What is scored, by the metric that a run has: its key, and its name in the table; the first one is compared.
+SCORES = {"val/top1": {"top1": "top-1"}, "val/mAP": {"mAP": "mAP", "rank1": "rank-1"}}
+BRANCHES = {"_sa": "SA", "_glca": "GLCA", "": "both"}
+
+
 def table(last_rows: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: a row an ablation, mean ± standard deviation over the seeds."""
-    columns = ("ablation", "runs", "epoch", "top-1 SA", "top-1 GLCA", "top-1 both", "− sa_only", "images/s", "peak MiB")
-    lines = [_line(*columns, "w (SA, GLCA, PWCA)"), _line(*["---"] * (len(columns) + 1))]
-    baseline = [row["val/top1"] for row in last_rows.get("sa_only", [])]
+    keys = {key for rows in last_rows.values() for row in rows for key in row}
+    best, scores = next(((key, scores) for key, scores in SCORES.items() if key in keys), ("", {}))
+    scored = {
+        f"val/{name}{suffix}": f"{title} {branch}"
+        for name, title in scores.items()
+        for suffix, branch in BRANCHES.items()
+    }
+    columns = ("ablation", "runs", "epoch", *scored.values(), "− sa_only", "images/s", "peak MiB", "w (SA, GLCA, PWCA)")
+    lines = [_line(*columns), _line(*["---"] * len(columns))]
+    baseline = [row[best] for row in last_rows.get("sa_only", [])]
     for ablation, rows in last_rows.items():
         if not rows:
-            lines.append(_line(f"`{ablation}`", "0", *[""] * (len(columns) - 1)))
+            lines.append(_line(f"`{ablation}`", "0", *[""] * (len(columns) - 2)))
             continue
         gain = ""
         if baseline and ablation != "sa_only":
-            gain = f"{statistics.mean(row['val/top1'] for row in rows) - statistics.mean(baseline):+.2f}"
+            gain = f"{statistics.mean(row[best] for row in rows) - statistics.mean(baseline):+.2f}"
         lines.append(
             _line(
                 f"`{ablation}`",
                 str(len(rows)),
                 ", ".join(str(epoch) for epoch in sorted({row["epoch"] for row in rows})),
-                *(_spread(rows, f"val/top1{suffix}") for suffix in ("_sa", "_glca", "")),
+                *(_spread(rows, key) for key in scored),
                 gain,
                 _spread(rows, "train/images_per_second", ".1f"),
                 _spread(rows, "peak_memory_mb", ".0f"),
