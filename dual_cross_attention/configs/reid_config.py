@@ -58,8 +58,8 @@ class ReIDConfig(TrainingConfig):
     optimizer: Literal["adamw", "sgd"] = "sgd"
     bias_lr_factor: float = 2.0
     w_lr_factor: float = 0.01
-    """Loss weights w learn so many times as fast. At the rate of SGD, w would follow log(loss) at once: with losses of 7,
-    every branch would weigh a seventh, and short trainings end far below the baseline (docs/results.md)."""
+    """Loss weights w learn so many times as fast. At SGD's rate they would follow log(loss) at once, weigh every branch
+    by a seventh while losses are 7, and leave short trainings far below the baseline (docs/results.md)."""
     weight_decay: float = 1e-4
     clip_grad: float | None = None
     label_smoothing: float = 0.0

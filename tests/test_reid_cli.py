@@ -1,0 +1,295 @@
+"""Re-identification from the command line, end to end: training, evaluation, re-ranking, rankings, bad input."""
+
+import json
+import math
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dual_cross_attention.data import load_reid
+from dual_cross_attention.runs import reid, training
+from dual_cross_attention.training import trainer
+from dual_cross_attention.training.checkpoints import load_model
+
+COLOURS = {
+    "anna": (200, 60, 60),
+    "bob": (60, 200, 60),
+    "cleo": (60, 60, 200),
+    "dan": (200, 200, 60),
+    "eva": (60, 60, 60),
+}
+TRAINED, TESTED = ("anna", "bob", "cleo", "dan"), ("dan", "eva", "bob")
+TINY = [
+    "--task=reid",
+    "--dataset=folder",
+    "--backbone=vit_tiny_patch16_224",
+    '--backbone_kwargs={"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}',
+    "--weights=none",
+    "--img_size", "32", "16",
+    "--padding=2",
+    "--epochs=2",
+    "--warmup_epochs=0",
+    "--eval_every=1",
+    "--batch_size=8",
+    "--images_per_identity=2",
+    "--num_workers=0",
+    "--device=cpu",
+]  # fmt: skip
+
+
+def make_crowd(root: Path) -> Path:
+    """A data set of the `folder` kind: people by colour, 6 training, 1 query and 2 gallery pictures per camera."""
+    random = Random(0)
+    for split, names, count in (("train", TRAINED, 3), ("query", TESTED, 1), ("gallery", TESTED, 2)):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for camera in ("door", "hall"):
+                for i in range(count):
+                    varied = tuple(channel + random.randint(-40, 40) for channel in COLOURS[name])
+                    Image.new("RGB", (16, 32), varied).save(root / split / name / f"{camera}_{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory) -> Path:
+    return make_crowd(tmp_path_factory.mktemp("crowd"))
+
+
+@pytest.fixture
+def flags(crowd) -> list[str]:
+    return [*TINY, f"--data_root={crowd}"]
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
+
+
+@pytest.mark.parametrize("ablation", BRANCHES)
+def test_a_run_and_its_evaluation(dcal, flags, tmp_path, ablation):
+    run, result = tmp_path / "run", tmp_path / "result.json"
+    outcome = dcal("train", *flags, "--ablation", ablation, "--output_dir", run)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "folder: 4 identities, 24 training pictures; 6 queries, 12 gallery pictures" in outcome.out
+    has = BRANCHES[ablation]
+    retrieved = {"mAP", "rank1", "rank5", "rank10"} | {
+        f"{name}_{b}" for b in has if b != "pwca" for name in ("mAP", "rank1")
+    }
+    weights = {f"train/w_{branch}" for branch in has} if len(has) > 1 else set()
+    for row in rows_of(run):
+        assert {name for name in row if name.startswith("val/")} == {f"val/{name}" for name in retrieved}
+        assert {name for name in row if name.startswith("train/w_")} == weights
+        assert {name for name in row if name.startswith("train/loss_")} == {f"train/loss_{branch}" for branch in has}
+        assert all(math.isfinite(value) for value in row.values())
+
+    evaluated = dcal("eval", run, "--json", result)
+    assert evaluated.status == 0
+    assert "mAP %" in evaluated.out and "rank-10 %" in evaluated.out
+    given = json.loads(result.read_text())
+    best = max(rows_of(run), key=lambda row: row["val/mAP"])
+    assert given["mAP"] == pytest.approx(best["val/mAP"])
+    assert (given["images"], given["unreadable"], given["dataset"]) == (18, 0, "folder")
+    saved = load_model(run)
+    assert saved.classes == ["anna", "bob", "cleo", "dan"] and saved.config.task == "reid"
+
+
+def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, crowd, tmp_path):
+    run = tmp_path / "run"
+    assert dcal("train", *flags, "--output_dir", run).status == 0
+    results, rankings = {}, {}
+    for name, extra in (("plain", ()), ("reranked", ("--rerank",))):
+        file, ranking = tmp_path / f"{name}.json", tmp_path / f"{name}.jsonl"
+        outcome = dcal("eval", run, *extra, "--json", file, "--save_ranking", ranking)
+        assert outcome.status == 0, outcome.err
+        results[name] = json.loads(file.read_text())
+        rankings[name] = [json.loads(line) for line in ranking.read_text().splitlines()]
+    assert rankings["plain"] != rankings["reranked"]
+    assert not list(tmp_path.glob("*.tmp"))
+    for name, lines in rankings.items():
+        assert [line["query"] for line in lines] == [
+            f"query/{person}/{camera}_0.png" for person in sorted(TESTED) for camera in ("door", "hall")
+        ]
+        first_hits, precisions = [], []
+        for line in lines:
+            _, person, picture = line["query"].split("/")
+            own_camera = {f"gallery/{person}/{picture.split('_')[0]}_{i}.png" for i in range(2)}
+            assert {*line["gallery"]} == {
+                str(path.relative_to(crowd)) for path in (crowd / "gallery").rglob("*.png")
+            } - own_camera
+            assert line["distances"] == sorted(line["distances"])
+            assert line["matches"] == [file.split("/")[1] == person for file in line["gallery"]]
+            ranks = [rank for rank, match in enumerate(line["matches"], 1) if match]
+            first_hits.append(ranks[0] == 1)
+            precisions.append(sum(n / rank for n, rank in enumerate(ranks, 1)) / len(ranks))
+        # What the file says is what the metrics are of.
+        assert results[name]["mAP"] == pytest.approx(100 * sum(precisions) / len(precisions))
+        assert results[name]["rank1"] == pytest.approx(100 * sum(first_hits) / len(first_hits))
+
+
+def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, monkeypatch):
+    made = {}
+
+    def watch(where, name):
+        original = getattr(where, name)
+
+        def record(*arguments, **options):
+            made[name] = original(*arguments, **options)
+            return made[name]
+
+        monkeypatch.setattr(where, name, record)
+
+    for where, name in (
+        (reid, "ReIDTask"),
+        (reid, "train_loader"),
+        (reid, "reid_train_transform"),
+        (training, "Trainer"),
+        (trainer, "build_optimizer"),
+    ):
+        watch(where, name)
+    outcome = dcal(
+        "train", *flags, "--epochs=1", "--label_smoothing=0.125", "--weight_bound=1.5", "--triplet_margin=0.3",
+        "--feature=after_neck", "--distance=cosine", "--normalize_features=false", "--flip=0.25", "--padding=3",
+        "--erasing=0.75", "--pixel_stats=backbone", "--batch_size=6", "--images_per_identity=3", "--lr=null",
+        "--gradient_accumulation_steps=2", "--bias_lr_factor=3", "--w_lr_factor=0.5", "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    task = made["ReIDTask"]
+    assert (task.identity_loss.label_smoothing, task.weighting.bound) == (0.125, 1.5)
+    assert (task.identity_loss.triplet.margin, task.identity_loss.triplet.smooth_loss) == (0.3, False)
+    assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
+    sampler = made["train_loader"].sampler
+    assert (sampler.identities_per_batch, sampler.pictures_per_identity, sampler.epoch) == (2, 3, 1)
+    flip, crop, erase = (made["reid_train_transform"].transforms[i] for i in (2, 3, 6))
+    assert (flip.p, crop.padding, erase.p) == (0.25, [3, 3, 3, 3], 0.75)
+    peak = 0.064 * 6 * 2 / 512
+    rates = {group["initial_lr"] for group in made["build_optimizer"].param_groups}
+    assert {round(rate / peak, 6) for rate in rates} == {1.0, 3.0, 0.5}
+    assert made["Trainer"].config.gradient_accumulation_steps == 2
+
+
+def test_every_epoch_has_an_order_of_its_own_and_a_run_repeats(dcal, flags, tmp_path, monkeypatch):
+    seen = []
+    step = trainer.Trainer._step
+    monkeypatch.setattr(
+        trainer.Trainer, "_step", lambda self, batch: (seen.append(batch["labels"].tolist()), step(self, batch))
+    )
+    for name in ("one", "other"):
+        assert dcal("train", *flags, "--output_dir", tmp_path / name).status == 0
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:]
+    assert seen[: half // 2] != seen[half // 2 : half]
+    ours, theirs = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "other"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_goes_on(dcal, flags, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", whole).status == 0
+    assert dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", broken).status == 0
+    # As if the power had been cut after the second epoch.
+    for path in (broken / "checkpoints" / "epoch_0003").glob("*"):
+        path.unlink() if path.is_file() else None
+    outcome = dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", broken)
+    assert outcome.status == 0 and "resumed after epoch 2" in outcome.out
+    ours, theirs = (load_file(run / "last.safetensors") for run in (whole, broken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_only_the_test_side_is_needed_to_evaluate(dcal, flags, crowd, tmp_path):
+    assert dcal("train", *flags, "--output_dir", tmp_path / "run").status == 0
+    there = tmp_path / "there"
+    there.mkdir()
+    for side in ("query", "gallery"):
+        (there / side).symlink_to(crowd / side)
+    outcome = dcal("eval", tmp_path / "run", "--data_root", there)
+    assert outcome.status == 0, outcome.err
+    # And other people by other cameras: the drawn set.
+    outcome = dcal("eval", tmp_path / "run", "--dataset", "toy", "--num_workers", 0)
+    assert outcome.status == 0, outcome.err
+    assert "toy, 552 test pictures" in outcome.out
+
+
+def test_unreadable_pictures_are_named_counted_and_left_out(dcal, flags, tmp_path):
+    root = make_crowd(tmp_path / "crowd")
+    broken = [root / "train/bob/hall_1.png", root / "query/eva/door_0.png", root / "gallery/eva/hall_1.png"]
+    for path in broken:
+        path.write_bytes(b"not a picture")
+    outcome = dcal("train", *flags, f"--data_root={root}", "--output_dir", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    for path in broken:
+        assert outcome.out.count(f"skipped an unreadable picture, {path}") == 1
+    assert "3 pictures could not be read" in outcome.out
+    outcome = dcal("eval", tmp_path / "run", "--save_ranking", tmp_path / "ranking.jsonl")
+    assert outcome.status == 0 and "2 pictures could not be read" in outcome.out
+    lines = [json.loads(line) for line in (tmp_path / "ranking.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and not any("gallery/eva/hall_1.png" in line["gallery"] for line in lines)
+
+
+def refused(outcome, *words):
+    assert outcome.status == 2, outcome
+    assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
+    for word in words:
+        assert str(word) in outcome.err, outcome.err
+
+
+def test_bad_input_is_told_in_a_line(dcal, flags, crowd, tmp_path):
+    run = tmp_path / "run"
+    refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
+    refused(dcal("train", *flags, "--dataset=cub"), "unknown data set 'cub'", "market1501")
+    refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
+    refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
+    refused(dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train")
+    lonely = make_crowd(tmp_path / "lonely")
+    for path in (lonely / "gallery").rglob("door_*"):
+        path.unlink()
+    for path in (lonely / "query").rglob("door_*"):
+        path.unlink()
+    refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera")
+    assert dcal("train", *flags, "--output_dir", run).status == 0
+    refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
+    refused(dcal("eval", run, "--dataset", "cub"), "unknown data set 'cub'")
+    refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
+
+
+def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
+    assert dcal("train", *small, "--epochs=1", "--output_dir", tmp_path).status == 0
+    for option in (["--rerank"], ["--save_ranking", tmp_path / "ranking.jsonl"]):
+        refused(dcal("eval", tmp_path, *option), "--rerank and --save_ranking are for retrieval", "fgvc")
+
+
+MARKET = Path(__file__).parents[2] / "shared" / "data" / "Market-1501-v15.09.15"
+
+
+@pytest.mark.skipif(not MARKET.is_dir(), reason="needs the project's pictures of Market-1501")
+def test_an_untrained_model_on_real_people_scores_as_a_loop_does(tmp_path):
+    """Real file names, cameras and queries without a match: mAP of raw pixels by our metrics and by the definition."""
+    from dual_cross_attention import retrieval_metrics
+    from dual_cross_attention.data import read_picture, test_transform
+
+    data = load_reid("market1501", MARKET, train=False)
+    transform = test_transform((16, 8), (16, 8), (0.5,) * 3, (0.5,) * 3)
+    sides = []
+    for side in (data.query, data.gallery):
+        chosen = [i for i, identity in enumerate(side.identities) if identity < 200]
+        features = torch.stack([transform(read_picture(side.pictures[i])).flatten() for i in chosen])
+        sides.append((features, [side.identities[i] for i in chosen], [side.cameras[i] for i in chosen]))
+    (query, query_ids, query_cameras), (gallery, gallery_ids, gallery_cameras) = sides
+    found = retrieval_metrics(query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras)
+    precisions = []
+    for q in range(len(query)):
+        distances = (gallery.double() - query[q].double()).square().sum(1).tolist()
+        kept = [
+            g for g in range(len(gallery)) if (gallery_ids[g], gallery_cameras[g]) != (query_ids[q], query_cameras[q])
+        ]
+        kept.sort(key=lambda g: distances[g])
+        ranks = [rank for rank, g in enumerate(kept, 1) if gallery_ids[g] == query_ids[q]]
+        if ranks:
+            precisions.append(sum(n / rank for n, rank in enumerate(ranks, 1)) / len(ranks))
+    assert found.num_valid_queries == len(precisions) < len(query)
+    assert found.mAP == pytest.approx(sum(precisions) / len(precisions), abs=1e-9)
