@@ -106,7 +106,8 @@ class ReIDToyConfig(ReIDConfig):
     weights: str = "none"
     img_size: int | list[int] = field(default_factory=lambda: [64, 32])
     padding: int = 4
-    epochs: int = 20
+    erasing: float = 0.25
+    epochs: int = 15
     batch_size: int = 32
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = 1e-3

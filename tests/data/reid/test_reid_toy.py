@@ -21,7 +21,7 @@ PIXELS = {
     (BEN, 5): "33d22c50dbe0cdf2",
     (BEN, 6): "7961ba071a695e2b",
 }
-CROWD = "52c3bfe86ab248ad"
+CROWD = "22a89262da051367"
 
 
 def pixels(pictures) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_sizes_and_modes(toy):
     for pictures in (toy.train.pictures, toy.query.pictures, toy.gallery.pictures):
         assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (32, 64))}
     everything = [*toy.train.pictures, *toy.query.pictures, *toy.gallery.pictures]
-    assert len({picture.tobytes() for picture in everything}) == 1200 + 120 + 432
+    assert len({picture.tobytes() for picture in everything}) == 2400 + 120 + 432
 
 
 def test_everyone_is_under_every_camera(toy):
@@ -54,8 +54,8 @@ def test_everyone_is_under_every_camera(toy):
         return Counter(zip(split.identities, split.cameras, strict=True))
 
     assert (toy.name, toy.warnings) == ("toy", [])
-    assert len(toy.identities) == len(set(toy.identities)) == 40
-    assert counted(toy.train) == dict.fromkeys(product(range(40), CAMERAS), 5)
+    assert len(toy.identities) == len(set(toy.identities)) == 80
+    assert counted(toy.train) == dict.fromkeys(product(range(80), CAMERAS), 5)
     assert counted(toy.query) == dict.fromkeys(product(range(1, 21), CAMERAS), 1)
     distractors = dict.fromkeys(product([0], CAMERAS), 4 * 3)
     assert counted(toy.gallery) == dict.fromkeys(product(range(1, 21), CAMERAS), 3) | distractors
@@ -78,7 +78,7 @@ def test_pictures_show_who_and_where_the_lists_say(toy):
 
 def test_nobody_is_trained_on_and_tested():
     people = [*TRAIN_PEOPLE, *TEST_PEOPLE]
-    assert (len(TRAIN_PEOPLE), len(TEST_PEOPLE), len(set(people))) == (40, 24, 64)
+    assert (len(TRAIN_PEOPLE), len(TEST_PEOPLE), len(set(people))) == (80, 24, 104)
 
 
 @pytest.mark.parametrize("people", [TRAIN_PEOPLE, TEST_PEOPLE], ids=["train", "test"])
