@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except TrainingDivergedError as error:
         return _fail(error, 3)
+    except BrokenPipeError:  # the reader has seen enough: dcal train --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at exit
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted; a training goes on from its last checkpoint with the same command", 130)
 

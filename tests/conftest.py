@@ -89,3 +89,24 @@ def small(pictures) -> list[str]:
         "--num_workers=0",
         "--device=cpu",
     ]
+
+
+@pytest.fixture
+def made(monkeypatch) -> Callable[..., dict[str, object]]:
+    """`made((module, "name"), …)` → a dict that will hold what the functions and classes of these names return."""
+
+    def watch(*places: tuple[object, str]) -> dict[str, object]:
+        seen: dict[str, object] = {}
+
+        def recording(name, original):
+            def record(*arguments, **options):
+                seen[name] = original(*arguments, **options)
+                return seen[name]
+
+            return record
+
+        for where, name in places:
+            monkeypatch.setattr(where, name, recording(name, getattr(where, name)))
+        return seen
+
+    return watch

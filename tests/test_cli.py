@@ -166,20 +166,9 @@ def test_processes_that_read_pictures_end_with_the_run(dcal, small, tmp_path):
         gc.enable()
 
 
-def test_settings_reach_what_they_are_for(dcal, small, tmp_path, monkeypatch):
+def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
     """Whoever sets something gets it: a look at what task, loaders and trainer are made of."""
-    made = {}
-
-    def watch(where, name):
-        original = getattr(where, name)
-
-        def record(*arguments, **options):
-            made[name] = original(*arguments, **options)
-            return made[name]
-
-        monkeypatch.setattr(where, name, record)
-
-    for where, name in (
+    made = made(
         (fgvc, "FGVCTask"),
         (fgvc, "train_loader"),
         (fgvc, "test_loader"),
@@ -188,8 +177,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, monkeypatch):
         (training, "Trainer"),
         (trainer, "build_optimizer"),
         (trainer, "build_schedule"),
-    ):
-        watch(where, name)
+    )
     outcome = dcal(
         "train", *small, "--epochs=1", "--label_smoothing=0.125", "--weight_bound=1.5", "--flip=0.25",
         "--img_size", 32, 40, "--resize_size", 48, 56, "--batch_size=6", "--eval_batch_size=5",

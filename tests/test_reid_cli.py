@@ -132,26 +132,14 @@ def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, cr
         assert results[name]["rank1"] == pytest.approx(100 * sum(first_hits) / len(first_hits))
 
 
-def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, monkeypatch):
-    made = {}
-
-    def watch(where, name):
-        original = getattr(where, name)
-
-        def record(*arguments, **options):
-            made[name] = original(*arguments, **options)
-            return made[name]
-
-        monkeypatch.setattr(where, name, record)
-
-    for where, name in (
+def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
+    made = made(
         (reid, "ReIDTask"),
         (reid, "train_loader"),
         (reid, "reid_train_transform"),
         (training, "Trainer"),
         (trainer, "build_optimizer"),
-    ):
-        watch(where, name)
+    )
     outcome = dcal(
         "train", *flags, "--epochs=1", "--label_smoothing=0.125", "--weight_bound=1.5", "--triplet_margin=0.3",
         "--feature=after_neck", "--distance=cosine", "--normalize_features=false", "--flip=0.25", "--padding=3",

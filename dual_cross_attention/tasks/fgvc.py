@@ -9,9 +9,8 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dual_cross_attention.errors import InputError, TrainingDivergedError
-from dual_cross_attention.losses import UncertaintyWeighting
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.tasks.task import Batch, Task
+from dual_cross_attention.tasks.task import Batch, Task, vote
 
 
 class FGVCTask(Task):
@@ -29,10 +28,8 @@ class FGVCTask(Task):
     epoch_metrics = ("top1", "top5", "top1_sa", "top1_glca")
 
     def __init__(self, model: DualCrossAttentionViT, weight_bound: float = 2.0, label_smoothing: float = 0.0):
-        super().__init__(model)
+        super().__init__(model, weight_bound)
         self.label_smoothing = label_smoothing
-        # The plain backbone is trained on its plain loss.
-        self.weighting = UncertaintyWeighting(model.branches, weight_bound) if len(model.branches) > 1 else None
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. PWCA has the target's label: the distractor must not change the answer."""
@@ -42,14 +39,7 @@ class FGVCTask(Task):
             branch: F.cross_entropy(logits[branch].float(), labels, label_smoothing=self.label_smoothing)
             for branch in self.model.branches
         }
-        total, weights = self.weighting(losses) if self.weighting else (losses["sa"], {})
-        correct = (vote(logits).argmax(-1) == labels).float().mean()
-        return {
-            "loss": total,
-            **{f"loss_{branch}": loss.detach() for branch, loss in losses.items()},
-            **weights,
-            "accuracy": 100 * correct,
-        }
+        return self.combine(losses, logits, labels)
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Batch]) -> dict[str, float]:
@@ -86,8 +76,3 @@ class FGVCTask(Task):
     def _meter(self, k: int, device: torch.device) -> MulticlassAccuracy:
         num_classes = self.model.backbone.num_classes
         return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
-
-
-def vote(logits: dict[str, Tensor]) -> Tensor:
-    """softmax(SA) + softmax(GLCA), DCAL section 3.4: {"sa": (B, C), "glca": (B, C)} → (B, C)."""
-    return sum(F.softmax(logits[branch].detach().float(), dim=-1) for branch in ("sa", "glca") if branch in logits)

@@ -11,10 +11,9 @@ from torchmetrics import CatMetric
 
 from dual_cross_attention.attention.pairwise import draw_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
-from dual_cross_attention.losses import IdentityLoss, UncertaintyWeighting
+from dual_cross_attention.losses import IdentityLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.tasks.fgvc import vote
 from dual_cross_attention.tasks.task import Batch, Task
 
 RANKS = (1, 5, 10)
@@ -88,12 +87,10 @@ class ReIDTask(Task):
         distance: Literal["euclidean", "cosine"] = "euclidean",
         normalize_features: bool = True,
     ):
-        super().__init__(model)
+        super().__init__(model, weight_bound)
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
         self.identity_loss = IdentityLoss(label_smoothing, triplet_margin)
-        # The plain backbone is trained on its plain loss.
-        self.weighting = UncertaintyWeighting(model.branches, weight_bound) if len(model.branches) > 1 else None
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other picture, seldom one of the same identity."""
@@ -104,14 +101,7 @@ class ReIDTask(Task):
             branch: self.identity_loss(out.logits[branch], out.features[branch], identities)
             for branch in self.model.branches
         }
-        total, weights = self.weighting(losses) if self.weighting else (losses["sa"], {})
-        correct = (vote(out.logits).argmax(-1) == identities).float().mean()
-        return {
-            "loss": total,
-            **{f"loss_{branch}": loss.detach() for branch, loss in losses.items()},
-            **weights,
-            "accuracy": 100 * correct,
-        }
+        return self.combine(losses, out.logits, identities)
 
     def evaluate(self, loader: Iterable[Batch], rerank: bool = False) -> dict[str, float]:
         """Percent of SA and GLCA together ("mAP", "rank1", "rank5", "rank10") and of each ("mAP_sa", …).

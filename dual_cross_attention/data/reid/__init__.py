@@ -56,12 +56,13 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
 }
 
 
-def load_reid(name: str, data_root: str | Path | None, train: bool = True) -> ReIDData:
+def load_reid(name: str, data_root: str | Path | None, train: bool = True, download: bool = False) -> ReIDData:
     """A re-identification data set by its name; `data_root` and errors as in `load_by_name`.
 
     Args:
         name: one of REID_DATASETS.
         data_root: the data set's own folder, or the one that holds it; None for "toy".
         train: False: the training pictures are not read and need not be there.
+        download: as in `load_by_name`, which refuses it: none of them can be.
     """
-    return load_by_name(REID_DATASETS, name, data_root, train=train)
+    return load_by_name(REID_DATASETS, name, data_root, download, train=train)

@@ -1,0 +1,104 @@
+"""Evaluation of a trained model on a test split."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.data.unreadable import UnreadablePictures
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.runs.ranking_file import write_ranking
+from dual_cross_attention.runs.setup import RunSetup
+from dual_cross_attention.runs.setups import read_setup
+from dual_cross_attention.tasks import ReIDTask
+from dual_cross_attention.tasks.task import Task
+from dual_cross_attention.training.checkpoints import find_model_file, load_model
+from dual_cross_attention.training.devices import choose_device, choose_precision
+from dual_cross_attention.training.progress import track
+
+
+def evaluate(
+    run_or_checkpoint: str | Path,
+    dataset: str | None = None,
+    data_root: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    rerank: bool = False,
+    save_ranking: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """A trained model on its test split.
+
+    Args:
+        run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
+        dataset: another data set of the same task; None: that of the run.
+        data_root: the data set; None: where the run found it.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision, batch_size, num_workers: as the settings of that name; None: as in the run.
+        rerank: of re-identification: by k-reciprocal re-ranking.
+        save_ranking: of re-identification: a file for the gallery as each query ranks it, see `write_ranking`.
+
+    Returns:
+        "checkpoint", "dataset", "images", "unreadable", and the task's metrics in percent.
+
+    Raises:
+        InputError: no such model, or data that does not fit it.
+    """
+    chosen = choose_device(device)
+    saved = load_model(run_or_checkpoint)
+    chosen_precision = choose_precision(precision or saved.config.precision, chosen)
+    config = replace(
+        saved.config,
+        dataset=dataset or saved.config.dataset,
+        data_root=data_root or (saved.config.data_root if dataset in (None, saved.config.dataset) else None),
+        eval_batch_size=saved.config.eval_batch_size if batch_size is None else batch_size,
+        num_workers=saved.config.num_workers if num_workers is None else num_workers,
+    )
+    choose_settings({"task": config.task, "dataset": config.dataset})  # refuses a data set of another task
+    if config.task != "reid" and (rerank or save_ranking):
+        raise InputError(f"--rerank and --save_ranking are for retrieval: this model is of task {config.task}")
+    setup = read_setup(config, train=False)
+    setup.check_fits(saved.classes)
+    console = console or Console(quiet=True)
+    for warning in setup.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
+    task = setup.build_task(saved.model.to(chosen))
+    metrics = _score(task, setup, chosen_precision, unreadable, rerank, save_ranking, console)
+    return {
+        "checkpoint": str(find_model_file(run_or_checkpoint)),
+        "dataset": config.dataset,
+        "images": setup.num_test - len(unreadable),
+        "unreadable": len(unreadable),
+        **metrics,
+    }
+
+
+def _score(
+    task: Task,
+    setup: RunSetup,
+    precision: str,
+    unreadable: UnreadablePictures,
+    rerank: bool,
+    save_ranking: str | Path | None,
+    console: Console,
+) -> dict[str, float]:
+    """The task's metrics, on the model's device; the loader's processes end with this function."""
+    device = next(task.parameters()).device
+    loader = setup.test_loader(task.model, device)
+    batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    if not isinstance(task, ReIDTask):
+        with autocast:
+            return task.evaluate(batches)
+    with autocast:
+        features = task.extract(batches)
+    if save_ranking:
+        write_ranking(Path(save_ranking), setup.data, task.rank(features, rerank))
+    return task.score(features, rerank)

@@ -1,0 +1,55 @@
+"""A run of fine-grained recognition: classes, crops, and pictures in any order."""
+
+import torch
+from timm.data import resolve_data_config
+from torch.utils.data import DataLoader
+
+from dual_cross_attention.configs import FGVCConfig
+from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.runs.setup import RunSetup, reading_processes
+from dual_cross_attention.tasks import FGVCTask
+
+
+class FGVCSetup(RunSetup):
+    """See `RunSetup`. Pictures are normalised as the backbone was pretrained."""
+
+    test_has_the_classes = True
+
+    def __init__(self, config: FGVCConfig, train: bool = True):
+        self.config = config
+        self.data = load_fgvc(config.dataset, config.data_root, config.download and train)
+        self.classes = self.data.classes
+        self.description = (
+            f"{len(self.classes)} classes, {len(self.data.train):,} training and {len(self.data.test):,} test pictures"
+        )
+        self.warnings = []
+        self.num_test = len(self.data.test)
+
+    def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
+        return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)
+
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+        return train_loader(
+            self.data.train,
+            train_transform(*self._sizes_and_stats(model), self.config.flip),
+            self.config.batch_size,
+            reading_processes(self.config, device),
+            self.config.seed,
+            device.type,
+            min_batch=2 if model.has_pwca else 1,
+        )
+
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+        return test_loader(
+            self.data.test,
+            test_transform(*self._sizes_and_stats(model)),
+            self.config.eval_batch_size or 4 * self.config.batch_size,
+            reading_processes(self.config, device),
+            self.config.seed,
+            device.type,
+        )
+
+    def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
+        stats = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
+        return tuple(self.config.img_size), tuple(self.config.resize()), stats["mean"], stats["std"]

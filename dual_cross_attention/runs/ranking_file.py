@@ -1,0 +1,54 @@
+"""The gallery as each query ranks it, as a file for people and programs."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dual_cross_attention.data import ReIDData
+from dual_cross_attention.errors import InputError
+
+
+def write_ranking(path: Path, data: ReIDData, ranking: Iterable[tuple[int, Any, Any]]) -> None:
+    """JSON Lines, a query a line: {"query": file, "gallery": [file, …], "distances": […], "matches": [true, …]}.
+
+    The gallery is in the order in which the query ranks it, the nearest first, without what the protocol leaves out:
+    the same identity under the same camera. Files are relative to the folder that holds query and gallery; a picture
+    that was drawn has a number for a name.
+
+    Args:
+        path: the file; written beside and then renamed.
+        data: the test split that was ranked.
+        ranking: for each query, its position, those of the gallery, and their distances: see `ReIDTask.rank`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    pictures = [*data.query.pictures, *data.gallery.pictures]
+    identities = [*data.query.identities, *data.gallery.identities]
+    names = _names(pictures)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w") as file:
+            for query, gallery, distances in ranking:
+                line = {
+                    "query": names[query],
+                    "gallery": [names[position] for position in gallery.tolist()],
+                    "distances": [round(distance, 6) for distance in distances.tolist()],
+                    "matches": [identities[position] == identities[query] for position in gallery.tolist()],
+                }
+                file.write(json.dumps(line) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"--save_ranking: cannot write '{path}': {error.strerror}") from error
+
+
+def _names(pictures: list[Path | Image.Image]) -> list[str]:
+    paths = [picture for picture in pictures if isinstance(picture, Path)]
+    if len(paths) < len(pictures):
+        return [f"{number}" for number in range(len(pictures))]
+    root = os.path.commonpath([path.parent for path in paths])
+    return [os.path.relpath(path, root) for path in paths]

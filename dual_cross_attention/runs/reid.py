@@ -1,0 +1,85 @@
+"""A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
+
+import torch
+from timm.data import resolve_data_config
+from torch.utils.data import DataLoader
+
+from dual_cross_attention.configs import ReIDConfig
+from dual_cross_attention.data import (
+    IdentitySampler,
+    PictureList,
+    load_reid,
+    reid_train_transform,
+    test_loader,
+    test_transform,
+    train_loader,
+)
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.runs.setup import RunSetup, reading_processes
+from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
+
+
+class ReIDSetup(RunSetup):
+    """See `RunSetup`; the classes are the training identities. The test pictures are the queries, then the gallery."""
+
+    def __init__(self, config: ReIDConfig, train: bool = True):
+        self.config = config
+        self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
+        self.classes = self.data.identities
+        sides = (self.data.query, self.data.gallery)
+        self.pictures = [picture for side in sides for picture in side.pictures]
+        self.split = RetrievalSplit(
+            torch.tensor([identity for side in sides for identity in side.identities]),
+            torch.tensor([camera for side in sides for camera in side.cameras]),
+            len(self.data.query),
+        )
+        training = f"{len(self.classes):,} identities, {len(self.data.train):,} training pictures; " if train else ""
+        self.description = f"{training}{len(self.data.query):,} queries, {len(self.data.gallery):,} gallery pictures"
+        self.warnings = self.data.warnings
+        self.num_test = len(self.pictures)
+
+    def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
+        config = self.config
+        return ReIDTask(
+            model,
+            self.split,
+            config.weight_bound,
+            config.label_smoothing,
+            config.triplet_margin,
+            config.feature,
+            config.distance,
+            config.normalize_features,
+        )
+
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+        config, train = self.config, self.data.train
+        per_identity = config.images_per_identity
+        return train_loader(
+            PictureList(train.pictures, train.identities),
+            reid_train_transform(
+                tuple(config.img_size), *self._stats(model), config.flip, config.padding, config.erasing
+            ),
+            config.batch_size,
+            reading_processes(config, device),
+            config.seed,
+            device.type,
+            sampler=IdentitySampler(train.identities, config.batch_size // per_identity, per_identity, config.seed),
+        )
+
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+        size = tuple(self.config.img_size)
+        return test_loader(
+            PictureList(self.pictures, range(len(self.pictures))),
+            test_transform(size, size, *self._stats(model)),
+            self.config.eval_batch_size or 4 * self.config.batch_size,
+            reading_processes(self.config, device),
+            self.config.seed,
+            device.type,
+        )
+
+    def _stats(self, model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the pixels."""
+        if self.config.pixel_stats == "half":
+            return (0.5,) * 3, (0.5,) * 3
+        stats = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
+        return stats["mean"], stats["std"]

@@ -1,0 +1,67 @@
+"""What a task brings to a run, beside model and losses: its data, and batches made as its settings say."""
+
+import os
+from abc import ABC, abstractmethod
+
+import torch
+from torch.utils.data import DataLoader
+
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.task import Task
+
+
+class RunSetup(ABC):
+    """A task's data, read, and what is made of it.
+
+    Args:
+        config: the settings of the task.
+        train: False: for evaluation only, so the training side may be missing.
+
+    Attributes:
+        classes: names of what the classifiers tell apart, saved with the model; empty where `train` is False and the
+            test side does not say.
+        description: the data in a line.
+        warnings: what is wrong with it.
+        num_test: test pictures.
+        test_has_the_classes: whether test pictures are of the training classes, or of others (as in re-identification).
+    """
+
+    config: TrainingConfig
+    classes: list[str]
+    description: str
+    warnings: list[str]
+    num_test: int
+    test_has_the_classes: bool = False
+
+    @abstractmethod
+    def __init__(self, config: TrainingConfig, train: bool = True):
+        """Reads the data set; raises InputError if that cannot work."""
+
+    @abstractmethod
+    def build_task(self, model: DualCrossAttentionViT) -> Task:
+        """The task over a model."""
+
+    @abstractmethod
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+        """Batches for `Task.training_step`."""
+
+    @abstractmethod
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+        """Batches for `Task.evaluate`."""
+
+    def check_fits(self, classes: list[str]) -> None:
+        """Raises InputError if a model with these classes cannot be evaluated on this data."""
+        if self.test_has_the_classes and classes != self.classes:
+            raise InputError(
+                f"the model knows {len(classes)} classes ({classes[0]}, …), the data at '{self.config.data_root}' has "
+                f"{len(self.classes)} ({self.classes[0]}, …): expected the same, in the same order"
+            )
+
+
+def reading_processes(config: TrainingConfig, device: torch.device) -> int:
+    """Processes that read pictures beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
+    if config.num_workers is not None:
+        return config.num_workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -1,0 +1,89 @@
+"""Training: from settings to a run's folder."""
+
+import shlex
+from itertools import islice
+
+from accelerate.utils import set_seed
+from rich.console import Console
+
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
+from dual_cross_attention.runs.setups import read_setup
+from dual_cross_attention.training.checkpoints import build_model, read_progress
+from dual_cross_attention.training.devices import choose_device, choose_precision
+from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.training.trainer import Trainer
+
+SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
+
+
+def train(config: TrainingConfig, console: Console) -> dict[str, float]:
+    """Train as the settings say, or go on with the run that the folder holds.
+
+    Returns:
+        The best epoch's row of metrics.jsonl.
+
+    Raises:
+        InputError: settings, data, weights or folder that cannot work.
+        TrainingDivergedError: a loss is not finite.
+    """
+    folder = choose_folder(config)
+    checkpoint = find_checkpoint(config, folder)
+    if checkpoint and checkpoint.parent == folder.checkpoints:
+        progress = read_progress(checkpoint)
+        if progress["epoch"] >= config.epochs:
+            console.print(f"{folder.path} holds this run already, all {config.epochs} epochs of it; nothing to do.")
+            _report(config, folder, progress["best"], progress["unreadable"], console)
+            return progress["best"]
+
+    device = choose_device(config.device)
+    choose_precision(config.precision, device)  # refuse before anything is read or fetched
+    setup = read_setup(config)
+    set_seed(config.seed)
+    pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    if pretrained is True:
+        console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
+    model = build_model(config, len(setup.classes), pretrained)
+    model.set_grad_checkpointing(config.use_gradient_checkpointing)
+    task = setup.build_task(model)
+    loaders = setup.train_loader(model, device), setup.test_loader(model, device)
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    for warning in setup.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(
+        f"{config.dataset}: {setup.description}\n"
+        f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
+        f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"run folder: {folder.path}"
+    )
+    trainer = Trainer(task, *loaders, config, setup.classes, folder, console)
+    try:
+        if trainer.accelerator.is_main_process:
+            folder.write_config(config)
+    except OSError as error:
+        raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
+    best = trainer.fit(checkpoint)
+    _report(config, folder, best, trainer.unreadable.found, console)
+    return best
+
+
+def _report(
+    config: TrainingConfig, folder: RunFolder, best: dict[str, float], unreadable: dict[str, str], console: Console
+) -> None:
+    """The end of a run: what came out, where it is, what to type next."""
+    parts = [f"{name.removeprefix('val/')} {value:.2f} %" for name, value in best.items() if name.startswith("val/")]
+    console.print(f"\nbest epoch {best['epoch']:.0f} of {config.epochs}: {', '.join(parts)}")
+    if unreadable:
+        console.print(f"{len(unreadable)} pictures could not be read and were left out, such as", style="yellow")
+        for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
+            console.print(f"  {path}: {reason}", style="yellow", soft_wrap=True)
+    console.print(
+        f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
+        "next:\n"
+        f"  dcal eval {shlex.quote(str(folder.path))}\n"
+        f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
+        + ("\n  python train.py --task fgvc --dataset cub --data_root DIR" if config.dataset == "toy" else ""),
+        soft_wrap=True,
+    )
