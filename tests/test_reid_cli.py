@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -249,6 +252,29 @@ def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
     assert dcal("train", *small, "--epochs=1", "--output_dir", tmp_path).status == 0
     for option in (["--rerank"], ["--save_ranking", tmp_path / "ranking.jsonl"]):
         refused(dcal("eval", tmp_path, *option), "--rerank and --save_ranking are for retrieval", "fgvc")
+
+
+@pytest.mark.slow
+def test_two_processes(dcal, flags, tmp_path):
+    """Under torchrun: whole P x K batches to each, and every test picture once, though one process has no batch of it."""
+    run, root = tmp_path / "run", Path(__file__).parents[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", root / "train.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [*command, *flags, "--lr=null", f"--output_dir={run}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 2
+    rows = rows_of(run)
+    assert rows[0]["lr"] == pytest.approx(0.064 * 16 / 512 / 2)  # half way down the cosine of the effective batch
+    best = max(rows, key=lambda row: row["val/mAP"])
+    result = json.loads(dcal("eval", run, "--json", "-").out)
+    for name in ("mAP", "mAP_sa", "mAP_glca", "rank1"):
+        assert result[name] == pytest.approx(best[f"val/{name}"], abs=1e-4)
 
 
 MARKET = Path(__file__).parents[2] / "shared" / "data" / "Market-1501-v15.09.15"

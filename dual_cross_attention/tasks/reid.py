@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from accelerate.utils import gather_object
+from torch import Tensor, distributed
 from torch.nn import functional as F
-from torchmetrics import CatMetric
 
 from dual_cross_attention.attention.pairwise import draw_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
@@ -121,22 +121,22 @@ class ReIDTask(Task):
         self.eval()
         device = next(self.parameters()).device
         branches = [branch for branch in self.model.branches if branch != "pwca"]
-        kept = {name: CatMetric(nan_strategy="disable").to(device) for name in ("positions", *branches)}
+        kept: list[tuple[Tensor, ...]] = []
         for batch in loader:
             positions = batch["labels"].to(device, non_blocking=True)
-            readable = positions >= 0
-            kept["positions"].update(positions[readable].double())
             features = self.model(batch["images"].to(device, non_blocking=True)).features
             if self.after_neck:
                 features = self.model.through_necks(features)
-            for branch in branches:
-                kept[branch].update(features[branch][readable].float())
-        gathered = {name: metric.compute() for name, metric in kept.items()}
-        if not len(gathered["positions"]):
+            readable = positions >= 0
+            kept.append((positions[readable], *(features[branch][readable].float() for branch in branches)))
+        if distributed.is_available() and distributed.is_initialized():
+            kept = [tuple(part.to(device) for part in parts) for parts in gather_object(kept)]
+        columns = [torch.cat(parts) for parts in zip(*kept, strict=True)]
+        if not columns or not len(columns[0]):
             raise InputError("none of the test pictures can be read; the warnings above say why")
-        order = gathered.pop("positions").long().argsort()
-        positions = kept["positions"].compute().long()[order]
-        features = {branch: feature[order] for branch, feature in gathered.items()}
+        order = columns[0].argsort()
+        positions, *gathered = (column[order] for column in columns)
+        features = dict(zip(branches, gathered, strict=True))
         if not all(feature.isfinite().all() for feature in features.values()):
             raise TrainingDivergedError("evaluation: the model's features are NaN or infinite")
         features = {"": torch.cat(list(features.values()), dim=1), **features}

@@ -102,6 +102,20 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
     assert all(abs(w) <= 0.1 + 1e-6 for w in weights)
 
 
+def test_pictures_are_told_the_epoch_whatever_wraps_their_loader(make_trainer, birds):
+    """Under several processes, Accelerate's wrapper does not pass it on: every epoch would see the same crops."""
+
+    class Told(list):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+
+    told = []
+    trainer = make_trainer(Told(birds[:32]), eval_every=2)
+    trainer.train_loader.set_epoch = lambda epoch: None
+    trainer.fit()
+    assert told == [1, 2]
+
+
 def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, monkeypatch):
     steps = []
     training_step = FGVCTask.training_step
