@@ -113,7 +113,7 @@ def test_pictures_are_told_the_epoch_whatever_wraps_their_loader(make_trainer, b
     trainer = make_trainer(Told(birds[:32]), eval_every=2)
     trainer.train_loader.set_epoch = lambda epoch: None
     trainer.fit()
-    assert told == [1, 2]
+    assert [epoch for epoch in told if epoch] == [1, 2]  # the evaluation loader tells its pictures 0
 
 
 def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, monkeypatch):
