@@ -256,7 +256,7 @@ def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(dcal, flags, tmp_path):
-    """Under torchrun: whole P x K batches to each, and each test picture once, though one process has no batch of them."""
+    """Under torchrun: whole P x K batches to each; each test picture once, though one process has no batch of them."""
     run, root = tmp_path / "run", Path(__file__).parents[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", root / "train.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
