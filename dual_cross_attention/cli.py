@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,10 +72,18 @@ class EvalOptions:
     """Another data set of the same task; unset: that of the run."""
     data_root: str | None = None
     """The data set; unset: where the run found it."""
+    feature: Literal["before_neck", "after_neck"] | None = None
+    """Re-identification: retrieve with features before or after the BN neck; unset: as in the run."""
+    distance: Literal["euclidean", "cosine"] | None = None
+    """Re-identification: distance between features; unset: as in the run."""
+    normalize_features: bool | None = None
+    """Re-identification: scale features to length 1 first; unset: as in the run."""
     rerank: bool = False
     """Re-identification: re-rank by k-reciprocal neighbours (Zhong et al. 2017)."""
     save_ranking: str | None = None
     """Re-identification: write for each query the gallery files in order, with distances, to this file (JSON Lines)."""
+    ranking_depth: int | None = None
+    """Of save_ranking: the nearest so many files of each query; unset: all, which takes 3 GB for Market-1501."""
     batch_size: int | None = None
     """Pictures of one forward pass; unset: as in the run."""
     num_workers: int | None = None
@@ -120,24 +128,18 @@ def _evaluate(arguments: list[str]) -> None:
             f"dcal eval: expected one run's folder or model file, got {', '.join(map(repr, models)) or 'none'}"
         )
     for name, file in (("json", options.json), ("save_ranking", options.save_ranking)):
-        if file not in (None, "-") and not Path(file).parent.is_dir():
+        if file is None or (name, file) == ("json", "-"):
+            continue
+        if not Path(file).parent.is_dir():
             raise InputError(f"--{name}: there is no folder '{Path(file).parent}' to write '{file}' in")
+        if file == "-" or Path(file).is_dir():
+            raise InputError(f"--{name}: expected a file to write, got '{file}'")
     console = make_console(stderr=options.json == "-")
     _show_log(console)
     from dual_cross_attention import runs
 
-    result = runs.evaluate(
-        models[0],
-        dataset=options.dataset,
-        data_root=options.data_root,
-        device=options.device,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        rerank=options.rerank,
-        save_ranking=options.save_ranking,
-        console=console,
-    )
+    given = {name: value for name, value in asdict(options).items() if name != "json"}
+    result = runs.evaluate(models[0], **given, console=console)
     console.print(_table(result))
     if result["unreadable"]:
         console.print(f"{result['unreadable']} pictures could not be read and were left out")
@@ -156,7 +158,9 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['dataset']}, {result['images']:,} test pictures")
+    queries = f", {result['valid_queries']:,} queries with a match" if "valid_queries" in result else ""
+    reranked = ", re-ranked" if result.get("rerank") else ""
+    table = Table(title=f"{result['dataset']}, {result['images']:,} test pictures{queries}{reranked}")
     metrics = [name for name in METRICS if name in result]
     table.add_column("branch")
     for name in metrics:

@@ -79,7 +79,10 @@ def test_a_run_and_its_evaluation(dcal, flags, tmp_path, ablation):
     run, result = tmp_path / "run", tmp_path / "result.json"
     outcome = dcal("train", *flags, "--ablation", ablation, "--output_dir", run)
     assert (outcome.status, outcome.err) == (0, "")
-    assert "folder: 4 identities, 24 training pictures; 6 queries, 12 gallery pictures" in outcome.out
+    assert (
+        "folder: 4 identities, 24 training pictures; 6 queries of 3 identities, 12 gallery pictures, 2 cameras"
+        in outcome.out
+    )
     has = BRANCHES[ablation]
     retrieved = {"mAP", "rank1", "rank5", "rank10"} | {
         f"{name}_{b}" for b in has if b != "pwca" for name in ("mAP", "rank1")
@@ -98,6 +101,7 @@ def test_a_run_and_its_evaluation(dcal, flags, tmp_path, ablation):
     best = max(rows_of(run), key=lambda row: row["val/mAP"])
     assert given["mAP"] == pytest.approx(best["val/mAP"])
     assert (given["images"], given["unreadable"], given["dataset"]) == (18, 0, "folder")
+    assert (given["rerank"], given["valid_queries"]) == (False, 6) and "6 queries with a match" in evaluated.out
     saved = load_model(run)
     assert saved.classes == ["anna", "bob", "cleo", "dan"] and saved.config.task == "reid"
 
@@ -135,6 +139,20 @@ def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, cr
         assert results[name]["rank1"] == pytest.approx(100 * sum(first_hits) / len(first_hits))
 
 
+def test_retrieval_can_be_changed_at_evaluation(dcal, flags, tmp_path, made):
+    assert dcal("train", *flags, "--epochs=1", "--output_dir", tmp_path / "run").status == 0
+    seen = made((reid, "ReIDTask"))
+    ranking = tmp_path / "ranking.jsonl"
+    outcome = dcal(
+        "eval", tmp_path / "run", "--feature=after_neck", "--distance=cosine", "--normalize_features=false",
+        "--save_ranking", ranking, "--ranking_depth=3",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    task = seen["ReIDTask"]
+    assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
+    assert {len(json.loads(line)["gallery"]) for line in ranking.read_text().splitlines()} == {3}
+
+
 def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     made = made(
         (reid, "ReIDTask"),
@@ -159,8 +177,8 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     flip, crop, erase = (made["reid_train_transform"].transforms[i] for i in (2, 3, 6))
     assert (flip.p, crop.padding, erase.p) == (0.25, [3, 3, 3, 3], 0.75)
     peak = 0.064 * 6 * 2 / 512
-    rates = {group["initial_lr"] for group in made["build_optimizer"].param_groups}
-    assert {round(rate / peak, 6) for rate in rates} == {1.0, 3.0, 0.5}
+    groups = made["build_optimizer"].param_groups
+    assert {round(group["initial_lr"] * group["lr_scale"] / peak, 6) for group in groups} == {1.0, 3.0, 0.5}
     assert made["Trainer"].config.gradient_accumulation_steps == 2
 
 
@@ -244,14 +262,18 @@ def test_bad_input_is_told_in_a_line(dcal, flags, crowd, tmp_path):
     refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera")
     assert dcal("train", *flags, "--output_dir", run).status == 0
     refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
+    refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
+    refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
+    refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
+    refused(dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2")
     refused(dcal("eval", run, "--dataset", "cub"), "unknown data set 'cub'")
     refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
 
 
 def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
     assert dcal("train", *small, "--epochs=1", "--output_dir", tmp_path).status == 0
-    for option in (["--rerank"], ["--save_ranking", tmp_path / "ranking.jsonl"]):
-        refused(dcal("eval", tmp_path, *option), "--rerank and --save_ranking are for retrieval", "fgvc")
+    for option in (["--rerank"], ["--save_ranking", tmp_path / "ranking.jsonl"], ["--distance", "cosine"]):
+        refused(dcal("eval", tmp_path, *option), f"{option[0]} is for retrieval", "fgvc")
 
 
 @pytest.mark.slow
@@ -281,7 +303,7 @@ MARKET = Path(__file__).parents[2] / "shared" / "data" / "Market-1501-v15.09.15"
 
 
 @pytest.mark.skipif(not MARKET.is_dir(), reason="needs the project's pictures of Market-1501")
-def test_an_untrained_model_on_real_people_scores_as_a_loop_does(tmp_path):
+def test_raw_pixels_of_real_people_score_as_a_loop_does():
     """Real file names, cameras and queries without a match: mAP of raw pixels by our metrics and by the definition."""
     from dual_cross_attention import retrieval_metrics
     from dual_cross_attention.data import read_picture, test_transform

@@ -17,7 +17,7 @@ class ReIDConfig(TrainingConfig):
     RANGES: ClassVar = TrainingConfig.RANGES | {
         "label_smoothing": (0, 1),
         "triplet_margin": (0, None),
-        "images_per_identity": (1, None),
+        "images_per_identity": (2, None),
         "padding": (0, None),
         "erasing": (0, 1),
     }
@@ -111,6 +111,8 @@ class ReIDToyConfig(ReIDConfig):
     batch_size: int = 32
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = 1e-3
+    bias_lr_factor: float = 1.0
+    w_lr_factor: float = 1.0
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
     eval_every: int = 5

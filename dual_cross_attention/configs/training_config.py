@@ -117,7 +117,7 @@ class TrainingConfig:
 
     # --- the run ---
     output_dir: str | None = None
-    """Folder of the run; unset: runs/DATASET-BACKBONE-ABLATION-seedSEED."""
+    """Folder of the run; unset: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"
     """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or a checkpoint's PATH."""
 

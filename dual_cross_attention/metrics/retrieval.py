@@ -65,7 +65,8 @@ def retrieval_metrics(
 
     A query does not see gallery images of its own identity under its own camera, nor junk (identities below 0). What is
     left is ranked by distance; AP is the mean, over the query's matches, of the precision at each match, over the whole
-    ranking, however small max_rank is. A query without a match left is skipped.
+    ranking, however small max_rank is: as torchreid and TransReID have it (Market-1501's own code averages neighbouring
+    precisions, which gives slightly less). A query without a match left is skipped.
 
     Args:
         query: features (Q, D), tensor or array.

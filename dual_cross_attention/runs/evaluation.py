@@ -1,6 +1,8 @@
 """Evaluation of a trained model on a test split."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,12 @@ def evaluate(
     precision: str | None = None,
     batch_size: int | None = None,
     num_workers: int | None = None,
+    feature: str | None = None,
+    distance: str | None = None,
+    normalize_features: bool | None = None,
     rerank: bool = False,
     save_ranking: str | Path | None = None,
+    ranking_depth: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """A trained model on its test split.
@@ -40,11 +46,14 @@ def evaluate(
         data_root: the data set; None: where the run found it.
         device: "auto", "cpu", "cuda" or "mps".
         precision, batch_size, num_workers: as the settings of that name; None: as in the run.
+        feature, distance, normalize_features: as the settings of re-identification; None: as in the run.
         rerank: of re-identification: by k-reciprocal re-ranking.
-        save_ranking: of re-identification: a file for the gallery as each query ranks it, see `write_ranking`.
+        save_ranking, ranking_depth: of re-identification: a file for the gallery as each query ranks it, and how much
+            of it; see `write_ranking`.
 
     Returns:
-        "checkpoint", "dataset", "images", "unreadable", and the task's metrics in percent.
+        "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
+        "rerank" and "valid_queries".
 
     Raises:
         InputError: no such model, or data that does not fit it.
@@ -52,16 +61,24 @@ def evaluate(
     chosen = choose_device(device)
     saved = load_model(run_or_checkpoint)
     chosen_precision = choose_precision(precision or saved.config.precision, chosen)
-    config = replace(
-        saved.config,
-        dataset=dataset or saved.config.dataset,
-        data_root=data_root or (saved.config.data_root if dataset in (None, saved.config.dataset) else None),
-        eval_batch_size=saved.config.eval_batch_size if batch_size is None else batch_size,
-        num_workers=saved.config.num_workers if num_workers is None else num_workers,
-    )
-    choose_settings({"task": config.task, "dataset": config.dataset})  # refuses a data set of another task
-    if config.task != "reid" and (rerank or save_ranking):
-        raise InputError(f"--rerank and --save_ranking are for retrieval: this model is of task {config.task}")
+    retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
+    written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
+    given = [name for name, value in (retrieval | written).items() if value is not None]
+    if given and saved.config.task != "reid":
+        raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
+    if ranking_depth is not None and ranking_depth < 1:
+        raise InputError(f"--ranking_depth: expected at least 1, got {ranking_depth}")
+    if dataset and dataset != saved.config.dataset:
+        choose_settings({"task": saved.config.task, "dataset": dataset})  # refuses a data set of another task
+        saved.config.data_root = None  # it is that of the run's data set
+    changed = {
+        "dataset": dataset,
+        "data_root": data_root,
+        "eval_batch_size": batch_size,
+        "num_workers": num_workers,
+        **retrieval,
+    }
+    config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(config, train=False)
     setup.check_fits(saved.classes)
     console = console or Console(quiet=True)
@@ -69,12 +86,14 @@ def evaluate(
         console.print(f"warning: {warning}", style="yellow")
     unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
-    metrics = _score(task, setup, chosen_precision, unreadable, rerank, save_ranking, console)
+    write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
+    metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, console)
     return {
         "checkpoint": str(find_model_file(run_or_checkpoint)),
         "dataset": config.dataset,
         "images": setup.num_test - len(unreadable),
         "unreadable": len(unreadable),
+        **({"rerank": rerank} if config.task == "reid" else {}),
         **metrics,
     }
 
@@ -85,7 +104,7 @@ def _score(
     precision: str,
     unreadable: UnreadablePictures,
     rerank: bool,
-    save_ranking: str | Path | None,
+    write: Callable | None,
     console: Console,
 ) -> dict[str, float]:
     """The task's metrics, on the model's device; the loader's processes end with this function."""
@@ -99,6 +118,10 @@ def _score(
             return task.evaluate(batches)
     with autocast:
         features = task.extract(batches)
-    if save_ranking:
-        write_ranking(Path(save_ranking), setup.data, task.rank(features, rerank))
-    return task.score(features, rerank)
+
+    def progress(blocks: list) -> Iterator:
+        return track(blocks, "retrieve", len(blocks), console)
+
+    if write:
+        write(setup.data, task.rank(features, rerank, progress))
+    return task.score(features, rerank, progress)

@@ -4,15 +4,17 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from dual_cross_attention.data import ReIDData
 from dual_cross_attention.errors import InputError
 
 
-def write_ranking(path: Path, data: ReIDData, ranking: Iterable[tuple[int, Any, Any]]) -> None:
+def write_ranking(
+    path: Path, data: ReIDData, ranking: Iterable[tuple[int, Tensor, Tensor]], *, depth: int | None = None
+) -> None:
     """JSON Lines, a query a line: {"query": file, "gallery": [file, …], "distances": […], "matches": [true, …]}.
 
     The gallery is in the order in which the query ranks it, the nearest first, without what the protocol leaves out:
@@ -23,6 +25,7 @@ def write_ranking(path: Path, data: ReIDData, ranking: Iterable[tuple[int, Any, 
         path: the file; written beside and then renamed.
         data: the test split that was ranked.
         ranking: for each query, its position, those of the gallery, and their distances: see `ReIDTask.rank`.
+        depth: the nearest so many only; None: all of the gallery.
 
     Raises:
         InputError: the file cannot be written.
@@ -34,21 +37,25 @@ def write_ranking(path: Path, data: ReIDData, ranking: Iterable[tuple[int, Any, 
     try:
         with temporary.open("w") as file:
             for query, gallery, distances in ranking:
+                found = gallery[:depth].tolist()
                 line = {
                     "query": names[query],
-                    "gallery": [names[position] for position in gallery.tolist()],
-                    "distances": [round(distance, 6) for distance in distances.tolist()],
-                    "matches": [identities[position] == identities[query] for position in gallery.tolist()],
+                    "gallery": [names[position] for position in found],
+                    "distances": [round(distance, 6) for distance in distances[:depth].tolist()],
+                    "matches": [identities[position] == identities[query] for position in found],
                 }
                 file.write(json.dumps(line) + "\n")
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"--save_ranking: cannot write '{path}': {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _names(pictures: list[Path | Image.Image]) -> list[str]:
     paths = [picture for picture in pictures if isinstance(picture, Path)]
     if len(paths) < len(pictures):
         return [f"{number}" for number in range(len(pictures))]
-    root = os.path.commonpath([path.parent for path in paths])
-    return [os.path.relpath(path, root) for path in paths]
+    absolute = [os.path.abspath(path) for path in paths]
+    root = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    return [os.path.relpath(path, root) for path in absolute]

@@ -34,7 +34,11 @@ class ReIDSetup(RunSetup):
             len(self.data.query),
         )
         training = f"{len(self.classes):,} identities, {len(self.data.train):,} training pictures; " if train else ""
-        self.description = f"{training}{len(self.data.query):,} queries, {len(self.data.gallery):,} gallery pictures"
+        people, cameras = set(self.data.query.identities), self.split.cameras.unique()
+        self.description = (
+            f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
+            f"{len(self.data.gallery):,} gallery pictures, {len(cameras)} cameras"
+        )
         self.warnings = self.data.warnings
         self.num_test = len(self.pictures)
 

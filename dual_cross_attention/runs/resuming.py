@@ -27,7 +27,7 @@ def choose_folder(config: TrainingConfig) -> RunFolder:
     """`output_dir`; unset: the first of runs/NAME, runs/NAME-2, … that holds this very run, or nothing yet."""
     if config.output_dir:
         return RunFolder(config.output_dir)
-    name = f"runs/{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
+    name = f"runs/{config.task}-{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
     for number in count(1):
         folder = RunFolder(name if number == 1 else f"{name}-{number}")
         if not folder.config.is_file() or (config.resume == "auto" and not _other_settings(config, folder)):

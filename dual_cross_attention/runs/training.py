@@ -15,6 +15,7 @@ from dual_cross_attention.training.devices import choose_device, choose_precisio
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
+REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy set
 SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
 
 
@@ -84,6 +85,6 @@ def _report(
         "next:\n"
         f"  dcal eval {shlex.quote(str(folder.path))}\n"
         f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
-        + ("\n  python train.py --task fgvc --dataset cub --data_root DIR" if config.dataset == "toy" else ""),
+        + (f"\n  python train.py {REAL_DATA[config.task]} --data_root DIR" if config.dataset == "toy" else ""),
         soft_wrap=True,
     )

@@ -1,8 +1,8 @@
 """Object re-identification: identity and triplet loss on every branch, mAP and rank-k by retrieval."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate.utils import gather_object
@@ -106,6 +106,8 @@ class ReIDTask(Task):
     def evaluate(self, loader: Iterable[Batch], rerank: bool = False) -> dict[str, float]:
         """Percent of SA and GLCA together ("mAP", "rank1", "rank5", "rank10") and of each ("mAP_sa", …).
 
+        "valid_queries" is the number of queries with a match, over which these are means.
+
         Args:
             rerank: by k-reciprocal re-ranking.
 
@@ -125,8 +127,6 @@ class ReIDTask(Task):
         for batch in loader:
             positions = batch["labels"].to(device, non_blocking=True)
             features = self.model(batch["images"].to(device, non_blocking=True)).features
-            if self.after_neck:
-                features = self.model.through_necks(features)
             readable = positions >= 0
             kept.append((positions[readable], *(features[branch][readable].float() for branch in branches)))
         if distributed.is_available() and distributed.is_initialized():
@@ -136,7 +136,13 @@ class ReIDTask(Task):
             raise InputError("none of the test pictures can be read; the warnings above say why")
         order = columns[0].argsort()
         positions, *gathered = (column[order] for column in columns)
+        is_query = positions < self.split.num_queries
+        for side, there in (("query", is_query), ("gallery", ~is_query)):
+            if not there.any():
+                raise InputError(f"none of the {side} pictures can be read; the warnings above say why")
         features = dict(zip(branches, gathered, strict=True))
+        if self.after_neck:  # here, where all pictures are: the necks of several processes differ a little
+            features = self.model.through_necks(features)
         if not all(feature.isfinite().all() for feature in features.values()):
             raise TrainingDivergedError("evaluation: the model's features are NaN or infinite")
         features = {"": torch.cat(list(features.values()), dim=1), **features}
@@ -144,23 +150,36 @@ class ReIDTask(Task):
             features = {branch: F.normalize(feature, dim=1) for branch, feature in features.items()}
         return TestFeatures(positions.cpu(), features, self.split)
 
-    def score(self, test: TestFeatures, rerank: bool = False) -> dict[str, float]:
-        """mAP and rank-k, as `evaluate` gives them, of features that are there already."""
-        metrics = {}
-        for branch in test.features:
-            suffix = f"_{branch}" if branch else ""
+    def score(
+        self, test: TestFeatures, rerank: bool = False, progress: Callable[[Iterable], Iterable] | None = None
+    ) -> dict[str, float]:
+        """mAP and rank-k, as `evaluate` gives them, of features that are there already.
+
+        Args:
+            progress: see `retrieval_metrics`.
+        """
+        metrics: dict[str, float] = {}
+        branches = [branch for branch in test.features if branch]
+        for branch in branches if len(branches) == 1 else test.features:
             with torch.autocast(test.features[branch].device.type, enabled=False):
                 found = retrieval_metrics(
-                    *test.sides(branch), distance=self.distance, max_rank=max(RANKS), rerank=rerank
+                    *test.sides(branch),
+                    distance=self.distance,
+                    max_rank=max(RANKS),
+                    rerank=rerank,
+                    progress=progress,
                 )
-            metrics[f"mAP{suffix}"] = 100 * found.mAP
-            metrics |= {f"rank{k}{suffix}": 100 * float(found.cmc[k - 1]) for k in RANKS}
-        return metrics
+            scores = {"mAP": 100 * found.mAP} | {f"rank{k}": 100 * found.rank(k) for k in RANKS}
+            for suffix in {"", f"_{branch}"} if len(branches) == 1 else {f"_{branch}" if branch else ""}:
+                metrics |= {f"{name}{suffix}": value for name, value in scores.items()}
+        return metrics | {"valid_queries": found.num_valid_queries}
 
-    def rank(self, test: TestFeatures, rerank: bool = False) -> Iterator[tuple[Any, Any, Any]]:
+    def rank(
+        self, test: TestFeatures, rerank: bool = False, progress: Callable[[Iterable], Iterable] | None = None
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For each query, SA and GLCA together: its position, those of the gallery in order, and their distances."""
         is_query = test.positions < self.split.num_queries
         queries, gallery = test.positions[is_query], test.positions[~is_query]
-        ranked = rank_gallery(*test.sides(""), distance=self.distance, rerank=rerank)
+        ranked = rank_gallery(*test.sides(""), distance=self.distance, rerank=rerank, progress=progress)
         for query, (order, distances) in zip(queries, ranked, strict=True):
-            yield int(query), gallery[order.cpu()], distances
+            yield int(query), gallery[order], distances

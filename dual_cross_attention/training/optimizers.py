@@ -27,30 +27,35 @@ def build_optimizer(
     """AdamW, as DeiT: no weight decay for vectors and embeddings; or SGD, as TransReID: it decays everything.
 
     The loss weights w never decay: that would pull every branch to an equal share. The first group has the rate
-    `lr` itself.
+    `lr` itself; the schedule gives the others theirs.
 
     Args:
         bias_lr_factor, w_lr_factor: the learning rate of biases and of the loss weights, in units of `lr`.
     """
     exempt = {f"model.{name}" for name in task.model.no_weight_decay()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by lr_scale and weight decay
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             is_w, is_bias = name == "weighting.w", name.endswith("bias")
             decays = not is_w and (kind == "sgd" or (parameter.ndim > 1 and name not in exempt))
-            rate = lr * (w_lr_factor if is_w else bias_lr_factor if is_bias else 1.0)
-            groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
-    given = [{"params": own, "lr": rate, "weight_decay": decay} for (rate, decay), own in groups.items()]
+            scale = w_lr_factor if is_w else bias_lr_factor if is_bias else 1.0
+            groups.setdefault((scale, weight_decay if decays else 0.0), []).append(parameter)
+    given = [
+        {"params": own, "lr": lr, "lr_scale": scale, "weight_decay": decay} for (scale, decay), own in groups.items()
+    ]
     return AdamW(given) if kind == "adamw" else SGD(given, momentum=MOMENTUM)
 
 
 def build_schedule(
     optimizer: Optimizer, updates_per_epoch: int, epochs: int, warmup_epochs: float, min_lr: float
 ) -> CosineLRScheduler:
-    """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update."""
+    """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update.
+
+    Groups with an "lr_scale" follow at that multiple.
+    """
     peak = optimizer.param_groups[0]["lr"]
     warmup = round(warmup_epochs * updates_per_epoch)
-    return CosineLRScheduler(
+    schedule = CosineLRScheduler(
         optimizer,
         t_initial=max(2, epochs * updates_per_epoch - warmup),  # at 1 or less, timm warns that there is no cosine
         lr_min=min_lr,
@@ -59,3 +64,5 @@ def build_schedule(
         warmup_prefix=True,
         t_in_epochs=False,
     )
+    schedule.step_update(0)  # timm scales no group before its first step
+    return schedule

@@ -146,9 +146,9 @@ def test_trouble_is_told():
     task = make_task()
     with pytest.raises(InputError, match="none of the test pictures"):
         task.evaluate(make_batches(unreadable=range(QUERIES + GALLERY)))
-    with pytest.raises(InputError, match="quer"):
+    with pytest.raises(InputError, match="none of the query pictures can be read"):
         task.evaluate(make_batches(unreadable=range(QUERIES)))
-    with pytest.raises(InputError, match="gallery"):
+    with pytest.raises(InputError, match="none of the gallery pictures can be read"):
         task.evaluate(make_batches(unreadable=range(QUERIES, QUERIES + GALLERY)))
     torch.nn.init.constant_(task.model.backbone.norm.weight, float("nan"))
     with pytest.raises(TrainingDivergedError, match="features are NaN"):

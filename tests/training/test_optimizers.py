@@ -64,21 +64,26 @@ def test_sgd_is_that_of_transreid():
         group = found[id(parameter)]
         assert group["momentum"] == 0.9
         assert group["weight_decay"] == (0.0 if name == "weighting.w" else 1e-4), name
-        assert group["lr"] == 0.5 * (0.1 if name == "weighting.w" else 2.0 if name.endswith("bias") else 1.0), name
+        factor = 0.1 if name == "weighting.w" else 2.0 if name.endswith("bias") else 1.0
+        assert group["lr"] * group["lr_scale"] == 0.5 * factor, name
     assert optimizer.param_groups[0]["lr"] == 0.5  # what a run reports as its learning rate
 
 
-def test_every_group_keeps_its_share_of_the_schedule():
-    optimizer = build_optimizer(reid_task(), lr=0.1, weight_decay=1e-4, kind="sgd", bias_lr_factor=2.0)
-    schedule = build_schedule(optimizer, 10, 4, 1, 0.0)
-    for update in range(40):
-        if update >= 10:  # the warm-up starts them all at 1 % of the first one's peak
-            rates = {group["lr"] / group["initial_lr"] for group in optimizer.param_groups}
-            assert max(rates) == pytest.approx(min(rates), abs=1e-9)
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_every_group_keeps_its_share_of_the_schedule(warmup):
+    """From the first update on, in warm-up, cosine and floor."""
+    optimizer = build_optimizer(
+        reid_task(), lr=0.1, weight_decay=1e-4, kind="sgd", bias_lr_factor=2.0, w_lr_factor=0.01
+    )
+    schedule = build_schedule(optimizer, 10, 4, warmup, 0.001)
+    start = optimizer.param_groups[0]["lr"]
+    assert start == pytest.approx(0.001 if warmup else 0.1)
+    for update in range(41):
+        rates = {group["lr_scale"]: group["lr"] for group in optimizer.param_groups}
+        assert set(rates) == {1.0, 2.0, 0.01}
+        for scale, rate in rates.items():
+            assert rate == pytest.approx(scale * rates[1.0])
         schedule.step_update(update + 1)
-    start = build_optimizer(reid_task(), lr=0.1, weight_decay=1e-4, kind="sgd", bias_lr_factor=2.0)
-    build_schedule(start, 10, 4, 1, 0.0)
-    assert start.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
 def test_the_papers_learning_rate():

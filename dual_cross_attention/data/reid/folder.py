@@ -84,6 +84,10 @@ def _read_csv(path: Path) -> list[Sighting]:
     pictures = [sighting.picture for sighting in sightings]
     if not pictures:
         raise InputError(f"folder: expected pictures in {path}, but it lists none")
+    first_at: dict[Path, int] = {}
+    for line, picture in zip(lines, pictures, strict=True):
+        if first_at.setdefault(picture, line) != line:
+            raise InputError(f"folder: {path}, line {line}: {picture} is listed in line {first_at[picture]} already")
     if gone := absent(pictures):
         raise InputError(f"folder: {path}, line {lines[pictures.index(gone[0])]}: {gone[0]} does not exist")
     return sightings

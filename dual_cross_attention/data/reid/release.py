@@ -130,7 +130,10 @@ def _difference(release: Release, split: str, sightings: list[Sighting]) -> str 
     if there == expected:
         return None
     missing = expected.pictures - there.pictures
-    verdict = f"{missing:,} are missing" if missing > 0 else f"{-missing:,} more than released"
+    if missing > 0:
+        verdict = f"{missing:,} are missing"
+    else:
+        verdict = f"{-missing:,} more than released" if missing else "other identities than released"
     return (
         f"{release.name}: {there.pictures:,} of {expected.pictures:,} {split} pictures "
         f"({there.identities:,} of {expected.identities:,} identities): {verdict}"

@@ -11,6 +11,9 @@ from dual_cross_attention.errors import InputError
 class IdentitySampler(Sampler[int]):
     """Indices in an order whose every P·K in a row are K pictures of each of P identities.
 
+    Of N pictures, picture i comes as i, and if it comes again in an epoch, as i + N, i + 2N, …: a `PictureDataset` then
+    augments it anew.
+
     An epoch shows every picture at least once. Each identity's pictures are shuffled and cut into groups of K, the last
     one filled up with others of the same identity (repeated only where there are fewer than K). Every batch then takes
     a group of P identities, drawn in proportion to the groups they have left, except that those with as many groups as
@@ -50,6 +53,7 @@ class IdentitySampler(Sampler[int]):
         )
         self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
         self.batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))
+        self.num_pictures = len(labels)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -64,10 +68,13 @@ class IdentitySampler(Sampler[int]):
         random = np.random.default_rng((self.seed, self.epoch))
         left = self._fill_up(random)
         queues = [self._cut(random, own, count) for own, count in zip(self.pictures, left, strict=True)]
+        times = np.zeros(self.num_pictures, dtype=np.int64)
         for batches_left in range(self.batches, 0, -1):
             for identity in self._choose(random, left, batches_left):
                 left[identity] -= 1
-                yield from queues[identity][left[identity]].tolist()
+                for picture in queues[identity][left[identity]]:
+                    yield int(picture + times[picture] * self.num_pictures)
+                    times[picture] += 1
 
     def _fill_up(self, random: np.random.Generator) -> np.ndarray:
         """Groups of each identity, with more of them for some, so that they fill all batches."""

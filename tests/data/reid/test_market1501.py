@@ -103,7 +103,7 @@ def test_counts_as_released_or_not(market, monkeypatch):
     (few,) = warnings(query=Counts(1, 2))
     assert few == "market1501: 2 of 1 query pictures (2 of 2 identities): 1 more than released"
     (others,) = warnings(training=Counts(4, 5))
-    assert others == "market1501: 4 of 4 training pictures (3 of 5 identities): 0 more than released"
+    assert others == "market1501: 4 of 4 training pictures (3 of 5 identities): other identities than released"
 
 
 def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):

@@ -101,6 +101,10 @@ def test_a_csv_goes_before_a_folder(folder):
             ["line 3", "query_pictures/zoe/none.jpg does not exist"],
         ),
         ("path,identity,camera\nnowhere/none.jpg,zoe,gate\n", ["line 2", "nowhere/none.jpg does not exist"]),
+        (
+            "path,identity,camera\nquery_pictures/zoe/gate_1.jpg,zoe,gate\nquery_pictures/zoe/gate_1.jpg,zoe,door\n",
+            ["line 3", "gate_1.jpg is listed in line 2 already"],
+        ),
         ('path,identity,camera\n"a"b,zoe,gate\n', ["as CSV"]),
     ],
 )

@@ -20,12 +20,13 @@ LABELS = {
 
 
 def batches(labels, identities, pictures, seed=0, epoch=1) -> np.ndarray:
-    """Indices, (batches, P, K)."""
+    """Positions of the pictures, (batches, P, K)."""
     sampler = IdentitySampler(labels, identities, pictures, seed)
     sampler.set_epoch(epoch)
     order = list(sampler)
     assert len(order) == len(sampler)
-    return np.array(order).reshape(-1, identities, pictures)
+    assert len(set(order)) == len(order)  # a picture that comes again has another index, so another augmentation
+    return np.array(order).reshape(-1, identities, pictures) % len(labels)
 
 
 @pytest.mark.parametrize("name", LABELS)
