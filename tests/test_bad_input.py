@@ -311,7 +311,7 @@ def test_evaluating_what_is_no_model(dcal, refused, small, make_pictures, tmp_pa
         (other / split / "bee").rename(other / split / "wasp")
     assert "the model knows 3 classes (ant, …), the data" in refused("eval", run, "--data_root", other)
     (tmp_path / "file").mkdir()
-    assert "cannot write" in refused("eval", run, "--json", tmp_path / "file")
+    assert "expected a file to write" in refused("eval", run, "--json", tmp_path / "file")
     best.write_bytes(best.read_bytes()[:5000])
     assert "cannot read" in refused("eval", run)
 

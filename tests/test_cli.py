@@ -312,8 +312,8 @@ def test_a_folder_of_its_own_for_other_settings(dcal, small, tmp_path, monkeypat
     for flags in ([], ["--lr=0.5"], []):
         assert dcal("train", *small, "--epochs=1", *flags).status == 0
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
-        "folder-vit_tiny_patch16_224-full-seed0",
-        "folder-vit_tiny_patch16_224-full-seed0-2",
+        "fgvc-folder-vit_tiny_patch16_224-full-seed0",
+        "fgvc-folder-vit_tiny_patch16_224-full-seed0-2",
     ]
 
 
@@ -452,7 +452,7 @@ def test_no_arguments_are_the_toy_task(dcal, tmp_path, monkeypatch):
     outcome = dcal("train", "--epochs", 1, "--num_workers", 0)
     assert (outcome.status, outcome.err) == (0, "")
     (run,) = Path("runs").iterdir()
-    assert run.name == f"toy-{parse_config([]).backbone}-full-seed0"
+    assert run.name == f"fgvc-toy-{parse_config([]).backbone}-full-seed0"
     assert "toy: 10 classes, 70 training and 20 test pictures" in outcome.out
     # What to type next is said as it can be typed.
     command = next(line.split() for line in outcome.out.splitlines() if line.startswith("  dcal eval"))
@@ -472,7 +472,7 @@ def test_toy_task_from_the_shell(tmp_path):
     trained = shell(sys.executable, root / "train.py", "--epochs", "1", "--num_workers", "1")
     assert (trained.returncode, trained.stderr) == (0, "")
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name == f"toy-{parse_config([]).backbone}-full-seed0"
+    assert run.name == f"fgvc-toy-{parse_config([]).backbone}-full-seed0"
     command = next(line.split() for line in trained.stdout.splitlines() if line.startswith("  dcal eval"))
     assert command == ["dcal", "eval", f"runs/{run.name}"]
 
