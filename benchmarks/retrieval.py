@@ -8,7 +8,6 @@ resident memory is its own; what was resident after the imports, and after the f
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -56,14 +55,16 @@ def measure(size: str, given: argparse.Namespace) -> dict[str, str | int | float
     import torch  # only in the fresh process: the other one stays small
 
     from dual_cross_attention.metrics import retrieval_metrics
+    from dual_cross_attention.training.devices import peak_memory_mb
 
-    imports = peak_mib()
+    here = torch.device("cpu")  # the resident set of this process, wherever it computes
+    imports = peak_memory_mb(here)
     queries, gallery, identities, cameras = SIZES[size]
     random = torch.Generator().manual_seed(0)
     data = [torch.randn(count, given.dim, generator=random) for count in (queries, gallery)]
     for limit in (identities, cameras):
         data += [torch.randint(limit, (count,), generator=random) for count in (queries, gallery)]
-    features = peak_mib()
+    features = peak_memory_mb(here)
     options = {"block_size": given.block_size} if given.block_size else {}
     start, start_cpu = time.perf_counter(), time.process_time()
     result = retrieval_metrics(*data, distance=given.distance, rerank=given.rerank, device=given.device, **options)
@@ -77,14 +78,8 @@ def measure(size: str, given: argparse.Namespace) -> dict[str, str | int | float
         "CPU seconds": cpu_seconds,  # of all threads: what other work on the machine lengthens least
         "imports MiB": imports,
         "with features MiB": features,
-        "peak MiB": peak_mib(),
+        "peak MiB": peak_memory_mb(here),
     }
-
-
-def peak_mib() -> float:
-    """The largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
 
 
 if __name__ == "__main__":

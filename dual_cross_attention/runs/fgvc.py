@@ -1,13 +1,12 @@
 """A run of fine-grained recognition: classes, crops, and pictures in any order."""
 
 import torch
-from timm.data import resolve_data_config
 from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs.setup import RunSetup, reading_processes
+from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
 
 
@@ -51,5 +50,4 @@ class FGVCSetup(RunSetup):
         )
 
     def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
-        stats = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
-        return tuple(self.config.img_size), tuple(self.config.resize()), stats["mean"], stats["std"]
+        return tuple(self.config.img_size), tuple(self.config.resize()), *backbone_stats(model)

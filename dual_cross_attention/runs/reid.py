@@ -1,7 +1,6 @@
 """A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
 
 import torch
-from timm.data import resolve_data_config
 from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import ReIDConfig
@@ -15,7 +14,7 @@ from dual_cross_attention.data import (
     train_loader,
 )
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs.setup import RunSetup, reading_processes
+from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 
 
@@ -83,7 +82,4 @@ class ReIDSetup(RunSetup):
 
     def _stats(self, model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the pixels."""
-        if self.config.pixel_stats == "half":
-            return (0.5,) * 3, (0.5,) * 3
-        stats = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
-        return stats["mean"], stats["std"]
+        return ((0.5,) * 3, (0.5,) * 3) if self.config.pixel_stats == "half" else backbone_stats(model)

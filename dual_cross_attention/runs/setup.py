@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 
 import torch
+from timm.data import resolve_data_config
 from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import TrainingConfig
@@ -58,6 +59,12 @@ class RunSetup(ABC):
                 f"the model knows {len(classes)} classes ({classes[0]}, …), the data at '{self.config.data_root}' has "
                 f"{len(self.classes)} ({self.classes[0]}, …): expected the same, in the same order"
             )
+
+
+def backbone_stats(model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels that the backbone was pretrained on."""
+    stats = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
+    return stats["mean"], stats["std"]
 
 
 def reading_processes(config: TrainingConfig, device: torch.device) -> int:

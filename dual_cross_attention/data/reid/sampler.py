@@ -46,11 +46,9 @@ class IdentitySampler(Sampler[int]):
                 f"a batch needs {identities_per_batch} identities, and there are {len(self.pictures)} to train on: "
                 "take a smaller --batch_size or more --images_per_identity"
             )
-        self.identities_per_batch, self.pictures_per_identity, self.seed = (
-            identities_per_batch,
-            pictures_per_identity,
-            seed,
-        )
+        self.identities_per_batch = identities_per_batch
+        self.pictures_per_identity = pictures_per_identity
+        self.seed = seed
         self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
         self.batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))
         self.num_pictures = len(labels)
