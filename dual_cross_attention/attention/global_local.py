@@ -10,9 +10,8 @@ Notable:
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dual_cross_attention.attention.opened_block import dropout_of, finish_block, project_across
+from dual_cross_attention.attention.opened_block import attend, finish_block, project_key_value, project_query
 
 
 def select_local(rollout: Tensor, ratio: float) -> Tensor:
@@ -53,6 +52,6 @@ class GlobalLocalBlock(nn.Module):
 
         normed = self.block.norm1(tokens)
         normed_asking = normed.gather(1, index)
-        query, key, value = project_across(self.block.attn, normed_asking, normed)
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_of(self.block.attn))
+        query = project_query(self.block.attn, normed_asking)
+        attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed))
         return finish_block(self.block, tokens.gather(1, index), normed_asking, attended)

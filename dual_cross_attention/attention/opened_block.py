@@ -1,36 +1,35 @@
 """A timm block, opened: its own modules in its own order, with the attention in the middle left to the caller.
 
 The modules and their parameters stay timm's, so checkpoints fit both ways. What is opened here is what
-`timm.models.vision_transformer.Block` and its `Attention` do between the norm and the output projection.
+`timm.models.vision_transformer.Block` and its `Attention` do: norm, projections and heads before the attention
+(`project`), and all that follows it (`finish_block`).
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor
 from torch.nn import functional as F
 
-# (query, key, value), each (B, heads, tokens, head_dim) → (B, heads, query tokens, head_dim)
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+class DropPathMasks(NamedTuple):
+    """Stochastic depth of a block's two residual branches: factors a row, (rows, 1, 1); 0 drops the branch."""
+
+    attention: Tensor
+    mlp: Tensor
 
 
-def run_block(block: Block, tokens: Tensor, attend: Attend) -> Tensor:
-    """The block's forward with `attend` in place of its attention: (B, N, D) → (B, N, D)."""
-    normed = block.norm1(tokens)
-    query, key, value = project(block.attn, normed)
-    return finish_block(block, tokens, normed, attend(query, key, value))
+def draw_drop_path(block: Block, rows: int, device: torch.device) -> DropPathMasks | None:
+    """The block's own DropPath modules, asked for their factors; None where they would change nothing.
 
-
-def finish_block(block: Block, tokens: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
-    """What follows the attention: merge heads, residual, MLP, residual.
-
-    Args:
-        tokens: (B, n, D) the residual stream of the tokens that asked.
-        normed: (B, n, D) the same after the first norm (for gated attention).
-        attended: (B, heads, n, head_dim) what attention gave them.
+    Drawn outside of the block's forward, they are the same when it is compiled, and when it is done again in the
+    backward pass; and blocks that differ in nothing but the rate share one compiled graph.
     """
-    tokens = tokens + block.drop_path1(block.ls1(merge_heads(block.attn, attended, normed)))
-    return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    if not block.training or not getattr(block.drop_path1, "drop_prob", 0.0):
+        return None
+    ones = torch.ones(rows, 1, 1, device=device)
+    return DropPathMasks(block.drop_path1(ones), block.drop_path2(ones))
 
 
 def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,34 +38,62 @@ def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
     return attention.q_norm(query), attention.k_norm(key), value
 
 
-def project_across(attention: Attention, asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of some tokens only, keys and values of others, from the same fused projection.
-
-    Args:
-        asking: (B, n, D) tokens that get a query.
-        asked: (B, N, D) tokens that get a key and a value.
-
-    Returns:
-        query (B, heads, n, head_dim), key and value (B, heads, N, head_dim).
-    """
+def project_query(attention: Attention, asking: Tensor) -> Tensor:
+    """Queries only, from the same fused projection: (B, n, D) → (B, heads, n, head_dim)."""
     width = attention.num_heads * attention.head_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
     (query,) = _split_heads(attention, F.linear(asking, weight[:width], None if bias is None else bias[:width]))
+    return attention.q_norm(query)
+
+
+def project_key_value(attention: Attention, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values only, from the same fused projection: (B, N, D) → two (B, heads, N, head_dim)."""
+    width = attention.num_heads * attention.head_dim
+    weight, bias = attention.qkv.weight, attention.qkv.bias
     key, value = _split_heads(attention, F.linear(asked, weight[width:], None if bias is None else bias[width:]))
-    return attention.q_norm(query), attention.k_norm(key), value
+    return attention.k_norm(key), value
 
 
-def merge_heads(attention: Attention, attended: Tensor, normed: Tensor) -> Tensor:
-    """(B, heads, n, head_dim) → (B, n, D), through the module's output projection."""
-    attended = attention.norm(attended.transpose(1, 2).flatten(2))
+def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(QKᵀ/√d) V: (B, heads, n, d), (B, heads, N, d), (B, heads, N, d) → (B, n, heads · d), heads merged.
+
+    That is how PyTorch's fused kernels lay their result out, so merging the heads copies nothing.
+    """
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(2)
+
+
+def finish_block(
+    block: Block, tokens: Tensor, normed: Tensor, attended: Tensor, drop_path: DropPathMasks | None = None
+) -> Tensor:
+    """What follows the attention: output projection, residual, MLP, residual.
+
+    Args:
+        tokens: (B, n, D) the residual stream of the tokens that asked.
+        normed: (B, n, D) the same after the first norm (for gated attention).
+        attended: (B, n, heads · head_dim) what attention gave them; or (k·B, n, …): k times, each from the same tokens.
+        drop_path: of `attended`'s rows.
+
+    Returns:
+        (B, n, D), or (k·B, n, D).
+    """
+    attention = block.attn
+    attended = attention.norm(attended)
     if attention.gate is not None:
-        attended = attended * attention.gate(normed).sigmoid()
-    return attention.proj_drop(attention.proj(attended))
+        attended = attended * _rows(attention.gate(normed).sigmoid(), len(attended))
+    residual = block.ls1(attention.proj_drop(attention.proj(attended)))
+    if drop_path is not None:
+        residual = residual * drop_path.attention.to(residual.dtype)
+    tokens = _rows(tokens, len(attended)) + residual
+    residual = block.ls2(block.mlp(block.norm2(tokens)))
+    if drop_path is not None:
+        residual = residual * drop_path.mlp.to(residual.dtype)
+    return tokens + residual
 
 
-def dropout_of(attention: Attention) -> float:
-    """The attention dropout in force: the module's rate in training, else 0."""
-    return attention.attn_drop.p if attention.training else 0.0
+def _rows(tokens: Tensor, rows: int) -> Tensor:
+    """As many rows, the same again and again."""
+    return tokens if len(tokens) == rows else tokens.repeat(rows // len(tokens), 1, 1)
 
 
 def _split_heads(attention: Attention, projected: Tensor) -> tuple[Tensor, ...]:

@@ -7,9 +7,10 @@ Notable:
 """
 
 import torch
+from timm.models.vision_transformer import Attention
 from torch import Tensor
-from torch.nn import functional as F
 
+from dual_cross_attention.attention.opened_block import attend
 from dual_cross_attention.errors import InputError
 
 CIRCLES = 16  # drawn, to take the one in which the fewest pictures are distracted by their own identity
@@ -41,41 +42,53 @@ def draw_distractors(batch_size: int, device: torch.device | str = "cpu", identi
     else:
         circles = torch.rand(CIRCLES, batch_size, device=device).argsort(1)
         around = identities[circles]
-        circle = circles[(around == around.roll(-1, 1)).sum(1).argmin()]
+        fewest = (around == around.roll(-1, 1)).sum(1).argmin()
+        circle = circles.index_select(0, fewest[None])[0]  # an index that is read would wait for the GPU
     distractors = torch.empty_like(circle)
     distractors[circle] = circle.roll(-1)
     return distractors
 
 
+def pairwise_attention(
+    attention: Attention, query: Tensor, key: Tensor, value: Tensor, other_key: Tensor, other_value: Tensor
+) -> Tensor:
+    """softmax(Q₁[K₁; K₂]ᵀ/√d) [V₁; V₂], with heads merged.
+
+    Source: DCAL (arXiv 2205.02151), section 3.3.
+
+    Args:
+        query: (B, heads, n, d) of the targets.
+        key, value: (B, heads, N, d) of the targets.
+        other_key, other_value: (B, heads, N, d) of their distractors.
+
+    Returns:
+        (B, n, heads · d)
+    """
+    return attend(attention, query, torch.cat([key, other_key], dim=2), torch.cat([value, other_value], dim=2))
+
+
 def stacked_attention(
+    attention: Attention,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     distractors: Tensor,
-    dropout: float = 0.0,
     clean_distractors: bool = False,
 ) -> Tensor:
-    """SA on the first half of the rows, PWCA on the second half.
-
-    Source: DCAL (arXiv 2205.02151), section 3.3: softmax(Q₁[K₁; K₂]ᵀ/√d) [V₁; V₂].
+    """SA on the first B rows, PWCA on the last B: (2B, n, heads · d), heads merged.
 
     Args:
-        query, key, value: (2B, heads, tokens, head_dim); rows 0..B are the SA stream, rows B..2B the PWCA stream of
-            the same pictures in the same order.
+        query, key, value: (2B, heads, tokens, d); rows 0..B are the SA stream, rows B..2B the PWCA stream of the same
+            pictures in the same order. Or (B, heads, tokens, d), where both streams still have the same tokens.
         distractors: (B,) which picture distracts picture i.
-        dropout: of the attention weights.
         clean_distractors: take the distractor's keys and values from its SA stream, not its PWCA stream.
-
-    Returns:
-        (2B, heads, tokens, head_dim)
     """
-    batch = distractors.shape[0]
-    sa = F.scaled_dot_product_attention(query[:batch], key[:batch], value[:batch], dropout_p=dropout)
-    rows = distractors if clean_distractors else distractors + batch
-    pwca = F.scaled_dot_product_attention(
-        query[batch:],
-        torch.cat([key[batch:], key[rows]], dim=2),
-        torch.cat([value[batch:], value[rows]], dim=2),
-        dropout_p=dropout,
+    # split, not slices: its backward pass puts the halves together, where that of a slice fills the rest with zeros
+    (sa_query, query), (sa_key, key), (sa_value, value) = (
+        (both[0], both[-1]) for both in (rows.split(len(distractors)) for rows in (query, key, value))
     )
-    return torch.cat([sa, pwca])
+    distracting = (sa_key, sa_value) if clean_distractors else (key, value)
+    others = (rows.index_select(0, distractors) for rows in distracting)
+    return torch.cat(
+        [attend(attention, sa_query, sa_key, sa_value), pairwise_attention(attention, query, key, value, *others)]
+    )

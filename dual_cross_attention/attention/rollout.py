@@ -44,7 +44,7 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
             f"expected queries and keys of the same layers, at least one; got {len(queries)} and {len(keys)}"
         )
     for layer, (query, key) in enumerate(zip(queries, keys, strict=True)):
-        if query.ndim != 4 or query.shape != key.shape or query.shape != queries[0].shape:
+        if query.ndim != 4 or (query.shape != key.shape and layer + 1 < len(queries)):
             raise ValueError(
                 f"layer {layer}: expected query and key of one shape (B, heads, tokens, head_dim), the same in all "
                 f"layers; got {tuple(query.shape)} and {tuple(key.shape)}"
@@ -52,7 +52,7 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
 
     if max_scores is None:
         max_scores = MAX_SCORES_CPU if queries[0].device.type == "cpu" else MAX_SCORES
-    batch, _, tokens, _ = queries[0].shape
+    batch, _, tokens, _ = keys[0].shape
     row = torch.zeros(batch, tokens, dtype=torch.float32, device=queries[0].device)
     row[:, 0] = 1.0  # e_CLS
     with torch.autocast(row.device.type, enabled=False):

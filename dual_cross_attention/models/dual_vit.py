@@ -2,6 +2,7 @@
 
 Notable:
 - SA and PWCA share all weights, so they run as one stack of 2B rows through the backbone's own blocks;
+- whoever is only classified asks with its class token alone in the last block, which makes `sa_only` cheaper than timm;
 - rollout sees detached queries and keys of the SA rows, so no attention matrix and no graph is kept for it;
 - GLCA is a thirteenth block with weights of its own, on few tokens, with its own norm and head;
 - PWCA exists in training only. With `sa_only`, what is left is timm's model and its head;
@@ -9,8 +10,8 @@ Notable:
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,9 +22,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
-from dual_cross_attention.attention.opened_block import dropout_of, run_block
-from dual_cross_attention.attention.pairwise import draw_distractors, stacked_attention
+from dual_cross_attention.attention.opened_block import draw_drop_path
+from dual_cross_attention.attention.pairwise import draw_distractors
 from dual_cross_attention.attention.rollout import attention_rollout
+from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.backbones import create_backbone, embed_patches
 from dual_cross_attention.models.neck import NeckClassifier
@@ -83,6 +85,7 @@ class DualCrossAttentionViT(nn.Module):
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
         self.grad_checkpointing = False
+        self._stacked_block, self._last_block = stacked_block, last_block  # or compiled, see `compile_blocks`
         self.has_necks = neck_classes is not None
         if self.has_necks:
             self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
@@ -109,6 +112,16 @@ class DualCrossAttentionViT(nn.Module):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks, one graph for all of a kind, by `torch.compile`; a graph break in one is an error.
+
+        What is between them stays eager: the stem, rollout, the choice of local tokens, the heads.
+        """
+        self._stacked_block = torch.compile(stacked_block, fullgraph=True)
+        self._last_block = torch.compile(last_block, fullgraph=True)
+        if self.has_glca:
+            self.glca_block.compile(fullgraph=True)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone, beside all vectors: embeddings of the backbone."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
@@ -126,24 +139,25 @@ class DualCrossAttentionViT(nn.Module):
             distractors = None
         elif distractors is None:
             distractors = draw_distractors(images.shape[0], images.device)
-        tokens, queries, keys = self._encode(images, distractors, self.has_glca)
+        return self._forward(images, distractors, self.has_glca)
 
-        out = DualOutput()
-        sa_tokens = tokens[: images.shape[0]]
-        normed = self.backbone.norm(tokens)
-        out.features["sa"] = normed[: images.shape[0], 0]
-        if distractors is not None:
-            out.features["pwca"] = normed[images.shape[0] :, 0]
-        out.logits = self._classify(normed, out.features)
-        if self.has_glca:
-            out.rollout = attention_rollout(queries, keys)[:, self.backbone.num_prefix_tokens :]
+    def _forward(self, images: Tensor, distractors: Tensor | None, with_glca: bool) -> DualOutput:
+        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca)
+        prefix = self.backbone.num_prefix_tokens
+        classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
+        normed = self.backbone.norm(torch.cat(classified))
+
+        features = dict(zip(("sa", "pwca"), normed[:, 0].split(len(images)), strict=False))
+        out = DualOutput(self._classify(normed, features), features)
+        if with_glca:
+            out.rollout = attention_rollout(queries, keys)[:, prefix:]
             out.local = select_local(out.rollout, self.local_ratio)
-            out.features["glca"] = self.glca_norm(self.glca_block(sa_tokens, out.local))[:, 0]
+            out.features["glca"] = self.glca_norm(self.glca_block(sa_tokens, out.local)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
     def _classify(self, normed: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of SA and, where it is there, PWCA, from their stack of tokens after the norm."""
+        """Logits of SA and, where it is there, PWCA, from their stack of prefix tokens after the norm."""
         if self.has_necks:
             return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
         return dict(zip(features, self.backbone.forward_head(normed).chunk(len(features)), strict=True))
@@ -196,50 +210,48 @@ class DualCrossAttentionViT(nn.Module):
         if branch not in (None, *self.branches) or branch == "pwca":
             has = " and ".join(f"'{name}'" for name in self.branches if name != "pwca")
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
-        if branch == "sa":  # needs no rollout
-            normed = self.backbone.norm(self._encode(images, None, False)[0])
-            features = {"sa": normed[:, 0]}
-            return DualOutput(self._classify(normed, features), features)
-        return self(images)
+        return self._forward(images, None, self.has_glca and branch != "sa")
 
     def _encode(
-        self, images: Tensor, distractors: Tensor | None, keep_attention: bool
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Stem and blocks: tokens (B or 2B, prefix + N, D); every layer's queries and keys of SA, if kept."""
+        self, images: Tensor, distractors: Tensor | None, with_glca: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
+        """Stem and blocks.
+
+        Returns:
+            SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
+            GLCA, every layer's queries (of the last: CLS's) and keys of SA, (B, heads, tokens, head_dim).
+        """
         tokens = embed_patches(self.backbone, images)
-        if distractors is not None:
-            tokens = torch.cat([tokens, tokens])  # [SA ; PWCA]
-        run = self._run_block
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            run = partial(checkpoint, self._run_block, use_reentrant=False)
+        # In training, autograd holds the projection that query and key are views of, and they cost nothing. Elsewhere a
+        # view alone would hold it, with V and PWCA's rows.
+        copied = self.grad_checkpointing or not torch.is_grad_enabled()
         queries, keys = [], []
-        for block in self.backbone.blocks:
-            tokens, *attention = run(block, tokens, distractors, images.shape[0] if keep_attention else 0)
-            if attention:
-                queries.append(attention[0])
-                keys.append(attention[1])
-        return tokens, queries, keys
 
-    def _run_block(
-        self, block: nn.Module, tokens: Tensor, distractors: Tensor | None, kept_rows: int
+        def keep(*query_and_key: Tensor) -> None:
+            for kept, tensor in zip((queries, keys), query_and_key, strict=True):
+                kept.append(tensor.clone(memory_format=torch.contiguous_format) if copied else tensor)
+
+        *blocks, last = self.backbone.blocks
+        for block in blocks:
+            tokens, *query_and_key = self._run(self._stacked_block, block, tokens, distractors)
+            if with_glca:
+                keep(*query_and_key)
+        prefix = self.backbone.num_prefix_tokens
+        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, distractors, prefix, with_glca)
+        if with_glca:
+            keep(*query_and_key)
+        return sa, pwca, queries, keys
+
+    def _run(
+        self, run_block: Callable, block: nn.Module, tokens: Tensor, distractors: Tensor | None, *options: Any
     ) -> tuple[Tensor, ...]:
-        """One block over the stack; with `kept_rows`, also the detached query and key of that many rows."""
-        kept: tuple[Tensor, ...] = ()
-
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            nonlocal kept
-            if kept_rows:
-                kept = (query[:kept_rows].detach(), key[:kept_rows].detach())
-                if self.grad_checkpointing or not torch.is_grad_enabled():
-                    # Autograd does not keep the projection here, and a view would: all of Q, K, V, of both streams.
-                    kept = (kept[0].clone(), kept[1].clone())
-            dropout = dropout_of(block.attn)
-            if distractors is None:
-                return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-            return stacked_attention(query, key, value, distractors, dropout, self.clean_distractors)
-
-        tokens = run_block(block, tokens, attend)
-        return (tokens, *kept)
+        """A block, checkpointed if it is to be."""
+        rows = len(tokens) if distractors is None else 2 * len(distractors)
+        drop_path = draw_drop_path(block, rows, tokens.device)
+        given = block, tokens, distractors, drop_path, self.clean_distractors, *options
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(run_block, *given, use_reentrant=False)
+        return run_block(*given)
 
 
 def create_model(

@@ -1,5 +1,6 @@
 """Which device and which precision a run uses, and what memory it took."""
 
+import ctypes
 import resource
 import sys
 
@@ -40,6 +41,24 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "fp16" and device.type != "cuda":
         raise InputError(f"precision fp16 needs CUDA, and the device is {device.type}: take auto, bf16 or fp32")
     return {"fp32": "no"}.get(precision, precision)
+
+
+# glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """From now on this process keeps the memory that it frees, for the next step to use; without glibc, nothing.
+
+    glibc gives large blocks back at once, and a step then asks for each page anew: on a CPU, training DeiT-Tiny at 448
+    took 1.2 to 1.3 times as long. The peak is the same; what is lost is that memory is free for others between steps.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def peak_memory_mb(device: torch.device) -> float:

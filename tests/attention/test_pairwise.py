@@ -4,18 +4,24 @@ import math
 
 import pytest
 import torch
+from timm.models.vision_transformer import Attention
 
 from dual_cross_attention import InputError
 from dual_cross_attention.attention import draw_distractors, stacked_attention
 
 
 @pytest.mark.parametrize("clean", [False, True])
-def test_equals_a_loop_over_pairs(clean):
+@pytest.mark.parametrize("shared", [False, True])
+def test_equals_a_loop_over_pairs(clean, shared):
     torch.manual_seed(0)
     batch, heads, tokens, head_dim = 5, 2, 7, 4
-    query, key, value = (torch.randn(2 * batch, heads, tokens, head_dim, dtype=torch.float64) for _ in range(3))
+    rows = batch if shared else 2 * batch
+    query, key, value = (torch.randn(rows, heads, tokens, head_dim, dtype=torch.float64) for _ in range(3))
     distractors = torch.tensor([3, 0, 4, 2, 1])
-    out = stacked_attention(query, key, value, distractors, clean_distractors=clean)
+    out = stacked_attention(Attention(heads * head_dim, heads), query, key, value, distractors, clean)
+    out = out.unflatten(-1, (heads, head_dim)).transpose(1, 2)  # heads apart again
+    if shared:  # as in the first block, where both streams have the same tokens
+        query, key, value = (tensor.repeat(2, 1, 1, 1) for tensor in (query, key, value))
     for i in range(batch):
         for h in range(heads):
             for t in range(tokens):
