@@ -1,12 +1,9 @@
 """The loss of a re-identification branch, and how the losses of the branches become one."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.miners import BatchHardMiner
-from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,18 +63,27 @@ class IdentityLoss(nn.Module):
     def __init__(self, label_smoothing: float = 0.0, margin: float | None = None):
         super().__init__()
         self.label_smoothing = label_smoothing
-        euclidean = LpDistance(normalize_embeddings=False)
-        self.hardest = BatchHardMiner(distance=euclidean)
-        self.triplet = TripletMarginLoss(
-            margin=margin or 0.0,
-            smooth_loss=margin is None,
-            distance=euclidean,
-            reducer=MeanReducer(),  # its default would leave out what has no loss
-        )
+        self.margin = margin
 
     def forward(self, logits: Tensor, features: Tensor, identities: Tensor) -> Tensor:
         """Logits (B, identities) from after the neck, features (B, D) from before it, labels (B,) → a scalar."""
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
             cross_entropy = F.cross_entropy(logits.float(), identities, label_smoothing=self.label_smoothing)
-            return cross_entropy + self.triplet(features, identities, self.hardest(features, identities))
+            return cross_entropy + batch_hard_triplet(features.float(), identities, self.margin)
+
+
+def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | None = None) -> Tensor:
+    """The triplet part of `IdentityLoss`: (B, D) and (B,) → a scalar, averaged over pictures that have both sides.
+
+    Written here, since a library's miner picks the pairs by index, and every such look waits for the GPU: masks do not.
+    """
+    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    same = identities[:, None] == identities[None]
+    itself = torch.eye(len(identities), dtype=torch.bool, device=same.device)
+    # Indices, so that of equal distances one has the gradient.
+    farthest = distances.masked_fill(~same | itself, -math.inf).argmax(1, keepdim=True)
+    nearest = distances.masked_fill(same, math.inf).argmin(1, keepdim=True)
+    gap = (distances.gather(1, farthest) - distances.gather(1, nearest)).squeeze(1)
+    loss = F.softplus(gap) if margin is None else F.relu(gap + margin)
+    has_both = (same & ~itself).any(1) & (~same).any(1)
+    return (loss * has_both).sum() / has_both.sum().clamp(min=1)

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.reducers import MeanReducer
 
-from dual_cross_attention.losses import IdentityLoss
+from dual_cross_attention.losses import IdentityLoss, batch_hard_triplet
 
 
 def literal(logits, features, identities, label_smoothing=0.0, margin=None):
@@ -60,3 +64,27 @@ def test_repeated_pictures_have_finite_gradients():
     features = torch.zeros(4, 3, requires_grad=True)
     IdentityLoss()(torch.zeros(4, 2), features, torch.tensor([0, 0, 1, 1])).backward()
     assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("margin", [None, 0.3])
+@pytest.mark.parametrize("identities", [[0, 0, 1, 1, 2, 2, 0, 1], [0, 0, 0, 1, 2, 2, 3, 4]])
+def test_triplet_and_its_gradient_are_those_of_pytorch_metric_learning(margin, identities):
+    """The second batch has identities with one picture: nobody to be near to, so no triplet of theirs."""
+    torch.manual_seed(0)
+    euclidean = LpDistance(normalize_embeddings=False)
+    peer = TripletMarginLoss(margin or 0.0, smooth_loss=margin is None, distance=euclidean, reducer=MeanReducer())
+    ours, theirs = (torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
+    identities = torch.tensor(identities)
+    loss = batch_hard_triplet(ours, identities, margin)
+    expected = peer(theirs, identities, BatchHardMiner(distance=euclidean)(theirs, identities))
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_batch_of_one_identity_has_no_triplet():
+    features = torch.randn(3, 4, requires_grad=True)
+    loss = batch_hard_triplet(features, torch.zeros(3))
+    loss.backward()
+    assert loss == 0 and (features.grad == 0).all()

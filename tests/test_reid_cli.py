@@ -170,7 +170,7 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     assert outcome.status == 0, outcome.err
     task = made["ReIDTask"]
     assert (task.identity_loss.label_smoothing, task.weighting.bound) == (0.125, 1.5)
-    assert (task.identity_loss.triplet.margin, task.identity_loss.triplet.smooth_loss) == (0.3, False)
+    assert task.identity_loss.margin == 0.3
     assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
     sampler = made["train_loader"].sampler
     assert (sampler.identities_per_batch, sampler.pictures_per_identity, sampler.epoch) == (2, 3, 1)

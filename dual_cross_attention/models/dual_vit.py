@@ -112,15 +112,21 @@ class DualCrossAttentionViT(nn.Module):
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    def compile_blocks(self) -> None:
-        """Compile the blocks, one graph for all of a kind, by `torch.compile`; a graph break in one is an error.
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile the blocks, one graph for all that differ in weights only; a graph break in one is an error.
 
         What is between them stays eager: the stem, rollout, the choice of local tokens, the heads.
+
+        Args:
+            backend: of `torch.compile`.
         """
-        self._stacked_block = torch.compile(stacked_block, fullgraph=True)
-        self._last_block = torch.compile(last_block, fullgraph=True)
+        # A graph each for the first block and the others, training and evaluation, a short last batch: too many for the
+        # default, at which a compiled function that may not break would give up.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        self._stacked_block = torch.compile(stacked_block, fullgraph=True, backend=backend)
+        self._last_block = torch.compile(last_block, fullgraph=True, backend=backend)
         if self.has_glca:
-            self.glca_block.compile(fullgraph=True)
+            self.glca_block.compile(fullgraph=True, backend=backend)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone, beside all vectors: embeddings of the backbone."""

@@ -18,7 +18,7 @@ from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.checkpoints import find_model_file, load_model
-from dual_cross_attention.training.devices import choose_device, choose_precision
+from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
 from dual_cross_attention.training.progress import track
 
 
@@ -59,6 +59,8 @@ def evaluate(
         InputError: no such model, or data that does not fit it.
     """
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     saved = load_model(run_or_checkpoint)
     chosen_precision = choose_precision(precision or saved.config.precision, chosen)
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}

@@ -15,6 +15,8 @@ FREE_TO_CHANGE = {
     "data_root",
     "download",
     "device",
+    "compile",
+    "cache",
     "num_workers",
     "eval_batch_size",
     "use_gradient_checkpointing",

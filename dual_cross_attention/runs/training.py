@@ -11,7 +11,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import build_model, read_progress
-from dual_cross_attention.training.devices import choose_device, choose_precision
+from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
@@ -39,6 +39,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             return progress["best"]
 
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     choose_precision(config.precision, device)  # refuse before anything is read or fetched
     setup = read_setup(config)
     set_seed(config.seed)

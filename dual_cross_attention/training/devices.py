@@ -43,6 +43,27 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return {"fp32": "no"}.get(precision, precision)
 
 
+WORTH_COMPILING = 1_000
+"""Steps of a run that pay for the minute or so in which `torch.compile` writes kernels."""
+
+
+def choose_compile(setting: bool | str, device: torch.device, steps: int) -> tuple[bool, str]:
+    """Whether to compile the model's blocks, and why not, where that is worth saying.
+
+    "auto" compiles on CUDA, in a run of at least `WORTH_COMPILING` steps, if a first small function can be compiled:
+    that takes Triton and a C compiler.
+    """
+    if setting != "auto":
+        return bool(setting), ""
+    if device.type != "cuda" or steps < WORTH_COMPILING:
+        return False, ""
+    try:
+        torch.compile(lambda x: x * 2 + 1, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as error:  # whatever a half-installed toolchain raises: the run can go on without
+        return False, f"torch.compile does not work here, so the run goes without: {' '.join(str(error).split())[:200]}"
+    return True, ""
+
+
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 

@@ -20,7 +20,7 @@ from dual_cross_attention.data.unreadable import UnreadablePictures
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint, save_model
-from dual_cross_attention.training.devices import choose_device, choose_precision, peak_memory_mb
+from dual_cross_attention.training.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.run_folder import RunFolder
@@ -76,6 +76,11 @@ class Trainer:
         self.eval_loader = self.accelerator.prepare(eval_loader)
         # Counted after `prepare`, which shares the batches out among the processes.
         updates_per_epoch = math.ceil(len(self.train_loader) / config.gradient_accumulation_steps)
+        compiled, why_not = choose_compile(config.compile, device, len(self.train_loader) * config.epochs)
+        if compiled:
+            task.model.compile_blocks()
+        elif why_not:
+            console.print(f"warning: {why_not}", style="yellow")
         self.schedule = build_schedule(optimizer, updates_per_epoch, config.epochs, config.warmup_epochs, config.min_lr)
         self.device = self.accelerator.device
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type != "cpu" else 1, partial(_last_checkpoint, folder))

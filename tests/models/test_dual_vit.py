@@ -1,6 +1,7 @@
 """The dual model: against timm's own forward, against separate passes, and what autograd keeps."""
 
 import copy
+import shutil
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
+from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.models import ABLATIONS
 
 TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -22,6 +24,12 @@ def tiny(ablation="full", **kwargs):
 
 def images(batch=3, size=(32, 48)):
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def flops(function):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        function()
+    return counter.get_total_flops()
 
 
 def relocate(model, scale=6.0):
@@ -268,15 +276,128 @@ def test_parameters_and_flops_of_glca_are_the_papers():
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (full, plain)]
     assert 0.08 <= counts[0] / counts[1] - 1 <= 0.095
 
-    def flops(function):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            function()
-        return counter.get_total_flops()
-
     pictures, tokens = torch.randn(1, 3, 448, 448), torch.randn(1, 785, 192)
     local = torch.arange(78).unsqueeze(0)
     glca = flops(lambda: full.glca_head(full.glca_norm(full.glca_block(tokens, local))[:, 0]))
-    assert 0.01 <= glca / flops(lambda: plain(pictures)) <= 0.025
+    assert 0.01 <= glca / flops(lambda: plain.backbone(pictures)) <= 0.025
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_what_nobody_reads_is_not_computed(ablation):
+    """FLOPs of a training pass, against a count by hand of what each branch needs."""
+    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY).train()
+    batch, tokens, dim, depth = 2, 257, 48, 3
+    linear, qkv = 12 * dim * dim * tokens, 3 * dim * dim * tokens  # multiplications of a block's linear layers
+    attention = 2 * tokens * tokens * dim
+    sa_last = dim * dim * (2 * tokens + 10) + 2 * tokens * dim  # key and value of all; the rest of CLS alone
+    expected = (depth - 1) * (linear + attention) + (linear + attention if model.has_glca else sa_last)
+    if model.has_pwca:
+        expected += (depth - 1) * (linear + 2 * attention) - qkv + sa_last + 2 * tokens * dim
+    if model.has_glca:
+        local = 1 + round(0.1 * 256)
+        expected += dim * dim * (2 * tokens + 10 * local) + 2 * local * tokens * dim  # the block
+        expected += (depth - 1) * tokens * tokens * dim + tokens * dim  # rollout's scores; the last layer's are one row
+        expected += ((depth - 1) * 3 * tokens + 3) * tokens  # its vector times the attention of each head
+    expected += dim * 3 * 8 * 8 * 256 + len(model.branches) * 5 * dim  # stem and heads
+    counted = flops(lambda: model(images(batch, (128, 128)))) / (2 * batch)
+    assert counted == pytest.approx(expected, rel=2e-3)
+
+
+def test_sa_alone_costs_less_than_timms_forward():
+    model = create_model("deit_tiny_patch16_224", 200, img_size=448).eval()
+    pictures = torch.randn(1, 3, 448, 448)
+    assert flops(lambda: model.predict(pictures, branch="sa")) < 0.94 * flops(lambda: model.backbone(pictures))
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_change_nothing_and_are_compiled_once(ablation, checkpointing):
+    """Outputs and gradients, with drop path, of two batch sizes; after one epoch of both, nothing is compiled again."""
+    model = relocate(tiny(ablation, drop_path_rate=0.4), 3.0).train()
+    model.set_grad_checkpointing(checkpointing)
+
+    def epoch():
+        seen = []
+        for batch in (4, 4, 3):
+            torch.manual_seed(3)
+            model.train().zero_grad()
+            out = model(images(batch))
+            sum(logits.square().sum() for logits in out.logits.values()).backward()
+            seen += [*out.logits.values(), *(parameter.grad.clone() for parameter in model.parameters())]
+        for batch in (3, 1):
+            seen.append(model.eval().predict(images(batch)))
+            seen.append(model.predict(images(batch), branch="sa"))
+        return seen
+
+    torch.compiler.reset()
+    plain = epoch()
+    model.compile_blocks(backend="aot_eager")
+    for ours, expected in zip(epoch(), plain, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        epoch()
+
+
+def test_blocks_that_differ_in_their_drop_rate_share_a_graph():
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = tiny("full", depth=6, drop_path_rate=0.5).train()
+    model.compile_blocks(backend=count)
+    model(images())
+    assert len(graphs) == 4  # the first block has no drop path; the four after it; the last; GLCA's
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_inductor_compiles_the_blocks():
+    torch.compiler.reset()
+    model = relocate(tiny("full", drop_path_rate=0.4), 3.0).train()
+
+    def gradients():
+        torch.manual_seed(3)
+        model.zero_grad()
+        sum(logits.square().sum() for logits in model(images(4)).logits.values()).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    plain = gradients()
+    model.compile_blocks()
+    torch.testing.assert_close(gradients(), plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("ablation", ["sa_pwca", "full"])
+def test_queries_and_keys_are_kept_for_rollout_only(ablation, checkpointing, monkeypatch):
+    """Copied once a layer where a view would hold more, not again when a block is recomputed; without GLCA, never."""
+
+
+    class Counted(torch.Tensor):
+        """Counts the copies that are made of it."""
+
+        clones = 0
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.clones += function is torch.Tensor.clone
+            return super().__torch_function__(function, types, args, kwargs)
+
+    def counted(run_block):
+        def run(*arguments):
+            *tokens, query, key = run_block(*arguments)
+            return *tokens, query.as_subclass(Counted), key.as_subclass(Counted)
+
+        return run
+
+    monkeypatch.setattr("dual_cross_attention.models.dual_vit.stacked_block", counted(stacked_block))
+    monkeypatch.setattr("dual_cross_attention.models.dual_vit.last_block", counted(last_block))
+    model = tiny(ablation).train()
+    model.set_grad_checkpointing(checkpointing)
+    sum(logits.sum() for logits in model(images(4)).logits.values()).backward()
+    assert Counted.clones == (2 * 3 if ablation == "full" and checkpointing else 0)
 
 
 def test_predict_and_embed():

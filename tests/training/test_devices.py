@@ -1,5 +1,6 @@
 """Which device and precision a run gets, on machines that this one is not."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import pytest
 import torch
 
 from dual_cross_attention import InputError
-from dual_cross_attention.training.devices import choose_device, choose_precision, peak_memory_mb
+from dual_cross_attention.training.devices import (
+    WORTH_COMPILING,
+    choose_compile,
+    choose_device,
+    choose_precision,
+    peak_memory_mb,
+)
 
 
 @pytest.fixture
@@ -59,3 +66,41 @@ def test_precisions(machine):
 def test_peak_memory_is_what_the_kernel_says():
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     assert peak_memory_mb(torch.device("cpu")) == pytest.approx(float(status["VmHWM"].split()[0]) / 1024, rel=0.05)
+
+
+def test_compiling_is_chosen_for_long_runs_on_cuda_where_it_works(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_compile(True, cpu, 1) == (True, "")
+    assert choose_compile(False, cuda, 10**6) == (False, "")
+    assert choose_compile("auto", cpu, 10**6) == (False, "")
+    assert choose_compile("auto", cuda, WORTH_COMPILING - 1) == (False, "")
+
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(8))  # no CUDA here
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    assert choose_compile("auto", cuda, WORTH_COMPILING) == (True, "")
+
+    def broken(function, **_):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    compiled, why_not = choose_compile("auto", cuda, WORTH_COMPILING)
+    assert not compiled and "C compiler" in why_not
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_memory_that_was_freed_is_there_without_new_pages():
+    """256 MiB in blocks as training has them, again and again: soon no page has to be asked for."""
+    code = """
+import resource, torch
+from dual_cross_attention.training.devices import keep_freed_memory
+torch.set_num_threads(1)
+keep_freed_memory()
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.empty(2**23).fill_(1.0) for _ in range(8)]
+    del kept
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    first, *_, last = map(int, done.stdout.split())
+    assert last < first / 10

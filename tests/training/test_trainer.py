@@ -199,6 +199,24 @@ def test_checkpointing_changes_no_gradient(make_trainer, birds, drop_path):
         torch.testing.assert_close(recomputed[name], gradient, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("asked", [True, False, "auto"])
+def test_a_compiled_model_trains_as_the_plain_one(make_trainer, monkeypatch, asked):
+    """What is compiled by `--compile true` is the model that trains; the backend is the one without a C compiler."""
+    torch.compiler.reset()
+    compile_blocks = DualCrossAttentionViT.compile_blocks
+    compiled = []
+
+    def by_aot(model):
+        compiled.append(model)
+        compile_blocks(model, "aot_eager")
+
+    monkeypatch.setattr(DualCrossAttentionViT, "compile_blocks", by_aot)
+    plain = make_trainer(compile=False, epochs=1).fit()
+    trainer = make_trainer(compile=asked, epochs=1)
+    assert compiled == ([trainer.task.model] if asked is True else [])
+    assert trainer.fit()["train/loss"] == pytest.approx(plain["train/loss"], rel=1e-4)
+
+
 def test_checkpointing_keeps_less(make_trainer, birds):
     """Bytes that autograd saves in a forward pass."""
     kept = []
