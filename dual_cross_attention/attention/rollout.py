@@ -4,21 +4,29 @@ Notable:
 - only CLS's row of the product is computed, from the last layer to the first: a vector times a matrix per layer,
   not a matrix times a matrix;
 - the attention weights are made again from queries and keys, a few query rows at a time, so that nothing of size
-  tokens × tokens is ever kept;
+  tokens × tokens is ever kept; on CUDA a fused kernel (`rollout_kernel.py`) does not even write those few to memory;
 - always float32 and never part of the autograd graph, whatever autocast says around it.
 """
 
+import importlib.util
 import math
+import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
-# Attention weights held at once (batch × heads × query rows × tokens). On a CPU they should stay in the cache: 2¹⁹
-# float32 are 2 MiB; with 2²⁴, one core of an AMD EPYC took 1.7 times as long at 785 tokens, 2.8 at 1,025. On a GPU
-# kernel launches count more.
-MAX_SCORES_CPU = 2**19
+# Attention weights held at once (heads × query rows × tokens). On a CPU they and the scores they came from should stay
+# in the cache: twice 2¹⁸ float32 are 2 MiB, a core's L2 on the AMD EPYC this was measured on. At 1,025 tokens 2¹⁷ took
+# 1.05 times as long, and 2¹⁹ 0.98 times for twice the memory. Elsewhere kernel launches count more.
+MAX_SCORES_CPU = 2**18
 MAX_SCORES = 2**24
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # comes with PyTorch for CUDA on Linux
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+KERNEL_CAPABILITY = (8, 0)  # before Ampere, Triton multiplies without tensor cores, and cuBLAS' chunks are faster
+KERNEL_HEAD_DIM = 128  # tiles of longer float32 heads are more than the shared memory of some multiprocessors
 
 
 @torch.no_grad()
@@ -28,10 +36,12 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
     Source: DCAL (arXiv 2205.02151), section 3.2; Abnar & Zuidema 2020.
 
     Args:
-        queries: one tensor a layer, first layer first, each (B, heads, tokens, head_dim); token 0 is CLS.
-        keys: likewise. Scores are scaled by 1/√head_dim.
-        max_scores: attention weights held in memory at once; a layer with more is worked off in chunks of query rows.
-            None chooses by device. The result does not depend on it.
+        queries: one tensor a layer, first layer first, each (B, heads, tokens, head_dim); token 0 is CLS. The last
+            layer's may hold its first tokens only: no other query than CLS's is read there.
+        keys: likewise, all tokens in every layer. Scores are scaled by 1/√head_dim.
+        max_scores: attention weights held in memory at once; a layer with more is worked off in chunks of heads and
+            query rows. None chooses by device, and on CUDA takes the fused kernel where Triton is installed. But for
+            rounding, the result does not depend on it.
 
     Returns:
         (B, tokens), float32; rows sum to 1.
@@ -43,17 +53,22 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
         raise ValueError(
             f"expected queries and keys of the same layers, at least one; got {len(queries)} and {len(keys)}"
         )
-    for layer, (query, key) in enumerate(zip(queries, keys, strict=True)):
-        if query.ndim != 4 or (query.shape != key.shape and layer + 1 < len(queries)):
+    shape = keys[0].shape
+    for layer, (query, key) in enumerate(zip(queries, keys, strict=True), start=1):
+        match = query.ndim == key.ndim == 4 and key.shape == shape
+        if match and layer == len(keys):
+            match = query.shape[:2] == shape[:2] and 1 <= query.shape[2] <= shape[2] and query.shape[3] == shape[3]
+        elif match:
+            match = query.shape == shape
+        if not match:
             raise ValueError(
-                f"layer {layer}: expected query and key of one shape (B, heads, tokens, head_dim), the same in all "
-                f"layers; got {tuple(query.shape)} and {tuple(key.shape)}"
+                f"layer {layer} of {len(keys)}: expected query and key of one shape (B, heads, tokens, head_dim), the "
+                f"same in all layers (the last query may have fewer tokens, at least one); got {tuple(query.shape)} "
+                f"and {tuple(key.shape)}, after keys of {tuple(shape)} in the first layer"
             )
 
-    if max_scores is None:
-        max_scores = MAX_SCORES_CPU if queries[0].device.type == "cpu" else MAX_SCORES
-    batch, _, tokens, _ = keys[0].shape
-    row = torch.zeros(batch, tokens, dtype=torch.float32, device=queries[0].device)
+    batch, _, tokens, _ = shape
+    row = torch.zeros(batch, tokens, dtype=torch.float32, device=keys[0].device)
     row[:, 0] = 1.0  # e_CLS
     with torch.autocast(row.device.type, enabled=False):
         # The last layer is entered with e_CLS alone: one query row is enough there.
@@ -63,17 +78,67 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
     return row
 
 
-def _row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int) -> Tensor:
+def _row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int | None) -> Tensor:
     """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N)."""
+    if max_scores is None and _has_kernel(query, key):
+        from dual_cross_attention.attention.rollout_kernel import row_times_attention  # needs Triton
+
+        with torch.cuda.device(row.device):  # Triton launches on the current device
+            return row_times_attention(row, query, key)
+    if max_scores is None:
+        max_scores = MAX_SCORES_CPU if row.device.type == "cpu" else MAX_SCORES
+    return _row_times_chunks(row, query, key, max_scores)
+
+
+def _has_kernel(query: Tensor, key: Tensor) -> bool:
+    """Whether the fused kernel takes these, and runs here."""
+    return (
+        HAS_TRITON
+        and query.is_cuda
+        and query.dtype == key.dtype
+        and query.dtype in KERNEL_DTYPES
+        and query.shape[-1] <= KERNEL_HEAD_DIM
+        and torch.cuda.get_device_capability(query.device) >= KERNEL_CAPABILITY
+        and _kernel_runs(query.device)
+    )
+
+
+@cache
+def _kernel_runs(device: torch.device) -> bool:
+    """Tried once: Triton needs a C compiler, which not every machine with a GPU has."""
+    try:
+        from dual_cross_attention.attention.rollout_kernel import row_times_attention
+
+        row, tokens = torch.ones(1, 1, device=device), torch.ones(1, 1, 1, 16, device=device)
+        with torch.cuda.device(device):
+            row_times_attention(row, tokens, tokens)
+    except Exception as error:  # of whatever the toolchain raises
+        said = " ".join(str(error).split())[:200]
+        warnings.warn(f"rollout goes on without its fused kernel, more slowly: Triton says {said}", stacklevel=2)
+        return False
+    return True
+
+
+def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) -> Tensor:
+    """The same in plain PyTorch: `max_scores` attention weights at a time, in two buffers used again and again."""
     batch, heads, rows, head_dim = query.shape
     tokens = key.shape[2]
-    query = query.float() * (1.0 / math.sqrt(head_dim))
-    key = key.float().transpose(-2, -1)
-    row = row / heads
-    out = row.new_zeros(batch, tokens)
-    step = max(1, max_scores // (batch * heads * tokens))
-    for start in range(0, rows, step):
-        chunk = slice(start, start + step)
-        attention = (query[:, :, chunk] @ key).softmax(dim=-1)  # (B, h, step, N)
-        out += torch.einsum("bn,bhnm->bm", row[:, chunk], attention)
-    return out
+    query = query.float().flatten(0, 1)  # (B·h, n, d); nothing is copied for a single float32 picture
+    key = key.float().flatten(0, 1).transpose(-2, -1)  # (B·h, d, N)
+    row = (row / heads).repeat_interleave(heads, dim=0).unsqueeze(1)  # (B·h, 1, n)
+    out = row.new_zeros(batch * heads, 1, tokens)
+
+    step = min(rows, max(1, max_scores // tokens))
+    group = min(batch * heads, max(1, max_scores // (step * tokens)))  # several heads at once where they are small
+    scores_buffer, attention_buffer = (row.new_empty(group * step * tokens) for _ in range(2))
+    for first in range(0, batch * heads, group):
+        of = slice(first, first + group)
+        for start in range(0, rows, step):
+            chunk = query[of, start : start + step]
+            shape = (*chunk.shape[:2], tokens)
+            scores = scores_buffer[: math.prod(shape)].view(shape)
+            attention = attention_buffer[: math.prod(shape)].view(shape)
+            torch.baddbmm(scores, chunk, key[of], beta=0, alpha=1 / math.sqrt(head_dim), out=scores)
+            torch.softmax(scores, dim=-1, out=attention)
+            torch.baddbmm(out[of], row[of, :, start : start + step], attention, out=out[of])
+    return out.view(batch, heads, tokens).sum(1)

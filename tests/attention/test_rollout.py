@@ -26,7 +26,8 @@ def layers():
     return [3 * torch.randn(shape) for _ in range(5)], [torch.randn(shape) for _ in range(5)]
 
 
-@pytest.mark.parametrize("max_scores", [1, 2 * 3 * 50 * 7, 10**9])
+# One row of one head; 7 rows of one head; 2 whole heads of 6 (and a last, smaller group with 4); everything at once.
+@pytest.mark.parametrize("max_scores", [1, 50 * 7, 50 * 50 * 2, 50 * 50 * 4, 10**9, None])
 def test_equals_the_matrix_product(layers, max_scores):
     row = attention_rollout(*layers, max_scores=max_scores)
     assert row.dtype == torch.float32
@@ -39,6 +40,23 @@ def test_one_layer_is_its_own_first_row(layers):
     torch.testing.assert_close(
         attention_rollout(queries, keys).double(), rollout_by_matrices(queries, keys), atol=1e-6, rtol=0
     )
+
+
+def test_reads_views_of_a_fused_projection():
+    torch.manual_seed(0)
+    layers = [
+        torch.randn(2, 50, 3, 3, 16).permute(2, 0, 3, 1, 4) for _ in range(3)
+    ]  # (qkv, B, heads, tokens, head_dim)
+    queries, keys = [qkv[0] for qkv in layers], [qkv[1] for qkv in layers]
+    row = attention_rollout(queries, keys, max_scores=50 * 7)
+    torch.testing.assert_close(row.double(), rollout_by_matrices(queries, keys), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_last_query_may_hold_its_first_tokens_only(layers, rows):
+    queries, keys = layers
+    shortened = [*queries[:-1], queries[-1][:, :, :rows]]
+    assert torch.equal(attention_rollout(shortened, keys), attention_rollout(queries, keys))
 
 
 def test_order_of_layers_matters(layers):
@@ -90,8 +108,13 @@ def test_nothing_of_tokens_by_tokens_is_made():
     [
         ([], []),
         ([torch.zeros(1, 2, 5, 4)], []),
-        ([torch.zeros(1, 2, 5, 4)], [torch.zeros(1, 2, 6, 4)]),
+        ([torch.zeros(1, 2, 6, 4)], [torch.zeros(1, 2, 5, 4)]),
+        ([torch.zeros(1, 2, 0, 4)], [torch.zeros(1, 2, 5, 4)]),
+        ([torch.zeros(1, 2, 5, 3)], [torch.zeros(1, 2, 5, 4)]),
+        ([torch.zeros(1, 1, 5, 4)], [torch.zeros(1, 2, 5, 4)]),
         ([torch.zeros(2, 5, 4)], [torch.zeros(2, 5, 4)]),
+        ([torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 5, 4)], [torch.zeros(1, 2, 5, 4)] * 2),
+        ([torch.zeros(1, 2, 5, 4)] * 2, [torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 6, 4)]),
     ],
 )
 def test_layers_that_do_not_match_are_refused(queries, keys):

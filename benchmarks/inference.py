@@ -1,0 +1,120 @@
+"""`predict` of SA, GLCA and both, against timm's own forward and softmax.
+
+    python -m benchmarks.inference --img_size 448 --batch_sizes 1 32
+
+A table for each batch size; FLOPs as in `benchmarks.train_step`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import (
+    Function,
+    add_flags,
+    add_model_flags,
+    add_timing_flags,
+    autocast,
+    chosen_device,
+    count_flops,
+    describe_machine,
+    describe_model,
+    peak_above_idle,
+    synchronize,
+    table,
+    time_in_turns,
+    write_json,
+)
+from benchmarks.train_step import compile_model, timm_model
+from dual_cross_attention import create_model
+from dual_cross_attention.configs.training_config import sides
+from dual_cross_attention.models import DualCrossAttentionViT
+from dual_cross_attention.training.devices import keep_freed_memory
+
+BRANCHES = {"sa": "sa", "glca": "glca", "both": None}  # rows, and the branch that `predict` takes
+WARMUP = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    add_timing_flags(parser)
+    add_model_flags(parser)
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32])
+    given = parser.parse_args(arguments)
+
+    keep_freed_memory()
+    device, dtype = chosen_device(given)
+    memory = {
+        (size, row): peak_above_idle(device, run_predictions, row, size, given) if given.memory else None
+        for size in given.batch_sizes
+        for row in ("timm", *BRANCHES)
+    }
+    ours = our_model(given, device)
+    models = {"timm": timm_model(given).to(device).eval()} | dict.fromkeys(BRANCHES, ours)
+    functions = {
+        size: {row: prediction(model, row, size, given) for row, model in models.items()} for size in given.batch_sizes
+    }
+    flops = {size: {row: count_flops(predict) for row, predict in own.items()} for size, own in functions.items()}
+    if given.compile:
+        for model in (models["timm"], ours):
+            compile_model(model)
+    setting = f"{describe_model(given)}; {describe_machine(device, dtype)}; median of {given.repeats}"
+    print(setting)
+    tables = {}
+    for size in given.batch_sizes:
+        seconds = time_in_turns(functions[size], device, given.repeats, WARMUP)
+        tables[size] = {
+            row: {
+                "ms": 1e3 * seconds[row],
+                "images/s": size / seconds[row],
+                "time / timm": seconds[row] / seconds["timm"],
+                "FLOPs / timm": flops[size][row] / flops[size]["timm"],
+                "peak MiB": memory[size, row],
+            }
+            for row in models
+        }
+        print(f"\n{table(tables[size], f'batch {size}')}", flush=True)
+    write_json(given.json, setting=setting, batch_sizes=tables)
+    return 0
+
+
+def our_model(given: argparse.Namespace, device: torch.device) -> DualCrossAttentionViT:
+    """A model with both branches of inference."""
+    model = create_model(given.backbone, given.num_classes, img_size=tuple(sides("img_size", given.img_size)))
+    return model.to(device).eval()
+
+
+def prediction(model: nn.Module, row: str, size: int, given: argparse.Namespace) -> Function:
+    """A function that predicts the classes of `size` random pictures, always the same."""
+    device, dtype = chosen_device(given)
+    images = torch.randn(size, 3, *sides("img_size", given.img_size), device=device)
+
+    @torch.no_grad()
+    @autocast(device, dtype)
+    def predict() -> Tensor:
+        if row == "timm":
+            return model(images).float().softmax(dim=-1)
+        return model.predict(images, BRANCHES[row])
+
+    return predict
+
+
+def run_predictions(row: str, size: int, given: argparse.Namespace) -> None:
+    """As many predictions as it takes to reach the peak of memory."""
+    device, _ = chosen_device(given)
+    model = timm_model(given).to(device).eval() if row == "timm" else our_model(given, device)
+    if given.compile:
+        compile_model(model)
+    predict = prediction(model, row, size, given)
+    for _ in range(WARMUP):
+        predict()
+    synchronize(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
