@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVC_CONFIGS
 from dual_cross_attention.configs.parse import parse_config
-from dual_cross_attention.data import FGVC_DATASETS, draw_toy, load_fgvc
+from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc
 from dual_cross_attention.runs import fgvc, training
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import trainer
@@ -150,6 +150,27 @@ def test_small_batches_with_accumulation_and_checkpointing(dcal, small, tmp_path
     assert all(math.isfinite(row["train/loss"]) for row in rows_of(tmp_path))
     # 36 pictures are 18 micro-batches and 3 updates an epoch; the warm-up ends at the peak for 16 pictures.
     assert rows_of(tmp_path)[-1]["lr"] == pytest.approx(5e-4 / 512 * 16)
+
+
+def test_a_cache_changes_nothing(dcal, small, tmp_path, made):
+    made = made((fgvc, "train_loader"), (fgvc, "test_loader"))
+    for name, flags in {"read": (), "kept": ("--cache=ram", "--num_workers=2")}.items():
+        assert dcal("train", *small, *flags, "--output_dir", tmp_path / name).status == 0
+        assert [made[loader].dataset.cache is None for loader in ("train_loader", "test_loader")] == [
+            name == "read"
+        ] * 2
+    assert without_times(rows_of(tmp_path / "kept")) == without_times(rows_of(tmp_path / "read"))
+    assert_same_weights(tmp_path / "kept" / "last.safetensors", tmp_path / "read" / "last.safetensors")
+    assert dcal("eval", tmp_path / "kept").status == 0
+    assert made["test_loader"].dataset.cache is None  # each picture is read once
+
+
+def test_a_cache_that_does_not_fit_is_refused(dcal, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "available_memory", lambda: 0)
+    outcome = dcal("train", *small, "--cache=ram", "--output_dir", tmp_path / "run")
+    assert outcome.status == 2
+    assert "for 54 pictures of 39×39 pixels" in outcome.err and "--cache none" in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_that_read_pictures_end_with_the_run(dcal, small, tmp_path):

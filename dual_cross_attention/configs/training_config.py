@@ -104,10 +104,16 @@ class TrainingConfig:
     """auto: bf16 where the device has it, fp16 with loss scaling on older CUDA, fp32 on CPU and MPS."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the blocks with torch.compile, a minute at the start; auto: on CUDA, in runs of 1,000 steps or more."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     num_workers: int | None = None
     """Processes that read pictures; unset: none on a CPU, else one per core, at most 8."""
+    cache: Literal["none", "ram"] = "none"
+    """ram: pictures of both splits stay in memory, decoded and resized, once they were read; what is trained is the
+    same to the bit. Takes 3 x height x width bytes a picture, of resize_size (re-ID: img_size), 0.9 MB at 550 x 550;
+    each process of a multi-GPU run has a cache of its own."""
     eval_batch_size: int | None = None
     """Pictures of one forward pass in evaluation; unset: four times batch_size."""
     eval_every: int = 1

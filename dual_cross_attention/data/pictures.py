@@ -1,6 +1,6 @@
 """Lists of labelled pictures, and reading them so that one broken file does not end a run of many hours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from dual_cross_attention.data.cache import PictureCache
+from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
 
 UNREADABLE = -1
@@ -42,10 +44,15 @@ class UnreadablePicture(Exception):
     """A file is missing, or holds no picture that can be decoded; the message is "path: reason"."""
 
 
-def read_picture(picture: Path | Image.Image) -> Image.Image:
+def read_picture(picture: Path | Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture from disk (or memory), upright and in RGB.
 
     EXIF orientation is applied, what is transparent becomes white, 16-bit grey keeps its upper 8 bits.
+
+    Args:
+        picture: where it is, or the picture itself.
+        size: (height, width) in pixels that it will be resized to: a JPEG file much larger than that may come out
+            smaller than it is, and still at least twice as large. None: as large as it is.
 
     Raises:
         UnreadablePicture: it cannot be decoded.
@@ -54,11 +61,32 @@ def read_picture(picture: Path | Image.Image) -> Image.Image:
         if isinstance(picture, Image.Image):
             return _upright_rgb(picture)
         with Image.open(picture) as opened:
+            if size:
+                _decode_smaller(opened, size)
             return _upright_rgb(opened)
     except Exception as error:  # what decoders raise on damaged bytes is not limited to any list of types
         reason = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
         name = "a picture in memory" if isinstance(picture, Image.Image) else f"{picture}"
         raise UnreadablePicture(" ".join(f"{name}: {reason}".split())) from error
+
+
+def _decode_smaller(opened: Image.Image, size: tuple[int, int]) -> None:
+    """Has a JPEG decoded at 1/8, 1/4 or 1/2 of its size, whichever leaves twice `size` first; no other format changes.
+
+    Twice: measured with tiled and upscaled photographs of 2400×2400 to 5000×5000 pixels, resized to 550×550, that
+    takes a half to a fifth of the time (4000×3000: 106 → 37 ms) and changes pixels by 0.2 to 1.0 of 255 in the mean.
+    Once takes little less, and changes them by up to 8. Sides that the factor does not divide would be rounded up,
+    which moves the picture by a fraction of a pixel (up to 6 of 255), so these are decoded whole.
+    """
+    height, width = size
+    if opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lies on its side in the file
+        height, width = width, height
+    for factor in (8, 4, 2):
+        smaller = opened.width // factor, opened.height // factor
+        divides = (smaller[0] * factor, smaller[1] * factor) == opened.size
+        if divides and smaller[0] >= 2 * width and smaller[1] >= 2 * height:
+            opened.draft(None, smaller)
+            return
 
 
 def _upright_rgb(picture: Image.Image) -> Image.Image:
@@ -83,18 +111,25 @@ class PictureDataset(Dataset):
 
     Args:
         picture_list: what to read.
-        transform: takes a PIL image in RGB, returns a float tensor (3, H, W); may draw from torch's generator.
+        transform: from a PIL image in RGB to a float tensor (3, H, W).
         training: whether an unreadable picture is replaced (True) or marked (False).
         seed: of the augmentation.
+        cache: keeps what was read and resized, of as many pictures; None: all is read every time.
     """
 
     def __init__(
-        self, picture_list: PictureList, transform: Callable[[Image.Image], Tensor], training: bool, seed: int = 0
+        self,
+        picture_list: PictureList,
+        transform: Transform,
+        training: bool,
+        seed: int = 0,
+        cache: PictureCache | None = None,
     ):
         self.picture_list = picture_list
         self.transform = transform
         self.training = training
         self.seed = seed
+        self.cache = cache
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
 
     def set_epoch(self, epoch: int) -> None:
@@ -117,17 +152,22 @@ class PictureDataset(Dataset):
         for offset in range(len(self) if self.training else 1):
             position = (index + offset) % len(self)
             try:
-                picture = read_picture(self.picture_list.pictures[position])
+                pixels = self.cache.get(position, self._read) if self.cache else self._read(position)
             except UnreadablePicture as error:
                 unreadable.append(f"{error}")
                 continue
             label = int(self.picture_list.labels[position])
             with _seeded(self.seed, int(self._epoch), index):
-                return {"image": self.transform(picture), "label": label, "unreadable": unreadable}
+                return {"image": self.transform.augment(pixels), "label": label, "unreadable": unreadable}
         if self.training:
             raise InputError(f"none of the {len(self)} training pictures can be read; the first: {unreadable[0]}")
         blank = self.transform(Image.new("RGB", (8, 8)))  # through the transform: only it knows the size
         return {"image": torch.zeros_like(blank), "label": UNREADABLE, "unreadable": unreadable}
+
+    def _read(self, position: int) -> Tensor:
+        """uint8 (3, *transform.size); raises UnreadablePicture."""
+        picture = read_picture(self.picture_list.pictures[position], self.transform.size)
+        return self.transform.resize(picture)
 
 
 @contextmanager
@@ -145,7 +185,8 @@ def _seeded(*entropy: int) -> Iterator[None]:
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Samples of `PictureDataset` → images (B, 3, H, W), labels (B,) int64, unreadable: list of str."""
     return {
-        "images": torch.stack([sample["image"] for sample in samples]),
+        # In a reading process PyTorch's own stacks into shared memory at once, where sending would else copy it.
+        "images": default_collate([sample["image"] for sample in samples]),
         "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
         "unreadable": [message for sample in samples for message in sample["unreadable"]],
     }

@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
+from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
@@ -24,6 +25,9 @@ class FGVCSetup(RunSetup):
         )
         self.warnings = []
         self.num_test = len(self.data.test)
+        self.cache = train and config.cache == "ram"
+        if self.cache:
+            check_memory(len(self.data.train) + self.num_test, tuple(config.resize()))
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)
@@ -37,6 +41,7 @@ class FGVCSetup(RunSetup):
             self.config.seed,
             device.type,
             min_batch=2 if model.has_pwca else 1,
+            cache=self.cache,
         )
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
@@ -47,6 +52,7 @@ class FGVCSetup(RunSetup):
             reading_processes(self.config, device),
             self.config.seed,
             device.type,
+            self.cache,
         )
 
     def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:

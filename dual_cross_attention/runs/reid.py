@@ -13,6 +13,7 @@ from dual_cross_attention.data import (
     test_transform,
     train_loader,
 )
+from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
@@ -40,6 +41,9 @@ class ReIDSetup(RunSetup):
         )
         self.warnings = self.data.warnings
         self.num_test = len(self.pictures)
+        self.cache = train and config.cache == "ram"
+        if self.cache:
+            check_memory(len(self.data.train) + self.num_test, tuple(config.img_size))
 
     def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
         config = self.config
@@ -67,6 +71,7 @@ class ReIDSetup(RunSetup):
             config.seed,
             device.type,
             sampler=IdentitySampler(train.identities, config.batch_size // per_identity, per_identity, config.seed),
+            cache=self.cache,
         )
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
@@ -78,6 +83,7 @@ class ReIDSetup(RunSetup):
             reading_processes(self.config, device),
             self.config.seed,
             device.type,
+            self.cache,
         )
 
     def _stats(self, model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -26,6 +26,7 @@ class RunSetup(ABC):
         description: the data in a line.
         warnings: what is wrong with it.
         num_test: test pictures.
+        cache: whether loaders keep their pictures in memory. Not for evaluation only, which reads each of them once.
         test_has_the_classes: whether test pictures are of the training classes, or of others (as in re-identification).
     """
 
@@ -34,11 +35,12 @@ class RunSetup(ABC):
     description: str
     warnings: list[str]
     num_test: int
+    cache: bool
     test_has_the_classes: bool = False
 
     @abstractmethod
     def __init__(self, config: TrainingConfig, train: bool = True):
-        """Reads the data set; raises InputError if that cannot work."""
+        """Reads the data set; raises InputError if that cannot work, or its pictures cannot be kept as `cache` says."""
 
     @abstractmethod
     def build_task(self, model: DualCrossAttentionViT) -> Task:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from dual_cross_attention.data import (
     UNREADABLE,
@@ -16,12 +17,14 @@ from dual_cross_attention.data import (
     read_picture,
     test_transform,
 )
+from dual_cross_attention.data.transforms import Transform
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
-def as_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+def as_floats() -> Transform:
+    """Values from 0 to 255, as they are."""
+    return Transform((4, 4), [v2.ToDtype(torch.float32)])
 
 
 def truncated(path: Path) -> Path:
@@ -100,6 +103,78 @@ def test_exif_orientation_is_applied(tmp_path):
     assert [upright.getpixel((0, y)) for y in range(2)] == [RED, WHITE]
 
 
+def write_photograph(path: Path, width: int, height: int, **options) -> Path:
+    """Smooth noise on several scales, as photographs have it."""
+    rng = np.random.default_rng(0)
+    layers = [
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+        for side in (4, 16, 64)
+    ]
+    Image.fromarray(np.mean([np.asarray(layer) for layer in layers], axis=0).astype(np.uint8)).save(path, **options)
+    return path
+
+
+def orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "read"),
+    [
+        (800, 600, (100, 100), (400, 300)),  # a quarter would be 150 high, less than twice 100
+        (800, 600, (75, 100), (200, 150)),
+        (804, 602, (75, 100), (402, 301)),  # a quarter of 602 is no whole number
+        (803, 602, (75, 100), (803, 602)),
+        (800, 600, (10, 10), (100, 75)),  # the least that a decoder does
+        (800, 600, (150, 201), (800, 600)),
+        (800, 600, (151, 200), (800, 600)),
+        (800, 600, (300, 400), (800, 600)),
+        (40, 30, (100, 100), (40, 30)),
+        (800, 600, None, (800, 600)),
+    ],
+)
+def test_a_much_larger_jpeg_is_decoded_smaller(tmp_path, width, height, size, read):
+    path = write_photograph(tmp_path / "large.jpg", width, height)
+    assert read_picture(path, size).size == read
+    if size:
+        whole, smaller = (Transform(size, [v2.Identity()]).resize(read_picture(path, s)) for s in (None, size))
+        assert (whole.float() - smaller.float()).abs().mean() <= (1 if read != (width, height) else 0)
+
+
+def test_a_lying_jpeg_is_decoded_as_large_as_its_upright_picture_needs(tmp_path):
+    lying = write_photograph(tmp_path / "lying.jpg", 800, 300, exif=orientation(6))
+    assert read_picture(lying, (200, 40)).size == (150, 400)
+    assert read_picture(lying, (40, 200)).size == (300, 800)  # 300 wide: too few to halve
+    upside_down = write_photograph(tmp_path / "upside_down.jpg", 800, 300, exif=orientation(3))
+    assert read_picture(upside_down, (40, 200)).size == (400, 150)
+
+
+def test_other_formats_and_pictures_in_memory_are_decoded_whole(tmp_path):
+    for suffix in ("png", "webp", "bmp"):
+        path = write_photograph(tmp_path / f"large.{suffix}", 320, 240)
+        assert read_picture(path, (10, 10)).size == (320, 240)
+    assert read_picture(Image.new("RGB", (320, 240)), (10, 10)).size == (320, 240)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_jpeg_decoded_smaller_keeps_its_colours(tmp_path, mode):
+    colour = {"L": 90, "CMYK": (0, 255, 255, 0)}[mode]
+    Image.new(mode, (160, 160), colour).save(tmp_path / "large.jpg")
+    whole, smaller = (read_picture(tmp_path / "large.jpg", size) for size in (None, (10, 10)))
+    assert smaller.size == (20, 20)
+    assert smaller.getpixel((5, 5)) == whole.getpixel((5, 5))
+
+
+def test_a_dataset_reads_what_its_transform_needs(tmp_path):
+    path = write_photograph(tmp_path / "large.jpg", 800, 600)
+    transform = test_transform((60, 80), (75, 100), (0.5,) * 3, (0.5,) * 3)
+    sample = PictureDataset(PictureList([path], [0]), transform, training=False)[0]
+    assert torch.equal(sample["image"], transform(read_picture(path, (75, 100))))
+    assert not torch.equal(sample["image"], transform(read_picture(path)))
+
+
 @pytest.mark.parametrize("broken", BREAK)
 def test_unreadable_says_path_and_reason_in_one_line(tmp_path, broken):
     path = broken(tmp_path / "a.jpg")
@@ -126,7 +201,7 @@ def test_training_takes_the_next_readable(tmp_path, write_picture, broken):
         write_picture(tmp_path / "3.png", (7, 8, 9)),
         broken(tmp_path / "4.jpg"),
     ]
-    pictures = PictureDataset(PictureList(paths, [10, 11, 12, 13, 14]), as_tensor, training=True)
+    pictures = PictureDataset(PictureList(paths, [10, 11, 12, 13, 14]), as_floats(), training=True)
     expected = {0: (10, 1), 1: (13, 7), 2: (13, 7), 3: (13, 7), 4: (10, 1)}  # the last wraps around
     named = {0: [], 1: [1, 2], 2: [2], 3: [], 4: [4]}
     for index, (label, red) in expected.items():
@@ -136,7 +211,7 @@ def test_training_takes_the_next_readable(tmp_path, write_picture, broken):
 
 
 def test_training_without_any_readable_picture_is_refused(tmp_path, refused):
-    pictures = PictureDataset(PictureList([tmp_path / "a.jpg", tmp_path / "b.jpg"], [0, 1]), as_tensor, training=True)
+    pictures = PictureDataset(PictureList([tmp_path / "a.jpg", tmp_path / "b.jpg"], [0, 1]), as_floats(), training=True)
     with refused("none of the 2 training pictures", tmp_path / "b.jpg"):
         pictures[1]
 
@@ -157,10 +232,11 @@ def test_evaluation_marks_and_blanks(tmp_path, write_picture, broken):
 
 
 def test_an_error_in_the_transform_is_not_taken_for_a_broken_picture(tmp_path, write_picture):
-    def faulty(picture):
+    def faulty(pixels):
         raise ZeroDivisionError
 
-    pictures = PictureDataset(PictureList([write_picture(tmp_path / "a.png")], [0]), faulty, training=True)
+    transform = Transform((4, 4), [v2.Lambda(faulty)])
+    pictures = PictureDataset(PictureList([write_picture(tmp_path / "a.png")], [0]), transform, training=True)
     with pytest.raises(ZeroDivisionError):
         pictures[0]
 

@@ -60,6 +60,28 @@ def test_train_transform_crops_at_random_and_flips():
     assert 15 < sum(flipped for _, _, flipped in found) < 45
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        train_transform((16, 24), (20, 27), MEAN, STD),
+        test_transform((16, 24), (20, 27), MEAN, STD),
+        reid_train_transform((20, 27), MEAN, STD),
+    ],
+    ids=["train", "test", "reid"],
+)
+def test_the_halves_are_the_whole(transform):
+    """Resized pixels are the same every time, and what is drawn is drawn after them."""
+    picture = smooth_picture(60, 45)
+    torch.manual_seed(0)
+    pixels = transform.resize(picture)
+    assert (pixels.shape, pixels.dtype, transform.size) == ((3, 20, 27), torch.uint8, (20, 27))
+    before = pixels.clone()
+    halves = transform.augment(pixels)
+    torch.manual_seed(0)
+    assert torch.equal(halves, transform(picture))
+    assert torch.equal(pixels, before)
+
+
 def test_flip_is_a_probability(refused):
     picture = smooth_picture(30, 30)
     whole = resized_and_normalised(picture, 16, 16)
