@@ -59,8 +59,7 @@ def evaluate(
         InputError: no such model, or data that does not fit it.
     """
     chosen = choose_device(device)
-    if chosen.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     saved = load_model(run_or_checkpoint)
     chosen_precision = choose_precision(precision or saved.config.precision, chosen)
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}

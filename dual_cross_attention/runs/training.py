@@ -39,8 +39,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             return progress["best"]
 
     device = choose_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     choose_precision(config.precision, device)  # refuse before anything is read or fetched
     setup = read_setup(config)
     set_seed(config.seed)

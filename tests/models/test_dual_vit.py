@@ -374,7 +374,6 @@ def test_inductor_compiles_the_blocks():
 def test_queries_and_keys_are_kept_for_rollout_only(ablation, checkpointing, monkeypatch):
     """Copied once a layer where a view would hold more, not again when a block is recomputed; without GLCA, never."""
 
-
     class Counted(torch.Tensor):
         """Counts the copies that are made of it."""
 

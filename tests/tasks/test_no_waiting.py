@@ -30,9 +30,12 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name
-        by_mask = name.startswith("aten::index") and any(
-            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1] or ()
-        ) if name in ("aten::index", "aten::index_put", "aten::index_put_") else False
+        by_mask = (
+            name.startswith("aten::index")
+            and any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1] or ())
+            if name in ("aten::index", "aten::index_put", "aten::index_put_")
+            else False
+        )
         if name in WAITING or by_mask:
             self.waited.append(name)
         return function(*args, **(kwargs or {}))
