@@ -71,9 +71,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> None:
     """From now on this process keeps the memory that it frees, for the next step to use; without glibc, nothing.
 
-    glibc gives large blocks back at once, and a step then asks for each page anew: a step of DeiT-Tiny at 448 on two CPU
-    cores took 1.1 times as long, and a reading process eight times as long to put a picture into its batch. The peak is
-    the same; what is lost is that memory is free for others between steps.
+    glibc gives large blocks back at once, and a step then asks for each page anew: a step of DeiT-Tiny at 448 on two
+    CPU cores took 1.1 times as long, and a reading process eight times as long to put a picture into its batch. The
+    peak is the same; what is lost is that memory is free for others between steps.
     """
     if not sys.platform.startswith("linux"):
         return
