@@ -10,7 +10,6 @@ of files, too), and stands in a column of its own; the others are measured, and 
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -22,13 +21,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.measure import table, write_json
 from dual_cross_attention.data import PictureList, load_fgvc, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory, pixel_bytes
 
 HALF = (0.5,) * 3
-COLUMNS = ("loader", "processes", "images/s", "first epoch images/s", "cache MiB", "steps fed")
 
-Row = dict[str, str | int | float]
+Row = dict[str, float | None]
 
 
 def main() -> int:
@@ -57,17 +56,22 @@ def main() -> int:
             pictures = PictureList([pictures.pictures[i] for i in chosen], [pictures.labels[i] for i in chosen])
         else:
             pictures = draw_pictures(Path(folder), given.pictures, *given.source_size)
-        rows = [measure(pictures, cache, workers, given) for cache in given.cache for workers in given.workers]
+        rows = {
+            f"cache {cache}, {workers} processes": measure(pictures, cache, workers, given)
+            for cache in given.cache
+            for workers in given.workers
+        }
     if given.step_images_per_second:
-        rows.append({"loader": "a training step takes", "images/s": given.step_images_per_second})
-        for row in rows[:-1]:
+        for row in rows.values():
             row["steps fed"] = row["images/s"] / given.step_images_per_second
     source = given.dataset if given.data_root else f"drawn {given.source_size[0]}x{given.source_size[1]} JPEGs"
-    print(f"{len(pictures)} pictures, {source}, resized to {sides(given.resize_size)}, cropped to ", end="")
-    print(f"{sides(given.img_size)}, batch {given.batch_size}, {given.device}, {os.cpu_count()} cores, ", end="")
-    print(f"median of {given.epochs} epochs\n\n{table(rows)}")
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2) + "\n")
+    setting = (
+        f"{len(pictures)} pictures, {source}, resized to {sides(given.resize_size)}, cropped to "
+        f"{sides(given.img_size)}, batch {given.batch_size}, {given.device}, {os.cpu_count()} cores; "
+        f"median of {given.epochs} epochs"
+    )
+    print(f"{setting}\n\n{table(rows, 'loader')}")
+    write_json(given.json, setting=setting, rows=rows)
     return 0
 
 
@@ -94,11 +98,9 @@ def measure(pictures: PictureList, cache: str, workers: int, given: argparse.Nam
     loader = train_loader(pictures, transform, given.batch_size, workers, 0, device.type, cache=cache == "ram")
     first, *others = [len(pictures) / epoch_seconds(loader, epoch, device) for epoch in range(given.epochs + 1)]
     return {
-        "loader": f"cache {cache}",
-        "processes": workers,
         "images/s": statistics.median(others),
         "first epoch images/s": first,
-        "cache MiB": pixel_bytes(len(pictures), resize) / 2**20 if cache == "ram" else 0.0,
+        "cache MiB": pixel_bytes(len(pictures), resize) / 2**20 if cache == "ram" else None,
     }
 
 
@@ -117,15 +119,6 @@ def epoch_seconds(loader: torch.utils.data.DataLoader, epoch: int, device: torch
 def sides(size: list[int]) -> tuple[int, int]:
     """A side, or height and width → (height, width)."""
     return size[0], size[-1]
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown; what a row does not have is left empty."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    for row in rows:
-        cells = (row.get(column, "") for column in COLUMNS)
-        lines.append(f"| {' | '.join(f'{cell:.1f}' if isinstance(cell, float) else str(cell) for cell in cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

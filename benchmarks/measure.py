@@ -91,17 +91,19 @@ def time_in_turns(
     return {name: statistics.median(measured) for name, measured in seconds.items()}
 
 
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns in a process of its own; it can be imported, and arguments and result pickled."""
+    # Not "spawn": on Linux, a process that this one starts by itself begins with this one's peak of memory.
+    with ProcessPoolExecutor(1, get_context("forkserver")) as fresh:
+        return fresh.submit(function, *arguments).result()
+
+
 def peak_above_idle(device: torch.device, work: Callable[..., Any], *arguments: Any) -> float:
     """Peak memory of `work(*arguments)` in MiB, above that of an idle process, in a process of its own.
 
     Idle is after the imports. On a GPU memory is what PyTorch allocates, elsewhere the resident set.
-
-    Args:
-        work: a function that can be imported, and arguments that can be pickled.
     """
-    # Not "spawn": on Linux, a process that this one starts by itself begins with this one's peak.
-    with ProcessPoolExecutor(1, get_context("forkserver")) as fresh:
-        return fresh.submit(_peak_above_idle, device, work, arguments).result()
+    return in_fresh_process(_peak_above_idle, device, work, arguments)
 
 
 def _peak_above_idle(device: torch.device, work: Callable[..., Any], arguments: tuple) -> float:

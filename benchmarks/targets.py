@@ -79,7 +79,9 @@ def predict_ratio(row: str) -> Read:
 
 def rollout_cell(heads: int, column: str) -> Read:
     """Reads a cell of `benchmarks.rollout`, of the one number of tokens there is."""
-    return lambda numbers: next(row[column] for row in numbers["rows"] if row["heads"] == heads)
+    return lambda numbers: next(
+        row[column] for name, row in numbers["rows"].items() if name.endswith(f", {heads} heads")
+    )
 
 
 DEIT, VIT_B = "--backbone deit_tiny_patch16_224", "--backbone vit_base_patch16_224"
