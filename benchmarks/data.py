@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import table, write_json
+from dual_cross_attention.configs.training_config import sides
 from dual_cross_attention.data import PictureList, load_fgvc, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory, pixel_bytes
 
@@ -43,10 +44,17 @@ def main() -> int:
     parser.add_argument("--data_root", help="a real data set's folder; unset: pictures are drawn")
     parser.add_argument("--dataset", default="cub", help="its name, as that of dcal train --task fgvc")
     parser.add_argument("--epochs", type=int, default=3, help="measured ones, after the first")
-    parser.add_argument("--device", default="cpu", help="cuda: batches are also brought there, from pinned memory")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="cuda: batches are also brought there, from pinned memory",
+    )
     parser.add_argument("--step_images_per_second", type=float, help="what training takes (benchmarks.train_step)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     given = parser.parse_args()
+    for name in ("img_size", "resize_size"):
+        setattr(given, name, tuple(sides(name, getattr(given, name))))
 
     torch.set_num_threads(1)  # as in a reading process, so that 0 processes compare with 1
     with tempfile.TemporaryDirectory() as folder:
@@ -66,8 +74,8 @@ def main() -> int:
             row["steps fed"] = row["images/s"] / given.step_images_per_second
     source = given.dataset if given.data_root else f"drawn {given.source_size[0]}x{given.source_size[1]} JPEGs"
     setting = (
-        f"{len(pictures)} pictures, {source}, resized to {sides(given.resize_size)}, cropped to "
-        f"{sides(given.img_size)}, batch {given.batch_size}, {given.device}, {os.cpu_count()} cores; "
+        f"{len(pictures)} pictures, {source}, resized to {given.resize_size}, cropped to "
+        f"{given.img_size}, batch {given.batch_size}, {given.device}, {os.cpu_count()} cores; "
         f"median of {given.epochs} epochs"
     )
     print(f"{setting}\n\n{table(rows, 'loader')}")
@@ -91,10 +99,10 @@ def draw_pictures(folder: Path, count: int, width: int, height: int) -> PictureL
 
 def measure(pictures: PictureList, cache: str, workers: int, given: argparse.Namespace) -> Row:
     """One row of the table."""
-    resize, device = sides(given.resize_size), torch.device(given.device)
+    resize, device = given.resize_size, torch.device(given.device)
     if cache == "ram":
         check_memory(len(pictures), resize)
-    transform = train_transform(sides(given.img_size), resize, HALF, HALF)
+    transform = train_transform(given.img_size, resize, HALF, HALF)
     loader = train_loader(pictures, transform, given.batch_size, workers, 0, device.type, cache=cache == "ram")
     first, *others = [len(pictures) / epoch_seconds(loader, epoch, device) for epoch in range(given.epochs + 1)]
     return {
@@ -114,11 +122,6 @@ def epoch_seconds(loader: torch.utils.data.DataLoader, epoch: int, device: torch
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def sides(size: list[int]) -> tuple[int, int]:
-    """A side, or height and width → (height, width)."""
-    return size[0], size[-1]
 
 
 if __name__ == "__main__":

@@ -45,10 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "output_dir": folder / "run",
             "weights": "none",
             "eval_every": given.epochs,
-            **{
-                key: getattr(given, key)
-                for key in ("backbone", "img_size", "batch_size", "epochs", "device", "precision")
-            },
+            **{key: getattr(given, key) for key in PASSED_ON},
         }
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         subprocess.run([sys.executable, str(TRAIN), *words, *given.train_flags], check=True, stdout=sys.stderr)

@@ -121,6 +121,9 @@ def cross_attend(block: Block, tokens: Tensor, local: Tensor, num_prefix_tokens:
     asking = torch.cat([prefix, local + num_prefix_tokens], dim=1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     normed, dim = block.norm1(tokens), tokens.shape[-1]
     weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
-    query = split_heads(block, F.linear(normed.gather(1, asking), weight[:dim], bias[:dim]))
-    key, value = (split_heads(block, part) for part in F.linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1))
+    query = split_heads(block, F.linear(normed.gather(1, asking), weight[:dim], None if bias is None else bias[:dim]))
+    key, value = (
+        split_heads(block, part)
+        for part in F.linear(normed, weight[dim:], None if bias is None else bias[dim:]).chunk(2, dim=-1)
+    )
     return finish(block, tokens.gather(1, asking), attention_weights(query, key) @ value)

@@ -7,7 +7,7 @@
 Forward, loss, backward and the task's optimiser, on the same random batch. Rows: `timm` is timm's own model and
 cross-entropy, without any code of ours; `textbook` is `benchmarks.textbook`, never compiled nor checkpointed. FLOPs are
 those that run, forward and backward, counted by `torch.utils.flop_counter`, which does not see into kernels written in
-Triton.
+Triton. Rollout is also timed alone; on a GPU that is with its launches, which a step hides.
 """
 
 import argparse
@@ -105,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = None
     if "full" in steps:
         share = 100 * seconds["rollout"] / seconds["full"]
-        print(f"\nrollout alone: {1e3 * seconds['rollout']:.3g} ms, {share:.3g} % of a step of `full`")
+        print(
+            f"\nrollout alone: {1e3 * seconds['rollout']:.3g} ms, {share:.3g} % of a step of `full` (on a GPU with its launches, which a step hides)"
+        )
     write_json(given.json, setting=setting, rows=rows, rollout_percent=share)
     return 0
 

@@ -11,7 +11,13 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from dual_cross_attention.attention.opened_block import attend, finish_block, project_key_value, project_query
+from dual_cross_attention.attention.opened_block import (
+    DropPathMasks,
+    attend,
+    finish_block,
+    project_key_value,
+    project_query,
+)
 
 
 def select_local(rollout: Tensor, ratio: float) -> Tensor:
@@ -44,8 +50,12 @@ class GlobalLocalBlock(nn.Module):
         self.block = block
         self.num_prefix_tokens = num_prefix_tokens
 
-    def forward(self, tokens: Tensor, local: Tensor) -> Tensor:
-        """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D)."""
+    def forward(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
+        """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D).
+
+        Args:
+            drop_path: the block's, of `draw_drop_path`; None: nothing is dropped.
+        """
         prefix = torch.arange(self.num_prefix_tokens, device=local.device).expand(local.shape[0], -1)
         asking = torch.cat([prefix, local + self.num_prefix_tokens], dim=1)  # (B, prefix + n)
         index = asking.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
@@ -54,4 +64,4 @@ class GlobalLocalBlock(nn.Module):
         normed_asking = normed.gather(1, index)
         query = project_query(self.block.attn, normed_asking)
         attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed))
-        return finish_block(self.block, tokens.gather(1, index), normed_asking, attended)
+        return finish_block(self.block, tokens.gather(1, index), normed_asking, attended, drop_path)

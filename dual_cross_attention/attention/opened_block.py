@@ -64,7 +64,7 @@ def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> T
 
 
 def finish_block(
-    block: Block, tokens: Tensor, normed: Tensor, attended: Tensor, drop_path: DropPathMasks | None = None
+    block: Block, tokens: Tensor, normed: Tensor, attended: Tensor, drop_path: DropPathMasks | None
 ) -> Tensor:
     """What follows the attention: output projection, residual, MLP, residual.
 
@@ -72,7 +72,7 @@ def finish_block(
         tokens: (B, n, D) the residual stream of the tokens that asked.
         normed: (B, n, D) the same after the first norm (for gated attention).
         attended: (B, n, heads · head_dim) what attention gave them; or (k·B, n, …): k times, each from the same tokens.
-        drop_path: of `attended`'s rows.
+        drop_path: of `attended`'s rows; None: nothing is dropped.
 
     Returns:
         (B, n, D), or (k·B, n, D).

@@ -24,9 +24,9 @@ MAX_SCORES_CPU = 2**18
 MAX_SCORES = 2**24
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # comes with PyTorch for CUDA on Linux
-KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+KERNEL_DTYPES = (torch.float16, torch.bfloat16)  # what tensor cores multiply exactly; float32 stays in chunks
 KERNEL_CAPABILITY = (8, 0)  # before Ampere, Triton multiplies without tensor cores, and cuBLAS' chunks are faster
-KERNEL_HEAD_DIM = 128  # tiles of longer float32 heads are more than the shared memory of some multiprocessors
+KERNEL_HEAD_DIM = 128  # the tiles of longer heads may be more than a multiprocessor's shared memory
 
 
 @torch.no_grad()
@@ -99,17 +99,17 @@ def _has_kernel(query: Tensor, key: Tensor) -> bool:
         and query.dtype in KERNEL_DTYPES
         and query.shape[-1] <= KERNEL_HEAD_DIM
         and torch.cuda.get_device_capability(query.device) >= KERNEL_CAPABILITY
-        and _kernel_runs(query.device)
+        and _kernel_runs(query.device, query.dtype, query.shape[-1])
     )
 
 
 @cache
-def _kernel_runs(device: torch.device) -> bool:
-    """Tried once: Triton needs a C compiler, which not every machine with a GPU has."""
+def _kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Tried once: Triton needs a C compiler, and the tiles shared memory, which not every machine with a GPU has."""
     try:
         from dual_cross_attention.attention.rollout_kernel import row_times_attention
 
-        row, tokens = torch.ones(1, 1, device=device), torch.ones(1, 1, 1, 16, device=device)
+        row, tokens = torch.ones(1, 1, device=device), torch.ones(1, 1, 1, head_dim, device=device, dtype=dtype)
         with torch.cuda.device(device):
             row_times_attention(row, tokens, tokens)
     except Exception as error:  # of whatever the toolchain raises

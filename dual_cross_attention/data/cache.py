@@ -1,5 +1,6 @@
 """Pictures kept in memory, decoded and resized, so that they are read from disk in the first epoch only."""
 
+import math
 import mmap
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor
 from dual_cross_attention.errors import InputError
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 USABLE = 0.9  # of the memory that is available: model, batches and the reading processes themselves need some too
 
 
@@ -69,16 +71,30 @@ def check_memory(count: int, size: tuple[int, int]) -> None:
         )
 
 
-def available_memory() -> int:
-    """Bytes that can still be taken: what the machine has left, or its control group (a container) if that is less."""
-    machine = psutil.virtual_memory().available
+def available_memory() -> float:
+    """Bytes that can still be taken: what the machine has left, or a control group if that is less."""
+    return min(psutil.virtual_memory().available, *map(_left_in, _control_groups()))
+
+
+def _control_groups() -> list[Path]:
+    """This process's control group (version 2: a container, a batch system's job) and those around it."""
     try:
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        lines = OWN_CGROUP.read_text().splitlines()
+    except OSError:  # not Linux
+        return [CGROUP]
+    own = next((CGROUP / line.removeprefix("0::/") for line in lines if line.startswith("0::")), CGROUP)
+    return [group for group in (own, *own.parents) if group.is_relative_to(CGROUP)]
+
+
+def _left_in(group: Path) -> float:
+    """Bytes that a control group can still take."""
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # there is no such group, or it has no limit: "max"
-        return machine
+        return math.inf
     # Files that were read count as used, and give way to whoever needs memory.
-    return min(machine, limit - used + int(parts["active_file"]) + int(parts["inactive_file"]))
+    return limit - used + int(parts["active_file"]) + int(parts["inactive_file"])
 
 
 ADVICE = "take --cache none, or smaller pictures (--resize_size; of re-identification --img_size)"

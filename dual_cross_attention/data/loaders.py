@@ -1,6 +1,7 @@
 """Batches for training and for evaluation."""
 
 import multiprocessing
+import sys
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -80,7 +81,8 @@ test_loader.__test__ = False  # pytest takes it for a test wherever it is import
 
 def _shared(num_workers: int, seed: int, device_type: str, cache: bool) -> dict:
     forked = cache and num_workers > 0  # only forked processes share the cache, and not every system forks by default
-    if forked and "fork" not in multiprocessing.get_all_start_methods():
+    # macOS has fork, but a forked process may crash in Apple's libraries.
+    if forked and ("fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin"):
         raise InputError(
             f"--cache ram with --num_workers {num_workers} needs processes that are forked, which this system does not "
             "do: take --num_workers 0, or --cache none"

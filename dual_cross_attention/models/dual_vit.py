@@ -158,7 +158,8 @@ class DualCrossAttentionViT(nn.Module):
         if with_glca:
             out.rollout = attention_rollout(queries, keys)[:, prefix:]
             out.local = select_local(out.rollout, self.local_ratio)
-            out.features["glca"] = self.glca_norm(self.glca_block(sa_tokens, out.local)[:, 0])
+            drop_path = draw_drop_path(self.glca_block.block, len(images), images.device)
+            out.features["glca"] = self.glca_norm(self.glca_block(sa_tokens, out.local, drop_path)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
@@ -228,8 +229,8 @@ class DualCrossAttentionViT(nn.Module):
             GLCA, every layer's queries (of the last: CLS's) and keys of SA, (B, heads, tokens, head_dim).
         """
         tokens = embed_patches(self.backbone, images)
-        # In training, autograd holds the projection that query and key are views of, and they cost nothing. Elsewhere a
-        # view alone would hold it, with V and PWCA's rows.
+        # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
+        # block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's rows.
         copied = self.grad_checkpointing or not torch.is_grad_enabled()
         queries, keys = [], []
 

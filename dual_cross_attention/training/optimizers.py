@@ -44,7 +44,17 @@ def build_optimizer(
         {"params": own, "lr": lr, "lr_scale": scale, "weight_decay": decay} for (scale, decay), own in groups.items()
     ]
     # Fused: one kernel for all parameters, and with fp16 it skips a step that overflowed without asking the GPU first.
-    return AdamW(given, fused=True) if kind == "adamw" else SGD(given, momentum=MOMENTUM, fused=True)
+    # SGD is not: after a first step that overflowed, its fused kernel would take momentum from memory never written to.
+    if kind == "sgd":
+        return SGD(given, momentum=MOMENTUM)
+    optimizer = AdamW(given, fused=True)
+    optimizer.register_load_state_dict_pre_hook(_stay_fused)
+    return optimizer
+
+
+def _stay_fused(_: Optimizer, state: dict) -> dict:
+    """State of an optimiser that was not fused, from before it was: it would switch this one back, only half."""
+    return state | {"param_groups": [group | {"fused": True} for group in state["param_groups"]]}
 
 
 def build_schedule(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dual_cross_attention import attention_rollout
+from dual_cross_attention.attention import rollout
 
 CASES = [  # tokens, heads, head_dim; blocks are of 64 queries and 64 keys
     (1, 1, 16),
@@ -77,12 +78,16 @@ def test_kernel_equals_the_matrix_product():
     assert done.stdout == "checked 30\n"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < rollout.KERNEL_CAPABILITY,
+    reason="needs a GPU with tensor cores that Triton uses",
+)
+@pytest.mark.parametrize("dtype", rollout.KERNEL_DTYPES)
 @pytest.mark.parametrize(("tokens", "heads", "head_dim"), [*CASES, (785, 3, 64), (1025, 12, 64)])
 def test_kernel_equals_the_chunks(tokens, heads, head_dim, dtype, monkeypatch):
-    from dual_cross_attention.attention import rollout, rollout_kernel
+    from dual_cross_attention.attention import rollout_kernel
 
+    assert rollout._kernel_runs(torch.device("cuda", 0), dtype, head_dim)  # tried before calls are counted
     calls = []
     kernel = rollout_kernel.row_times_attention
     monkeypatch.setattr(rollout_kernel, "row_times_attention", lambda *args: calls.append(1) or kernel(*args))
@@ -92,6 +97,38 @@ def test_kernel_equals_the_chunks(tokens, heads, head_dim, dtype, monkeypatch):
     chunks = attention_rollout(queries, keys, max_scores=rollout.MAX_SCORES)
     torch.testing.assert_close(fused, chunks, atol=1e-6, rtol=0)
     assert torch.equal(fused, attention_rollout(queries, keys)), "not the same a second time"
+
+
+class OnAmpere(torch.Tensor):
+    """A CPU tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "head_dim", "capability", "taken"),
+    [
+        ((torch.bfloat16, torch.bfloat16), 64, (8, 0), True),
+        ((torch.float16, torch.float16), 64, (9, 0), True),
+        ((torch.float16, torch.float16), 64, (7, 5), False),
+        ((torch.float32, torch.float32), 64, (9, 0), False),
+        ((torch.bfloat16, torch.float32), 64, (9, 0), False),
+        ((torch.bfloat16, torch.bfloat16), 256, (9, 0), False),
+    ],
+)
+def test_who_gets_the_kernel(dtypes, head_dim, capability, taken, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(rollout, "HAS_TRITON", True)
+    monkeypatch.setattr(rollout, "_kernel_runs", lambda *_: True)
+    query, key = (torch.zeros(1, 1, 2, head_dim, dtype=dtype).as_subclass(OnAmpere) for dtype in dtypes)
+    assert rollout._has_kernel(query, key) == taken
+    assert not rollout._has_kernel(query.as_subclass(torch.Tensor), key)
+
+
+def test_a_kernel_that_cannot_run_is_warned_of():
+    rollout._kernel_runs.cache_clear()
+    with pytest.warns(UserWarning, match="without its fused kernel"):
+        assert not rollout._kernel_runs(torch.device("meta"), torch.bfloat16, 64)
 
 
 if __name__ == "__main__":

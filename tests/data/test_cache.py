@@ -144,6 +144,7 @@ def test_memory_that_the_system_refuses(monkeypatch, refused):
 def test_available_memory_is_that_of_the_container(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
     monkeypatch.setattr(cache_module, "CGROUP", tmp_path)
+    monkeypatch.setattr(cache_module, "OWN_CGROUP", tmp_path / "none")
 
     def write(limit: object, used: int) -> None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
@@ -155,6 +156,14 @@ def test_available_memory_is_that_of_the_container(tmp_path, monkeypatch):
     assert available_memory() == 8 * GIB
     write(6 * GIB, 4 * GIB)
     assert available_memory() == 5 * GIB  # 3 of the 4 GiB are files, which give way
+    (tmp_path / "own").write_text("0::/job/step\n")  # a batch system's job, limited one level up
+    monkeypatch.setattr(cache_module, "OWN_CGROUP", tmp_path / "own")
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    for name in ("memory.current", "memory.stat"):
+        (tmp_path / "job" / name).write_text((tmp_path / name).read_text())
+    (tmp_path / "job" / "memory.max").write_text(f"{3 * GIB}")
+    assert available_memory() == 2 * GIB
+    (tmp_path / "job" / "memory.max").write_text("max")
     write(64 * GIB, 4 * GIB)
     assert available_memory() == 8 * GIB
 

@@ -6,11 +6,13 @@ import shutil
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import Block
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
+from dual_cross_attention.attention.opened_block import DropPathMasks, draw_drop_path
 from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.models import ABLATIONS
 
@@ -217,6 +219,28 @@ def test_checkpointing_changes_no_gradient(ablation, drop_path_rate):
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-5)
+
+
+def test_every_block_has_its_stochastic_depth(monkeypatch):
+    """Where all residual branches are dropped, tokens leave as they came: the backbone's blocks and GLCA's."""
+    monkeypatch.setattr("torch.Tensor.bernoulli_", lambda tensor, *_: tensor.zero_())
+    model = tiny("full", drop_path_rate=0.5).train()
+    blocks = []
+    for block in model.backbone.blocks:
+        blocks.append(draw_drop_path(block, 4, torch.device("cpu")))
+    assert blocks[0] is None and all((mask == 0).all() for masks in blocks[1:] for mask in masks)
+
+    seen = {}
+    model.glca_block.register_forward_hook(lambda _, given, out: seen.update(tokens=given[0], out=out))
+    local = model(images(4)).local
+    gathered = seen["tokens"].gather(1, (local + 1).unsqueeze(-1).expand(-1, -1, 48))
+    torch.testing.assert_close(seen["out"], torch.cat([seen["tokens"][:, :1], gathered], dim=1), atol=0, rtol=0)
+
+    one_block = Block(dim=48, num_heads=3)
+    tokens, nothing = torch.randn(4, 6, 48), DropPathMasks(torch.zeros(4, 1, 1), torch.zeros(4, 1, 1))
+    assert torch.equal(stacked_block(one_block, tokens, None, nothing)[0], tokens)
+    sa, pwca, *_ = last_block(one_block, tokens, torch.tensor([1, 0]), nothing)
+    assert torch.equal(sa, tokens[:2]) and torch.equal(pwca, tokens[2:, :1])
 
 
 @pytest.mark.parametrize("mode", ["checkpointing", "no_grad"])

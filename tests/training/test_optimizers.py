@@ -130,3 +130,47 @@ def test_a_training_that_is_all_warm_up(caplog):
     assert values[0] == pytest.approx(0.001) and values[-1] == pytest.approx(0.1)
     rates(1, 1, 0, 0.0)
     assert not caplog.records
+
+
+def test_a_state_from_before_the_optimiser_was_fused_is_gone_on_with():
+    """Restored half, AdamW would run unfused, and fp16's scaler would give it what only the fused one takes."""
+    task = FGVCTask(create_model("deit_tiny_patch16_224", 5, img_size=32, **TINY))
+    fused = build_optimizer(task, 1e-2, 0.05)
+    weights = [group["params"] for group in fused.param_groups]
+    plain = torch.optim.AdamW([dict(group) for group in fused.param_groups], fused=False)
+    for group in plain.param_groups:
+        group["fused"] = None
+    for parameter in task.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    plain.step()
+    fused.load_state_dict(plain.state_dict())
+    assert all(group["fused"] for group in fused.param_groups)
+
+    expected = [[parameter.detach().clone() for parameter in group] for group in weights]
+    copies = [[value.clone().requires_grad_() for value in group] for group in expected]
+    again = torch.optim.AdamW(
+        [{**group, "params": own} for group, own in zip(plain.param_groups, copies, strict=True)], fused=False
+    )
+    again.load_state_dict(plain.state_dict())
+    for parameter in [value for group in copies for value in group]:
+        parameter.grad = torch.ones_like(parameter)
+    again.step()
+    fused.step()
+    for ours, theirs in zip(weights, copies, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_an_overflow_in_the_first_step_leaves_no_momentum():
+    """fp16's scaler skips that step; what momentum then starts from must not be memory that nobody wrote to."""
+    task = FGVCTask(create_model("deit_tiny_patch16_224", 5, img_size=32, **TINY))
+    optimizer = build_optimizer(task, 0.1, 0.0, "sgd")
+    scaler = torch.amp.GradScaler("cpu")
+    before = [parameter.detach().clone() for parameter in task.parameters()]
+    for value in (float("inf"), 1.0):
+        for parameter in task.parameters():
+            parameter.grad = torch.full_like(parameter, value) * scaler.get_scale()
+        scaler.scale(torch.ones(()))  # a loss: it starts the scaler
+        scaler.step(optimizer)
+        scaler.update()
+    for parameter, old in zip(task.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, old - 0.1)
