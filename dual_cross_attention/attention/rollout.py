@@ -17,9 +17,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Attention weights held at once (heads × query rows × tokens). On a CPU they and the scores they came from should stay
-# in the cache: twice 2¹⁸ float32 are 2 MiB, a core's L2 on the AMD EPYC this was measured on. At 1,025 tokens 2¹⁷ took
-# 1.05 times as long, and 2¹⁹ 0.98 times for twice the memory. Elsewhere kernel launches count more.
+# Attention weights held at once (heads × query rows × tokens). On a CPU they should stay in the cache: 2¹⁸ float32 are
+# 1 MiB, a core's L2 on the AMD EPYC this was measured on. 2¹⁷ took 1.07 times as long at 785 tokens, 2¹⁹ as long.
+# Elsewhere kernel launches count more.
 MAX_SCORES_CPU = 2**18
 MAX_SCORES = 2**24
 
@@ -120,7 +120,7 @@ def _kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> boo
 
 
 def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) -> Tensor:
-    """The same in plain PyTorch: `max_scores` attention weights at a time, in two buffers used again and again."""
+    """The same in plain PyTorch: `max_scores` attention weights at a time, in one buffer used again and again."""
     batch, heads, rows, head_dim = query.shape
     tokens = key.shape[2]
     query = query.float().flatten(0, 1)  # (B·h, n, d); nothing is copied for a single float32 picture
@@ -130,15 +130,16 @@ def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) 
 
     step = min(rows, max(1, max_scores // tokens))
     group = min(batch * heads, max(1, max_scores // (step * tokens)))  # several heads at once where they are small
-    scores_buffer, attention_buffer = (row.new_empty(group * step * tokens) for _ in range(2))
+    buffer = row.new_empty(group * step * tokens)
     for first in range(0, batch * heads, group):
         of = slice(first, first + group)
         for start in range(0, rows, step):
             chunk = query[of, start : start + step]
             shape = (*chunk.shape[:2], tokens)
-            scores = scores_buffer[: math.prod(shape)].view(shape)
-            attention = attention_buffer[: math.prod(shape)].view(shape)
+            scores = buffer[: math.prod(shape)].view(shape)
             torch.baddbmm(scores, chunk, key[of], beta=0, alpha=1 / math.sqrt(head_dim), out=scores)
-            torch.softmax(scores, dim=-1, out=attention)
-            torch.baddbmm(out[of], row[of, :, start : start + step], attention, out=out[of])
+            # In place, for half the cache: whenever other work on the machine took its share of it, a second buffer cost
+            # 1.3 times the time.
+            torch.softmax(scores, dim=-1, out=scores)
+            torch.baddbmm(out[of], row[of, :, start : start + step], scores, out=out[of])
     return out.view(batch, heads, tokens).sum(1)
