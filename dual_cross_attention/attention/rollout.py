@@ -138,8 +138,8 @@ def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) 
             shape = (*chunk.shape[:2], tokens)
             scores = buffer[: math.prod(shape)].view(shape)
             torch.baddbmm(scores, chunk, key[of], beta=0, alpha=1 / math.sqrt(head_dim), out=scores)
-            # In place, for half the cache: whenever other work on the machine took its share of it, a second buffer cost
-            # 1.3 times the time.
+            # In place, for half the cache: whenever other work took its share of it, a second buffer cost 1.3 times
+            # the time.
             torch.softmax(scores, dim=-1, out=scores)
             torch.baddbmm(out[of], row[of, :, start : start + step], scores, out=out[of])
     return out.view(batch, heads, tokens).sum(1)
