@@ -105,9 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = None
     if "full" in steps:
         share = 100 * seconds["rollout"] / seconds["full"]
-        print(
-            f"\nrollout alone: {1e3 * seconds['rollout']:.3g} ms, {share:.3g} % of a step of `full`"
-        )
+        print(f"\nrollout alone: {1e3 * seconds['rollout']:.3g} ms, {share:.3g} % of a step of `full`")
     write_json(given.json, setting=setting, rows=rows, rollout_percent=share)
     return 0
 
