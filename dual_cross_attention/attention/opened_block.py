@@ -40,17 +40,13 @@ def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 def project_query(attention: Attention, asking: Tensor) -> Tensor:
     """Queries only, from the same fused projection: (B, n, D) → (B, heads, n, head_dim)."""
-    width = attention.num_heads * attention.head_dim
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    (query,) = _split_heads(attention, F.linear(asking, weight[:width], None if bias is None else bias[:width]))
+    (query,) = _project_part(attention, asking, slice(None, attention.num_heads * attention.head_dim))
     return attention.q_norm(query)
 
 
 def project_key_value(attention: Attention, asked: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values only, from the same fused projection: (B, N, D) → two (B, heads, N, head_dim)."""
-    width = attention.num_heads * attention.head_dim
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    key, value = _split_heads(attention, F.linear(asked, weight[width:], None if bias is None else bias[width:]))
+    key, value = _project_part(attention, asked, slice(attention.num_heads * attention.head_dim, None))
     return attention.k_norm(key), value
 
 
@@ -94,6 +90,12 @@ def finish_block(
 def _rows(tokens: Tensor, rows: int) -> Tensor:
     """As many rows, the same again and again."""
     return tokens if len(tokens) == rows else tokens.repeat(rows // len(tokens), 1, 1)
+
+
+def _project_part(attention: Attention, tokens: Tensor, part: slice) -> tuple[Tensor, ...]:
+    """Some rows of the fused projection's matrix only."""
+    bias = attention.qkv.bias
+    return _split_heads(attention, F.linear(tokens, attention.qkv.weight[part], None if bias is None else bias[part]))
 
 
 def _split_heads(attention: Attention, projected: Tensor) -> tuple[Tensor, ...]:

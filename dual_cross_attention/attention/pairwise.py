@@ -50,7 +50,13 @@ def draw_distractors(batch_size: int, device: torch.device | str = "cpu", identi
 
 
 def pairwise_attention(
-    attention: Attention, query: Tensor, key: Tensor, value: Tensor, other_key: Tensor, other_value: Tensor
+    attention: Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    distracting_key: Tensor,
+    distracting_value: Tensor,
+    distractors: Tensor,
 ) -> Tensor:
     """softmax(Q₁[K₁; K₂]ᵀ/√d) [V₁; V₂], with heads merged.
 
@@ -59,12 +65,15 @@ def pairwise_attention(
     Args:
         query: (B, heads, n, d) of the targets.
         key, value: (B, heads, N, d) of the targets.
-        other_key, other_value: (B, heads, N, d) of their distractors.
+        distracting_key, distracting_value: (B, heads, N, d) of the stream that distracts.
+        distractors: (B,) which row of it distracts picture i.
 
     Returns:
         (B, n, heads · d)
     """
-    return attend(attention, query, torch.cat([key, other_key], dim=2), torch.cat([value, other_value], dim=2))
+    both_keys = torch.cat([key, distracting_key.index_select(0, distractors)], dim=2)
+    both_values = torch.cat([value, distracting_value.index_select(0, distractors)], dim=2)
+    return attend(attention, query, both_keys, both_values)
 
 
 def stacked_attention(
@@ -88,7 +97,5 @@ def stacked_attention(
         (both[0], both[-1]) for both in (rows.split(len(distractors)) for rows in (query, key, value))
     )
     distracting = (sa_key, sa_value) if clean_distractors else (key, value)
-    others = (rows.index_select(0, distractors) for rows in distracting)
-    return torch.cat(
-        [attend(attention, sa_query, sa_key, sa_value), pairwise_attention(attention, query, key, value, *others)]
-    )
+    sa = attend(attention, sa_query, sa_key, sa_value)
+    return torch.cat([sa, pairwise_attention(attention, query, key, value, *distracting, distractors)])

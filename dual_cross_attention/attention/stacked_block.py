@@ -85,8 +85,10 @@ def last_block(
     own = slice(-batch, None)  # the whole of it, where the first block is the last one too
     asking_normed = normed[own, :prefix]
     distracting = slice(batch) if clean_distractors else own
-    others = (rows[distracting].index_select(0, distractors) for rows in (key, value))
-    attended = pairwise_attention(attention, project_query(attention, asking_normed), key[own], value[own], *others)
+    query = project_query(attention, asking_normed)
+    attended = pairwise_attention(
+        attention, query, key[own], value[own], key[distracting], value[distracting], distractors
+    )
     pwca = finish_block(block, tokens[own, :prefix], asking_normed, attended, pwca_drop)
     return sa, pwca, *for_rollout
 
