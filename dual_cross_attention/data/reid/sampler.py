@@ -1,15 +1,16 @@
 """Batches of P identities x K pictures: what a triplet loss needs to find its positives and negatives in."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
-from torch.utils.data import Sampler
 
+from dual_cross_attention.data.order import BatchOrder
 from dual_cross_attention.errors import InputError
 
 
-class IdentitySampler(Sampler[int]):
-    """Indices in an order whose every P·K in a row are K pictures of each of P identities.
+class IdentitySampler(BatchOrder):
+    """Micro-batches of K pictures of each of P identities, the K next to each other.
 
     Of N pictures, picture i comes as i, and if it comes again in an epoch, as i + N, i + 2N, …: a `PictureDataset` then
     augments it anew.
@@ -50,36 +51,32 @@ class IdentitySampler(Sampler[int]):
         self.pictures_per_identity = pictures_per_identity
         self.seed = seed
         self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
-        self.batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))
+        self.num_batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))
         self.num_pictures = len(labels)
-        self.epoch = 0
 
-    def __len__(self) -> int:
-        """Indices of an epoch, a multiple of P·K."""
-        return self.batches * self.identities_per_batch * self.pictures_per_identity
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
+        yield from islice(self._drawn(epoch), start, None)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Another epoch, another order."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self.seed, self.epoch))
+    def _drawn(self, epoch: int) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, epoch))
         left = self._fill_up(random)
         queues = [self._cut(random, own, count) for own, count in zip(self.pictures, left, strict=True)]
         times = np.zeros(self.num_pictures, dtype=np.int64)
-        for batches_left in range(self.batches, 0, -1):
+        for batches_left in range(self.num_batches, 0, -1):
+            batch = []
             for identity in self._choose(random, left, batches_left):
                 left[identity] -= 1
                 for picture in queues[identity][left[identity]]:
-                    yield int(picture + times[picture] * self.num_pictures)
+                    batch.append(int(picture + times[picture] * self.num_pictures))
                     times[picture] += 1
+            yield batch
 
     def _fill_up(self, random: np.random.Generator) -> np.ndarray:
         """Groups of each identity, with more of them for some, so that they fill all batches."""
         groups = self.groups.copy()
-        missing = self.batches * self.identities_per_batch - groups.sum()
+        missing = self.num_batches * self.identities_per_batch - groups.sum()
         while missing:
-            able = random.permutation(np.flatnonzero(groups < self.batches))[:missing]
+            able = random.permutation(np.flatnonzero(groups < self.num_batches))[:missing]
             groups[able] += 1
             missing -= len(able)
         return groups
