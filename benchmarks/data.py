@@ -25,6 +25,7 @@ from benchmarks.measure import table, write_json
 from dual_cross_attention.configs.training_config import sides
 from dual_cross_attention.data import PictureList, load_fgvc, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory, pixel_bytes
+from dual_cross_attention.data.loaders import Batches
 
 HALF = (0.5,) * 3
 
@@ -112,11 +113,10 @@ def measure(pictures: PictureList, cache: str, workers: int, given: argparse.Nam
     }
 
 
-def epoch_seconds(loader: torch.utils.data.DataLoader, epoch: int, device: torch.device) -> float:
+def epoch_seconds(loader: Batches, epoch: int, device: torch.device) -> float:
     """Seconds until all of an epoch's batches are on the device."""
-    loader.dataset.set_epoch(epoch)
     start = time.perf_counter()
-    for batch in loader:
+    for batch in loader.read(epoch, range(len(loader))):
         assert not batch["unreadable"], batch["unreadable"]
         batch["images"].to(device, non_blocking=True)
     if device.type == "cuda":

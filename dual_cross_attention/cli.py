@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
-from dual_cross_attention.errors import InputError, TrainingDivergedError
+from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
 from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
 
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend, 3 for a diverged training, 130 after Ctrl-C.
+        The exit status: 0, 2 for what the user can mend, 3 for a diverged training, 75 for one that was asked to leave and
+        can go on, 130 after Ctrl-C elsewhere.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except TrainingDivergedError as error:
         return _fail(error, 3)
+    except InterruptedRun as error:
+        return _fail(error, 75)
     except BrokenPipeError:  # the reader has seen enough: dcal train --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at exit
         return 0

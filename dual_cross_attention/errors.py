@@ -1,4 +1,4 @@
-"""The two errors a user of the command line can meet. Both are told in one line, without a traceback."""
+"""What a user of the command line can meet. Each is told in one line, without a traceback."""
 
 
 class InputError(ValueError):
@@ -12,4 +12,11 @@ class TrainingDivergedError(RuntimeError):
     """A loss or a gradient became NaN or infinite. Exit status 3.
 
     The message names the step, the branch and the last checkpoint.
+    """
+
+
+class InterruptedRun(Exception):
+    """A training was asked to leave, by Ctrl-C or SIGTERM, has saved its state, and can go on. Exit status 75.
+
+    The message names the signal, and how to go on.
     """

@@ -24,7 +24,7 @@ from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc
 from dual_cross_attention.runs import fgvc, training
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import trainer
-from dual_cross_attention.training.checkpoints import load_model
+from dual_cross_attention.training.model_files import load_model
 
 ALWAYS = {"epoch", "train/loss", "train/accuracy", "train/images_per_second", "peak_memory_mb", "lr"}
 BRANCHES = {

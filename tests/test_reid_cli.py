@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from dual_cross_attention.data import load_reid
 from dual_cross_attention.runs import reid, training
 from dual_cross_attention.training import trainer
-from dual_cross_attention.training.checkpoints import load_model
+from dual_cross_attention.training.model_files import load_model
 
 COLOURS = {
     "anna": (200, 60, 60),

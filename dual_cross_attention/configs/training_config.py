@@ -34,6 +34,7 @@ class TrainingConfig:
         "num_workers": (0, None),
         "eval_batch_size": (1, None),
         "eval_every": (1, None),
+        "checkpoint_minutes": (0, None),
         "seed": (0, 2**31),
     }
 
@@ -122,6 +123,8 @@ class TrainingConfig:
     """Of weights, data order, augmentation, distractors and drop path."""
 
     # --- the run ---
+    checkpoint_minutes: float = 15.0
+    """Save the state every so many minutes, beside every epoch; 0: after every step."""
     output_dir: str | None = None
     """Folder of the run; unset: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"

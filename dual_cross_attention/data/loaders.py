@@ -1,15 +1,128 @@
 """Batches for training and for evaluation."""
 
+import logging
 import multiprocessing
+import signal
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dual_cross_attention.data.cache import PictureCache
+from dual_cross_attention.data.order import BatchOrder, SequentialOrder, ShuffledOrder
 from dual_cross_attention.data.pictures import PictureDataset, PictureList, collate
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 600.0
+"""Seconds after which a reading process that has sent nothing counts as hung."""
+READING_ATTEMPTS = 3
+"""How often in a row reading may break down before a run gives up."""
+
+
+class Batches:
+    """The batches of a data set, which can be read from any point of any epoch.
+
+    A reading process that dies or hangs is replaced, and what it was to read is read again.
+
+    Args:
+        dataset: what to read.
+        order: which pictures make which batch.
+        options: of `DataLoader`.
+    """
+
+    def __init__(self, dataset: PictureDataset, order: BatchOrder, **options: Any):
+        self.dataset, self.order = dataset, order
+        self._wanted = _Wanted(order)
+        # Seeded, else every epoch would draw the seeds of the reading processes from the global generator.
+        generator = torch.Generator().manual_seed(0)
+        self.loader = DataLoader(
+            dataset, batch_sampler=self._wanted, collate_fn=collate, generator=generator, **options
+        )
+
+    def __len__(self) -> int:
+        """Batches of an epoch, of all processes together."""
+        return self.order.num_batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All batches of epoch 0."""
+        return self.read(0, range(len(self)))
+
+    def read(self, epoch: int, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Some batches of an epoch, as `collate` makes them.
+
+        Args:
+            epoch: decides the order, and what is drawn for augmentation.
+            numbers: which batches, in ascending order (one may come twice); the first is 0.
+
+        Raises:
+            InputError: the reading processes have died or hung `READING_ATTEMPTS` times in a row.
+        """
+        self.dataset.set_epoch(epoch)
+        numbers, done, failures = list(numbers), 0, 0
+        while done < len(numbers):
+            self._wanted.epoch, self._wanted.numbers = epoch, numbers[done:]
+            try:
+                batches = iter(self.loader)
+                # PyTorch would raise the death of a process wherever the program happens to be. Without its handler the
+                # loader finds out by itself, when it waits for that process.
+                if self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for batch in batches:
+                    yield batch
+                    done, failures = done + 1, 0
+            except RuntimeError as error:
+                if not _is_of_reading(error):
+                    raise
+                failures += 1
+                reason = " ".join(str(error).split())
+                if failures == READING_ATTEMPTS:
+                    raise InputError(
+                        f"the processes that read pictures broke down {failures} times in a row, at batch "
+                        f"{numbers[done]} of epoch {epoch} ({reason}): memory may be short, or a disk may hang; try "
+                        "fewer --num_workers, or 0"
+                    ) from error
+                logger.warning("warning: a process that reads pictures broke down, and is replaced: %s", reason)
+                self.loader._iterator = None  # persistent, it would be asked again
+
+    def picture_names(self, epoch: int, numbers: Iterable[int]) -> list[list[str]]:
+        """The pictures of some batches, as `read` takes them: their paths, or their number where they have none."""
+        return [[self.dataset.name(index) for index in batch] for batch in self._wanted.lists(epoch, list(numbers))]
+
+
+class _Wanted(Sampler[list[int]]):
+    """The batches that are asked for at the moment."""
+
+    def __init__(self, order: BatchOrder):
+        self.order = order
+        self.epoch, self.numbers = 0, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.lists(self.epoch, self.numbers)
+
+    def lists(self, epoch: int, numbers: list[int]) -> Iterator[list[int]]:
+        """Indices of these batches."""
+        if not numbers:
+            return
+        batches = enumerate(self.order.batches(epoch, numbers[0]), numbers[0])
+        at, batch = next(batches)
+        for number in numbers:
+            while at < number:
+                at, batch = next(batches)
+            yield batch
+
+
+def _is_of_reading(error: RuntimeError) -> bool:
+    """Whether it tells of a reading process, not of what one raised."""
+    message = str(error)
+    return message.startswith(("DataLoader worker (pid", "DataLoader timed out")) or "Pin memory thread" in message
 
 
 def train_loader(
@@ -20,10 +133,10 @@ def train_loader(
     seed: int,
     device_type: str,
     min_batch: int = 1,
-    sampler: Sampler[int] | None = None,
+    order: BatchOrder | None = None,
     cache: bool = False,
-) -> DataLoader:
-    """The training loader; batches are those of `collate`.
+) -> Batches:
+    """The training batches; they are those of `collate`.
 
     The last batch is kept when it is short, unless it has fewer than `min_batch` pictures.
 
@@ -35,7 +148,7 @@ def train_loader(
         seed: of the order of the pictures, and of their augmentation.
         device_type: pages are pinned for "cuda".
         min_batch: fewest pictures a batch may have; 2 with PWCA, where each needs a distractor.
-        sampler: the order of the pictures; None shuffles them.
+        order: which pictures make which batch; None shuffles them.
         cache: keeps pictures in memory, see `PictureCache`; what comes out is the same.
 
     Raises:
@@ -48,15 +161,11 @@ def train_loader(
         )
     if len(pictures) < min_batch:
         raise InputError(f"expected at least {min_batch} training pictures, got {len(pictures)}")
-    drawn = len(pictures if sampler is None else sampler)
     kept = PictureCache(len(pictures), transform.size) if cache else None
-    return DataLoader(
+    return Batches(
         PictureDataset(pictures, transform, training=True, seed=seed, cache=kept),
-        batch_size=batch_size,
-        sampler=sampler,
-        shuffle=sampler is None,
-        drop_last=0 < drawn % batch_size < min_batch,
-        **_shared(num_workers, seed, device_type, cache),
+        order or ShuffledOrder(len(pictures), batch_size, min_batch, seed),
+        **_reading(num_workers, device_type, cache),
     )
 
 
@@ -65,21 +174,20 @@ def test_loader(
     transform: Transform,
     batch_size: int,
     num_workers: int,
-    seed: int,
     device_type: str,
     cache: bool = False,
-) -> DataLoader:
-    """The test loader, in the order of the list. Arguments and errors as in `train_loader`."""
+) -> Batches:
+    """The test batches, in the order of the list. Arguments and errors as in `train_loader`."""
     kept = PictureCache(len(pictures), transform.size) if cache else None
     dataset = PictureDataset(pictures, transform, training=False, cache=kept)
-    # Seeded, else each evaluation would draw from the global generator.
-    return DataLoader(dataset, batch_size=batch_size, **_shared(num_workers, seed, device_type, cache))
+    return Batches(dataset, SequentialOrder(len(pictures), batch_size), **_reading(num_workers, device_type, cache))
 
 
 test_loader.__test__ = False  # pytest takes it for a test wherever it is imported
 
 
-def _shared(num_workers: int, seed: int, device_type: str, cache: bool) -> dict:
+def _reading(num_workers: int, device_type: str, cache: bool) -> dict[str, Any]:
+    """Options of `DataLoader`: by how many processes, and where to."""
     forked = cache and num_workers > 0  # only forked processes share the cache, and not every system forks by default
     # macOS has fork, but a forked process may crash in Apple's libraries.
     if forked and ("fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin"):
@@ -91,8 +199,7 @@ def _shared(num_workers: int, seed: int, device_type: str, cache: bool) -> dict:
         "num_workers": num_workers,
         "multiprocessing_context": "fork" if forked else None,
         "persistent_workers": num_workers > 0,
+        "timeout": PATIENCE if num_workers else 0,
         # prefetch_factor stays PyTorch's 2: at 8 processes 16 batches lie ready, 2.5 GB of shared memory in evaluation.
         "pin_memory": device_type == "cuda",
-        "collate_fn": collate,
-        "generator": torch.Generator().manual_seed(seed),
     }

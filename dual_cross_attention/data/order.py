@@ -14,13 +14,34 @@ class BatchOrder(ABC):
 
     Attributes:
         num_batches: of an epoch; the same for every epoch.
+        unit: pictures of a batch that stay together wherever it is cut: K of an identity.
+        smallest: fewest pictures that can be trained on at a time.
     """
 
     num_batches: int
+    unit: int = 1
+    smallest: int = 1
 
     @abstractmethod
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
         """The micro-batches of an epoch from number `start` on (the first is 0)."""
+
+
+class SequentialOrder(BatchOrder):
+    """Every picture once, as they come, in every epoch.
+
+    Args:
+        count: pictures.
+        batch_size: pictures of a batch; the last may be short.
+    """
+
+    def __init__(self, count: int, batch_size: int):
+        self.count, self.batch_size = count, batch_size
+        self.num_batches = -(-count // batch_size)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
+        for first in range(start * self.batch_size, self.count, self.batch_size):
+            yield list(range(first, min(first + self.batch_size, self.count)))
 
 
 class ShuffledOrder(BatchOrder):
@@ -36,7 +57,7 @@ class ShuffledOrder(BatchOrder):
     """
 
     def __init__(self, count: int, batch_size: int, min_batch: int = 1, seed: int = 0):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.count, self.batch_size, self.smallest, self.seed = count, batch_size, min_batch, seed
         self.num_batches = count // batch_size + (count % batch_size >= min_batch)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:

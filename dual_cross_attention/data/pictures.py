@@ -139,6 +139,12 @@ class PictureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.picture_list)
 
+    def name(self, index: int) -> str:
+        """What picture `index` is called in messages: its path, or its number if it is in memory."""
+        position = index % len(self)
+        picture = self.picture_list.pictures[position]
+        return f"picture {position}" if isinstance(picture, Image.Image) else f"{picture}"
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The picture at `index`.
 

@@ -17,8 +17,8 @@ from dual_cross_attention.runs.setup import RunSetup
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.checkpoints import find_model_file, load_model
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.training.model_files import find_model_file, load_model
 from dual_cross_attention.training.progress import track
 
 

@@ -1,11 +1,11 @@
 """A run of fine-grained recognition: classes, crops, and pictures in any order."""
 
 import torch
-from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
@@ -32,7 +32,7 @@ class FGVCSetup(RunSetup):
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)
 
-    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return train_loader(
             self.data.train,
             train_transform(*self._sizes_and_stats(model), self.config.flip),
@@ -44,13 +44,12 @@ class FGVCSetup(RunSetup):
             cache=self.cache,
         )
 
-    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return test_loader(
             self.data.test,
             test_transform(*self._sizes_and_stats(model)),
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),
-            self.config.seed,
             device.type,
             self.cache,
         )

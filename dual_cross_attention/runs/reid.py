@@ -1,7 +1,6 @@
 """A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
 
 import torch
-from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import ReIDConfig
 from dual_cross_attention.data import (
@@ -14,6 +13,7 @@ from dual_cross_attention.data import (
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
@@ -58,7 +58,7 @@ class ReIDSetup(RunSetup):
             config.normalize_features,
         )
 
-    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         config, train = self.config, self.data.train
         per_identity = config.images_per_identity
         return train_loader(
@@ -70,18 +70,17 @@ class ReIDSetup(RunSetup):
             reading_processes(config, device),
             config.seed,
             device.type,
-            sampler=IdentitySampler(train.identities, config.batch_size // per_identity, per_identity, config.seed),
+            order=IdentitySampler(train.identities, config.batch_size // per_identity, per_identity, config.seed),
             cache=self.cache,
         )
 
-    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         size = tuple(self.config.img_size)
         return test_loader(
             PictureList(self.pictures, range(len(self.pictures))),
             test_transform(size, size, *self._stats(model)),
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),
-            self.config.seed,
             device.type,
             self.cache,
         )

@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from timm.data import resolve_data_config
-from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.task import Task
@@ -47,11 +47,11 @@ class RunSetup(ABC):
         """The task over a model."""
 
     @abstractmethod
-    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         """Batches for `Task.training_step`."""
 
     @abstractmethod
-    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> DataLoader:
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         """Batches for `Task.evaluate`."""
 
     def check_fits(self, classes: list[str]) -> None:

@@ -2,7 +2,10 @@
 
 import shlex
 from itertools import islice
+from pathlib import Path
 
+import torch
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from rich.console import Console
 
@@ -10,8 +13,11 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
-from dual_cross_attention.training.checkpoints import build_model, read_progress
+from dual_cross_attention.training.checkpoints import read_progress
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.training.model_files import build_model
+from dual_cross_attention.training.parallel import decide_once
+from dual_cross_attention.training.results import complete_results
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
@@ -27,10 +33,43 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
 
     Raises:
         InputError: settings, data, weights or folder that cannot work.
-        TrainingDivergedError: a loss is not finite.
+        TrainingDivergedError: a loss or a gradient is not finite.
+        InterruptedRun: a signal came, and the state is saved.
     """
+    device = choose_device(config.device)
+    PartialState(cpu=device.type == "cpu")  # under torchrun, this is where the processes meet
+    folder, checkpoint = decide_once(lambda: _open_folder(config, console))
+    try:
+        return _train(config, console, device, folder, checkpoint)
+    finally:
+        if PartialState().is_main_process:
+            folder.unlock()
+
+
+def _open_folder(config: TrainingConfig, console: Console) -> tuple[RunFolder, Path | None]:
+    """The run's folder, locked against others, and what to go on from."""
+
+    def warn(message: str) -> None:
+        console.print(f"warning: {message}", style="yellow")
+
     folder = choose_folder(config)
-    checkpoint = find_checkpoint(config, folder)
+    folder.lock()
+    try:
+        checkpoint = find_checkpoint(config, folder, warn)
+        if checkpoint and checkpoint.parent == folder.checkpoints:
+            complete_results(folder, config, checkpoint)
+    except OSError as error:
+        folder.unlock()
+        raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
+    except BaseException:
+        folder.unlock()
+        raise
+    return folder, checkpoint
+
+
+def _train(
+    config: TrainingConfig, console: Console, device: torch.device, folder: RunFolder, checkpoint: Path | None
+) -> dict[str, float]:
     if checkpoint and checkpoint.parent == folder.checkpoints:
         progress = read_progress(checkpoint)
         if progress["epoch"] >= config.epochs:
@@ -38,7 +77,6 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
-    device = choose_device(config.device)
     keep_freed_memory()
     choose_precision(config.precision, device)  # refuse before anything is read or fetched
     setup = read_setup(config)
@@ -60,13 +98,13 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"
     )
-    trainer = Trainer(task, *loaders, config, setup.classes, folder, console)
+    trainer = Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint)
     try:
         if trainer.accelerator.is_main_process:
             folder.write_config(config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
-    best = trainer.fit(checkpoint)
+    best = trainer.fit()
     _report(config, folder, best, trainer.unreadable.found, console)
     return best
 

@@ -1,165 +1,208 @@
-"""Models with all that is needed to use them, and the full state that a run is resumed from.
+"""Checkpoints that survive what machines do: written beside, flushed, renamed, checked by their hashes when read.
 
-A model file is a `.safetensors`: the state dict of `DualCrossAttentionViT`, and in the header's metadata, as JSON, the
-settings ("config"), the class names ("classes"), the versions and the metrics of that epoch. Nothing is unpickled.
+A checkpoint is a folder: `state.pt` (tensors and plain containers; read with `weights_only=True`, so nothing in it is
+executed), `progress.json` (how far the run had come), and `manifest.json`, which has the size and the SHA-256 of both
+and is written last. Writing happens in a thread, while the training goes on.
+
+    epoch_0003                  after the third epoch and its evaluation
+    epoch_0003_step_00001234    later, in the fourth epoch: 1,234 steps of the optimiser since the start
 """
 
+import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
-from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError
+from torch.utils._pytree import tree_map_only
 
-from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
-from dual_cross_attention.training.run_folder import RunFolder, versions
+from dual_cross_attention.training.run_folder import flush
 
-KEPT_CHECKPOINTS = 2
+KEPT = 2
+"""Newest checkpoints that are kept, beside that of the best epoch."""
 
-
-@dataclass
-class SavedModel:
-    """A model read back, in evaluation mode."""
-
-    model: DualCrossAttentionViT
-    config: TrainingConfig
-    classes: list[str]
-    metrics: dict[str, float]
+STATE, PROGRESS, MANIFEST = "state.pt", "progress.json", "manifest.json"
 
 
-def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """The model that the settings describe; `pretrained` as in `create_model`."""
-    return create_model(
-        config.backbone,
-        num_classes,
-        task=config.task,
-        img_size=tuple(config.img_size),
-        ablation=config.ablation,
-        local_ratio=config.local_ratio,
-        pretrained=pretrained,
-        glca_init=config.glca_init,
-        distractor_stream=config.distractor_stream,
-        drop_path_rate=config.drop_path_rate,
-        **config.backbone_kwargs,
-    )
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """After `epoch` epochs; in the middle of the next one, with the steps of the optimiser since the start."""
+    return f"epoch_{epoch:04d}" + (f"_step_{step:08d}" if step is not None else "")
 
 
-def save_model(
-    path: Path, model: DualCrossAttentionViT, config: TrainingConfig, classes: list[str], metrics: dict[str, float]
-) -> None:
-    """Model, settings and class names into one file, written beside and then renamed."""
-    metadata = {
-        "config": json.dumps(asdict(config)),
-        "classes": json.dumps(classes),
-        "metrics": json.dumps(metrics),
-        "versions": json.dumps(versions()),
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary, metadata)
-    os.replace(temporary, path)
-
-
-def find_model_file(run_or_checkpoint: str | Path) -> Path:
-    """A run's best model, or the file itself.
-
-    Raises:
-        InputError: neither.
-    """
-    path = Path(run_or_checkpoint)
-    candidates = [RunFolder(path).best, RunFolder(path).last] if path.is_dir() else [path]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise InputError(
-        f"no model at '{path}': expected a run's folder (with best.safetensors) or a .safetensors file of one"
-    )
-
-
-def load_model(run_or_checkpoint: str | Path) -> SavedModel:
-    """A trained model from a run's folder (its best) or a file, on CPU and in evaluation mode.
-
-    Raises:
-        InputError: nothing there, or not a file that `save_model` wrote.
-    """
-    path = find_model_file(run_or_checkpoint)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read '{path}' as .safetensors: {' '.join(str(error).split())}") from error
-    try:
-        settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
-        if not (isinstance(settings, dict) and isinstance(classes, list)):
-            raise ValueError(f"expected a mapping and a list, got {type(settings)} and {type(classes)}")
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
-        ) from error
-    config = restore_config(settings, f"the header of '{path}'")
-    model = build_model(config, len(classes), pretrained=False)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
-    return SavedModel(model.eval(), config, classes, metrics)
-
-
-def save_checkpoint(accelerator: Accelerator, folder: RunFolder, progress: dict[str, Any]) -> Path:
-    """Everything that `load_checkpoint` needs, after epoch `progress["epoch"]`; the last two are kept."""
-    target = folder.checkpoints / f"epoch_{progress['epoch']:04d}"
-    temporary = target.with_name(target.name + ".tmp")
-    accelerator.save_state(str(temporary))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (temporary / "progress.json").write_text(json.dumps(progress))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-        for old in list_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return target
-
-
-def list_checkpoints(folder: RunFolder) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(
-        path
-        for path in folder.checkpoints.glob("epoch_*")
-        if (path / "progress.json").is_file() and path.suffix != ".tmp"
-    )
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in a folder that were written to the end, oldest first."""
+    return sorted(path for path in folder.glob("epoch_*") if (path / MANIFEST).is_file() and "." not in path.name)
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """How far the run of a checkpoint had come, as `save_checkpoint` was told.
+    """How far the run of a checkpoint had come, as it was saved; `verify` tells whether that is to be trusted."""
+    return json.loads((path / PROGRESS).read_text())
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; None if nothing is."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name in (STATE, PROGRESS):
+            expected, file = files[name], path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size:,} bytes, expected {expected['bytes']:,}"
+            if _sha256(file) != expected["sha256"]:
+                return f"{name} is not what was written (its SHA-256 differs)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read: {type(error).__name__}: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a run needs beside its progress, on CPU. Nothing in it is executed.
 
     Raises:
-        InputError: it does not say.
+        InputError: it cannot be read.
     """
     try:
-        return json.loads((path / "progress.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot resume from '{path}': {error}") from error
-
-
-def load_checkpoint(accelerator: Accelerator, path: Path) -> dict[str, Any]:
-    """Weights, optimiser, scaler and random states back in place; returns what was saved as `progress`.
-
-    Raises:
-        InputError: not a checkpoint of this model.
-    """
-    progress = read_progress(path)
-    try:
-        accelerator.load_state(str(path))
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a reader raises on damaged or hostile bytes is not limited to any list of types
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise InputError(f"cannot resume from '{path}': {reason}") from error
-    return progress
+
+
+class CheckpointWriter:
+    """Writes checkpoints, one at a time, while the training goes on.
+
+    A full disk or a folder that cannot be written to does not end a run: it is told, what was there stays, and the next
+    checkpoint tries again.
+
+    Args:
+        folder: where they go.
+        warn: is told what could not be written.
+
+    Attributes:
+        failed: what the last attempt could not do; None if it worked.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]):
+        self.folder, self.warn = folder, warn
+        self.failed: str | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future | None = None
+
+    def save(
+        self,
+        name: str,
+        state: dict[str, Any],
+        progress: dict[str, Any],
+        best: str | None = None,
+        then: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Begin to write a checkpoint. Waits for the one before.
+
+        Args:
+            name: of its folder; see `checkpoint_name`.
+            state: tensors in plain containers; copied before this returns, so training may change them.
+            progress: what JSON can hold.
+            best: name of a checkpoint that is kept however old it is.
+            then: to be called by the same thread once the checkpoint is there, with the copied state.
+        """
+        self.wait()
+        copied = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
+        self._writing = self._thread.submit(self._write, name, copied, progress, best, then)
+
+    def wait(self) -> None:
+        """Until what was begun is written, or has failed."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(
+        self, name: str, state: dict, progress: dict, best: str | None, then: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        target = self.folder / name
+        temporary = target.with_name(f"{name}.tmp")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while it wrote
+            write_checkpoint(temporary, state, progress)
+            if target.exists():  # a run that was told to go on from an earlier one comes by again
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+            flush(self.folder)
+            if then:
+                then(state)
+            for old in list_checkpoints(self.folder)[:-KEPT]:
+                if old.name != best:
+                    # Renamed first: half removed, it would look torn.
+                    shutil.rmtree(old.rename(old.with_name(f"{old.name}.old")))
+            self.failed = None
+        except (OSError, SafetensorError) as error:
+            self.failed = f"cannot write checkpoint '{target}': {' '.join(str(error).split())}"
+            shutil.rmtree(temporary, ignore_errors=True)
+            last = list_checkpoints(self.folder)
+            self.warn(
+                f"{self.failed}; the run goes on, and "
+                + (f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet")
+            )
+
+
+def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]) -> None:
+    """State (tensors on CPU), progress and manifest into a new folder, flushed to the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.mkdir(parents=True)
+    files = {}
+    for name, content in ((STATE, state), (PROGRESS, json.dumps(progress).encode())):
+        with (path / name).open("wb") as file:
+            counted = _CountedFile(file)
+            if name == STATE:
+                try:
+                    torch.save(content, counted)
+                except RuntimeError:  # PyTorch's writer turns what the file raised into its own
+                    raise (counted.error or OSError("PyTorch could not write the state")) from None
+            else:
+                counted.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        files[name] = {"bytes": counted.bytes, "sha256": counted.hash.hexdigest()}
+    with (path / MANIFEST).open("w") as file:
+        json.dump({"files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    flush(path)
+
+
+class _CountedFile:
+    """A file that is written to, with what the manifest needs to know of it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.bytes, self.hash = file, 0, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.bytes += len(data)
+        self.hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -43,11 +44,15 @@ def build_optimizer(
     given = [
         {"params": own, "lr": lr, "lr_scale": scale, "weight_decay": decay} for (scale, decay), own in groups.items()
     ]
-    # Fused: one kernel for all parameters, and with fp16 it skips a step that overflowed without asking the GPU first.
-    # SGD is not: after a first step that overflowed, its fused kernel would take momentum from memory never written to.
-    if kind == "sgd":
-        return SGD(given, momentum=MOMENTUM)
-    optimizer = AdamW(given, fused=True)
+    # Fused: one kernel for all parameters, and a step can be skipped without asking the GPU first: see `Freeze`, and
+    # the loss scaling of fp16.
+    if kind == "adamw":
+        optimizer: Optimizer = AdamW(given, fused=True)
+    else:
+        optimizer = SGD(given, momentum=MOMENTUM, fused=True)
+        # Else a first step that is skipped would leave momentum in memory that was never written to.
+        for parameter in (parameter for own in groups.values() for parameter in own):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     optimizer.register_load_state_dict_pre_hook(_stay_fused)
     return optimizer
 

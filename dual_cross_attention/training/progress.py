@@ -25,7 +25,7 @@ def make_console(stderr: bool = False) -> Console:
 class ProgressBar:
     """A bar with a line of status; where there is no terminal, it shows nothing.
 
-    Used as a context, it gives a function that takes a step and shows a new status.
+    Used as a context, it gives a function that takes a step (or so many) and shows a new status.
     """
 
     def __init__(self, title: str, total: int, console: Console):
@@ -43,7 +43,7 @@ class ProgressBar:
 
     def __enter__(self) -> Callable[..., None]:
         self.progress.start()
-        return lambda status="": self.progress.update(self.bar, advance=1, status=status)
+        return lambda status="", advance=1: self.progress.update(self.bar, advance=advance, status=status)
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.flags import read_yaml
@@ -25,6 +26,15 @@ def versions() -> dict[str, str]:
     }
 
 
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk itself: a power cut then cannot undo them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class RunFolder:
     """OUTPUT_DIR with config.yaml, metrics.jsonl, best and last model, and checkpoints/."""
 
@@ -35,6 +45,32 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
         self.checkpoints = self.path / "checkpoints"
+        self.diverged = self.path / "diverged"
+        self.memory = self.path / "memory.json"
+        self._lock = FileLock(self.path / ".lock")
+        self._owner = self.path / ".owner"
+
+    def lock(self) -> None:
+        """Keep every other training out of the folder for as long as this process lives.
+
+        Raises:
+            InputError: another one is at work in it, or nothing can be written there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
+        except Timeout:
+            owner = self._owner.read_text() if self._owner.is_file() else "another process"
+            raise InputError(
+                f"'{self.path}' is in use: {owner} is training into it; wait for its end, or take another --output_dir"
+            ) from None
+        except OSError as error:
+            raise InputError(f"cannot write to the run's folder '{self.path}': {error.strerror}") from error
+
+    def unlock(self) -> None:
+        """Let others in."""
+        self._lock.release(force=True)
 
     def write_config(self, config: TrainingConfig) -> None:
         """The settings as YAML, usable as --config; the versions stand above them."""
@@ -49,11 +85,6 @@ class RunFolder:
         """
         return read_yaml(self.config)
 
-    def append_metrics(self, row: dict[str, float]) -> None:
-        """One epoch's row."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
     def read_metrics(self) -> list[dict[str, float]]:
         """All rows so far; a last line that a crash cut short is left out."""
         rows = []
@@ -66,13 +97,21 @@ class RunFolder:
                     raise InputError(f"'{self.metrics}', line {number}: expected JSON, got {line!r:.60}") from error
         return rows
 
+    def write_metrics(self, row: dict[str, float]) -> None:
+        """An epoch's row, in place of it and all later ones: a resumed run writes those again."""
+        rows = [other for other in self.read_metrics() if other["epoch"] < row["epoch"]]
+        self._write(self.metrics, "".join(json.dumps(each) + "\n" for each in [*rows, row]))
+
     def drop_metrics_after(self, epoch: int) -> None:
-        """Forget rows that a resumed run will write again."""
-        rows = [row for row in self.read_metrics() if row["epoch"] <= epoch]
-        self._write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        """Forget the rows of later epochs."""
+        rows = self.read_metrics()
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        if len(kept) < len(rows):
+            self._write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _write(self, path: Path, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text)
+        flush(temporary)
         os.replace(temporary, path)

@@ -5,12 +5,14 @@ steps; a loss that is not finite is then named with the exact step it came from.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from dual_cross_attention.errors import TrainingDivergedError
+
+Sums = dict[str, tuple[float, float]]
 
 
 class StepLog:
@@ -18,24 +20,37 @@ class StepLog:
 
     Args:
         interval: steps between two looks; 1 on CPU costs nothing.
-        last_checkpoint: says what a diverged run can go back to.
+
+    Attributes:
+        step: the last one that was looked at, since the start of the run.
+        latest: its scalars.
     """
 
-    def __init__(self, interval: int, last_checkpoint: Callable[[], str]):
+    def __init__(self, interval: int):
         self.interval = interval
-        self.last_checkpoint = last_checkpoint
         self.start_epoch(0)
 
-    def start_epoch(self, first_step: int) -> None:
-        """Forget the epoch before; `first_step` is the number of the next step since the start of the run."""
-        self.step = first_step
-        self.latest: dict[str, float] = {}
-        self._pending: list[dict[str, Tensor]] = []
-        self._values: dict[str, list[float]] = {}
+    def start_epoch(
+        self, steps: int, sums: Mapping[str, tuple[float, float]] | None = None, latest: dict[str, float] | None = None
+    ) -> None:
+        """Forget the epoch before.
 
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        """One step's scalars, on their device; not every step needs to have all. Looks every `interval` steps."""
-        self._pending.append({name: value.detach().float() for name, value in scalars.items()})
+        Args:
+            steps: that were done since the start of the run.
+            sums, latest: what was seen of this epoch already.
+        """
+        self.step = steps
+        self.latest: dict[str, float] = dict(latest or {})
+        self._pending: list[tuple[dict[str, Tensor], float]] = []
+        self._sums: Sums = {name: (total, weight) for name, (total, weight) in (sums or {}).items()}
+
+    def add(self, scalars: dict[str, Tensor], weight: float = 1.0) -> None:
+        """One step's scalars, on their device; not every step needs to have all. Looks every `interval` steps.
+
+        Args:
+            weight: the share of the step that they are of, where several processes have one each.
+        """
+        self._pending.append(({name: value.detach().float() for name, value in scalars.items()}, weight))
         if len(self._pending) >= self.interval:
             self.flush()
 
@@ -45,24 +60,22 @@ class StepLog:
         Raises:
             TrainingDivergedError: a value is NaN or infinite.
         """
-        if not self._pending:
-            return
-        values = iter(
-            torch.stack([value for step in self._pending for value in step.values()]).tolist()
-        )  # one transfer
-        steps = [dict(zip(step, values, strict=False)) for step in self._pending]
-        self._pending.clear()
-        for scalars in steps:
+        pending, self._pending = self._pending, []
+        scalars = [value for step, _ in pending for value in step.values()]
+        values = iter(torch.stack(scalars).tolist() if scalars else ())  # one transfer
+        for step, weight in pending:
             self.step += 1
-            self._check_finite(scalars)
-            self.latest |= scalars
-            for name, value in scalars.items():
-                self._values.setdefault(name, []).append(value)
+            read = dict(zip(step, values, strict=False))
+            self._check_finite(read)
+            self.latest |= read
+            for name, value in read.items():
+                total, weights = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = total + weight * value, weights + weight
 
-    def means(self) -> dict[str, float]:
-        """The mean of every scalar over those steps of the epoch that had it."""
+    def sums(self) -> Sums:
+        """Of every scalar of the epoch so far: the sum of its weighted values, and of the weights."""
         self.flush()
-        return {name: math.fsum(values) / len(values) for name, values in self._values.items()}
+        return dict(self._sums)
 
     def _check_finite(self, scalars: dict[str, float]) -> None:
         broken = {name: value for name, value in scalars.items() if not math.isfinite(value)}
@@ -76,7 +89,16 @@ class StepLog:
             else f"{name} is {broken[name]}"
             for name in parts
         )  # fmt: skip
-        raise TrainingDivergedError(
-            f"training diverged at step {self.step}: {named}; {self.last_checkpoint()}; "
-            "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
-        )
+        raise TrainingDivergedError(f"training diverged at step {self.step}: {named}")
+
+
+def combine(of_processes: list[Sums]) -> Sums:
+    """The sums of several processes as one."""
+    names = dict.fromkeys(name for sums in of_processes for name in sums)
+    there = {name: [sums[name] for sums in of_processes if name in sums] for name in names}
+    return {name: (math.fsum(t for t, _ in each), math.fsum(w for _, w in each)) for name, each in there.items()}
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """The mean of every scalar over the steps that had it."""
+    return {name: total / weight for name, (total, weight) in sums.items() if weight}

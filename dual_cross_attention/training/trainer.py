@@ -1,32 +1,49 @@
 """The training loop. It knows a task by its `training_step` and `evaluate`, and nothing of what the task learns.
 
-Accelerate does devices, mixed precision, accumulation and the full-state checkpoints.
+Notable:
+- all that is random follows from seed, epoch and the number of a micro-batch or picture; so a run that was interrupted,
+  or goes on with another number of processes, computes what it would have computed;
+- a checkpoint is the truth, and what users read (metrics.jsonl, best.safetensors) is written after it;
+- a signal, a full disk, too little memory or a reading process that dies is met between two steps, never within one.
 """
 
 import math
 import time
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import set_seed
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from rich.console import Console
-from torch.utils.data import DataLoader
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.unreadable import UnreadablePictures
-from dual_cross_attention.errors import InputError, TrainingDivergedError
+from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint, save_model
+from dual_cross_attention.training.checkpoints import (
+    CheckpointWriter,
+    checkpoint_name,
+    list_checkpoints,
+    read_progress,
+    read_state,
+)
 from dual_cross_attention.training.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
+from dual_cross_attention.training.divergence import Freeze, save_diverged
+from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
+from dual_cross_attention.training.parallel import Parallel
+from dual_cross_attention.training.pieces import Pieces
 from dual_cross_attention.training.progress import ProgressBar, track
+from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
-from dual_cross_attention.training.step_log import StepLog
+from dual_cross_attention.training.shares import Shares, seed_batch
+from dual_cross_attention.training.step_log import StepLog, combine, means
 
-GPU_LOG_INTERVAL = 10  # steps between two looks at the losses on a GPU
+GPU_LOG_INTERVAL = 10  # steps between two looks at the losses on a GPU, and at what other processes want
 
 
 class Trainer:
@@ -34,177 +51,360 @@ class Trainer:
 
     Args:
         task: model, losses and metrics.
-        train_loader, eval_loader: batches as the task wants them.
+        train_batches, eval_batches: batches as the task wants them.
         config: the settings of any task.
         classes: class names, saved with the model.
         folder: where everything goes.
         console: where progress is shown.
+        resume_from: a checkpoint to go on from.
+
+    Raises:
+        InputError: `resume_from` does not fit.
     """
 
     def __init__(
         self,
         task: Task,
-        train_loader: DataLoader,
-        eval_loader: DataLoader,
+        train_batches: Batches,
+        eval_batches: Batches,
         config: TrainingConfig,
         classes: list[str],
         folder: RunFolder,
         console: Console,
+        resume_from: Path | None = None,
     ):
         self.config, self.classes, self.folder, self.console = config, classes, folder, console
+        self.task, self.train_batches, self.eval_batches = task, train_batches, eval_batches
         device = choose_device(config.device)
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision=choose_precision(config.precision, device),
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            dataloader_config=DataLoaderConfiguration(
-                use_seedable_sampler=True, non_blocking=True, data_seed=config.seed
-            ),
             log_with="tensorboard",
             project_dir=str(folder.path),
         )
-        self.task = task
-        effective_batch = config.batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
-        peak = peak_learning_rate(config.lr, config.lr_per_512, effective_batch)
+        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        processes = self.accelerator.num_processes
+        progress = read_progress(resume_from) if resume_from else {}
+        # The first start decides what a step is; more or fewer processes only share it out.
+        per_step = progress.get("batches_per_step", config.gradient_accumulation_steps * processes)
+        self.shares = Shares(len(train_batches), per_step, self.accelerator.process_index, processes)
+
+        peak = peak_learning_rate(config.lr, config.lr_per_512, config.batch_size * per_step)
         optimizer = build_optimizer(
             task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
         )
-        # Accelerate sets the epoch of what it wraps only in some cases, so it is set where it matters.
-        self.has_epochs = [part for part in (train_loader.dataset, train_loader.sampler) if hasattr(part, "set_epoch")]
-        self.wrapped, self.optimizer, self.train_loader = self.accelerator.prepare(task, optimizer, train_loader)
-        self.accelerator.even_batches = False  # made even among processes, some test pictures would count twice
-        self.eval_loader = self.accelerator.prepare(eval_loader)
-        # Counted after `prepare`, which shares the batches out among the processes.
-        updates_per_epoch = math.ceil(len(self.train_loader) / config.gradient_accumulation_steps)
-        compiled, why_not = choose_compile(config.compile, device, len(self.train_loader) * config.epochs)
+        self.parallel = Parallel(self.accelerator, task, optimizer)
+        self.wrapped, self.optimizer = self.parallel.wrapped, self.parallel.optimizer
+        compiled, why_not = choose_compile(
+            config.compile, device, self.shares.steps * self.shares.rounds * config.epochs
+        )
         if compiled:
             task.model.compile_blocks()
         elif why_not:
-            console.print(f"warning: {why_not}", style="yellow")
-        self.schedule = build_schedule(optimizer, updates_per_epoch, config.epochs, config.warmup_epochs, config.min_lr)
-        self.device = self.accelerator.device
-        self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type != "cpu" else 1, partial(_last_checkpoint, folder))
-        self.unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
-        self.epoch, self.update = 0, 0  # finished ones
-        self.best: dict[str, float] = {}
+            self._warn(why_not)
+        self.schedule = build_schedule(optimizer, self.shares.steps, config.epochs, config.warmup_epochs, config.min_lr)
 
-    def fit(self, resume_from: Path | None = None) -> dict[str, float]:
+        self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
+        # Where the device cannot hold the weights by itself, somebody looks before every step; see `Freeze`.
+        self.freeze = Freeze(optimizer, self.device) if self.device.type in ("cuda", "cpu") else None
+        order = train_batches.order
+        self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device)
+        self.eval_pieces = Pieces(config.batch_size, 1, 1, folder.memory.with_name("eval_memory.json"), self.device)
+        self.unreadable = UnreadablePictures(self._warn)
+        self.writer = CheckpointWriter(folder.checkpoints, self._warn)
+        self.results = Results(folder, config, classes)
+        self.interruptions = Interruptions()
+        self.saved_at = time.monotonic()
+        self.epoch, self.step, self.step_in_epoch = 0, 0, 0  # finished ones
+        self.best: dict[str, float] = {}
+        if resume_from:
+            self._restore(resume_from, progress)
+
+    def fit(self) -> dict[str, float]:
         """Train to the last epoch; returns the best epoch's row of metrics.jsonl.
 
         Raises:
-            TrainingDivergedError: a loss is not finite.
-            InputError: `resume_from` does not fit, or the batch does not fit into the GPU's memory.
+            InterruptedRun: a signal came; the state is saved.
+            TrainingDivergedError: a loss or a gradient is not finite; the state before that is saved.
+            InputError: not even the smallest batch fits into memory, or what came out cannot be written.
         """
-        if resume_from:
-            self._restore(load_checkpoint(self.accelerator, resume_from))
-        if self.accelerator.is_main_process:
+        if self.is_main:
             self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
             self.accelerator.init_trackers("tensorboard")
-        try:
-            for epoch in range(self.epoch + 1, self.config.epochs + 1):
-                row = self._train_epoch(epoch)
-                if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
-                    row |= self._evaluate(epoch)
-                self._finish_epoch(epoch, row)
-        except torch.OutOfMemoryError as error:
+        with self.interruptions:
+            try:
+                while self.epoch < self.config.epochs:
+                    row = self._train_epoch()
+                    if self.epoch + 1 == self.config.epochs or (self.epoch + 1) % self.config.eval_every == 0:
+                        row |= self._evaluate()
+                    self._finish_epoch(row)
+            except InterruptedRun as interruption:
+                raise self._leave(interruption) from None
+            except TrainingDivergedError as error:
+                raise self._diverged(error) from error
+            finally:
+                self.writer.wait()
+        if self.writer.failed:
             raise InputError(
-                f"out of GPU memory at batch_size {self.config.batch_size} ({str(error).partition('. ')[0]}): try a "
-                "smaller one with more --gradient_accumulation_steps, --use_gradient_checkpointing true, or "
-                f"--ablation sa_glca; {_last_checkpoint(self.folder)}"
-            ) from error
+                f"the training is done, but {self.writer.failed}: make room, and the same command goes on from the "
+                "last good checkpoint"
+            )
         self.accelerator.end_training()
         return self.best
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        # Seeded anew for every epoch, so that a resumed run goes on as the uninterrupted one would have.
-        set_seed(self.config.seed + 100_003 * epoch, device_specific=True)
-        self.train_loader.set_epoch(epoch)
-        for part in self.has_epochs:
-            part.set_epoch(epoch)
+    # --- an epoch ---
+
+    def _train_epoch(self) -> dict[str, float]:
+        """What is left of the epoch; returns its row so far."""
         self.task.train()
-        self.step_log.start_epoch((epoch - 1) * len(self.train_loader))
-        images, start = 0, time.perf_counter()
-        title = f"epoch {epoch}/{self.config.epochs}"
-        with ProgressBar(title, len(self.train_loader), self.console) as advance:
-            for batch in self.unreadable.watch(self.train_loader):
-                self._step(batch)
-                images += len(batch["images"]) * self.accelerator.num_processes
-                advance(self._status(images / (time.perf_counter() - start)))
-        means = self.step_log.means()
+        images, start = [0], time.perf_counter()
+
+        def advance_by(pictures: int, advance: Callable[..., None]) -> None:
+            images[0] += pictures * self.parallel.processes
+            advance(self._status(images[0] / (time.perf_counter() - start)))
+
+        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        with ProgressBar(title, self.shares.steps * self.shares.rounds, self.console) as advance:
+            advance(advance=self.step_in_epoch * self.shares.rounds)
+            while self.step_in_epoch < self.shares.steps:
+                try:
+                    self._train_steps(lambda pictures: advance_by(pictures, advance))
+                except torch.OutOfMemoryError as error:
+                    reason = _first_sentence(error)
+                else:
+                    break
+                self._use_less_memory(self.pieces, reason)  # here, where the failed step's tensors are gone
+        found = combine(self.parallel.gather(self.step_log.sums()))
         w = {name: value for name, value in self.step_log.latest.items() if name.startswith("w_")}  # the epoch's last
         return {
-            "epoch": epoch,
-            **{f"train/{name}": value for name, value in (means | w).items() if name != "grad_norm"},
-            "train/images_per_second": images / (time.perf_counter() - start),
+            "epoch": self.epoch + 1,
+            **{f"train/{name}": value for name, value in (means(found) | w).items() if name != "grad_norm"},
+            "train/images_per_second": images[0] / (time.perf_counter() - start),
             "peak_memory_mb": peak_memory_mb(self.device),
             "lr": self.optimizer.param_groups[0]["lr"],
         }
 
-    def _step(self, batch: dict[str, Any]) -> None:
-        with self.accelerator.accumulate(self.wrapped):
-            scalars = self.wrapped(batch)
-            self.accelerator.backward(scalars["loss"])
-            if self.accelerator.sync_gradients:
-                limit = math.inf if self.config.clip_grad is None else self.config.clip_grad
-                norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
-                # fp16 overflows now and then, and its scaler skips that step. Elsewhere a gradient that is not finite
-                # would poison the weights: the log sees it before anything is saved.
-                if self.accelerator.scaler is None:
-                    scalars = scalars | {"grad_norm": norm}
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.accelerator.sync_gradients:
-                self.update += 1
-                self.schedule.step_update(self.update)
-        self.step_log.add(scalars)
+    def _train_steps(self, advance: Callable[[int], None]) -> None:
+        """From the first step of the epoch that is not done to the last."""
+        steps = range(self.step_in_epoch, self.shares.steps)
+        shares = [self.shares.of(step) for step in steps]
+        numbers = [number for share in shares for number, _ in share]
+        batches = self.unreadable.watch(self.train_batches.read(self.epoch + 1, numbers))
+        for share in shares:
+            self._step(share, batches, advance)
+            self._attend()
 
-    def _evaluate(self, epoch: int) -> dict[str, float]:
-        batches = self.unreadable.watch(self.eval_loader)
-        try:
-            with self.accelerator.autocast():
-                metrics = self.task.evaluate(track(batches, f"evaluate {epoch}", len(self.eval_loader), self.console))
-        except TrainingDivergedError as error:
-            said = f"{error}, after step {self.step_log.step}; {_last_checkpoint(self.folder)}"
-            raise TrainingDivergedError(said) from error
-        return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
+    def _step(
+        self, share: list[tuple[int, float]], batches: Iterator[dict[str, Any]], advance: Callable[[int], None]
+    ) -> None:
+        """One step of the optimiser.
 
-    def _finish_epoch(self, epoch: int, row: dict[str, float]) -> None:
-        self.epoch = epoch
-        key = f"val/{self.task.best_metric}"
-        is_best = key in row and row[key] > self.best.get(key, -math.inf)
-        if is_best:
+        Args:
+            share: number and weight of this process's micro-batches; see `Shares.of`.
+            batches: those micro-batches.
+            advance: is told the pictures of each.
+        """
+        self.optimizer.zero_grad()  # of a step that was given up
+        sums: dict[str, torch.Tensor] = {}
+        for place, (number, weight) in enumerate(share):
+            batch = send_to_device(next(batches), self.device, non_blocking=True)
+            pieces = list(self.pieces.cut(batch))
+            for piece, (part, part_weight) in enumerate(pieces):
+                is_last = place == len(share) - 1 and piece == len(pieces) - 1
+                seed_batch(self.config.seed, self.epoch + 1, number, piece)
+                with nullcontext() if is_last else self.parallel.accumulating():
+                    scalars = self.wrapped(part)
+                    self.accelerator.backward(scalars["loss"] * (weight * part_weight))
+                for name, value in scalars.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach() * (weight * part_weight)
+            advance(len(batch["labels"]) if weight else 0)
+            if self.interruptions.requested and self.parallel.processes == 1:
+                self.optimizer.zero_grad()
+                raise InterruptedRun(self.interruptions.requested)
+        limit = math.inf if self.config.clip_grad is None else self.config.clip_grad
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        total = sum(weight for _, weight in share)
+        scalars = {name: value / total for name, value in sums.items()} if total else {}
+        # fp16 overflows now and then, and its scaler skips that step.
+        if self.accelerator.scaler is None:
+            scalars["grad_norm"] = norm
+            if self.freeze:
+                self.freeze.look_at(norm)
+            elif not norm.isfinite():
+                self.step_log.add(scalars)
+                self.step_log.flush()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+        self.schedule.step_update(self.step)
+        self.step_log.add(scalars, total / self.parallel.processes)
+
+    def _evaluate(self) -> dict[str, float]:
+        """The epoch's metrics on the test split, every picture of which one process sees."""
+        epoch, processes = self.epoch + 1, self.parallel.processes
+        own = range(self.accelerator.process_index, len(self.eval_batches), processes)
+
+        def read() -> Iterator[dict[str, Any]]:
+            for batch in self.unreadable.watch(self.eval_batches.read(0, own)):
+                yield from (part for part, _ in self.eval_pieces.cut(batch))
+
+        while True:
+            try:
+                with self.accelerator.autocast(), self.interruptions.at_once():
+                    metrics = self.task.evaluate(track(read(), f"evaluate {epoch}", len(own), self.console))
+                return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
+            except torch.OutOfMemoryError as error:
+                reason = _first_sentence(error)
+            except TrainingDivergedError as error:
+                raise TrainingDivergedError(f"{error}, after step {self.step}") from error
+            self._use_less_memory(self.eval_pieces, reason)
+
+    def _finish_epoch(self, row: dict[str, float]) -> None:
+        self.epoch, self.step_in_epoch = self.epoch + 1, 0
+        self.step_log.start_epoch(self.step)
+        best = is_better(row, self.best, f"val/{self.task.best_metric}")
+        if best:
             self.best = row
-        if self.accelerator.is_main_process:
-            self.folder.append_metrics(row)
-            save_model(self.folder.last, self.task.model, self.config, self.classes, row)
-            if is_best:
-                save_model(self.folder.best, self.task.model, self.config, self.classes, row)
-        self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=epoch)
-        progress = {
-            "epoch": epoch,
-            "update": self.update,
-            "best": self.best,
-            "unreadable": self.unreadable.found,
-            "classes": self.classes,
-        }
-        save_checkpoint(self.accelerator, self.folder, progress)
+        self.writer.wait()
+        self.results.add(row, best)
+        self._save(row)
+        try:
+            self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=self.epoch)
+        except OSError as error:
+            self._warn(f"cannot write TensorBoard's events: {error}; the run goes on")
         self.console.print(_summary(row, self.config.epochs))
 
-    def _restore(self, progress: dict[str, Any]) -> None:
+    # --- what may come in between ---
+
+    def _attend(self) -> None:
+        """After a step: leave if that was asked for, save if it is time."""
+        if self.parallel.processes > 1 and self.step % self.step_log.interval:
+            return  # asking the others waits for the device
+        due = self.is_main and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
+        wanted = self.parallel.largest(2 if self.interruptions.requested else int(due))
+        if wanted == 2:
+            raise InterruptedRun(self.interruptions.requested or "a signal to another process")
+        if wanted == 1:
+            self._save()
+
+    def _save(self, row: dict[str, float] | None = None) -> None:
+        """A checkpoint of now, written while the training goes on; with a row, of a finished epoch."""
+        progress = self._progress(combine(self.parallel.gather(self.step_log.sums())))
+        for found in self.parallel.gather(self.unreadable.found):
+            progress["unreadable"] |= found
+        state = self.parallel.state()
+        self.saved_at = time.monotonic()
+        if not self.is_main:
+            return
+        self.writer.save(
+            checkpoint_name(self.epoch, self.step if self.step_in_epoch else None),
+            state,
+            progress | ({"row": row} if row else {}),
+            checkpoint_name(int(self.best["epoch"])) if self.best else None,
+            self.results.write if row else None,
+        )
+
+    def _progress(self, sums: dict[str, tuple[float, float]]) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "step_in_epoch": self.step_in_epoch,
+            "batches_per_step": self.shares.per_step,
+            "best": self.best,
+            "log": {"sums": sums, "latest": self.step_log.latest},
+            "unreadable": dict(self.unreadable.found),
+            "classes": self.classes,
+        }
+
+    def _restore(self, path: Path, progress: dict[str, Any]) -> None:
         if progress["classes"] != self.classes:
             raise InputError(
                 f"the checkpoint knows {len(progress['classes'])} classes ({progress['classes'][0]}, …), the data has "
                 f"{len(self.classes)} ({self.classes[0]}, …): expected the same names in the same order"
             )
-        self.epoch, self.update = progress["epoch"], progress["update"]
-        if self.epoch >= self.config.epochs:
+        if progress["epoch"] >= self.config.epochs:
             raise InputError(
-                f"the checkpoint is of epoch {self.epoch}, and --epochs is {self.config.epochs}: nothing to do"
+                f"the checkpoint is of epoch {progress['epoch']}, and --epochs is {self.config.epochs}: nothing to do"
             )
+        try:
+            self.parallel.load(read_state(path))
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"cannot resume from '{path}': {reason}") from error
+        self.epoch, self.step, self.step_in_epoch = (progress[name] for name in ("epoch", "step", "step_in_epoch"))
         self.best = progress["best"] if self.folder.best.is_file() else {}  # a new folder gets a best model of its own
+        log = progress["log"] if self.is_main else {"sums": {}, "latest": progress["log"]["latest"]}
+        self.step_log.start_epoch(self.step, **log)
         self.unreadable.found.update(progress["unreadable"])
-        self.schedule.step_update(self.update)
-        self.console.print(f"resumed after epoch {self.epoch}")
+        self.schedule.step_update(self.step)
+        at = f", step {self.step_in_epoch} of {self.shares.steps}" if self.step_in_epoch else ""
+        self.console.print(f"resumed after epoch {self.epoch}{at}")
+        if self.shares.per_step % self.parallel.processes:
+            self._warn(
+                f"a step has {self.shares.per_step} micro-batches, as when the run began; {self.parallel.processes} "
+                "processes cannot share them evenly, so some wait for the others"
+            )
+
+    def _leave(self, interruption: InterruptedRun) -> InterruptedRun:
+        """Saves what there is; returns what the user is to be told."""
+        if self.step and not any(
+            path.name == self._name_of_now() for path in list_checkpoints(self.folder.checkpoints)
+        ):
+            self._save()
+        self.writer.wait()
+        return InterruptedRun(
+            f"{interruption}: left at epoch {self.epoch + 1} of {self.config.epochs}, step {self.step_in_epoch} of "
+            f"{self.shares.steps}; {self._last_checkpoint()}; the same command goes on from there"
+        )
+
+    def _diverged(self, error: TrainingDivergedError) -> TrainingDivergedError:
+        """Saves what repeats the step that diverged; returns what the user is to be told."""
+        said = f"{error}; {self._last_checkpoint()}"
+        first_of_epoch = self.step - self.step_in_epoch
+        diverged = self.step_log.step - first_of_epoch  # the step within the epoch, counted from 1
+        if self.is_main and self.step and 0 < diverged <= self.shares.steps and "evaluation" not in str(error):
+            numbers = [number for number, _ in self.shares.of(diverged - 1)]
+            progress = self._progress({}) | {"step": self.step_log.step - 1, "step_in_epoch": diverged - 1}
+            report = {
+                "what": str(error),
+                "epoch": self.epoch + 1,
+                "step": self.step_log.step,
+                "micro_batches": numbers,
+                "pictures": self.train_batches.picture_names(self.epoch + 1, numbers),
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "precision": self.accelerator.mixed_precision,
+            }
+            try:
+                save_diverged(self.folder.diverged, self.parallel.state(), progress, report)
+                said += (
+                    f"; '{self.folder.diverged}' has the state before that step, and its pictures: --resume "
+                    f"{self.folder.diverged} --output_dir OTHER repeats it"
+                )
+            except OSError as failed:
+                self._warn(f"cannot write '{self.folder.diverged}': {failed}")
+        advice = "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
+        return TrainingDivergedError(f"{said}; {advice}")
+
+    def _use_less_memory(self, pieces: Pieces, reason: str) -> None:
+        self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._warn(pieces.double(reason, self._last_checkpoint()))
+        if self.parallel.processes > 1:  # the others are in the middle of a step that this one cannot join again
+            raise InputError(
+                f"{reason}: the same command, or a restart by the launcher, goes on with half of the pictures at a "
+                f"time; {self._last_checkpoint()}"
+            )
+
+    # --- what is said ---
+
+    def _last_checkpoint(self) -> str:
+        self.writer.wait()
+        found = list_checkpoints(self.folder.checkpoints)
+        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+    def _warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", style="yellow")
 
     def _status(self, images_per_second: float) -> str:
         latest = self.step_log.latest
@@ -213,9 +413,8 @@ class Trainer:
         return f"loss {loss:.3f}  {images_per_second:.1f} img/s  {memory:.0f} MiB  {w}"
 
 
-def _last_checkpoint(folder: RunFolder) -> str:
-    found = list_checkpoints(folder)
-    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+def _first_sentence(error: Exception) -> str:
+    return str(error).partition(". ")[0]
 
 
 def _summary(row: dict[str, float], epochs: int) -> str:

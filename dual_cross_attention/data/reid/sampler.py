@@ -49,6 +49,10 @@ class IdentitySampler(BatchOrder):
             )
         self.identities_per_batch = identities_per_batch
         self.pictures_per_identity = pictures_per_identity
+        self.unit, self.smallest = (
+            pictures_per_identity,
+            2 * pictures_per_identity,
+        )  # two have a negative for each other
         self.seed = seed
         self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
         self.num_batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))

@@ -1,0 +1,118 @@
+"""Models with all that is needed to use them.
+
+A model file is a `.safetensors`: the state dict of `DualCrossAttentionViT`, and in the header's metadata, as JSON, the
+settings ("config"), the class names ("classes"), the versions and the metrics of that epoch. Nothing is unpickled.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.parse import restore_config
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.training.run_folder import RunFolder, flush, versions
+
+
+@dataclass
+class SavedModel:
+    """A model read back, in evaluation mode."""
+
+    model: DualCrossAttentionViT
+    config: TrainingConfig
+    classes: list[str]
+    metrics: dict[str, float]
+
+
+def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
+    """The model that the settings describe; `pretrained` as in `create_model`."""
+    return create_model(
+        config.backbone,
+        num_classes,
+        task=config.task,
+        img_size=tuple(config.img_size),
+        ablation=config.ablation,
+        local_ratio=config.local_ratio,
+        pretrained=pretrained,
+        glca_init=config.glca_init,
+        distractor_stream=config.distractor_stream,
+        drop_path_rate=config.drop_path_rate,
+        **config.backbone_kwargs,
+    )
+
+
+def save_model(
+    path: Path, state: dict[str, Tensor], config: TrainingConfig, classes: list[str], metrics: dict[str, float]
+) -> None:
+    """A model's state dict, settings and class names into one file, written beside, flushed and then renamed.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written; what was there still is.
+    """
+    metadata = {
+        "config": json.dumps(asdict(config)),
+        "classes": json.dumps(classes),
+        "metrics": json.dumps(metrics),
+        "versions": json.dumps(versions()),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk, its part is what others need
+        raise
+    flush(path.parent)
+
+
+def find_model_file(run_or_checkpoint: str | Path) -> Path:
+    """A run's best model, or the file itself.
+
+    Raises:
+        InputError: neither.
+    """
+    path = Path(run_or_checkpoint)
+    candidates = [RunFolder(path).best, RunFolder(path).last] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"no model at '{path}': expected a run's folder (with best.safetensors) or a .safetensors file of one"
+    )
+
+
+def load_model(run_or_checkpoint: str | Path) -> SavedModel:
+    """A trained model from a run's folder (its best) or a file, on CPU and in evaluation mode.
+
+    Raises:
+        InputError: nothing there, or not a file that `save_model` wrote.
+    """
+    path = find_model_file(run_or_checkpoint)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot read '{path}' as .safetensors: {' '.join(str(error).split())}") from error
+    try:
+        settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
+        if not (isinstance(settings, dict) and isinstance(classes, list)):
+            raise ValueError(f"expected a mapping and a list, got {type(settings)} and {type(classes)}")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
+        ) from error
+    config = restore_config(settings, f"the header of '{path}'")
+    model = build_model(config, len(classes), pretrained=False)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
+    return SavedModel(model.eval(), config, classes, metrics)

@@ -1,0 +1,98 @@
+"""One process, or several that train together: gradients averaged, a state that does not tell how many there were."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.optim import Optimizer
+
+from dual_cross_attention.tasks.task import Task
+
+
+class Parallel:
+    """A task and its optimiser, on the device, with gradients averaged over all processes (DDP).
+
+    Args:
+        accelerator: knows device, precision and processes.
+        task: is moved to the device.
+        optimizer: of its parameters.
+
+    Attributes:
+        wrapped: to be called in place of the task, for a training step.
+        optimizer: to be stepped in place of the one given; with fp16, it scales back.
+    """
+
+    def __init__(self, accelerator: Accelerator, task: Task, optimizer: Optimizer):
+        self.accelerator, self.task, self._plain_optimizer = accelerator, task, optimizer
+        self.wrapped: nn.Module
+        self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
+
+    @property
+    def processes(self) -> int:
+        return self.accelerator.num_processes
+
+    def accumulating(self) -> AbstractContextManager:
+        """Within this, gradients stay with their process: more of the same step are to come."""
+        return self.accelerator.no_sync(self.wrapped)
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimiser and loss scaling; parameters go by their names, so that any number of processes reads it.
+
+        All processes must call this after at least one step; what it gives is complete on the first.
+        """
+        options = StateDictOptions(full_state_dict=True, cpu_offload=self.processes > 1)
+        task, optimizer = get_state_dict(self.task, self._plain_optimizer, options=options)
+        scaler = self.accelerator.scaler
+        return {"task": task, "optimizer": optimizer, "scaler": scaler.state_dict() if scaler else None}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put a state back, in all processes.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: it is not of this task and optimiser.
+        """
+        set_state_dict(
+            self.task,
+            self._plain_optimizer,
+            model_state_dict=state["task"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(full_state_dict=True),
+        )
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def gather(self, what: Any) -> list[Any]:
+        """What each process has, in all of them."""
+        return gather_object([what]) if self.processes > 1 else [what]
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers; with several, this waits for the device."""
+        if self.processes == 1:
+            return number
+        shared = torch.tensor(number, device=self.accelerator.device)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        return int(shared)
+
+
+def decide_once(choose: Callable[[], Any]) -> Any:
+    """What `choose` gives, or raises, in the first process.
+
+    The others must not look for themselves at a folder that the first has begun to write to.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return choose()
+    outcome: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            outcome[0] = choose()
+        except Exception as error:
+            outcome[1] = error
+    distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

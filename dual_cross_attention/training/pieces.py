@@ -1,0 +1,79 @@
+"""Micro-batches cut into pieces that fit into the GPU's memory, with the same step of the optimiser."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.training.run_folder import flush
+
+ADVICE = (
+    "what helps, the first things first: --use_gradient_checkpointing true (less memory, a third more time); "
+    "--precision bf16 or fp16, if it is fp32; a smaller --img_size; --ablation sa_glca (no PWCA: half the rows); more "
+    "GPUs with --parallel fsdp; a smaller --backbone"
+)
+
+
+class Pieces:
+    """How many pieces a micro-batch is cut into; doubled when the GPU's memory runs out.
+
+    The number is kept beside the run, for this kind of device, so that a run that goes on need not find out again.
+
+    Args:
+        batch_size: pictures of a micro-batch.
+        unit: pictures that stay together: K of an identity.
+        smallest: fewest pictures of a piece.
+        path: where the number is kept.
+        device: where the training runs.
+    """
+
+    def __init__(self, batch_size: int, unit: int, smallest: int, path: Path, device: torch.device):
+        self.batch_size, self.unit, self.smallest, self.path = batch_size, unit, smallest, path
+        self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.number = 1
+        try:
+            kept = json.loads(path.read_text())
+            if kept["device"] == self.device and 1 <= int(kept["pieces"]) <= batch_size:
+                self.number = int(kept["pieces"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+    def double(self, reason: str, where: str) -> str:
+        """Half the micro-batch from now on; returns the line that says so.
+
+        Args:
+            reason: what the device said.
+            where: the last checkpoint, in words.
+
+        Raises:
+            InputError: pieces cannot be smaller.
+        """
+        pictures = self.batch_size // (2 * self.number)
+        if pictures < self.smallest:
+            least = f"{self.smallest} picture{'s' if self.smallest > 1 else ''}"
+            raise InputError(
+                f"out of memory with {self.batch_size // self.number} pictures at a time, and {least} is the least "
+                f"({reason}): {ADVICE}; {where}"
+            )
+        self.number *= 2
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        temporary.write_text(json.dumps({"device": self.device, "pieces": self.number}) + "\n")
+        flush(temporary)
+        temporary.replace(self.path)
+        return (
+            f"out of memory ({reason}): from here on {pictures} pictures at a time instead of {2 * pictures}, with "
+            "twice the accumulation; effective batch and learning rate stay"
+        )
+
+    def cut(self, batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
+        """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`."""
+        units = len(batch["labels"]) // self.unit
+        number = max(1, min(self.number, len(batch["labels"]) // self.smallest))
+        ends = [round(units * piece / number) * self.unit for piece in range(number)] + [len(batch["labels"])]
+        for start, end in pairwise(ends):
+            rows = slice(start, end)
+            yield {name: value[rows] for name, value in batch.items()}, (end - start) / ends[-1]
