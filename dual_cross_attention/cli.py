@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend, 3 for a diverged training, 75 for one that was asked to leave and
-        can go on, 130 after Ctrl-C elsewhere.
+        The exit status: 0, 2 for what the user can mend, 3 for a diverged training, 75 for one that was asked to leave
+        and can go on, 130 after Ctrl-C elsewhere.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
