@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -24,6 +25,7 @@ from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc
 from dual_cross_attention.runs import fgvc, training
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import trainer
+from dual_cross_attention.training.checkpoints import read_progress, read_state, write_checkpoint
 from dual_cross_attention.training.model_files import load_model
 
 ALWAYS = {"epoch", "train/loss", "train/accuracy", "train/images_per_second", "peak_memory_mb", "lr"}
@@ -65,6 +67,7 @@ def test_a_run_leaves_what_was_promised(dcal, small, tmp_path, ablation):
     outcome = dcal("train", *small, "--ablation", ablation, "--output_dir", run)
     assert (outcome.status, outcome.err) == (0, "")
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "best.safetensors",
@@ -208,7 +211,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
     assert outcome.status == 0, outcome.err
     task = made["FGVCTask"]
     assert (task.label_smoothing, task.weighting.bound, task.model.grad_checkpointing) == (0.125, 1.5, True)
-    assert (made["train_loader"].batch_size, made["test_loader"].batch_size) == (6, 5)
+    assert (made["train_loader"].order.batch_size, made["test_loader"].order.batch_size) == (6, 5)
     flip = next(step for step in made["train_transform"].transforms if isinstance(step, v2.RandomHorizontalFlip))
     assert flip.p == 0.25
     for transform in (made["train_transform"], made["test_transform"]):
@@ -280,15 +283,15 @@ def test_a_run_goes_on_as_if_nothing_had_happened(dcal, small, tmp_path, monkeyp
                 raise PowerCutError
             return original(task, batch)
 
-        def save(accelerator, folder, progress, original=trainer.save_checkpoint):
-            if progress["epoch"] == epoch:
+        def save(self, row=None, original=trainer.Trainer._save):
+            if self.epoch == epoch:
                 raise PowerCutError
-            return original(accelerator, folder, progress)
+            return original(self, row)
 
         if moment == "between steps":
             patch.setattr(FGVCTask, "training_step", step)
         else:
-            patch.setattr(trainer, "save_checkpoint", save)
+            patch.setattr(trainer.Trainer, "_save", save)
         with pytest.raises(PowerCutError):
             dcal("train", *small, "--output_dir", tmp_path / "cut")
 
@@ -341,8 +344,12 @@ def test_a_folder_of_its_own_for_other_settings(dcal, small, tmp_path, monkeypat
 def test_classes_that_changed_are_refused(dcal, small, tmp_path):
     run = tmp_path / "run"
     dcal("train", *small, "--output_dir", run)
-    progress = run / "checkpoints" / "epoch_0002" / "progress.json"
-    progress.write_text(progress.read_text().replace('"classes": ["', '"classes": ["another '))
+    checkpoint = run / "checkpoints" / "epoch_0002"
+    progress = read_progress(checkpoint)
+    progress["classes"][0] = "another"
+    state = read_state(checkpoint)
+    shutil.rmtree(checkpoint)
+    write_checkpoint(checkpoint, state, progress)
     outcome = dcal("train", *small, "--epochs=3", "--resume", run, "--output_dir", tmp_path / "on")
     assert outcome.status == 2 and "the same names in the same order" in outcome.err
 

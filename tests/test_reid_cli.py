@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_reid
 from dual_cross_attention.runs import reid, training
+from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.training import trainer
 from dual_cross_attention.training.model_files import load_model
 
@@ -172,8 +173,8 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     assert (task.identity_loss.label_smoothing, task.weighting.bound) == (0.125, 1.5)
     assert task.identity_loss.margin == 0.3
     assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
-    sampler = made["train_loader"].sampler
-    assert (sampler.identities_per_batch, sampler.pictures_per_identity, sampler.epoch) == (2, 3, 1)
+    sampler = made["train_loader"].order
+    assert (sampler.identities_per_batch, sampler.pictures_per_identity) == (2, 3)
     flip, crop, erase = (made["reid_train_transform"].transforms[i] for i in (2, 3, 6))
     assert (flip.p, crop.padding, erase.p) == (0.25, [3, 3, 3, 3], 0.75)
     peak = 0.064 * 6 * 2 / 512
@@ -184,9 +185,9 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
 
 def test_every_epoch_has_an_order_of_its_own_and_a_run_repeats(dcal, flags, tmp_path, monkeypatch):
     seen = []
-    step = trainer.Trainer._step
+    step = ReIDTask.training_step
     monkeypatch.setattr(
-        trainer.Trainer, "_step", lambda self, batch: (seen.append(batch["labels"].tolist()), step(self, batch))
+        ReIDTask, "training_step", lambda task, batch: (seen.append(batch["labels"].tolist()), step(task, batch))[1]
     )
     for name in ("one", "other"):
         assert dcal("train", *flags, "--output_dir", tmp_path / name).status == 0

@@ -87,7 +87,11 @@ class Batches:
                         "fewer --num_workers, or 0"
                     ) from error
                 logger.warning("warning: a process that reads pictures broke down, and is replaced: %s", reason)
-                self.loader._iterator = None  # persistent, it would be asked again
+                self.close()  # what is left of them would be asked again
+
+    def close(self) -> None:
+        """End the reading processes, which else wait for another epoch."""
+        self.loader._iterator = None
 
     def picture_names(self, epoch: int, numbers: Iterable[int]) -> list[list[str]]:
         """The pictures of some batches, as `read` takes them: their paths, or their number where they have none."""

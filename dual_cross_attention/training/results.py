@@ -65,6 +65,9 @@ def complete_results(folder: RunFolder, config: TrainingConfig, checkpoint: Path
     row = progress.get("row")
     if row is None:  # in the middle of an epoch: results came with the checkpoint before
         return
+    written = folder.best.is_file() and folder.last.is_file() and row in folder.read_metrics()  # rows come last
+    if written:
+        return
     results = Results(folder, config, progress["classes"])
     results.add(row, progress["best"].get("epoch") == row["epoch"])
     results.write(read_state(checkpoint))

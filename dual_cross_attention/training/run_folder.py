@@ -1,5 +1,6 @@
 """A run's folder: what lies where, and how it is written so that nothing is half there."""
 
+import contextlib
 import json
 import os
 import platform
@@ -49,6 +50,7 @@ class RunFolder:
         self.memory = self.path / "memory.json"
         self._lock = FileLock(self.path / ".lock")
         self._owner = self.path / ".owner"
+        self._made: list[Path] = []
 
     def lock(self) -> None:
         """Keep every other training out of the folder for as long as this process lives.
@@ -57,6 +59,7 @@ class RunFolder:
             InputError: another one is at work in it, or nothing can be written there.
         """
         try:
+            self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
@@ -69,7 +72,13 @@ class RunFolder:
             raise InputError(f"cannot write to the run's folder '{self.path}': {error.strerror}") from error
 
     def unlock(self) -> None:
-        """Let others in."""
+        """Let others in; of a run that never began, nothing stays."""
+        self._owner.unlink(missing_ok=True)
+        if not self.config.exists():
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                for path in self._made:
+                    path.rmdir()
         self._lock.release(force=True)
 
     def write_config(self, config: TrainingConfig) -> None:

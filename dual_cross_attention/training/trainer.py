@@ -143,6 +143,8 @@ class Trainer:
             except TrainingDivergedError as error:
                 raise self._diverged(error) from error
             finally:
+                self.train_batches.close()
+                self.eval_batches.close()
                 self.writer.wait()
         if self.writer.failed:
             raise InputError(

@@ -75,7 +75,7 @@ def test_training_is_the_same_to_the_bit(pictures, transform, num_workers):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_evaluation_is_the_same_to_the_bit(pictures, num_workers):
     transform = test_transform((12, 16), (14, 18), *NORM)
-    kept, read = (test_loader(pictures, transform, 3, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
+    kept, read = (test_loader(pictures, transform, 3, num_workers, "cpu", cache=cache) for cache in (True, False))
     ours = epochs(kept)
     assert_same(ours, epochs(read))
     assert ours[0]["labels"].tolist() == [0, 1, UNREADABLE]
@@ -172,8 +172,8 @@ def test_processes_that_cannot_share_it_are_refused(pictures, monkeypatch, refus
     """As on Windows; where processes can be forked, the loader has them forked, whatever the system's default is."""
     transform = TRANSFORMS["fgvc"]
     forked = train_loader(pictures, transform, 2, 2, 0, "cpu", cache=True)
-    assert forked.multiprocessing_context.get_start_method() == "fork"
-    assert train_loader(pictures, transform, 2, 2, 0, "cpu").multiprocessing_context is None
+    assert forked.loader.multiprocessing_context.get_start_method() == "fork"
+    assert train_loader(pictures, transform, 2, 2, 0, "cpu").loader.multiprocessing_context is None
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with refused("--num_workers 2", "forked", "--num_workers 0", "--cache none"):
         train_loader(pictures, transform, 2, 2, 0, "cpu", cache=True)

@@ -30,7 +30,7 @@ def loaders(train=20, test=5, batch_size=4, eval_batch_size=2, num_workers=0, se
     transforms = train_transform((4, 4), (4, 4), *NORM), test_transform((4, 4), (4, 4), *NORM)
     return (
         train_loader(train, transforms[0], batch_size, num_workers, seed, device, min_batch),
-        test_loader(test, transforms[1], eval_batch_size, num_workers, seed, device),
+        test_loader(test, transforms[1], eval_batch_size, num_workers, device),
     )
 
 
@@ -46,7 +46,8 @@ def test_training_order_is_shuffled_by_the_seed_alone():
     assert [number for batch in other for number in numbers(batch)] == first
     assert [number for batch in third for number in numbers(batch)] != first
     assert sorted(first) == list(range(20)) != first
-    assert [number for batch in one for number in numbers(batch)] != first  # the second epoch has an order of its own
+    another = [number for batch in one.read(1, range(len(one))) for number in numbers(batch)]
+    assert sorted(another) == sorted(first) != another != first  # another epoch has an order of its own
 
 
 def test_labels_stay_with_their_pictures():
@@ -82,14 +83,14 @@ def test_last_training_batch(pictures, batch_size, min_batch, sizes):
 
 def test_memory_is_pinned_for_cuda_alone():
     for device, pinned in (("cuda", True), ("cpu", False), ("mps", False)):
-        assert [loader.pin_memory for loader in loaders(device=device)] == [pinned, pinned]
+        assert [loader.loader.pin_memory for loader in loaders(device=device)] == [pinned, pinned]
 
 
 def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
     broken = PictureList([tmp_path / "none.jpg", *numbered(3).pictures], [1, 0, 1, 0])
     train, test = loaders(train=broken, test=broken, num_workers=1)
-    assert train.persistent_workers
-    assert test.persistent_workers
+    assert train.loader.persistent_workers
+    assert test.loader.persistent_workers
     (batch,) = train
     assert sorted(numbers(batch)) == [0, 0, 1, 2]
     assert [message.partition(": ")[0] for message in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
@@ -130,3 +131,17 @@ def test_augmentation_follows_seed_epoch_and_picture_alone(num_workers):
     state = torch.get_rng_state()
     train_loader(noise, crop, 2, 0, 3, "cpu").dataset[0]
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_epoch_can_be_read_from_any_point_and_in_parts(num_workers):
+    loader, _ = loaders(train=19, batch_size=4, num_workers=num_workers)
+    whole = [numbers(batch) for batch in loader.read(3, range(5))]
+    assert sorted(number for batch in whole for number in batch) == list(range(19))
+    assert [numbers(batch) for batch in loader.read(3, [1, 3, 4, 4])] == [whole[i] for i in (1, 3, 4, 4)]
+    assert list(loader.read(3, [])) == []
+    # A reader that was left in the middle is of no consequence.
+    assert numbers(next(loader.read(3, range(5)))) == whole[0]
+    assert [numbers(batch) for batch in loader.read(3, range(2, 5))] == whole[2:]
+    assert loader.picture_names(3, [4]) == [[f"picture {number}" for number in whole[4]]]
+    loader.close()

@@ -10,14 +10,8 @@ from safetensors import safe_open
 
 from dual_cross_attention import InputError
 from dual_cross_attention.configs import FGVCConfig
-from dual_cross_attention.training.checkpoints import (
-    build_model,
-    find_model_file,
-    list_checkpoints,
-    load_model,
-    read_progress,
-    save_model,
-)
+from dual_cross_attention.training.checkpoints import list_checkpoints, write_checkpoint
+from dual_cross_attention.training.model_files import build_model, find_model_file, load_model, save_model
 from dual_cross_attention.training.run_folder import RunFolder
 
 
@@ -50,11 +44,11 @@ def test_metrics(folder, config):
     assert folder.read_metrics() == []
     rows = [{"epoch": epoch, "train/loss": 1 / epoch} for epoch in (1, 2, 3)]
     for row in rows:
-        folder.append_metrics(row)
+        folder.write_metrics(row)
     assert folder.read_metrics() == rows
     folder.drop_metrics_after(2)
     assert folder.read_metrics() == rows[:2]
-    folder.append_metrics(rows[2])
+    folder.write_metrics(rows[2])
     assert folder.read_metrics() == rows
     folder.drop_metrics_after(0)
     assert folder.read_metrics() == []
@@ -64,7 +58,7 @@ def test_a_model_comes_back_as_it_was(folder, config, monkeypatch):
     folder.write_config(config)
     torch.manual_seed(0)
     model = build_model(config, 3, pretrained=False).eval()
-    save_model(folder.last, model, config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
+    save_model(folder.last, model.state_dict(), config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
     saved = load_model(folder.path)  # no best yet: the last
     assert find_model_file(folder.path) == folder.last
     assert (saved.config, saved.classes, saved.metrics) == (config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
@@ -82,22 +76,19 @@ def test_a_model_comes_back_as_it_was(folder, config, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("dual_cross_attention.training.checkpoints.save_file", fail)
+    monkeypatch.setattr("dual_cross_attention.training.model_files.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_model(folder.last, model, config, ["a", "b", "c"], {})
+        save_model(folder.last, model.state_dict(), config, ["a", "b", "c"], {})
     assert folder.last.read_bytes() == before
 
 
 def test_only_finished_checkpoints_count(folder):
-    assert list_checkpoints(folder) == []
-    for name in ("epoch_0002", "epoch_0010", "epoch_0009", "epoch_0011.tmp", "notes"):
-        (folder.checkpoints / name).mkdir(parents=True)
-        (folder.checkpoints / name / "progress.json").write_text('{"epoch": 1}')
+    assert list_checkpoints(folder.checkpoints) == []
+    in_order = ["epoch_0002", "epoch_0009", "epoch_0009_step_00000120", "epoch_0009_step_00000130", "epoch_0010"]
+    for name in (*reversed(in_order), "epoch_0011.tmp", "epoch_0001.old", "epoch_0012.damaged", "notes"):
+        write_checkpoint(folder.checkpoints / name, {}, {"epoch": 1})
     (folder.checkpoints / "epoch_0012").mkdir()
-    assert [path.name for path in list_checkpoints(folder)] == ["epoch_0002", "epoch_0009", "epoch_0010"]
-    assert read_progress(folder.checkpoints / "epoch_0002") == {"epoch": 1}
-    with pytest.raises(InputError, match=r"cannot resume from '.*epoch_0012'"):
-        read_progress(folder.checkpoints / "epoch_0012")
+    assert [path.name for path in list_checkpoints(folder.checkpoints)] == in_order
 
 
 def test_settings_of_the_model_reach_the_model():

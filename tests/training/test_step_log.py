@@ -1,16 +1,17 @@
 """Means of what steps report, and the end of a run that diverges."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from dual_cross_attention.errors import TrainingDivergedError
-from dual_cross_attention.training.step_log import StepLog
+from dual_cross_attention.training.step_log import StepLog, combine, means
 
 
 def log_of(interval=1):
-    return StepLog(interval, lambda: "the last checkpoint is epoch_0007")
+    return StepLog(interval)
 
 
 def step(**values):
@@ -23,11 +24,11 @@ def test_means_and_latest(interval):
     log.start_epoch(0)
     for i in range(7):
         log.add(step(loss=float(i), w_sa=0.1 * i, **({"grad_norm": 10.0 * i} if i % 3 == 2 else {})))
-    assert log.means() == pytest.approx({"loss": 3.0, "w_sa": 0.3, "grad_norm": (20 + 50) / 2})
+    assert means(log.sums()) == pytest.approx({"loss": 3.0, "w_sa": 0.3, "grad_norm": (20 + 50) / 2})
     assert log.latest == pytest.approx({"loss": 6.0, "w_sa": 0.6, "grad_norm": 50.0})
     log.start_epoch(7)
     log.add(step(loss=100.0))
-    assert log.means() == {"loss": 100.0}
+    assert means(log.sums()) == {"loss": 100.0}
 
 
 def test_looks_only_every_few_steps():
@@ -43,7 +44,7 @@ def test_keeps_no_graph():
     log = log_of(3)
     loss = torch.ones((), requires_grad=True) * 2
     log.add({"loss": loss})
-    assert not log._pending[0]["loss"].requires_grad
+    assert not log._pending[0][0]["loss"].requires_grad
 
 
 @pytest.mark.parametrize("interval", [1, 4])
@@ -66,6 +67,31 @@ def test_what_is_not_finite_is_named_with_its_step(interval, values, named):
             log.add(step(loss=1.0, loss_sa=1.0))
         log.add(step(**values))
         log.add(step(loss=math.nan))  # what follows is not the cause
-        log.means()
+        log.sums()
     message = str(raised.value)
-    assert message.startswith(f"training diverged at step 46: {named}; the last checkpoint is epoch_0007; ")
+    assert message == f"training diverged at step 46: {named}"
+
+
+def test_an_epoch_goes_on_from_what_was_seen_of_it():
+    whole, part = log_of(), log_of()
+    for i in range(5):
+        whole.add(step(loss=0.1 * i))
+    for i in range(3):
+        part.add(step(loss=0.1 * i))
+    resumed = log_of()
+    resumed.start_epoch(part.step, json.loads(json.dumps(part.sums())), part.latest)
+    assert (resumed.step, resumed.latest) == (3, part.latest)
+    for i in range(3, 5):
+        resumed.add(step(loss=0.1 * i))
+    assert resumed.sums() == whole.sums()  # to the bit
+
+
+def test_processes_count_by_their_share_of_a_step():
+    """Two micro-batches of three in the first process, one in the second: the mean is that of all three."""
+    first, second = log_of(), log_of()
+    first.add(step(loss=(1.0 + 2.0) / 2, only=5.0), weight=2 / 3)
+    second.add(step(loss=6.0), weight=1 / 3)
+    assert means(combine([first.sums(), second.sums()])) == pytest.approx({"loss": 3.0, "only": 5.0})
+    idle = log_of()
+    idle.add({}, weight=0.0)  # its only micro-batch was a filler
+    assert means(combine([first.sums(), idle.sums(), second.sums()]))["loss"] == pytest.approx(3.0)

@@ -4,11 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from accelerate.data_loader import BatchSamplerShard
-from torch.utils.data import BatchSampler
 
 from dual_cross_attention.data import IdentitySampler
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.training.shares import Shares
 
 LABELS = {
     "even": [identity for identity in range(20) for _ in range(8)],
@@ -22,9 +21,10 @@ LABELS = {
 def batches(labels, identities, pictures, seed=0, epoch=1) -> np.ndarray:
     """Positions of the pictures, (batches, P, K)."""
     sampler = IdentitySampler(labels, identities, pictures, seed)
-    sampler.set_epoch(epoch)
-    order = list(sampler)
-    assert len(order) == len(sampler)
+    drawn = list(sampler.batches(epoch))
+    assert len(drawn) == sampler.num_batches
+    assert {len(batch) for batch in drawn} == {identities * pictures}
+    order = [picture for batch in drawn for picture in batch]
     assert len(set(order)) == len(order)  # a picture that comes again has another index, so another augmentation
     return np.array(order).reshape(-1, identities, pictures) % len(labels)
 
@@ -66,21 +66,23 @@ def test_order_follows_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_out_whole_batches(processes):
-    """As Accelerate deals them: every process has P x K batches, and they are disjoint where the number comes out."""
+    """Every process has P x K batches, and those that count are disjoint and are the whole epoch."""
     labels = np.array(LABELS["even"])  # 10 batches of 4 x 4, of pictures that come once
+    epoch = list(IdentitySampler(labels, 4, 4).batches(1))
+    counts = Counter()
+    for process in range(processes):
+        shares = Shares(len(epoch), 2 * processes, process, processes)
+        for number, weight in (part for step in range(shares.steps) for part in shares.of(step)):
+            batch = np.array(epoch[number]).reshape(4, 4)
+            assert (labels[batch] == labels[batch][:, :1]).all() and len(set(labels[batch][:, 0])) == 4
+            counts.update(epoch[number] if weight else [])
+    assert counts == Counter(range(160))
 
-    def dealt(process):
-        sampler = IdentitySampler(labels, 4, 4)
-        shard = BatchSamplerShard(BatchSampler(sampler, 16, drop_last=False), processes, process)
-        return [np.array(batch).reshape(4, 4) for batch in shard]
 
-    of_each = [dealt(process) for process in range(processes)]
-    assert len({len(own) for own in of_each}) == 1
-    for batch in (batch for own in of_each for batch in own):
-        assert (labels[batch] == labels[batch][:, :1]).all() and len(set(labels[batch][:, 0])) == 4
-    counts = Counter(int(picture) for own in of_each for batch in own for picture in batch.flatten())
-    assert set(counts) == set(range(160))
-    assert sum(counts.values()) - 160 == (-10 % processes) * 16  # the last round is filled up with whole batches
+@pytest.mark.parametrize("start", [0, 1, 7, 100])
+def test_an_epoch_can_be_taken_up_in_the_middle(start):
+    sampler = IdentitySampler(LABELS["uneven"], 4, 4)
+    assert list(sampler.batches(2, start)) == list(sampler.batches(2))[start:]
 
 
 def test_what_cannot_work_is_refused():
