@@ -38,33 +38,31 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     """
     device = choose_device(config.device)
     PartialState(cpu=device.type == "cpu")  # under torchrun, this is where the processes meet
-    folder, checkpoint = decide_once(lambda: _open_folder(config, console))
+    locked: list[RunFolder] = []  # by the first process
     try:
-        return _train(config, console, device, folder, checkpoint)
+        path, checkpoint = decide_once(lambda: _open_folder(config, console, locked))
+        return _train(config, console, device, RunFolder(path), checkpoint)
     finally:
-        if PartialState().is_main_process:
+        for folder in locked:
             folder.unlock()
 
 
-def _open_folder(config: TrainingConfig, console: Console) -> tuple[RunFolder, Path | None]:
-    """The run's folder, locked against others, and what to go on from."""
+def _open_folder(config: TrainingConfig, console: Console, locked: list[RunFolder]) -> tuple[Path, Path | None]:
+    """The run's folder and what to go on from; the folder is locked against others, and added to `locked`."""
 
     def warn(message: str) -> None:
         console.print(f"warning: {message}", style="yellow")
 
     folder = choose_folder(config)
     folder.lock()
+    locked.append(folder)
     try:
         checkpoint = find_checkpoint(config, folder, warn)
         if checkpoint and checkpoint.parent == folder.checkpoints:
             complete_results(folder, config, checkpoint)
     except OSError as error:
-        folder.unlock()
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
-    except BaseException:
-        folder.unlock()
-        raise
-    return folder, checkpoint
+    return folder.path, checkpoint
 
 
 def _train(
