@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -70,7 +71,8 @@ class Batches:
                 batches = iter(self.loader)
                 # PyTorch would raise the death of a process wherever the program happens to be. Without its handler the
                 # loader finds out by itself, when it waits for that process.
-                if self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
+                in_main = threading.current_thread() is threading.main_thread()
+                if in_main and self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for batch in batches:
                     yield batch
