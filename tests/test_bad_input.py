@@ -360,7 +360,7 @@ def test_a_broken_picture_is_replaced_in_training_batches(dcal, small, make_pict
     monkeypatch.setattr("dual_cross_attention.data.pictures.read_picture", watch)
     outcome = dcal("train", *small, "--data_root", root, "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0
-    assert f"warning: skipped an unreadable picture, {broken}: " in outcome.out
+    assert f"warning: unreadable picture, replaced by the next one that can be read: {broken}: " in outcome.out
     training = [path for path in read if "train" in path.parts]
     assert len(training) == 37  # 36 and the replacement
     assert training[training.index(broken) + 1] == root / "train" / "ant" / "00.png"
