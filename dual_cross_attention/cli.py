@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
+from dual_cross_attention.data.files import printable
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
@@ -188,5 +189,5 @@ def _fail(error: Exception | str, status: int) -> int:
     message = str(error)
     if "Original Traceback" in message:  # raised in a data worker: what matters is at the end
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    print("dcal: error:", " ".join(message.split()), file=sys.stderr)
+    print("dcal: error:", printable(" ".join(message.split())), file=sys.stderr)
     return status
