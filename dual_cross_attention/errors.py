@@ -1,4 +1,7 @@
-"""The two errors a user of the command line can meet. Both are told in one line, without a traceback."""
+"""The two errors a user of the command line can meet. Both are told in one line, without a traceback.
+
+Nothing is imported here: a mistyped flag is told of before PyTorch is loaded.
+"""
 
 
 class InputError(ValueError):
@@ -13,3 +16,11 @@ class TrainingDivergedError(RuntimeError):
 
     The message names the step, the branch and the last checkpoint.
     """
+
+
+def printable(name: object) -> str:
+    """A name as one line of text: line breaks, control characters and bytes that are no UTF-8 are escaped (`\\n`)."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in f"{name}"
+    )

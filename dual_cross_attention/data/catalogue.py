@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dual_cross_attention.data.files import printable
 from dual_cross_attention.data.folders import what_is_in
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 Data = TypeVar("Data")
 
@@ -77,9 +76,7 @@ def load_by_name(
     if download:
         return entry.load(root, download=True, **options)
     if not os.path.isdir(root):  # False too for what cannot be a name
-        raise InputError(
-            f"{wanted}; {printable(root)} was given, but {what_is_in(root)}; get it from {entry.source}"
-        )
+        raise InputError(f"{wanted}; {printable(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
     try:
         return entry.load(root, **options)
     except OSError as error:  # a folder that may not be listed, a link that leads to itself

@@ -1,11 +1,11 @@
-"""Opening files that somebody else wrote: only regular ones, and their names shown without harm."""
+"""Opening files that somebody else wrote: only regular ones, and only those where they should be."""
 
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 MAX_LABEL_BYTES = 256 * 2**20
 """Of a label file. The largest of a known data set, VeRi-776's XML, has 6 MB."""
@@ -31,14 +31,6 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def printable(name: object) -> str:
-    """A name as one line of text: line breaks, control characters and bytes that are no UTF-8 are escaped (`\\n`)."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in f"{name}"
-    )
 
 
 def read_text(path: Path, data_set: str) -> str:

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from dual_cross_attention.data.cache import PictureCache
-from dual_cross_attention.data.files import open_regular, printable
+from dual_cross_attention.data.files import open_regular
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.data.unreadable import Unreadable
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """PIL's formats that are read, whatever the file is called: those of `folders.EXTENSIONS`. Others PIL would hand to

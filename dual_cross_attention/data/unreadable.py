@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dual_cross_attention.data.files import printable
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 SHOWN = 3  # pictures that the error names
 

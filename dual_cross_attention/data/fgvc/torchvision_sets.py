@@ -6,10 +6,10 @@ from pathlib import Path
 from torchvision.datasets import FGVCAircraft, StanfordCars, VisionDataset
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.files import inside, open_regular, printable, read_text
+from dual_cross_attention.data.files import inside, open_regular, read_text
 from dual_cross_attention.data.folders import holding_folder, what_is_in
 from dual_cross_attention.data.pictures import PictureList
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 CARS_LAYOUT = (
     "stanford_cars/ with cars_train/, cars_test/, cars_test_annos_withlabels.mat and devkit/ (cars_meta.mat, "
@@ -103,7 +103,9 @@ def _check_aircraft(data: Path) -> None:
             where = f"aircraft: {data / _aircraft_list(split)}, line {number}"
             picture, _, variant = line.strip().partition(" ")
             if variant not in known:
-                raise InputError(f'{where}: expected "picture variant" with a variant of variants.txt, got {line!r:.200}')
+                raise InputError(
+                    f'{where}: expected "picture variant" with a variant of variants.txt, got {line!r:.200}'
+                )
             if picture in seen:
                 raise InputError(f"{where}: expected each picture once, but {printable(picture)} is listed again")
             inside(data / "images", f"{picture}.jpg", where)

@@ -4,11 +4,11 @@ import csv
 import io
 from pathlib import Path
 
-from dual_cross_attention.data.files import inside, printable, read_text
+from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import picture_files, what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, parsed, positions
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 COLUMNS = ("path", "identity", "camera")
 LAYOUT = (
@@ -97,7 +97,9 @@ def _read_csv(path: Path) -> list[Sighting]:
     first_at: dict[Path, int] = {}
     for line, picture in zip(lines, pictures, strict=True):
         if first_at.setdefault(picture, line) != line:
-            raise InputError(f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already")
+            raise InputError(
+                f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already"
+            )
     if gone := absent(pictures):
         raise InputError(f"folder: {path}, line {lines[pictures.index(gone[0])]}: {printable(gone[0])} does not exist")
     return sightings

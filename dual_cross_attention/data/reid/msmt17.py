@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from dual_cross_attention.data.files import inside, printable
+from dual_cross_attention.data.files import inside
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, printable
 
 MSMT17 = Release(
     "msmt17",

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dual_cross_attention.data.files import printable
 from dual_cross_attention.data.reid.identities import IdentityList
-from dual_cross_attention.errors import InputError
-
+from dual_cross_attention.errors import InputError, printable
 
 MAX_DIGITS = 18  # what an int64 of PyTorch holds for certain
 
@@ -39,7 +37,9 @@ def parsed(
     sightings = [parse(file) for file in files]
     odd = [file for file, sighting in zip(files, sightings, strict=True) if sighting is None]
     if len(odd) == len(files):
-        raise InputError(f"{where}: none of the {len(files):,} file names has {naming}; the first is {printable(odd[0].name)}")
+        raise InputError(
+            f"{where}: none of the {len(files):,} file names has {naming}; the first is {printable(odd[0].name)}"
+        )
     if odd:
         warnings.append(
             f"{where}: {len(odd):,} of {len(files):,} pictures are left out, such as {printable(odd[0].name)}: "
