@@ -14,7 +14,8 @@ from rich.table import Table
 
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
-from dual_cross_attention.errors import InputError, TrainingDivergedError, printable
+from dual_cross_attention.errors import InputError, TrainingDivergedError
+from dual_cross_attention.messages import printable
 from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
 

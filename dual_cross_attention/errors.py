@@ -16,11 +16,3 @@ class TrainingDivergedError(RuntimeError):
 
     The message names the step, the branch and the last checkpoint.
     """
-
-
-def printable(name: object) -> str:
-    """A name as one line of text: line breaks, control characters and bytes that are no UTF-8 are escaped (`\\n`)."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in f"{name}"
-    )

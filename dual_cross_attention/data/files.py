@@ -5,7 +5,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 MAX_LABEL_BYTES = 256 * 2**20
 """Of a label file. The largest of a known data set, VeRi-776's XML, has 6 MB."""
@@ -67,7 +68,8 @@ def read_label_bytes(path: Path, data_set: str) -> bytes:
         raise InputError(f"{data_set}: {printable(path)} cannot be read as text: {reason}") from error
     if len(raw) > MAX_LABEL_BYTES:
         raise InputError(
-            f"{data_set}: {printable(path)}: expected a label file of at most {MAX_LABEL_BYTES >> 20} MiB, got a larger one"
+            f"{data_set}: {printable(path)}: expected a label file of at most {MAX_LABEL_BYTES >> 20} MiB, got a "
+            "larger one"
         )
     return raw
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dual_cross_attention.errors import printable
+from dual_cross_attention.messages import printable
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Of files that are taken for pictures, in any case."""

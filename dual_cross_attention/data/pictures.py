@@ -18,7 +18,8 @@ from dual_cross_attention.data.cache import PictureCache
 from dual_cross_attention.data.files import open_regular
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.data.unreadable import Unreadable
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """PIL's formats that are read, whatever the file is called: those of `folders.EXTENSIONS`. Others PIL would hand to
@@ -93,8 +94,8 @@ def open_picture(picture: Path | Image.Image) -> Iterator[Image.Image]:
             with Image.open(file, formats=FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise ValueError(
-                        f"expected at most {MAX_PIXELS:,} pixels, got {opened.width:,} x {opened.height:,}: if it is no "
-                        "decompression bomb, make it smaller"
+                        f"expected at most {MAX_PIXELS:,} pixels, got {opened.width:,} x {opened.height:,}: if it is "
+                        "no decompression bomb, make it smaller"
                     )
                 yield opened
     except Exception as error:  # what decoders raise on damaged bytes is not limited to any list of types

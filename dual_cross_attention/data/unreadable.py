@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 SHOWN = 3  # pictures that the error names
 
@@ -66,8 +67,8 @@ class UnreadablePictures:
             first = "; ".join(f"{printable(path)} ({reason})" for path, reason in islice(self.found.items(), SHOWN))
             raise InputError(
                 f"{len(self.found):,} pictures could not be read, and --max_bad_images allows {self.allowed:,}: {first}"
-                f"{', …' if len(self.found) > SHOWN else ''}; `dcal check-data` lists all of them: mend or remove them, "
-                "or allow more"
+                f"{', …' if len(self.found) > SHOWN else ''}; `dcal check-data` lists all of them: mend or remove "
+                "them, or allow more"
             )
 
     def __len__(self) -> int:

@@ -6,7 +6,8 @@ from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import own_folder, what_is_in
 from dual_cross_attention.data.pictures import PictureList
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
 SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"

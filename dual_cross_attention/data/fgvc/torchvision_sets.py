@@ -9,7 +9,8 @@ from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.files import inside, open_regular, read_text
 from dual_cross_attention.data.folders import holding_folder, what_is_in
 from dual_cross_attention.data.pictures import PictureList
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 CARS_LAYOUT = (
     "stanford_cars/ with cars_train/, cars_test/, cars_test_annos_withlabels.mat and devkit/ (cars_meta.mat, "

@@ -8,7 +8,8 @@ from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import picture_files, what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, parsed, positions
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 COLUMNS = ("path", "identity", "camera")
 LAYOUT = (

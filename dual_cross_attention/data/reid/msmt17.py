@@ -7,7 +7,8 @@ from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 MSMT17 = Release(
     "msmt17",

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dual_cross_attention.data.reid.identities import IdentityList
-from dual_cross_attention.errors import InputError, printable
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 MAX_DIGITS = 18  # what an int64 of PyTorch holds for certain
 
