@@ -146,7 +146,7 @@ class TrainingConfig:
         self.img_size = sides("img_size", self.img_size)
         if self.warmup_epochs > self.epochs:
             raise InputError(
-                f"warmup_epochs: expected at most the {self.epochs} epochs of the training, got {shown(self.warmup_epochs)}"
+                f"warmup_epochs: expected at most the {self.epochs} epochs of the training, got {self.warmup_epochs}"
             )
         if self.ablation in ("full", "sa_pwca") and self.batch_size < 2:
             raise InputError(
