@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable, shown
+from dual_cross_attention.messages import shown
 from dual_cross_attention.models.archives import check_archive, npz_shapes
 
 logger = logging.getLogger(__name__)
@@ -112,8 +112,8 @@ def _check_tensors(state: dict[str, Tensor], source: str) -> None:
         plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
         if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise InputError(
-                f"weights from {source}: expected tensors with all of their numbers in the file, but {printable(name)!r:.80} "
-                f"claims the shape {shown(tuple(tensor.shape))} without"
+                f"weights from {source}: expected tensors with all of their numbers in the file, but "
+                f"{shown(name)} claims the shape {shown(tuple(tensor.shape))} without"
             )
 
 
