@@ -1,4 +1,4 @@
-"""Stanford Cars and FGVC-Aircraft, read (and the second downloaded) by torchvision."""
+"""Stanford Cars, read by torchvision, and FGVC-Aircraft, downloaded by it."""
 
 import os
 from pathlib import Path
@@ -67,50 +67,46 @@ def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
                 f"aircraft: the download to {root} failed ({_reason(error)}); get it from {AIRCRAFT_SOURCE}"
             ) from error
     data = root / "fgvc-aircraft-2013b" / "data"
-    _check_aircraft(data)
     try:
-        train, test = (FGVCAircraft(root, split, loader=Path) for split in ("trainval", "test"))
-    except Exception as error:  # torchvision's RuntimeError, and whatever else a file that is not as it should be does
+        # Not by torchvision: it takes wrong lines as they are, and a byte order mark for a part of the first name.
+        classes = _variants(data / "variants.txt")
+        train, test = (_aircraft(data, split, classes) for split in ("trainval", "test"))
+    except FileNotFoundError as error:
         raise InputError(
-            f"aircraft: expected {AIRCRAFT_LAYOUT} at {data_root}, but {what_is_in(data_root)} ({_reason(error)}); "
-            f"get it from {AIRCRAFT_SOURCE}"
+            f"aircraft: expected {AIRCRAFT_LAYOUT} at {data_root}, but {what_is_in(data_root)} ({error.filename} does "
+            f"not exist); get it from {AIRCRAFT_SOURCE}"
         ) from error
-    lists = [f"aircraft: {data / _aircraft_list(split)}" for split in ("trainval", "test")]
-    splits = [_listed(data_set, data, where) for data_set, where in zip((train, test), lists, strict=True)]
-    return FineGrainedData("aircraft", list(train.classes), *splits)
+    return FineGrainedData("aircraft", classes, train, test)
 
 
-def _aircraft_list(split: str) -> str:
-    return f"images_variant_{split}.txt"
-
-
-def _check_aircraft(data: Path) -> None:
-    """torchvision takes the lists as they are; here a wrong line is refused with its number. Missing: it says so."""
-    try:
-        variants = read_text(data / "variants.txt", "aircraft").rstrip().split("\n")
-        lists = {split: read_text(data / _aircraft_list(split), "aircraft").rstrip() for split in ("trainval", "test")}
-    except FileNotFoundError:
-        return
-    known: set[str] = set()
-    for number, line in enumerate(variants, start=1):
-        where = f"aircraft: {data / 'variants.txt'}, line {number}"
+def _variants(path: Path) -> list[str]:
+    names: list[str] = []
+    for number, line in enumerate(read_text(path, "aircraft").rstrip().split("\n"), start=1):
         name = line.strip()
-        if not name or name in known:
-            raise InputError(f"{where}: expected the name of another variant, got {line!r:.200}")
-        known.add(name)
-    for split, text in lists.items():
-        seen: set[str] = set()
-        for number, line in enumerate(text.split("\n") if text else [], start=1):
-            where = f"aircraft: {data / _aircraft_list(split)}, line {number}"
-            picture, _, variant = line.strip().partition(" ")
-            if variant not in known:
-                raise InputError(
-                    f'{where}: expected "picture variant" with a variant of variants.txt, got {line!r:.200}'
-                )
-            if picture in seen:
-                raise InputError(f"{where}: expected each picture once, but {printable(picture)} is listed again")
-            inside(data / "images", f"{picture}.jpg", where)
-            seen.add(picture)
+        if not name or name in names:
+            raise InputError(
+                f"aircraft: {path}, line {number}: expected the name of another variant, got {line!r:.200}"
+            )
+        names.append(name)
+    return names
+
+
+def _aircraft(data: Path, split: str, classes: list[str]) -> PictureList:
+    """Lines are "picture variant", of pictures in images/ without their .jpg; variants have spaces."""
+    path = data / f"images_variant_{split}.txt"
+    index = {name: label for label, name in enumerate(classes)}
+    labels: dict[Path, int] = {}
+    text = read_text(path, "aircraft").rstrip()
+    for number, line in enumerate(text.split("\n") if text else [], start=1):
+        where = f"aircraft: {path}, line {number}"
+        name, _, variant = line.strip().partition(" ")
+        if variant not in index:
+            raise InputError(f'{where}: expected "picture variant" with a variant of variants.txt, got {line!r:.200}')
+        picture = inside(data / "images", f"{name}.jpg", where)
+        if picture in labels:
+            raise InputError(f"{where}: expected each picture once, but {printable(name)} is listed again")
+        labels[picture] = index[variant]
+    return PictureList(list(labels), list(labels.values()))
 
 
 def _check_regular(path: Path, data_set: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 
 from dual_cross_attention.data.files import inside, read_text
@@ -50,7 +51,7 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
 
 def _read(data_root: Path, split: str, warnings: list[str]) -> list[Sighting]:
     folder, table = data_root / split, data_root / f"{split}.csv"
-    if table.exists():
+    if os.path.lexists(table):  # a link to nothing is a mistake, not a missing table
         return _read_csv(table)
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
@@ -91,7 +92,9 @@ def _read_csv(path: Path) -> list[Sighting]:
             sightings.append(Sighting(picture, fields["identity"], fields["camera"]))
             lines.append(rows.line_num)
     except (OSError, csv.Error) as error:
-        raise InputError(f"folder: {path} cannot be read as CSV: {error}") from error
+        raise InputError(
+            f"folder: {path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}"
+        ) from error
     pictures = [sighting.picture for sighting in sightings]
     if not pictures:
         raise InputError(f"folder: expected pictures in {path}, but it lists none")

@@ -9,6 +9,7 @@ from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_fi
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 
 class Counts(NamedTuple):
@@ -96,10 +97,12 @@ def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list
     if not gone:
         return files
     if len(gone) == len(files):
-        raise release.error(f"none of the {len(files):,} pictures that {list_file} lists is there, such as {gone[0]}")
+        raise release.error(
+            f"none of the {len(files):,} pictures that {list_file} lists is there, such as {printable(gone[0])}"
+        )
     warnings.append(
         f"{release.name}: {len(gone):,} of the {len(files):,} pictures that {list_file} lists are not there and "
-        f"left out, such as {gone[0]}"
+        f"left out, such as {printable(gone[0])}"
     )
     left_out = set(gone)
     return [file for file in files if file not in left_out]

@@ -1,5 +1,6 @@
 """VeRi-776, vehicles instead of people, in its official layout."""
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.release import Counts, Release, files_in, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 VERI776 = Release(
     "veri776",
@@ -50,21 +52,23 @@ def load_veri776(data_root: Path, train: bool = True) -> ReIDData:
 
 def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
     folder, list_file, xml_file = (home / name for name in SPLITS[split])
-    if list_file.exists():
+    if os.path.lexists(list_file):
         named = [_listed(folder, list_file, *line) for line in lines_of(VERI776, list_file)]
         if twice := [file for file, count in Counter(named).items() if count > 1]:
-            raise InputError(f"veri776: {list_file}: expected each picture once, but {twice[0].name} is listed again")
+            raise InputError(
+                f"veri776: {list_file}: expected each picture once, but {printable(twice[0].name)} is listed again"
+            )
         files, where = on_disk(VERI776, list_file, named, warnings), list_file
     else:
         files, where = files_in(VERI776, folder), folder
-    labels = _read_xml(xml_file) if xml_file.exists() else {}
+    labels = _read_xml(xml_file) if os.path.lexists(xml_file) else {}
 
     def sighting(file: Path) -> Sighting | None:
         match = NAME.match(file.name)
         by_name, by_xml = match and match.groups(), labels.get(file.name)
         if by_name and by_xml and [*map(int, by_name)] != [*map(int, by_xml)]:
             raise InputError(
-                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {file.name}, "
+                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {printable(file.name)}, "
                 "which is not what its name says"
             )
         found = by_name or by_xml
