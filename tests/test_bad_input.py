@@ -383,7 +383,8 @@ def test_no_test_picture_can_be_read(dcal, small, make_pictures, tmp_path):
     root = make_pictures(tmp_path / "pictures")
     for path in root.glob("val/*/*"):
         path.write_bytes(b"")
-    outcome = dcal("train", *small, "--data_root", root, "--output_dir", tmp_path / "run")
+    flags = ["--data_root", root, "--max_bad_images", 18, "--output_dir", tmp_path / "run"]
+    outcome = dcal("train", *small, *flags)
     assert outcome.status == 2
     assert "none of the test pictures can be read" in outcome.err
 
