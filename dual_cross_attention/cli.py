@@ -1,4 +1,4 @@
-"""The command line: `dcal train`, `dcal eval`. Flags are the fields of the settings."""
+"""The command line: `dcal train`, `dcal eval`, `dcal check-data`. Flags are the fields of the settings."""
 
 import json
 import logging
@@ -15,10 +15,16 @@ from rich.table import Table
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
+from dual_cross_attention.messages import printable
 from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
 
-COMMANDS = {"train": "train a model", "eval": "evaluate a trained model on the test split"}
+COMMANDS = {
+    "train": "train a model",
+    "eval": "evaluate a trained model on the test split",
+    "check-data": "look at every picture of a data set before a training does",
+}
+SHOWN_BAD = 20  # of the pictures that cannot be read, on the screen
 METRICS = {
     "top1": "top-1 %",
     "top5": "top-5 %",
@@ -29,7 +35,7 @@ METRICS = {
 }
 USAGE = f"""usage: dcal COMMAND …   (dcal COMMAND --help says more)
 
-{chr(10).join(f"  {name:8}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:12}{what}" for name, what in COMMANDS.items())}
 
 Dual Cross-Attention Learning {__version__}. Without arguments, `dcal train` trains the built-in toy task in minutes."""
 
@@ -38,10 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for what the user can mend, 3 for a diverged training, 75 for one that was asked to leave
-        and can go on, 130 after Ctrl-C elsewhere.
+        The exit status: 0, 1 for a data set with pictures that cannot be read, 2 for what the user can mend, 3 for a
+        diverged training, 75 for one that was asked to leave and can go on, 130 after Ctrl-C elsewhere.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal's encoding has not
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(USAGE)
@@ -52,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, *rest = arguments
         if command not in COMMANDS:
             raise InputError(f"unknown command '{command}': there is {', '.join(COMMANDS)}")
-        {"train": _train, "eval": _evaluate}[command](rest)
-        return 0
+        return {"train": _train, "eval": _evaluate, "check-data": _check_data}[command](rest) or 0
     except InputError as error:
         return _fail(error, 2)
     except TrainingDivergedError as error:
@@ -99,6 +107,22 @@ class EvalOptions:
     """Write the result as JSON to this file; - is standard output, with nothing else on it."""
 
 
+@dataclass(kw_only=True)
+class CheckOptions:
+    """Options"""
+
+    task: Literal["fgvc", "reid"] = "fgvc"
+    """fgvc is fine-grained visual categorisation, reid is object re-identification."""
+    dataset: str | None = None
+    """Name of the data set, as of dcal train; unset: the built-in toy set."""
+    data_root: str | None = None
+    """The data set's own folder, or the folder that holds it."""
+    num_workers: int | None = None
+    """Processes that read pictures; unset: one per core."""
+    json: str | None = None
+    """Write the whole report as JSON to this file; - is standard output, with nothing else on it."""
+
+
 def _train(arguments: list[str]) -> None:
     if _asks_for_help(arguments):
         print(describe_config(arguments))
@@ -130,13 +154,8 @@ def _evaluate(arguments: list[str]) -> None:
         raise InputError(
             f"dcal eval: expected one run's folder or model file, got {', '.join(map(repr, models)) or 'none'}"
         )
-    for name, file in (("json", options.json), ("save_ranking", options.save_ranking)):
-        if file is None or (name, file) == ("json", "-"):
-            continue
-        if not Path(file).parent.is_dir():
-            raise InputError(f"--{name}: there is no folder '{Path(file).parent}' to write '{file}' in")
-        if file == "-" or Path(file).is_dir():
-            raise InputError(f"--{name}: expected a file to write, got '{file}'")
+    _check_writable("json", None if options.json == "-" else options.json)
+    _check_writable("save_ranking", options.save_ranking)
     console = make_console(stderr=options.json == "-")
     _show_log(console)
     from dual_cross_attention import runs
@@ -146,14 +165,58 @@ def _evaluate(arguments: list[str]) -> None:
     console.print(_table(result))
     if result["unreadable"]:
         console.print(f"{result['unreadable']} pictures could not be read and were left out")
+    _write_json(result, options.json)
+
+
+def _check_data(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        print(
+            describe(
+                CheckOptions,
+                "dcal check-data [--OPTION VALUE ...]",
+                "Reads the labels of a data set and decodes every picture of all splits; reports what is broken, tiny, "
+                "very large or animated, and files that are in more than one split. Exit status 0: all can be read, "
+                "1: some cannot, 2: the data set cannot be used.",
+            )
+        )
+        return 0
+    words, flags = split_flags(arguments)
+    more_words, values = read_flags(CheckOptions, flags)
+    if words + more_words:
+        raise InputError(f"dcal check-data: unexpected word '{(words + more_words)[0]}': expected flags with a value")
+    options = CheckOptions(**values)
+    _check_writable("json", None if options.json == "-" else options.json)
+    console = make_console(stderr=options.json == "-")
+    _show_log(console)
+    from dual_cross_attention.runs import checking
+
+    report = checking.check_data(options.task, options.dataset, options.data_root, options.num_workers, console)
+    for line in checking.as_lines(report, SHOWN_BAD):
+        console.print(printable(line), soft_wrap=True)
+    _write_json(report.as_json(), options.json)
+    return 1 if report.bad else 0
+
+
+def _check_writable(name: str, file: str | None) -> None:
+    """Before any work is done: raises InputError if --name is no file that can be written; None is none at all."""
+    if file is None:
+        return
+    if not Path(file).parent.is_dir():
+        raise InputError(f"--{name}: there is no folder '{Path(file).parent}' to write '{file}' in")
+    if file == "-" or Path(file).is_dir():
+        raise InputError(f"--{name}: expected a file to write, got '{file}'")
+
+
+def _write_json(result: dict[str, Any], file: str | None) -> None:
+    """To a file, or to standard output if it is "-"."""
     text = json.dumps(result, indent=2)
-    if options.json == "-":
+    if file == "-":
         print(text)
-    elif options.json:
+    elif file:
         try:
-            Path(options.json).write_text(text + "\n")
+            Path(file).write_text(text + "\n")
         except OSError as error:
-            raise InputError(f"--json: cannot write '{options.json}': {error.strerror}") from error
+            raise InputError(f"--json: cannot write '{file}': {error.strerror}") from error
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
@@ -191,5 +254,5 @@ def _fail(error: Exception | str, status: int) -> int:
     message = str(error)
     if "Original Traceback" in message:  # raised in a data worker: what matters is at the end
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    print("dcal: error:", " ".join(message.split()), file=sys.stderr)
+    print("dcal: error:", printable(" ".join(message.split())), file=sys.stderr)
     return status

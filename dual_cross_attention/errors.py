@@ -1,4 +1,7 @@
-"""What a user of the command line can meet. Each is told in one line, without a traceback."""
+"""What a user of the command line can meet. Each is told in one line, without a traceback.
+
+Nothing is imported here: a mistyped flag is told of before PyTorch is loaded.
+"""
 
 
 class InputError(ValueError):

@@ -42,7 +42,7 @@ def refused(dcal, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("nope", "unknown command 'nope': there is train, eval"),
+        ("nope", "unknown command 'nope': there is train, eval, check-data"),
         ("train --task reid2", "unknown task 'reid2': there is fgvc"),
         ("train --task=", "unknown task '': there is fgvc"),
         ("train --dataset birds", "unknown data set 'birds': there are toy, cub, cars, aircraft, folder"),
@@ -356,7 +356,7 @@ def test_a_broken_picture_is_replaced_in_training_batches(dcal, small, make_pict
     monkeypatch.setattr("dual_cross_attention.data.pictures.read_picture", watch)
     outcome = dcal("train", *small, "--data_root", root, "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0
-    assert f"warning: skipped an unreadable picture, {broken}: " in outcome.out
+    assert f"warning: unreadable picture, replaced by the next one that can be read: {broken}: " in outcome.out
     training = [path for path in read if "train" in path.parts]
     assert len(training) == 37  # 36 and the replacement
     assert training[training.index(broken) + 1] == root / "train" / "ant" / "00.png"
@@ -379,7 +379,8 @@ def test_no_test_picture_can_be_read(dcal, small, make_pictures, tmp_path):
     root = make_pictures(tmp_path / "pictures")
     for path in root.glob("val/*/*"):
         path.write_bytes(b"")
-    outcome = dcal("train", *small, "--data_root", root, "--output_dir", tmp_path / "run")
+    flags = ["--data_root", root, "--max_bad_images", 18, "--output_dir", tmp_path / "run"]
+    outcome = dcal("train", *small, *flags)
     assert outcome.status == 2
     assert "none of the test pictures can be read" in outcome.err
 

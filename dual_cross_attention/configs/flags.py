@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable, shown
 
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+MAX_YAML_BYTES = 100_000
+"""Of a file of settings; a run's config.yaml has 2,000."""
 
 Flags = list[tuple[str, list[str]]]
 
@@ -54,7 +58,7 @@ def read_flags(settings: type, flags: Flags) -> tuple[list[str], dict[str, Any]]
     values: dict[str, Any] = {}
     for name, following in flags:
         if name not in hints:
-            raise InputError(f"unknown flag --{name}: {_what_exists(name, hints, '--')}")
+            raise InputError(f"unknown flag --{printable(name):.60}: {_what_exists(name, hints, '--')}")
         if not following and hints[name] is not bool:
             raise InputError(f"--{name}: expected {_expected(hints[name])}, got nothing")
         value, taken = following[0] if following else "true", 1
@@ -77,7 +81,7 @@ def read_settings(settings: type, values: Mapping[str, Any], source: str) -> dic
     hints = _hints(settings)
     for name in values:
         if name not in hints:
-            raise InputError(f"{source}: unknown setting '{name}': {_what_exists(str(name), hints)}")
+            raise InputError(f"{source}: unknown setting '{printable(name):.60}': {_what_exists(str(name), hints)}")
     return {name: _convert(settings, name, value, f"{source}: {name}") for name, value in values.items()}
 
 
@@ -85,15 +89,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of `setting: value` lines. Tags that would make Python objects are refused, not run.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: it cannot be read, is larger than `MAX_YAML_BYTES`, has aliases (`*name`), or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read '{path}' as YAML: {error}") from error
+        with path.open("rb") as file:
+            raw = file.read(MAX_YAML_BYTES + 1)
+        if len(raw) > MAX_YAML_BYTES:
+            raise InputError(f"cannot read '{path}' as YAML: expected at most {MAX_YAML_BYTES:,} bytes of settings")
+        content = yaml.load(raw.decode("utf-8"), _PlainLoader)
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"cannot read '{path}' as YAML: it is nested too deeply for settings") from error
+    except Exception as error:  # a date in month 13, a number of 5,000 digits: PyYAML lets out what Python raises
+        raise InputError(f"cannot read '{path}' as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"'{path}': expected lines of 'setting: value', got {content!r:.60}")
+        raise InputError(f"'{path}': expected lines of 'setting: value', got {shown(content)}")
     return content
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: a few lines of them can stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"expected values, got the alias *{event.anchor} in line {event.start_mark.line + 1}")
+        return super().compose_node(parent, index)
 
 
 def describe(settings: type, usage: str, description: str, **more: str) -> str:
@@ -113,8 +135,8 @@ def _convert(settings: type, name: str, value: Any, where: str) -> Any:
         if value is None and type(None) not in get_args(hint):
             raise InputError("nothing")
         return _parser(settings).parse_object({name: value}, defaults=False).as_dict()[name]
-    except (ArgumentError, InputError):
-        came = "null" if value is None else repr(value)
+    except Exception:  # ArgumentError, and what the types raise on values far from them: too deep, too many digits
+        came = "null" if value is None else shown(value)
         raise InputError(f"{where}: expected {_expected(hint)}, got {came}") from None
 
 

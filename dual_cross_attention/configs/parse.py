@@ -8,6 +8,7 @@ from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.flags import Flags, describe, read_flags, read_settings, read_yaml, split_flags
 from dual_cross_attention.configs.training_config import TrainingConfig
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable, shown
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -26,7 +27,9 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
         values |= read_settings(settings, content, f"'{path}'")
     more_words, in_flags = read_flags(settings, [(name, given) for name, given in flags if name != "config"])
     for word in words + more_words:
-        raise InputError(f"unexpected word '{word}': expected flags with a value each, such as --dataset cub")
+        raise InputError(
+            f"unexpected word '{printable(word):.60}': expected flags with a value each, such as --dataset cub"
+        )
     return settings(**values | in_flags)
 
 
@@ -63,13 +66,18 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
     Raises:
         InputError: there is none.
     """
-    task = str(values.get("task", "fgvc"))
-    if task not in CONFIGS:
-        raise InputError(f"unknown task '{task}': there is {', '.join(CONFIGS)}")
-    dataset = str(values.get("dataset", next(iter(CONFIGS[task]))))
-    if dataset not in CONFIGS[task]:
-        raise InputError(f"unknown data set '{dataset}': there are {', '.join(CONFIGS[task])}")
+    task = values.get("task", "fgvc")
+    if not isinstance(task, str) or task not in CONFIGS:
+        raise InputError(f"unknown task '{_said(task)}': there is {', '.join(CONFIGS)}")
+    dataset = values.get("dataset", next(iter(CONFIGS[task])))
+    if not isinstance(dataset, str) or dataset not in CONFIGS[task]:
+        raise InputError(f"unknown data set '{_said(dataset)}': there are {', '.join(CONFIGS[task])}")
     return CONFIGS[task][dataset]
+
+
+def _said(value: object) -> str:
+    """As it was written: text without the quotes of `shown`."""
+    return f"{printable(value):.60}" if isinstance(value, str) else shown(value)
 
 
 def recipe_names() -> list[str]:

@@ -1,6 +1,7 @@
 """What is known of a data set before it is read, and reading it by its name."""
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 Data = TypeVar("Data")
 
@@ -68,12 +70,20 @@ def load_by_name(
     wanted = f"{name} needs data_root, a folder with {entry.layout}"
     if data_root is None:
         raise InputError(f"{wanted}; get it from {entry.source}")
-    root = Path(data_root).expanduser()
+    try:
+        root = Path(data_root).expanduser()
+    except RuntimeError as error:  # a user whom the system does not know
+        raise InputError(f"{wanted}; {printable(data_root)} was given: {error}") from error
     if download:
         return entry.load(root, download=True, **options)
-    if not root.is_dir():
-        raise InputError(f"{wanted}; {root} was given, but {what_is_in(root)}; get it from {entry.source}")
-    return entry.load(root, **options)
+    if not os.path.isdir(root):  # False too for what cannot be a name
+        raise InputError(f"{wanted}; {printable(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
+    try:
+        return entry.load(root, **options)
+    except OSError as error:  # a folder that may not be listed, a link that leads to itself
+        raise InputError(
+            f"{name}: cannot read {printable(error.filename or root)}: {error.strerror or error}"
+        ) from error
 
 
 def _closest(name: str, catalogue: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from dual_cross_attention.messages import printable
+
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Of files that are taken for pictures, in any case."""
 
@@ -31,11 +33,11 @@ def picture_files(folder: Path) -> list[Path]:
 
 def what_is_in(folder: Path, shown: int = 6) -> str:
     """What a folder holds, in a few words, for an error message."""
-    if not folder.exists():
+    if not os.path.exists(folder):  # False too for what cannot be a name
         return "it does not exist"
     if not folder.is_dir():
         return "it is not a folder"
-    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in folder.iterdir())
+    names = sorted(printable(f"{entry.name}/" if entry.is_dir() else entry.name) for entry in folder.iterdir())
     if not names:
         return "it is empty"
     return f"it holds {', '.join(names[:shown])}{f' and {len(names) - shown} more' if len(names) > shown else ''}"

@@ -1,5 +1,7 @@
 """Lists of labelled pictures, and reading them so that one broken file does not end a run of many hours."""
 
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,13 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from dual_cross_attention.data.cache import PictureCache
+from dual_cross_attention.data.files import open_regular
 from dual_cross_attention.data.transforms import Transform
+from dual_cross_attention.data.unreadable import Unreadable
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""PIL's formats that are read, whatever the file is called: those of `folders.EXTENSIONS`. Others PIL would hand to
+programs of the system (EPS to Ghostscript), which is no place for a stranger's file."""
+MAX_PIXELS = 178_956_970
+"""Of a picture: 0.5 GB in RGB, and what PIL takes for a decompression bomb beyond (twice Image.MAX_IMAGE_PIXELS)."""
+MAX_BYTES = 2 * 2**30
+"""Of a file: more than MAX_PIXELS take without compression. Some of PIL's decoders read all of it first."""
+MAX_IN_A_ROW = 1000
+"""Unreadable training pictures, one after the other, after which the data set is given up."""
+# Between half of MAX_PIXELS and all of it, PIL warns; what is too large is decided here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 UNREADABLE = -1
 """The label of a test picture that could not be read; metrics leave it out."""
@@ -41,13 +58,56 @@ class PictureList:
 
 
 class UnreadablePicture(Exception):
-    """A file is missing, or holds no picture that can be decoded; the message is "path: reason"."""
+    """A file is missing, or holds no picture that can be decoded; the message is "path: reason", in a line.
+
+    Args:
+        path: the file, exactly as it is named.
+        reason: why.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)  # both, or it could not be sent between processes
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)}: {self.reason}"
+
+
+@contextmanager
+def open_picture(picture: Path | Image.Image) -> Iterator[Image.Image]:
+    """A picture whose header is read and whose pixels are not yet: nothing large is allocated.
+
+    Whatever is raised inside, by PIL while it decodes, also becomes the error below.
+
+    Raises:
+        UnreadablePicture: it is no regular file, none of `FORMATS`, too large (`MAX_PIXELS`, `MAX_BYTES`), or damaged.
+    """
+    try:
+        if isinstance(picture, Image.Image):
+            yield picture
+            return
+        with _whole_pictures_only(), open_regular(picture) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise ValueError(f"expected a file of at most {MAX_BYTES:,} bytes, got {size:,}")
+            if not size:
+                raise ValueError("the file is empty")
+            with Image.open(file, formats=FORMATS) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise ValueError(
+                        f"expected at most {MAX_PIXELS:,} pixels, got {opened.width:,} x {opened.height:,}: if it is "
+                        "no decompression bomb, make it smaller"
+                    )
+                yield opened
+    except Exception as error:  # what decoders raise on damaged bytes is not limited to any list of types
+        name = "a picture in memory" if isinstance(picture, Image.Image) else f"{picture}"
+        raise UnreadablePicture(name, _reason(error)) from error
 
 
 def read_picture(picture: Path | Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture from disk (or memory), upright and in RGB.
 
-    EXIF orientation is applied, what is transparent becomes white, 16-bit grey keeps its upper 8 bits.
+    EXIF orientation is applied, what is transparent becomes white, 16-bit grey keeps its upper 8 bits; of an animation
+    it is the first frame.
 
     Args:
         picture: where it is, or the picture itself.
@@ -55,19 +115,29 @@ def read_picture(picture: Path | Image.Image, size: tuple[int, int] | None = Non
             smaller than it is, and still at least twice as large. None: as large as it is.
 
     Raises:
-        UnreadablePicture: it cannot be decoded.
+        UnreadablePicture: it cannot be opened (see `open_picture`), or not be decoded to its end.
     """
+    with open_picture(picture) as opened:
+        if size and not isinstance(picture, Image.Image):
+            _decode_smaller(opened, size)
+        return upright_rgb(opened)
+
+
+@contextmanager
+def _whole_pictures_only() -> Iterator[None]:
+    """A file that ends too early is refused, even where another library has told PIL to fill the rest with grey."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
-        if isinstance(picture, Image.Image):
-            return _upright_rgb(picture)
-        with Image.open(picture) as opened:
-            if size:
-                _decode_smaller(opened, size)
-            return _upright_rgb(opened)
-    except Exception as error:  # what decoders raise on damaged bytes is not limited to any list of types
-        reason = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
-        name = "a picture in memory" if isinstance(picture, Image.Image) else f"{picture}"
-        raise UnreadablePicture(" ".join(f"{name}: {reason}".split())) from error
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # PIL's own names an object in memory
+        return f"it is no picture of {', '.join(FORMATS)}"
+    reason = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
+    return printable(" ".join(f"{reason}".split()))
 
 
 def _decode_smaller(opened: Image.Image, size: tuple[int, int]) -> None:
@@ -89,7 +159,8 @@ def _decode_smaller(opened: Image.Image, size: tuple[int, int]) -> None:
             return
 
 
-def _upright_rgb(picture: Image.Image) -> Image.Image:
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """The pixels, decoded to the last, with EXIF orientation applied and in RGB; see `read_picture`."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):  # PIL would clip 16 bits at 255
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
@@ -149,24 +220,31 @@ class PictureDataset(Dataset):
         """The picture at `index`.
 
         Returns:
-            image (3, H, W) float, label int, and unreadable: a "path: reason" for each picture that failed.
+            image (3, H, W) float, label int, and unreadable: an `Unreadable` for each picture that failed.
 
         Raises:
-            InputError: in training, when no picture of the whole list can be read.
+            InputError: in training, when no picture of the list can be read, or none of `MAX_IN_A_ROW` that follow
+                each other in it: a batch that looks for readable ones among 100,000 broken ones would never come.
         """
-        unreadable: list[str] = []
-        for offset in range(len(self) if self.training else 1):
+        unreadable: list[Unreadable] = []
+        for offset in range(min(len(self), MAX_IN_A_ROW) if self.training else 1):
             position = (index + offset) % len(self)
             try:
                 pixels = self.cache.get(position, self._read) if self.cache else self._read(position)
             except UnreadablePicture as error:
-                unreadable.append(f"{error}")
+                unreadable.append(Unreadable(error.path, error.reason, self.training))
                 continue
             label = int(self.picture_list.labels[position])
             with _seeded(self.seed, int(self._epoch), index):
                 return {"image": self.transform.augment(pixels), "label": label, "unreadable": unreadable}
         if self.training:
-            raise InputError(f"none of the {len(self)} training pictures can be read; the first: {unreadable[0]}")
+            first = f"{printable(unreadable[0].path)}: {unreadable[0].reason}"
+            if len(unreadable) < len(self):
+                raise InputError(
+                    f"{len(unreadable):,} of the {len(self):,} training pictures, one after the other, cannot be read; "
+                    f"`dcal check-data` lists all that cannot; the first: {first}"
+                )
+            raise InputError(f"none of the {len(self)} training pictures can be read; the first: {first}")
         blank = self.transform(Image.new("RGB", (8, 8)))  # through the transform: only it knows the size
         return {"image": torch.zeros_like(blank), "label": UNREADABLE, "unreadable": unreadable}
 
@@ -189,10 +267,10 @@ def _seeded(*entropy: int) -> Iterator[None]:
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of `PictureDataset` → images (B, 3, H, W), labels (B,) int64, unreadable: list of str."""
+    """Samples of `PictureDataset` → images (B, 3, H, W), labels (B,) int64, unreadable: list of `Unreadable`."""
     return {
         # In a reading process PyTorch's own stacks into shared memory at once, where sending would else copy it.
         "images": default_collate([sample["image"] for sample in samples]),
         "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
-        "unreadable": [message for sample in samples for message in sample["unreadable"]],
+        "unreadable": [picture for sample in samples for picture in sample["unreadable"]],
     }

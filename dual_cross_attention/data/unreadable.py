@@ -1,32 +1,75 @@
-"""Keeping count of pictures that could not be read, while a run goes on without them."""
+"""Keeping count of pictures that could not be read, while a run goes on without them, up to a limit."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+SHOWN = 3  # pictures that the error names
+
+
+class Unreadable(NamedTuple):
+    """A picture that could not be read, as a batch's "unreadable" list has it.
+
+    Args:
+        path: the file, exactly as it is named.
+        reason: why, in a line.
+        replaced: whether another picture took its place (in training), or it was left out (in evaluation).
+    """
+
+    path: str
+    reason: str
+    replaced: bool
+
+
+def allowed_unreadable(max_bad_images: int | None, train_pictures: int) -> int:
+    """How many unreadable pictures a training goes on with: `max_bad_images`; None: 1 % of them, at least 10."""
+    return max(10, train_pictures // 100) if max_bad_images is None else max_bad_images
 
 
 class UnreadablePictures:
     """Collects what batches say of unreadable pictures; every picture is told once.
 
     Args:
-        tell: called with "path: reason" the first time a picture fails.
+        tell: called with a line that names the picture, the reason and what happens, the first time a picture fails.
+        allowed: how many may fail, see `allowed_unreadable`; None: any number.
 
     Attributes:
         found: path → reason.
     """
 
-    def __init__(self, tell: Callable[[str], None]):
+    def __init__(self, tell: Callable[[str], None], allowed: int | None = None):
         self.tell = tell
+        self.allowed = allowed
         self.found: dict[str, str] = {}
 
     def watch(self, loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The loader's batches, without their "unreadable" entry."""
+        """The loader's batches, without their "unreadable" entry.
+
+        Raises:
+            InputError: more pictures could not be read than are allowed.
+        """
         for batch in loader:
-            for message in batch.pop("unreadable", ()):
-                path, _, reason = message.partition(": ")
-                if path not in self.found:
-                    self.found[path] = reason
-                    self.tell(f"skipped an unreadable picture, {message}")
+            for picture in batch.pop("unreadable", ()):
+                self._add(picture)
             yield batch
+
+    def _add(self, picture: Unreadable) -> None:
+        path, reason, replaced = picture
+        if path in self.found:
+            return
+        self.found[path] = reason
+        happens = "replaced by the next one that can be read" if replaced else "left out"
+        self.tell(f"unreadable picture, {happens}: {printable(path)}: {reason}")
+        if self.allowed is not None and len(self.found) > self.allowed:
+            first = "; ".join(f"{printable(path)} ({reason})" for path, reason in islice(self.found.items(), SHOWN))
+            raise InputError(
+                f"{len(self.found):,} pictures could not be read, and --max_bad_images allows {self.allowed:,}: {first}"
+                f"{', …' if len(self.found) > SHOWN else ''}; `dcal check-data` lists all of them: mend or remove "
+                "them, or allow more"
+            )
 
     def __len__(self) -> int:
         return len(self.found)

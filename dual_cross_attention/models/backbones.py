@@ -9,10 +9,24 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import shown
 from dual_cross_attention.models.weights import fetch_imagenet_weights, load_weights
 
 # timm's modules that hold plain ViTs; `_check_can_be_opened` has the last word on each model.
 PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+
+READING_KWARGS = {
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_filter_fn",
+    "pretrained_strict",
+}
+"""Arguments of timm.create_model that have it load weights."""
+LARGEST_KWARG = 100_000
+LARGEST_KWARGS = {"depth": 1000}
 
 
 def list_backbones() -> list[str]:
@@ -45,10 +59,12 @@ def create_backbone(
             f"backbone '{name}' is not a plain ViT of timm, so its attention cannot be opened; "
             f"there are {', '.join(list_backbones())}"
         )
+    _check_kwargs(timm_kwargs)
     try:
         backbone = timm.create_model(name, num_classes=num_classes, img_size=img_size, **timm_kwargs)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"timm cannot build '{name}' with img_size={img_size}, {timm_kwargs}: {error}") from error
+    except Exception as error:  # a patch of 0 pixels, a layer that does not exist: each raises something else
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"timm cannot build '{name}' with img_size={img_size}, {timm_kwargs}: {reason}") from error
 
     _check_can_be_opened(backbone, name)
     patch = backbone.patch_embed.patch_size
@@ -69,6 +85,18 @@ def embed_patches(backbone: VisionTransformer, images: Tensor) -> Tensor:
     """The stem, up to the first block: (B, 3, H, W) → (B, prefix + N, D)."""
     tokens = backbone._pos_embed(backbone.patch_embed(images))
     return backbone.norm_pre(tokens)
+
+
+def _check_kwargs(timm_kwargs: dict[str, Any]) -> None:
+    """They come from a model file's header too: they may shape the model, not have it read files or fill the memory."""
+    for name, value in timm_kwargs.items():
+        if name in READING_KWARGS:
+            raise InputError(
+                f"backbone_kwargs: expected what shapes the model, got '{name}': --weights says what to load"
+            )
+        largest = LARGEST_KWARGS.get(name, LARGEST_KWARG)
+        if isinstance(value, int | float) and not abs(value) <= largest:
+            raise InputError(f"backbone_kwargs: expected {name} of at most {largest:,}, got {shown(value)}")
 
 
 def _check_can_be_opened(backbone: VisionTransformer, name: str) -> None:

@@ -3,13 +3,15 @@
 import logging
 from pathlib import Path
 
-import numpy as np
 import timm
+import torch
 from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import shown
+from dual_cross_attention.models.archives import check_archive, npz_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ def load_weights(backbone: VisionTransformer, path: str | Path) -> None:
     if path.suffix not in SUFFIXES:
         raise InputError(f"weights '{path}' end in '{path.suffix}': expected one of {', '.join(SUFFIXES)}")
     try:
+        if path.suffix != ".safetensors":
+            check_archive(path)
         if path.suffix == ".npz":
             _load_npz(backbone, path)
             return
@@ -59,14 +63,25 @@ def load_weights(backbone: VisionTransformer, path: str | Path) -> None:
     except InputError:
         raise
     except Exception as error:  # what readers raise on damaged or hostile bytes is not limited to any list of types
+        if "weights_only=True blocked" in str(error):
+            raise InputError(
+                f"cannot read weights '{path}': it holds more than tensors, and what else is in it could run code, so "
+                "nothing of it was run; expected a state dict of tensors: save that alone, or as .safetensors"
+            ) from error
         raise InputError(f"cannot read weights '{path}': {_first_line(error)}") from error
     _load(backbone, state, str(path))
 
 
 def _load(backbone: VisionTransformer, state: dict[str, Tensor], source: str) -> None:
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise InputError(f"weights from {source}: expected a state dict of tensors, got something else")
-    state = checkpoint_filter_fn(state, backbone, adapt_layer_scale=True)
+    _check_tensors(state, source)
+    try:
+        state = checkpoint_filter_fn(state, backbone, adapt_layer_scale=True)
+    except Exception as error:  # it takes timm's own shapes for granted
+        raise InputError(f"weights from {source} do not fit the backbone: {_first_line(error)}") from error
     expected = {key: value.shape for key, value in backbone.state_dict().items()}
 
     left_out = sorted(
@@ -91,10 +106,20 @@ def _load(backbone: VisionTransformer, state: dict[str, Tensor], source: str) ->
     logger.info("weights: %s%s", source, f"; left out, trained afresh: {', '.join(left_out)}" if left_out else "")
 
 
+def _check_tensors(state: dict[str, Tensor], source: str) -> None:
+    """Raises InputError unless every tensor has the numbers that it claims: few bytes can claim billions of them."""
+    for name, tensor in state.items():
+        plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(
+                f"weights from {source}: expected tensors with all of their numbers in the file, but "
+                f"{shown(name)} claims the shape {shown(tuple(tensor.shape))} without"
+            )
+
+
 def _load_npz(backbone: VisionTransformer, path: Path) -> None:
     """timm reads the JAX layout, but not what does not fit: other depths and heads would go by without a word."""
-    with np.load(path) as file:  # pickles inside are refused by default
-        shapes = {name.removeprefix("opt/target/"): file[name].shape for name in file.files}
+    shapes = {name.removeprefix("opt/target/"): shape for name, shape in npz_shapes(path).items()}
     blocks = {name.split("/")[1] for name in shapes if name.startswith("Transformer/encoderblock_")}
     query = next((shape for name, shape in shapes.items() if name.endswith("/query/kernel")), None)
     attention = backbone.blocks[0].attn

@@ -20,6 +20,7 @@ FREE_TO_CHANGE = {
     "num_workers",
     "eval_batch_size",
     "checkpoint_minutes",
+    "max_bad_images",
     "use_gradient_checkpointing",
     "output_dir",
     "resume",

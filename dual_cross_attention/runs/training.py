@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress
@@ -114,9 +115,12 @@ def _report(
     parts = [f"{name.removeprefix('val/')} {value:.2f} %" for name, value in best.items() if name.startswith("val/")]
     console.print(f"\nbest epoch {best['epoch']:.0f} of {config.epochs}: {', '.join(parts)}")
     if unreadable:
-        console.print(f"{len(unreadable)} pictures could not be read and were left out, such as", style="yellow")
+        console.print(
+            f"{len(unreadable)} pictures could not be read (in training, the next one took the place of each), such as",
+            style="yellow",
+        )
         for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
-            console.print(f"  {path}: {reason}", style="yellow", soft_wrap=True)
+            console.print(f"  {printable(path)}: {reason}", style="yellow", soft_wrap=True)
     console.print(
         f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
         "next:\n"

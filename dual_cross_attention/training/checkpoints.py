@@ -27,6 +27,16 @@ from dual_cross_attention.training.run_folder import flush
 KEPT = 2
 """Newest checkpoints that are kept, beside that of the best epoch."""
 
+PROGRESS_OF_A_RUN = {
+    "epoch": int,
+    "step": int,
+    "step_in_epoch": int,
+    "batches_per_step": int,
+    "best": dict,
+    "log": dict,
+    "unreadable": dict,
+    "classes": list,
+}
 STATE, PROGRESS, MANIFEST = "state.pt", "progress.json", "manifest.json"
 
 
@@ -41,8 +51,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """How far the run of a checkpoint had come, as it was saved; `verify` tells whether that is to be trusted."""
-    return json.loads((path / PROGRESS).read_text())
+    """How far the run of a checkpoint had come, as it was saved; `verify` tells whether it still is what was written.
+
+    Raises:
+        InputError: it does not say.
+    """
+    try:
+        progress = json.loads((path / PROGRESS).read_text())
+        for name, kind in PROGRESS_OF_A_RUN.items():
+            if not isinstance(progress[name], kind):
+                raise TypeError(f"{name} is {type(progress[name]).__name__}, expected {kind.__name__}")
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
+    return progress
 
 
 def verify(path: Path) -> str | None:
@@ -57,7 +78,7 @@ def verify(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size:,} bytes, expected {expected['bytes']:,}"
             if _sha256(file) != expected["sha256"]:
                 return f"{name} is not what was written (its SHA-256 differs)"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read: {type(error).__name__}: {error}"
     return None
 

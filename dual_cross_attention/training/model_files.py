@@ -1,4 +1,4 @@
-"""Models with all that is needed to use them.
+"""Models with all that is needed to use them; a file of one may come from anybody.
 
 A model file is a `.safetensors`: the state dict of `DualCrossAttentionViT`, and in the header's metadata, as JSON, the
 settings ("config"), the class names ("classes"), the versions and the metrics of that epoch. Nothing is unpickled.
@@ -8,14 +8,17 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
 from dual_cross_attention.training.run_folder import RunFolder, flush, versions
 
@@ -95,24 +98,76 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
         InputError: nothing there, or not a file that `save_model` wrote.
     """
     path = find_model_file(run_or_checkpoint)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read '{path}' as .safetensors: {' '.join(str(error).split())}") from error
-    try:
-        settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
-        if not (isinstance(settings, dict) and isinstance(classes, list)):
-            raise ValueError(f"expected a mapping and a list, got {type(settings)} and {type(classes)}")
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
-        ) from error
-    config = restore_config(settings, f"the header of '{path}'")
+    state, config, classes, metrics = read_model_file(path)
+    with torch.device("meta"):  # takes no memory, whatever size the header claims
+        check_fits(build_model(config, len(classes), pretrained=False), state, path)
     model = build_model(config, len(classes), pretrained=False)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
     return SavedModel(model.eval(), config, classes, metrics)
+
+
+class ModelFile(NamedTuple):
+    """What a model file holds.
+
+    Args:
+        state: the tensors of the model, by their names.
+        config: the settings of the run.
+        classes: names of what the classifiers tell apart.
+        metrics: of its epoch, in percent.
+    """
+
+    state: dict[str, Tensor]
+    config: TrainingConfig
+    classes: list[str]
+    metrics: dict[str, float]
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """A `.safetensors` with the header that `save_model` writes.
+
+    Raises:
+        InputError: it is none, or its header is not that of a run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(f"cannot read '{path}' as .safetensors: {printable(' '.join(str(error).split()))}") from error
+    try:
+        settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
+        if not (isinstance(settings, dict) and _is_list_of_names(classes) and _is_numbers(metrics)):
+            raise ValueError("expected settings, a list of names, and numbers by name")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
+        ) from error
+    return ModelFile(state, restore_config(settings, f"the header of '{path}'"), classes, metrics)
+
+
+def check_fits(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Compares a model that was built on the device "meta", which takes no memory, with the tensors of a file.
+
+    Raises:
+        InputError: they have other names or shapes.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if odd:
+        first = odd[0]
+        raise InputError(
+            f"'{path}' does not fit the settings in its header: {len(odd):,} of its tensors, such as "
+            f"{printable(first):.80}: expected the shape {expected.get(first)}, got {found.get(first)}"
+        )
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(number, int | float) for number in value.values())

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.loaders import Batches
-from dual_cross_attention.data.unreadable import UnreadablePictures
+from dual_cross_attention.data.unreadable import UnreadablePictures, allowed_unreadable
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.checkpoints import (
@@ -110,7 +110,8 @@ class Trainer:
         order = train_batches.order
         self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device)
         self.eval_pieces = Pieces(config.batch_size, 1, 1, folder.memory.with_name("eval_memory.json"), self.device)
-        self.unreadable = UnreadablePictures(self._warn)
+        allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
+        self.unreadable = UnreadablePictures(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
         self.results = Results(folder, config, classes)
         self.interruptions = Interruptions()

@@ -67,7 +67,7 @@ def test_training_is_the_same_to_the_bit(pictures, transform, num_workers):
     kept, read = (train_loader(pictures, transform, 2, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
     ours = epochs(kept)
     assert_same(ours, epochs(read))
-    named = [message.partition(": ")[0] for batch in ours for message in batch["unreadable"]]
+    named = [picture.path for batch in ours for picture in batch["unreadable"]]
     assert named == [f"{pictures.pictures[2]}"] * 3  # once an epoch
     assert all(2 not in batch["labels"] for batch in ours)
 

@@ -93,7 +93,7 @@ def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
     assert test.loader.persistent_workers
     (batch,) = train
     assert sorted(numbers(batch)) == [0, 0, 1, 2]
-    assert [message.partition(": ")[0] for message in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
+    assert [picture.path for picture in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
     batches = list(test)
     assert batches[0]["labels"].tolist() == [UNREADABLE, 0]
     assert len(batches[0]["unreadable"]) == 1

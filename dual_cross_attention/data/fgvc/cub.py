@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import own_folder, what_is_in
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
 SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
@@ -34,25 +36,37 @@ def load_cub(data_root: Path) -> FineGrainedData:
             odd = min(table.keys() ^ paths.keys())
             raise InputError(
                 f"cub: expected the same images in {folder / 'images.txt'} and {name}, but they list {len(paths)} and "
-                f"{len(table)}, and image {odd} is in one of them only"
+                f"{len(table)}, and image {printable(odd)} is in one of them only"
             )
     index = {class_id: position for position, class_id in enumerate(classes)}
 
+    pictures = _pictures(folder, paths)
+
     def split(flag: str) -> PictureList:
         chosen = [image for image in paths if is_training[image] == flag]
-        return PictureList([folder / "images" / paths[i] for i in chosen], [index[labels[i]] for i in chosen])
+        return PictureList([pictures[i] for i in chosen], [index[labels[i]] for i in chosen])
 
     return FineGrainedData("cub", list(classes.values()), split("1"), split("0"))
+
+
+def _pictures(folder: Path, paths: dict[str, str]) -> dict[str, Path]:
+    """The file of each image, which is in the folder and has one id only."""
+    pictures: dict[str, Path] = {}
+    first_id: dict[Path, str] = {}
+    for image, name in paths.items():
+        where = f"cub: {folder / 'images.txt'}, image {printable(image)}"
+        pictures[image] = inside(folder / "images", name, where)
+        if (first := first_id.setdefault(pictures[image], image)) != image:
+            raise InputError(f"{where}: expected each picture once, but {printable(name)} is image {first} already")
+    return pictures
 
 
 def _read_table(path: Path, allowed=None, what: str = "") -> dict[str, str]:
     """Lines "id value" → {id: value}, in their order; `what` says which values are `allowed`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, "cub").rstrip().split("\n")  # blank lines at the end are none
     except FileNotFoundError:
         raise InputError(f"cub: expected {LAYOUT}, but {path} does not exist; get it from {SOURCE}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cub: {path} cannot be read as text: {error}") from error
     table: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         key, _, value = line.strip().partition(" ")
@@ -60,10 +74,10 @@ def _read_table(path: Path, allowed=None, what: str = "") -> dict[str, str]:
         if not key and number == len(lines):
             break  # a blank last line
         if not value:
-            raise InputError(f'cub: {path}, line {number}: expected "id value", got {line!r}')
+            raise InputError(f'cub: {path}, line {number}: expected "id value", got {line!r:.200}')
         if key in table:
-            raise InputError(f"cub: {path}, line {number}: id {key} is listed a second time")
+            raise InputError(f"cub: {path}, line {number}: id {printable(key)} is listed a second time")
         if allowed is not None and value not in allowed:
-            raise InputError(f"cub: {path}, line {number}: expected {what}, got {value!r}")
+            raise InputError(f"cub: {path}, line {number}: expected {what}, got {value!r:.200}")
         table[key] = value
     return table

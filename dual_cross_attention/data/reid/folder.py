@@ -1,12 +1,16 @@
 """A user's own pictures for re-identification: one folder per identity, or a CSV file per split."""
 
 import csv
+import io
+import os
 from pathlib import Path
 
+from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import picture_files, what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, parsed, positions
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 COLUMNS = ("path", "identity", "camera")
 LAYOUT = (
@@ -23,7 +27,8 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     Identities and cameras have any names, and become numbers by sorted name, which query and gallery share.
 
     Args:
-        data_root: the folder that holds the splits; paths in a CSV file are relative to it, or absolute.
+        data_root: the folder that holds the splits; paths in a CSV file are relative to it, or absolute, and do not
+            lead out of it.
         train: read the training pictures too.
 
     Raises:
@@ -46,7 +51,7 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
 
 def _read(data_root: Path, split: str, warnings: list[str]) -> list[Sighting]:
     folder, table = data_root / split, data_root / f"{split}.csv"
-    if table.exists():
+    if os.path.lexists(table):  # a link to nothing is a mistake, not a missing table
         return _read_csv(table)
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
@@ -66,28 +71,39 @@ def _read_csv(path: Path) -> list[Sighting]:
     sightings: list[Sighting] = []
     lines: list[int] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            lacking = [name for name in COLUMNS if name not in (rows.fieldnames or [])]
-            if lacking:
+        rows = csv.DictReader(io.StringIO(read_text(path, "folder"), newline=""), strict=True)
+        header = rows.fieldnames or []
+        if wrong := [name for name in COLUMNS if header.count(name) != 1]:
+            raise InputError(
+                f"folder: {path}, line 1: expected the columns {','.join(COLUMNS)}, but there "
+                f"{'are several' if wrong[0] in header else 'is no'} {wrong[0]}"
+            )
+        for row in rows:
+            where = f"folder: {path}, line {rows.line_num}"
+            if None in row:  # DictReader's key of what is beyond the header
                 raise InputError(
-                    f"folder: {path}, line 1: expected the columns {','.join(COLUMNS)}, but there is no {lacking[0]}"
+                    f"{where}: expected {len(header)} fields, got {len(header) + len(row[None])}: a field with a comma "
+                    "needs quotes"
                 )
-            for row in rows:
-                fields = {name: (row[name] or "").strip() for name in COLUMNS}
-                if empty := [name for name, field in fields.items() if not field]:
-                    raise InputError(f"folder: {path}, line {rows.line_num}: the field {empty[0]} is empty")
-                sightings.append(Sighting(path.parent / fields["path"], fields["identity"], fields["camera"]))
-                lines.append(rows.line_num)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"folder: {path} cannot be read as CSV: {error}") from error
+            fields = {name: (row[name] or "").strip() for name in COLUMNS}
+            if empty := [name for name, field in fields.items() if not field]:
+                raise InputError(f"{where}: the field {empty[0]} is empty")
+            picture = inside(path.parent, fields["path"], where)
+            sightings.append(Sighting(picture, fields["identity"], fields["camera"]))
+            lines.append(rows.line_num)
+    except (OSError, csv.Error) as error:
+        raise InputError(
+            f"folder: {path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}"
+        ) from error
     pictures = [sighting.picture for sighting in sightings]
     if not pictures:
         raise InputError(f"folder: expected pictures in {path}, but it lists none")
     first_at: dict[Path, int] = {}
     for line, picture in zip(lines, pictures, strict=True):
         if first_at.setdefault(picture, line) != line:
-            raise InputError(f"folder: {path}, line {line}: {picture} is listed in line {first_at[picture]} already")
+            raise InputError(
+                f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already"
+            )
     if gone := absent(pictures):
-        raise InputError(f"folder: {path}, line {lines[pictures.index(gone[0])]}: {gone[0]} does not exist")
+        raise InputError(f"folder: {path}, line {lines[pictures.index(gone[0])]}: {printable(gone[0])} does not exist")
     return sightings

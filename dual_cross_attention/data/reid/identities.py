@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ReIDData:
         if not alone:
             return
         first = self.query.pictures[alone[0]]
-        named = f"such as {first.name}" if isinstance(first, Path) else f"such as number {alone[0]}"
+        named = f"such as {printable(first.name)}" if isinstance(first, Path) else f"such as number {alone[0]}"
         if len(alone) == len(self.query):
             raise InputError(
                 f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no picture of their "

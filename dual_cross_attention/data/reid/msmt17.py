@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from dual_cross_attention.data.files import inside
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 MSMT17 = Release(
     "msmt17",
@@ -61,10 +63,10 @@ def _read(path: Path, pictures: Path, warnings: list[str]) -> list[Sighting]:
     for number, line in lines_of(MSMT17, path):
         name, _, identity = line.rpartition(" ")
         if not (name and identity.isdecimal()):
-            raise InputError(f'msmt17: {path}, line {number}: expected "path identity", got {line!r}')
-        picture = pictures / name
+            raise InputError(f'msmt17: {path}, line {number}: expected "path identity", got {line!r:.200}')
+        picture = inside(pictures, name, f"msmt17: {path}, line {number}")
         if picture in identities:
-            raise InputError(f"msmt17: {path}, line {number}: {name} is listed a second time")
+            raise InputError(f"msmt17: {path}, line {number}: {printable(name)} is listed a second time")
         identities[picture] = identity.zfill(4)  # as the folder of its pictures is named
 
     def sighting(file: Path) -> Sighting | None:

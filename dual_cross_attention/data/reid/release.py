@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dual_cross_attention.data.files import read_text
 from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_files, what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 
 class Counts(NamedTuple):
@@ -76,12 +78,10 @@ def lines_of(release: Release, path: Path) -> list[tuple[int, str]]:
         InputError: there is no such file, it is no text, or it lists nothing.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, release.name)
     except FileNotFoundError:
         raise release.error(f"expected {release.layout}, but {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{release.name}: {path} cannot be read as text: {error}") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise release.error(f"expected pictures in {path}, but it lists none")
     return lines
@@ -97,10 +97,12 @@ def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list
     if not gone:
         return files
     if len(gone) == len(files):
-        raise release.error(f"none of the {len(files):,} pictures that {list_file} lists is there, such as {gone[0]}")
+        raise release.error(
+            f"none of the {len(files):,} pictures that {list_file} lists is there, such as {printable(gone[0])}"
+        )
     warnings.append(
         f"{release.name}: {len(gone):,} of the {len(files):,} pictures that {list_file} lists are not there and "
-        f"left out, such as {gone[0]}"
+        f"left out, such as {printable(gone[0])}"
     )
     left_out = set(gone)
     return [file for file in files if file not in left_out]

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from dual_cross_attention.data.reid.identities import IdentityList
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+MAX_DIGITS = 18  # what an int64 of PyTorch holds for certain
 
 
 class Sighting(NamedTuple):
@@ -35,10 +38,12 @@ def parsed(
     sightings = [parse(file) for file in files]
     odd = [file for file, sighting in zip(files, sightings, strict=True) if sighting is None]
     if len(odd) == len(files):
-        raise InputError(f"{where}: none of the {len(files):,} file names has {naming}; the first is {odd[0].name}")
+        raise InputError(
+            f"{where}: none of the {len(files):,} file names has {naming}; the first is {printable(odd[0].name)}"
+        )
     if odd:
         warnings.append(
-            f"{where}: {len(odd):,} of {len(files):,} pictures are left out, such as {odd[0].name}: "
+            f"{where}: {len(odd):,} of {len(files):,} pictures are left out, such as {printable(odd[0].name)}: "
             f"their names lack {naming}"
         )
     return [sighting for sighting in sightings if sighting is not None]
@@ -51,7 +56,10 @@ def absent(files: list[Path]) -> list[Path]:
     for file in files:
         folder, name = os.path.split(file)
         if folder not in names:
-            names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            try:
+                names[folder] = set(os.listdir(folder))
+            except (OSError, ValueError):  # there is none, it cannot be read, or none can have that name
+                names[folder] = set()
         if name not in names[folder]:
             gone.append(file)
     return gone
@@ -65,7 +73,18 @@ def positions(names: Iterable[str]) -> dict[str, int]:
 def listed(
     sightings: list[Sighting], identity: Callable[[str], int] = int, camera: Callable[[str], int] = int
 ) -> IdentityList:
-    """The pictures with their identities and cameras as numbers, which two functions make of the names."""
+    """The pictures with their identities and cameras as numbers, which two functions make of the names.
+
+    Raises:
+        InputError: a name is a number of more than `MAX_DIGITS` digits.
+    """
+    for sighting in sightings:
+        for what, name in (("identity", sighting.identity), ("camera", sighting.camera)):
+            if len(name) > MAX_DIGITS and int in (identity, camera):
+                raise InputError(
+                    f"{printable(sighting.picture)}: expected a number of at most {MAX_DIGITS} digits as {what}, got "
+                    f"{len(name)} digits"
+                )
     return IdentityList(
         [s.picture for s in sightings], [identity(s.identity) for s in sightings], [camera(s.camera) for s in sightings]
     )

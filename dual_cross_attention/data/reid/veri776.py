@@ -1,13 +1,17 @@
 """VeRi-776, vehicles instead of people, in its official layout."""
 
+import os
 import re
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dual_cross_attention.data.files import inside, read_label_bytes
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.release import Counts, Release, files_in, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 VERI776 = Release(
     "veri776",
@@ -48,19 +52,23 @@ def load_veri776(data_root: Path, train: bool = True) -> ReIDData:
 
 def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
     folder, list_file, xml_file = (home / name for name in SPLITS[split])
-    if list_file.exists():
-        named = [folder / line for _, line in lines_of(VERI776, list_file)]
+    if os.path.lexists(list_file):
+        named = [_listed(folder, list_file, *line) for line in lines_of(VERI776, list_file)]
+        if twice := [file for file, count in Counter(named).items() if count > 1]:
+            raise InputError(
+                f"veri776: {list_file}: expected each picture once, but {printable(twice[0].name)} is listed again"
+            )
         files, where = on_disk(VERI776, list_file, named, warnings), list_file
     else:
         files, where = files_in(VERI776, folder), folder
-    labels = _read_xml(xml_file) if xml_file.exists() else {}
+    labels = _read_xml(xml_file) if os.path.lexists(xml_file) else {}
 
     def sighting(file: Path) -> Sighting | None:
         match = NAME.match(file.name)
         by_name, by_xml = match and match.groups(), labels.get(file.name)
         if by_name and by_xml and [*map(int, by_name)] != [*map(int, by_xml)]:
             raise InputError(
-                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {file.name}, "
+                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {printable(file.name)}, "
                 "which is not what its name says"
             )
         found = by_name or by_xml
@@ -69,22 +77,26 @@ def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
     return parsed(files, sighting, f"veri776: {where}", VERI776.naming, warnings)
 
 
+def _listed(folder: Path, list_file: Path, number: int, line: str) -> Path:
+    return inside(folder, line, f"veri776: {list_file}, line {number}")
+
+
 def _read_xml(path: Path) -> dict[str, tuple[str, str]]:
     """{imageName: (vehicleID, the digits of cameraID)}."""
     labels = {}
     for item in _xml_root(path).iter("Item"):
         name, vehicle, camera = (item.get(key, "") for key in ("imageName", "vehicleID", "cameraID"))
-        if not (name and re.fullmatch(r"\d+", vehicle) and re.fullmatch(r"c\d+", camera)):
+        if not (name and re.fullmatch(r"\d{1,18}", vehicle) and re.fullmatch(r"c\d{1,18}", camera)):
             raise InputError(
                 f'veri776: {path}: expected Items like imageName="0001_c001_00016450_0.jpg" vehicleID="0001" '
-                f'cameraID="c001", got {item.attrib}'
+                f'cameraID="c001", got {item.attrib!r:.200}'
             )
         labels[name] = (vehicle, camera[1:])
     return labels
 
 
 def _xml_root(path: Path) -> ElementTree.Element:
-    raw = path.read_bytes()
+    raw = read_label_bytes(path, "veri776")
     declared = re.match(rb"\s*<\?xml[^>]*?encoding=[\"']([\w.-]+)", raw)
     try:
         # Decoded here: the files are declared gb2312, and the parser refuses bytes in a multi-byte encoding.
@@ -93,5 +105,8 @@ def _xml_root(path: Path) -> ElementTree.Element:
         if "<!DOCTYPE" in text:
             raise InputError(f"veri776: {path} has a <!DOCTYPE>, which is not read: it can name other files")
         return ElementTree.fromstring(text)
-    except (LookupError, UnicodeDecodeError, ElementTree.ParseError) as error:
+    # Strange encodings raise all kinds of ValueError, deep nesting the one before.
+    except (LookupError, RecursionError, ValueError, ElementTree.ParseError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"veri776: {path} cannot be read as XML: {error}") from error

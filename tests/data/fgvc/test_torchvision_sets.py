@@ -92,7 +92,7 @@ def test_damaged_annotations_are_refused(cars, aircraft, refused):
         load_fgvc("cars", cars)
     for line in ("0000003 Concorde", "0000003"):
         (aircraft / "data" / "images_variant_test.txt").write_text(f"{line}\n")
-        with refused("aircraft: expected"):
+        with refused("aircraft: ", "images_variant_test.txt, line 1: expected", "got '0000003"):
             load_fgvc("aircraft", aircraft)
 
 

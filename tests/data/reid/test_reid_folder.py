@@ -116,7 +116,7 @@ def test_bad_csv(folder, refused, text, words):
 
 def test_csv_that_is_not_text(folder, refused):
     (folder / "query.csv").write_bytes(b"\xff\xfe\x00")
-    with refused("folder", folder / "query.csv", "as CSV"):
+    with refused("folder", folder / "query.csv", "as text"):
         load_reid("folder", folder)
 
 

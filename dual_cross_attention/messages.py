@@ -1,0 +1,22 @@
+"""Names and values that somebody else wrote, as they stand in a message of one line."""
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 8, 8, 80, 80, 80
+
+
+def printable(name: object) -> str:
+    """A name as one line of text: line breaks, control characters and bytes that are no UTF-8 are escaped (`\\n`)."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in f"{name}"
+    )
+
+
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, cut where it is long or deep."""
+    try:
+        return printable(_SHORT.repr(value))
+    except Exception:  # such as a number of more digits than Python writes
+        return f"a {type(value).__name__} that cannot be shown"

@@ -1,0 +1,42 @@
+"""Unreadable pictures are told once, by their exact path, and are too many beyond a limit."""
+
+import pytest
+
+from dual_cross_attention.data.unreadable import Unreadable, UnreadablePictures, allowed_unreadable
+
+
+def batches(*pictures: Unreadable) -> list[dict]:
+    return [{"images": i, "unreadable": [picture]} for i, picture in enumerate(pictures)]
+
+
+def test_each_is_told_once_with_what_happens():
+    told = []
+    watched = UnreadablePictures(told.append)
+    odd = "a: b\n[c].jpg"
+    pictures = (
+        Unreadable(odd, "empty: no bytes", True),
+        Unreadable("x.jpg", "gone", False),
+        Unreadable(odd, "again", True),
+    )
+    assert list(watched.watch(batches(*pictures))) == [{"images": 0}, {"images": 1}, {"images": 2}]
+    assert watched.found == {odd: "empty: no bytes", "x.jpg": "gone"} and len(watched) == 2
+    assert told == [
+        "unreadable picture, replaced by the next one that can be read: a: b\\n[c].jpg: empty: no bytes",
+        "unreadable picture, left out: x.jpg: gone",
+    ]
+
+
+@pytest.mark.parametrize("allowed", [0, 2, 5])
+def test_one_more_than_allowed_is_an_error(allowed, refused):
+    told = []
+    watched = UnreadablePictures(told.append, allowed)
+    pictures = [Unreadable(f"{number}.jpg", "empty", True) for number in range(allowed + 1)]
+    list(watched.watch(batches(*pictures[:-1], *pictures[:-1])))
+    with refused(f"{allowed + 1} pictures", f"--max_bad_images allows {allowed}", "0.jpg (empty)", "dcal check-data"):
+        list(watched.watch(batches(pictures[-1])))
+    assert len(told) == allowed + 1
+
+
+def test_the_limit_follows_the_data_set_unless_it_is_given():
+    assert [allowed_unreadable(None, count) for count in (5, 1000, 1100, 32_621)] == [10, 10, 11, 326]
+    assert [allowed_unreadable(given, 32_621) for given in (0, 3)] == [0, 3]

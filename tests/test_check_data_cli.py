@@ -1,0 +1,67 @@
+"""`dcal check-data` from the command line: what it prints, writes and exits with."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def folder(make_pictures, tmp_path):
+    return make_pictures(tmp_path / "pictures")
+
+
+def test_good_data(dcal, pictures, tmp_path):
+    outcome = dcal("check-data", "--dataset", "folder", "--data_root", pictures, "--json", tmp_path / "report.json")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "train: 36 pictures of 3 classes or identities, 0 cannot be read" in outcome.out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["splits"] == {
+        "train": {"pictures": 36, "classes": 3, "bad": 0},
+        "test": {"pictures": 18, "classes": 3, "bad": 0},
+    }
+
+
+def test_bad_data(dcal, folder):
+    broken = sorted(folder.glob("train/*/*"))[:25]
+    for path in broken:
+        path.write_bytes(b"")
+    shutil.copy(folder / "train/cat/11.png", folder / "val/bee/copy.png")
+    shutil.rmtree(folder / "val/ant")
+    flags = ["check-data", "--dataset", "folder", "--data_root", folder, "--num_workers", 0]
+    outcome = dcal(*flags)
+    assert (outcome.status, outcome.err) == (1, "")
+    lines = outcome.out.splitlines()
+    assert "25 pictures cannot be read:" in lines and "  and 5 more: --json FILE has all of them" in lines
+    assert f"  train: {broken[19]}: the file is empty" in lines and f"{broken[20]}" not in outcome.out
+    assert "warning: 1 classes have no picture to test with:" in lines
+    outcome = dcal(*flags, "--json", "-")
+    assert outcome.status == 1
+    report = json.loads(outcome.out)
+    assert [found["path"] for found in report["bad"]] == [f"{path}" for path in broken]
+    assert report["without_test"] == ["ant"]
+    assert report["duplicates"] == [[["train", f"{folder}/train/cat/11.png"], ["test", f"{folder}/val/bee/copy.png"]]]
+
+
+def test_drawn_sets_and_help(dcal):
+    assert dcal("check-data").status == 0
+    assert "Exit status 0" in dcal("check-data", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dataset cub", "cub needs data_root"),
+        ("--dataset birds", "unknown data set 'birds'"),
+        ("--task reid --dataset cub", "unknown data set 'cub'"),
+        ("--task birds", "--task: expected one of fgvc, reid, got 'birds'"),
+        ("word", "dcal check-data: unexpected word 'word'"),
+        ("--num_workers -1", "num_workers: expected a number of at least 0, got -1"),
+        ("--json no/where.json", "--json: there is no folder 'no'"),
+        ("--dataroot x", "unknown flag --dataroot: did you mean --data_root?"),
+    ],
+)
+def test_what_cannot_be_checked(dcal, arguments, message):
+    outcome = dcal("check-data", *arguments.split())
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"dcal: error: {message}") and outcome.err.count("\n") == 1
