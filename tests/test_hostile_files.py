@@ -26,8 +26,7 @@ from dual_cross_attention.data import PictureDataset, PictureList, load_fgvc, lo
 from dual_cross_attention.data.pictures import UnreadablePicture, read_picture
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.backbones import create_backbone
-from dual_cross_attention.training.checkpoints import build_model
-from dual_cross_attention.training.model_files import check_fits, read_model_file
+from dual_cross_attention.training.model_files import build_model, check_fits, read_model_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and names of any bytes")
 
