@@ -8,8 +8,8 @@ import timm
 import torch
 from timm.models.vision_transformer import Block
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import count_flops
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
 from dual_cross_attention.attention.opened_block import DropPathMasks, draw_drop_path
@@ -29,9 +29,8 @@ def images(batch=3, size=(32, 48)):
 
 
 def flops(function):
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        function()
-    return counter.get_total_flops()
+    with torch.no_grad():
+        return count_flops(function)
 
 
 def relocate(model, scale=6.0):
