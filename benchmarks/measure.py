@@ -23,13 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory, peak_memory_mb
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by Accelerate's names of precisions
-aten = torch.ops.aten
-CPU_FLASH = {  # which PyTorch counts from 2.15 on
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        aten._scaled_dot_product_flash_attention_backward
-    ],
-}
+for like in ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward"):
+    on_cpu = like.replace("attention", "attention_for_cpu")  # which PyTorch counts by itself from 2.15 on
+    flop_registry.setdefault(getattr(torch.ops.aten, on_cpu), flop_registry[getattr(torch.ops.aten, like)])
 
 Function = Callable[[], Any]
 Rows = Mapping[str, Mapping[str, float | str | None]]  # row → column → value; None: not measured
@@ -122,7 +118,7 @@ def _peak_above_idle(device: torch.device, work: Callable[..., Any], arguments: 
 
 def count_flops(function: Function) -> int:
     """FLOPs of one call. It must not be compiled yet: what inductor makes is not counted."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_FLASH) as counter:
+    with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
