@@ -37,12 +37,16 @@ class UncertaintyWeighting(nn.Module):
         """
         if set(losses) != set(self.branches):
             raise ValueError(f"expected the losses of {sorted(self.branches)}, got {sorted(losses)}")
-        with torch.no_grad():
-            self.w.clamp_(-self.bound, self.bound)
+        self.project()
         stacked = torch.stack([losses[branch].float() for branch in self.branches])
         total = 0.5 * (torch.exp(-self.w) * stacked + self.w).sum()
         used = self.w.detach().clone()  # the optimiser changes w in place
         return total, {f"w_{branch}": w for branch, w in zip(self.branches, used, strict=True)}
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Takes w back onto ±bound; every forward pass begins with it."""
+        self.w.clamp_(-self.bound, self.bound)
 
 
 class IdentityLoss(nn.Module):

@@ -114,6 +114,9 @@ class TrainingConfig:
     """Compile the blocks with torch.compile, a minute at the start; auto: on CUDA, in runs of 1,000 steps or more."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes (torchrun, accelerate launch), each has the whole model (ddp), or a part of its weights and
+    of the optimiser's state (fsdp), for backbones that do not fit one card: slower, and the same results."""
     num_workers: int | None = None
     """Processes that read pictures; unset: none on a CPU, else one per core, at most 8."""
     cache: Literal["none", "ram"] = "none"

@@ -128,6 +128,11 @@ class DualCrossAttentionViT(nn.Module):
         if self.has_glca:
             self.glca_block.compile(fullgraph=True, backend=backend)
 
+    def run_blocks_by(self, wrap: Callable[[Callable], Callable]) -> None:
+        """Has `wrap` put around the functions that run an opened block: whoever splits a block's parameters over
+        processes must gather them around its run, since the block itself is never called."""
+        self._stacked_block, self._last_block = wrap(self._stacked_block), wrap(self._last_block)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that weight decay leaves alone, beside all vectors: embeddings of the backbone."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}

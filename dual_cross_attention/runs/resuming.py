@@ -16,6 +16,7 @@ FREE_TO_CHANGE = {
     "download",
     "device",
     "compile",
+    "parallel",
     "cache",
     "num_workers",
     "eval_batch_size",

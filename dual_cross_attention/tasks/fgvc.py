@@ -59,9 +59,9 @@ class FGVCTask(Task):
             labels = batch["labels"].to(device, non_blocking=True)
             readable = labels >= 0
             seen.update(readable.sum())
-            if not readable.any():
-                continue
             logits = self.model(batch["images"].to(device, non_blocking=True)).logits
+            if not readable.any():  # asked after the pass: under FSDP, other processes take part in it
+                continue
             logits = {branch: logits[branch].float()[readable] for branch in branches}
             for suffix, scores in {"": vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
                 finite &= scores.isfinite().all()

@@ -47,12 +47,25 @@ WORTH_COMPILING = 1_000
 """Steps of a run that pay for the minute or so in which `torch.compile` writes kernels."""
 
 
-def choose_compile(setting: bool | str, device: torch.device, steps: int) -> tuple[bool, str]:
+def choose_compile(setting: bool | str, device: torch.device, steps: int, sharded: bool = False) -> tuple[bool, str]:
     """Whether to compile the model's blocks, and why not, where that is worth saying.
 
     "auto" compiles on CUDA, in a run of at least `WORTH_COMPILING` steps, if a first small function can be compiled:
     that takes Triton and a C compiler.
+
+    Args:
+        setting: True, False or "auto".
+        device: where the run is.
+        steps: forward passes of the run.
+        sharded: FSDP swaps a block's parameters in and out, which is not compiled.
+
+    Raises:
+        InputError: True, and sharded.
     """
+    if sharded:
+        if setting is True:
+            raise InputError("--compile true does not go with --parallel fsdp: take --compile auto, or --parallel ddp")
+        return False, ""
     if setting != "auto":
         return bool(setting), ""
     if device.type != "cuda" or steps < WORTH_COMPILING:

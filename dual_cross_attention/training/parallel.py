@@ -1,25 +1,31 @@
 """One process, or several that train together: gradients averaged, a state that does not tell how many there were."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import distributed, nn
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from dual_cross_attention.tasks.task import Task
+from dual_cross_attention.training.sharding import is_sharded
+
+# Running statistics are not DDP's to broadcast: `RunningStatistics` averages them.
+DDP_OPTIONS = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 class Parallel:
-    """A task and its optimiser, on the device, with gradients averaged over all processes (DDP).
+    """A task and its optimiser, on the device, with gradients averaged over all processes: DDP, or FSDP if the task is
+    sharded.
 
     Args:
-        accelerator: knows device, precision and processes.
-        task: is moved to the device.
+        accelerator: knows device, precision and processes; made with `DDP_OPTIONS`.
+        task: is moved to the device, unless it was sharded, and is there.
         optimizer: of its parameters.
 
     Attributes:
@@ -29,8 +35,15 @@ class Parallel:
 
     def __init__(self, accelerator: Accelerator, task: Task, optimizer: Optimizer):
         self.accelerator, self.task, self._plain_optimizer = accelerator, task, optimizer
+        self.sharded = is_sharded(task)
         self.wrapped: nn.Module
-        self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
+        if self.sharded:
+            self.wrapped, self.optimizer = task, accelerator.prepare(optimizer)
+            # A forward pass projects w where it was gathered, which is a copy.
+            if task.weighting:
+                optimizer.register_step_post_hook(lambda *_: task.weighting.project())
+        else:
+            self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
 
     @property
     def processes(self) -> int:
@@ -38,7 +51,19 @@ class Parallel:
 
     def accumulating(self) -> AbstractContextManager:
         """Within this, gradients stay with their process: more of the same step are to come."""
-        return self.accelerator.no_sync(self.wrapped)
+        return nullcontext() if self.sharded else self.accelerator.no_sync(self.wrapped)
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale the gradients of all processes down to this norm; returns what it was, the same in all of them."""
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes, in all of them."""
+        if self.processes > 1:
+            distributed.all_reduce(tensor)
+            tensor = tensor / self.processes
+        return tensor
 
     def state(self) -> dict[str, Any]:
         """Weights, optimiser and loss scaling; parameters go by their names, so that any number of processes reads it.

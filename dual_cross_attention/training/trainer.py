@@ -21,6 +21,7 @@ from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.pictures import UNREADABLE
 from dual_cross_attention.data.unreadable import UnreadablePictures, allowed_unreadable
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
 from dual_cross_attention.tasks.task import Task
@@ -35,11 +36,13 @@ from dual_cross_attention.training.devices import choose_compile, choose_device,
 from dual_cross_attention.training.divergence import Freeze, save_diverged
 from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
-from dual_cross_attention.training.parallel import Parallel
+from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
 from dual_cross_attention.training.pieces import Pieces
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.training.running_statistics import RunningStatistics
+from dual_cross_attention.training.sharding import shard
 from dual_cross_attention.training.shares import Shares, seed_batch
 from dual_cross_attention.training.step_log import StepLog, combine, means
 
@@ -81,6 +84,7 @@ class Trainer:
             mixed_precision=choose_precision(config.precision, device),
             log_with="tensorboard",
             project_dir=str(folder.path),
+            kwargs_handlers=[DDP_OPTIONS],
         )
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         processes = self.accelerator.num_processes
@@ -89,6 +93,11 @@ class Trainer:
         per_step = progress.get("batches_per_step", config.gradient_accumulation_steps * processes)
         self.shares = Shares(len(train_batches), per_step, self.accelerator.process_index, processes)
 
+        sharded = config.parallel == "fsdp" and processes > 1
+        if sharded:
+            if self.accelerator.mixed_precision == "fp16":
+                raise InputError("--parallel fsdp takes --precision bf16 or fp32, not fp16, which scales its losses")
+            shard(task, self.device, processes)
         peak = peak_learning_rate(config.lr, config.lr_per_512, config.batch_size * per_step)
         optimizer = build_optimizer(
             task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
@@ -96,7 +105,7 @@ class Trainer:
         self.parallel = Parallel(self.accelerator, task, optimizer)
         self.wrapped, self.optimizer = self.parallel.wrapped, self.parallel.optimizer
         compiled, why_not = choose_compile(
-            config.compile, device, self.shares.steps * self.shares.rounds * config.epochs
+            config.compile, device, self.shares.steps * self.shares.rounds * config.epochs, sharded
         )
         if compiled:
             task.model.compile_blocks()
@@ -106,7 +115,9 @@ class Trainer:
 
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
         # Where the device cannot hold the weights by itself, somebody looks before every step; see `Freeze`.
-        self.freeze = Freeze(optimizer, self.device) if self.device.type in ("cuda", "cpu") else None
+        frozen = self.device.type in ("cuda", "cpu") and not sharded
+        self.freeze = Freeze(optimizer, self.device) if frozen else None
+        self.statistics = RunningStatistics(task)
         order = train_batches.order
         self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device)
         self.eval_pieces = Pieces(config.batch_size, 1, 1, folder.memory.with_name("eval_memory.json"), self.device)
@@ -208,6 +219,7 @@ class Trainer:
             advance: is told the pictures of each.
         """
         self.optimizer.zero_grad()  # of a step that was given up
+        self.statistics.start()
         sums: dict[str, torch.Tensor] = {}
         for place, (number, weight) in enumerate(share):
             batch = send_to_device(next(batches), self.device, non_blocking=True)
@@ -216,7 +228,9 @@ class Trainer:
                 is_last = place == len(share) - 1 and piece == len(pieces) - 1
                 seed_batch(self.config.seed, self.epoch + 1, number, piece)
                 with nullcontext() if is_last else self.parallel.accumulating():
-                    scalars = self.wrapped(part)
+                    with self.accelerator.autocast():
+                        scalars = self.wrapped(part)
+                    self.statistics.add(weight * part_weight)
                     self.accelerator.backward(scalars["loss"] * (weight * part_weight))
                 for name, value in scalars.items():
                     sums[name] = sums.get(name, 0.0) + value.detach() * (weight * part_weight)
@@ -225,7 +239,7 @@ class Trainer:
                 self.optimizer.zero_grad()
                 raise InterruptedRun(self.interruptions.requested)
         limit = math.inf if self.config.clip_grad is None else self.config.clip_grad
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        norm = self.parallel.clip(limit)
         total = sum(weight for _, weight in share)
         scalars = {name: value / total for name, value in sums.items()} if total else {}
         # fp16 overflows now and then, and its scaler skips that step.
@@ -238,17 +252,22 @@ class Trainer:
                 self.step_log.flush()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.statistics.finish(self.parallel.average, self.freeze.found > 0 if self.freeze else None)
         self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
         self.schedule.step_update(self.step)
         self.step_log.add(scalars, total / self.parallel.processes)
 
     def _evaluate(self) -> dict[str, float]:
         """The epoch's metrics on the test split, every picture of which one process sees."""
-        epoch, processes = self.epoch + 1, self.parallel.processes
-        own = range(self.accelerator.process_index, len(self.eval_batches), processes)
+        epoch, batches = self.epoch + 1, len(self.eval_batches)
+        shares = Shares(batches, batches, self.accelerator.process_index, self.parallel.processes).of(0)
+        own = [number for number, _ in shares]
 
         def read() -> Iterator[dict[str, Any]]:
-            for batch in self.unreadable.watch(self.eval_batches.read(0, own)):
+            read_ones = self.unreadable.watch(self.eval_batches.read(0, own))
+            for (_, weight), batch in zip(shares, read_ones, strict=True):
+                if not weight:  # so that all make as many passes: under FSDP, they wait for each other in each of them
+                    batch["labels"].fill_(UNREADABLE)
                 yield from (part for part, _ in self.eval_pieces.cut(batch))
 
         while True:
