@@ -7,14 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dual_cross_attention.training.checkpoints import write_checkpoint
 from dual_cross_attention.training.run_folder import flush, versions
 
-SMALLEST_SCALE = 2.0**-10
-"""Of fp16's loss scaling: it starts at 2¹⁶ and halves with every overflow, so 26 in a row are no accident."""
+
+class Buffers:
+    """What a forward pass changes in a module: running statistics. A step that is given up must leave none of it."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def remember(self) -> None:
+        """Before a step."""
+        self._kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+
+    def put_back(self, where: Tensor | None = None) -> None:
+        """As they were before the step; with a scalar of the device, only if that is not 0."""
+        for buffer, before in self._kept:
+            buffer.copy_(before if where is None else torch.where(where > 0, before, buffer))
 
 
 class Freeze:
@@ -34,9 +48,13 @@ class Freeze:
         self.found = torch.zeros((), device=device)
 
     def look_at(self, norm: Tensor) -> None:
-        """Before the optimiser's step: the norm of all gradients, a scalar."""
+        """Before the optimiser's step: the norm of all gradients, a scalar; with loss scaling, the loss."""
         self.found = torch.maximum(self.found, (~norm.isfinite()).float())
         self.optimizer.found_inf = self.found
+
+    def spoil(self, loss: Tensor) -> Tensor:
+        """The loss, or NaN once something was found: the loss scaling of fp16 then skips the step by itself."""
+        return loss * torch.where(self.found > 0, torch.nan, 1.0)
 
 
 def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], report: dict[str, Any]) -> None:
