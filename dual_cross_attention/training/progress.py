@@ -33,7 +33,9 @@ def make_console(stderr: bool = False, patient: bool = False) -> Console:
         patient: see `PatientConsole`.
     """
     quiet = os.environ.get("RANK", "0") != "0"
-    console = (PatientConsole if patient else Console)(stderr=stderr, markup=False, emoji=False, highlight=False, quiet=quiet)
+    console = (PatientConsole if patient else Console)(
+        stderr=stderr, markup=False, emoji=False, highlight=False, quiet=quiet
+    )
     if not console.is_terminal:
         console.width = ANY_WIDTH
     return console
