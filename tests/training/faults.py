@@ -1,68 +1,118 @@
-"""Trainings that are killed: `python faults.py SPEC.json` runs the command line in forked children, one after another.
+"""Trainings to which something happens at a chosen moment: `python faults.py` reads what, as JSON, a line each.
 
-A child counts events: a step begins, a micro-batch is in its forward or backward pass, a picture of the evaluation is
-read, part of a file is written, a file is flushed, renamed or removed. At the event that it was told, it ends by
-SIGKILL: nothing of Python runs any more. A power cut takes with it whatever was not flushed by then: files lose their
-second half or all, names that were not flushed with their folder may be those of before.
+A training is a forked child of this process, which has imported the modules: as good as new, without their seconds. It
+counts events: a step begins, a micro-batch is in its forward or backward pass, a picture is read, part of a file is
+written, a file is flushed, renamed or removed. At the event that it was told, something happens:
 
-The modules are imported once, by this process; each child is as good as new, since it is forked before anything ran.
+    kill         SIGKILL: nothing of Python runs any more
+    power cut    the same, and what was not flushed by then is lost: files lose their second half or all, names that
+                 were not flushed with their folder may be those of before
+    SIGTERM, …   the training sends itself this signal, or several, apart by `pause` seconds
+    no space     the event fails as on a full disk; "no space from here" and all later ones of its kind
+    die, hang    a process that reads pictures does, once; with `always`, its successors too; "SIGTERM and hang" tells
+                 the training first
 """
 
+import errno
 import json
 import os
 import random
-import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch.optim import SGD, AdamW
 
 from dual_cross_attention import cli
+from dual_cross_attention.data import loaders
 from dual_cross_attention.data.pictures import PictureDataset
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs import training
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
 from dual_cross_attention.training import checkpoints, model_files, results, trainer
 
-WRITING = ("write", "flush", "rename", "remove", "saved")
-"""First words of the events that belong to writing."""
+OWN = ".of-the-test"
 
 
 class Faults:
-    """Ends this process at the n-th event of a kind.
+    """Counts events, and has something happen at the n-th of a kind.
 
     Args:
         folder: of the run.
-        kind, number: the event, its number from 1; without them, events are only counted.
-        power: it is a power cut, not a kill.
+        kind, number: the event, its number from 1; "" for none.
+        does: what happens, see above.
+        pause: seconds after each signal.
         seed: of what a power cut leaves.
+        always: with "die" and "hang".
     """
 
-    def __init__(self, folder: Path, kind: str | None, number: int, power: bool, seed: int):
-        self.folder, self.kind, self.number, self.power = folder, kind, number, power
+    def __init__(
+        self,
+        folder: str,
+        kind: str = "",
+        number: int = 1,
+        does: str = "kill",
+        pause: float = 0.0,
+        seed: int = 0,
+        always: bool = False,
+    ):
+        self.folder, self.kind, self.number, self.does = Path(folder), kind, number, does
+        self.pause, self.always = pause, always
         self.random = random.Random(seed)
+        self.process = os.getpid()
         self.counted: Counter[str] = Counter()
         self.flushed = {path.stat().st_ino: self._version(path) for path in self._files()}  # by earlier children
         self.names: list[tuple[Path, Path, Path | None]] = []  # renamed since its folder was flushed: from, to, before
+        self.numbers = count()
         self.busy = False
 
-    def at(self, kind: str, cut: Callable[[], Any] = lambda: None) -> None:
-        """An event; `cut` is what is done of it before the end."""
+    def at(self, kind: str, half: Callable[[], Any] = lambda: None) -> None:
+        """An event; `half` is what is done of it before an end, or an error, in its middle."""
         if self.busy:
             return
         self.counted[kind] += 1
-        if kind == self.kind and self.counted[kind] == self.number:
-            self.busy = True
-            cut()
-            if self.power:
+        later = self.does.endswith("from here") and self.counted[kind] > self.number
+        if kind == self.kind and (self.counted[kind] == self.number or later):
+            self._happen(half)
+
+    def _happen(self, half: Callable[[], Any]) -> None:
+        self.busy = True
+        if self.does in ("kill", "power cut"):
+            half()
+            if self.does == "power cut":
                 self._lose_what_was_not_flushed()
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.does.startswith("no space"):
+            half()
+            self.busy = False
+            raise OSError(errno.ENOSPC, "No space left on device")
+        elif self.does.endswith(("die", "hang")):
+            self._end_reading()
+        else:
+            self.busy = False
+            for name in self.does.split():
+                os.kill(os.getpid(), getattr(signal, name))
+                time.sleep(self.pause)
+        self.busy = False
+
+    def _end_reading(self) -> None:
+        marker = self.folder / f"happened{OWN}"
+        if os.getpid() == self.process or (marker.exists() and not self.always):
+            return
+        marker.touch()
+        if self.does == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.does.startswith("SIGTERM"):
+            os.kill(self.process, signal.SIGTERM)
+        time.sleep(600)
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != ".lock"]
@@ -80,10 +130,12 @@ class Faults:
         for path in self._files():
             if self.flushed.get(path.stat().st_ino) != self._version(path):
                 os.truncate(path, self.random.choice((0, path.stat().st_size // 2)))
-        self.forget_names()
+        self.tidy()
 
-    def forget_names(self) -> None:
-        for path in self.folder.rglob("*.replaced-by-the-test"):
+    def tidy(self) -> None:
+        """Remove what this has put into the folder."""
+        self.busy = True
+        for path in self.folder.rglob(f"*{OWN}"):
             path.unlink()
 
     def watch(self) -> None:
@@ -100,13 +152,14 @@ class Faults:
         self._around(Accelerator, "backward", "backward")
         for optimizer in (AdamW, SGD):
             self._around(optimizer, "step", "step")
-        self._around(PictureDataset, "__getitem__", "picture")
+        self._around(Image, "open", "picture")  # where whatever a decoder raises is caught
         self._around(trainer.Trainer, "_finish_epoch", "epoch")
-        self._around(checkpoints, "write_checkpoint", "saved checkpoint")
-        self._around(results, "save_model", "saved model")
+        self._around(checkpoints, "write_checkpoint", "checkpoint")
+        self._around(results, "save_model", "result")
         self._around(model_files, "save_file", "write model")
         self._around(training, "complete_results", "mended")
-        self._halves()
+        self._in_epochs()
+        self._in_halves()
 
     def _around(self, where: Any, name: str, kind: str, also: Callable[..., Any] | None = None) -> None:
         original = getattr(where, name)
@@ -122,12 +175,30 @@ class Faults:
 
         setattr(where, name, watched)
 
-    def _halves(self) -> None:
+    def _in_epochs(self) -> None:
+        """Pictures by the epoch that they are of: "picture of epoch 2"; 0 is evaluation."""
+        getitem = PictureDataset.__getitem__
+
+        def counted(dataset, index):
+            self.at(f"picture of epoch {int(dataset._epoch)}")
+            return getitem(dataset, index)
+
+        PictureDataset.__getitem__ = counted
+
+    def _in_halves(self) -> None:
         """Half of what is written to a checkpoint's file, or of a text."""
         write, write_text = checkpoints._CountedFile.write, Path.write_text
 
         def counted(file, data):
-            self.at("write state or progress", lambda: (file.file.write(bytes(data)[: len(data) // 2]), file.flush()))
+            def half():
+                file.file.write(bytes(data)[: len(data) // 2])
+                file.file.flush()
+
+            try:
+                self.at("write state or progress", half)
+            except OSError as error:
+                file.error = error
+                raise
             return write(file, data)
 
         def text(path, content, *arguments, **options):
@@ -150,11 +221,9 @@ class Faults:
     def _on_rename(self, before: Any, after: Any) -> Callable[[], None]:
         before, after = Path(before), Path(after)
         replaced = None
-        if self.power and after.is_file():
-            self.busy = True
-            replaced = after.with_name(f"{after.name}.{len(self.names)}.replaced-by-the-test")
+        if self.does == "power cut" and after.is_file():
+            replaced = after.with_name(f"{after.name}.{next(self.numbers)}{OWN}")
             os.link(after, replaced)
-            self.busy = False
 
         def renamed() -> None:
             self.names.append((before, after, replaced))
@@ -162,68 +231,40 @@ class Faults:
         return renamed
 
 
-def attempt(spec: dict[str, Any], kind: str | None, number: int, power: bool, seed: int) -> tuple[int, dict[str, int]]:
+def attempt(flags: list[str], folder: str, patience: float | None = None, **fault: Any) -> dict[str, Any]:
     """A child that trains.
 
+    Args:
+        flags: of the command line.
+        folder: the run's.
+        patience: see `loaders.PATIENCE`.
+        fault: see `Faults`.
+
     Returns:
-        Its exit status (negative: the signal), and the events that it counted, if it came to its end.
+        Its exit status (negative: the signal), what it said, and the events that it counted if it came to its end.
     """
-    folder = Path(spec["folder"])
-    counted = folder.with_name(f"{folder.name}.events")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    said = {name: Path(f"{folder}.{name}") for name in ("out", "err", "events")}
     process = os.fork()
     if not process:
-        log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        faults = Faults(folder, kind, number, power, seed)
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(said[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        if patience is not None:
+            loaders.PATIENCE = patience
+        faults = Faults(folder, **fault)
         faults.watch()
-        status = cli.main(["train", *spec["flags"], f"--output_dir={folder}"])
-        faults.busy = True
-        faults.forget_names()
-        counted.write_text(json.dumps(faults.counted))
+        status = cli.main(["train", *flags, f"--output_dir={folder}"])
+        faults.tidy()
+        said["events"].write_text(json.dumps(faults.counted))
         sys.stdout.flush()
         os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    events = json.loads(counted.read_text()) if counted.exists() else {}
-    counted.unlink(missing_ok=True)
-    return status, events
-
-
-def survive(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Trains into new folders, each killed again and again until it ends, until there were as many kills as asked for.
-
-    Returns:
-        For each folder, its name and the events at which the training was killed.
-    """
-    drawn = random.Random(spec["seed"])
-    status, events = attempt(spec | {"folder": f"{spec['folder']}-counted"}, None, 0, False, 0)
-    if status:
-        raise SystemExit(f"the training without a kill ended with {status}")
-    events |= dict.fromkeys(("mended, before", "mended, after"), 1)  # only where a run goes on
-    kinds = sorted(kind for kind in events if not spec["writing"] or kind.startswith(WRITING))
-    queue: list[str] = []
-    runs: list[dict[str, Any]] = []
-    kills = 0
-    while kills < spec["kills"]:
-        run = f"{spec['folder']}-{len(runs)}"
-        killed: list[tuple[str, int, bool]] = []
-        while True:
-            queue = queue or drawn.sample(kinds, len(kinds))  # every kind comes up
-            kind, power = queue.pop(), drawn.random() < 0.4
-            # More and more early ones: else a run that is killed often would hardly get on.
-            number = drawn.randint(1, max(1, round(events[kind] / (1 + len(killed) / 2))))
-            status, _ = attempt(spec | {"folder": run}, kind, number, power, drawn.randrange(2**32))
-            if status != -signal.SIGKILL:
-                break
-            killed.append((kind, number, power))
-        kills += len(killed)
-        runs.append({"folder": run, "status": status, "killed": killed})
-    return runs
+    events = json.loads(said["events"].read_text()) if said["events"].exists() else {}
+    said["events"].unlink(missing_ok=True)
+    return {"status": status, "events": events, **{name: said[name].read_text() for name in ("out", "err")}}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    specification = json.loads(Path(sys.argv[1]).read_text())
-    outcome = survive(specification)
-    Path(sys.argv[1]).with_suffix(".result").write_text(json.dumps(outcome))
-    shutil.rmtree(f"{specification['folder']}-counted")
+    for line in sys.stdin:
+        print(json.dumps(attempt(**json.loads(line))), flush=True)
