@@ -10,7 +10,7 @@ from dual_cross_attention.training.checkpoints import list_checkpoints, verify
 from dual_cross_attention.training.interruptions import IMPATIENT, Interruptions
 
 MOMENTS = {
-    "the first micro-batch of a step": ("backward, before", 9, "SIGTERM"),  # two to a step: nothing of it may stay
+    "the first micro-batch of a step": ("backward, before", 7, "SIGTERM"),  # two to a step: nothing of it may stay
     "the opening of a picture": ("picture, before", 50, "SIGINT"),
     "reading in the evaluation": ("picture of epoch 0", 20, "SIGTERM"),
     "an evaluated picture": ("picture, after", 30, "SIGTERM"),
