@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -128,12 +128,23 @@ def _train(arguments: list[str]) -> None:
         print(describe_config(arguments))
         return
     config = parse_config(arguments)
-    console = make_console()
+    console = make_console(patient=True)
     _show_log(console)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
     from dual_cross_attention import runs  # late: help and mistyped flags need not wait for torch
 
-    runs.train(config, console)
+    try:
+        runs.train(config, console)
+    finally:
+        _flush_or_forget(sys.stdout)
+
+
+def _flush_or_forget(stream: TextIO) -> None:
+    """What a log on a full disk, or a reader that has left, does not take: Python would complain at exit."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _evaluate(arguments: list[str]) -> None:

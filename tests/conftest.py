@@ -23,6 +23,15 @@ TINY_VIT = [
     "--img_size=32",
 ]
 
+PEOPLE = {
+    "anna": (200, 60, 60),
+    "bob": (60, 200, 60),
+    "cleo": (60, 60, 200),
+    "dan": (200, 200, 60),
+    "eva": (60, 60, 60),
+}
+TRAINED, TESTED = ("anna", "bob", "cleo", "dan"), ("dan", "eva", "bob")
+
 
 @dataclass
 class Outcome:
@@ -86,6 +95,52 @@ def small(pictures) -> list[str]:
         "--epochs=2",
         "--batch_size=8",
         "--lr=1e-3",
+        "--num_workers=0",
+        "--device=cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_people() -> Callable[[Path], Path]:
+    """Makes a data set of the `folder` kind: people by colour, 6 training, 1 query, 2 gallery pictures per camera."""
+
+    def make(root: Path) -> Path:
+        random = Random(0)
+        for split, names, count in (("train", TRAINED, 3), ("query", TESTED, 1), ("gallery", TESTED, 2)):
+            for name in names:
+                (root / split / name).mkdir(parents=True)
+                for camera in ("door", "hall"):
+                    for i in range(count):
+                        varied = tuple(channel + random.randint(-40, 40) for channel in PEOPLE[name])
+                        Image.new("RGB", (16, 32), varied).save(root / split / name / f"{camera}_{i}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory, make_people) -> Path:
+    """A small crowd that no test changes."""
+    return make_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="session")
+def small_reid(people) -> list[str]:
+    """Flags of a re-identification that takes a second: 2 epochs of 3 steps or more."""
+    return [
+        *TINY_VIT[:3],
+        "--task=reid",
+        "--dataset=folder",
+        f"--data_root={people}",
+        "--img_size",
+        "32",
+        "16",
+        "--padding=2",
+        "--epochs=2",
+        "--warmup_epochs=0",
+        "--eval_every=1",
+        "--batch_size=8",
+        "--images_per_identity=2",
         "--num_workers=0",
         "--device=cpu",
     ]

@@ -6,11 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_reid
@@ -19,53 +17,17 @@ from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.training import trainer
 from dual_cross_attention.training.model_files import load_model
 
-COLOURS = {
-    "anna": (200, 60, 60),
-    "bob": (60, 200, 60),
-    "cleo": (60, 60, 200),
-    "dan": (200, 200, 60),
-    "eva": (60, 60, 60),
-}
-TRAINED, TESTED = ("anna", "bob", "cleo", "dan"), ("dan", "eva", "bob")
-TINY = [
-    "--task=reid",
-    "--dataset=folder",
-    "--backbone=vit_tiny_patch16_224",
-    '--backbone_kwargs={"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}',
-    "--weights=none",
-    "--img_size", "32", "16",
-    "--padding=2",
-    "--epochs=2",
-    "--warmup_epochs=0",
-    "--eval_every=1",
-    "--batch_size=8",
-    "--images_per_identity=2",
-    "--num_workers=0",
-    "--device=cpu",
-]  # fmt: skip
-
-
-def make_crowd(root: Path) -> Path:
-    """A data set of the `folder` kind: people by colour, 6 training, 1 query and 2 gallery pictures per camera."""
-    random = Random(0)
-    for split, names, count in (("train", TRAINED, 3), ("query", TESTED, 1), ("gallery", TESTED, 2)):
-        for name in names:
-            (root / split / name).mkdir(parents=True)
-            for camera in ("door", "hall"):
-                for i in range(count):
-                    varied = tuple(channel + random.randint(-40, 40) for channel in COLOURS[name])
-                    Image.new("RGB", (16, 32), varied).save(root / split / name / f"{camera}_{i}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def crowd(tmp_path_factory) -> Path:
-    return make_crowd(tmp_path_factory.mktemp("crowd"))
+TESTED = ("dan", "eva", "bob")
 
 
 @pytest.fixture
-def flags(crowd) -> list[str]:
-    return [*TINY, f"--data_root={crowd}"]
+def crowd(people) -> Path:
+    return people
+
+
+@pytest.fixture
+def flags(small_reid) -> list[str]:
+    return small_reid
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
@@ -225,8 +187,8 @@ def test_only_the_test_side_is_needed_to_evaluate(dcal, flags, crowd, tmp_path):
     assert "toy, 552 test pictures" in outcome.out
 
 
-def test_unreadable_pictures_are_named_counted_and_left_out(dcal, flags, tmp_path):
-    root = make_crowd(tmp_path / "crowd")
+def test_unreadable_pictures_are_named_counted_and_left_out(dcal, flags, make_people, tmp_path):
+    root = make_people(tmp_path / "crowd")
     broken = [root / "train/bob/hall_1.png", root / "query/eva/door_0.png", root / "gallery/eva/hall_1.png"]
     for path in broken:
         path.write_bytes(b"not a picture")
@@ -251,14 +213,14 @@ def refused(outcome, *words):
         assert str(word) in outcome.err, outcome.err
 
 
-def test_bad_input_is_told_in_a_line(dcal, flags, crowd, tmp_path):
+def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
     refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
     refused(dcal("train", *flags, "--dataset=cub"), "unknown data set 'cub'", "market1501")
     refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
     refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
     refused(dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train")
-    lonely = make_crowd(tmp_path / "lonely")
+    lonely = make_people(tmp_path / "lonely")
     for path in (lonely / "gallery").rglob("door_*"):
         path.unlink()
     for path in (lonely / "query").rglob("door_*"):

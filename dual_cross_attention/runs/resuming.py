@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.checkpoints import MANIFEST, list_checkpoints, verify
+from dual_cross_attention.training.checkpoints import MANIFEST, named_checkpoints, verify
 from dual_cross_attention.training.run_folder import RunFolder
 
 # A run may go on with these changed: they say where and how it runs, not what it computes.
@@ -43,62 +43,88 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
     """Where to go on from, by `config.resume` and what the folder holds; None to start.
 
     Args:
-        warn: is told of checkpoints that are damaged, and passed over.
+        warn: is told of checkpoints that are damaged, or later than the one that was asked for, and set aside.
 
     Raises:
         InputError: the folder holds another run, `resume` names nothing to go on from, or no checkpoint is whole.
+        OSError: a checkpoint cannot be set aside.
     """
     if config.resume not in ("auto", "never"):
         path = Path(config.resume)
-        if (path / MANIFEST).is_file():
-            source = next((RunFolder(p) for p in path.resolve().parents if RunFolder(p).config.is_file()), None)
-            found = [path]
-        else:
-            source, found = RunFolder(path.resolve()), list_checkpoints(RunFolder(path).checkpoints)
+        source, found = _named_by(path)
         if not found or source is None:
             raise InputError(
                 f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN"
             )
         _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one goes on for
-        if folder.config.is_file() and folder.path.resolve() != source.path:
+        if folder.path.resolve() == source.path:
+            return _newest_whole(found, warn, folder)
+        if folder.config.is_file():
             raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to go on from '{path}'")
         return _newest_whole(found, warn)
+    found = named_checkpoints(folder.checkpoints)
     if not folder.config.is_file():
+        if found:
+            raise InputError(
+                f"'{folder.path}' holds checkpoints, but no {folder.config.name} to say what they are of: put it back, "
+                "or take another --output_dir"
+            )
         return None
     if config.resume == "never":
         raise InputError(
             f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it"
         )
     _refuse_other_settings(config, folder)
-    older = [path for path in folder.checkpoints.glob("epoch_*") if path.name.count("_") == 1 and "." not in path.name]
-    if older and not any((path / MANIFEST).is_file() for path in older):
+    if found and not any((path / MANIFEST).is_file() for path in found):
         raise InputError(
             f"the checkpoints in '{folder.checkpoints}' have no {MANIFEST}: they were written by an earlier version of "
             "this project, which this one cannot go on from; take another --output_dir"
         )
-    found = list_checkpoints(folder.checkpoints)
-    return _newest_whole(found, warn) if found else None
+    return _newest_whole(found, warn, folder) if found else None
 
 
-def _newest_whole(found: list[Path], warn: Callable[[str], None]) -> Path:
-    """The last of these checkpoints that its manifest says is whole; those after it are moved out of the way."""
-    damaged = []
+def _named_by(path: Path) -> tuple[RunFolder | None, list[Path]]:
+    """The run that a path of --resume belongs to, if any, and the checkpoints that are meant."""
+    if not (path / MANIFEST).is_file():
+        return RunFolder(path.resolve()), named_checkpoints(RunFolder(path).checkpoints)
+    return next((RunFolder(p) for p in path.resolve().parents if RunFolder(p).config.is_file()), None), [path]
+
+
+def _newest_whole(found: list[Path], warn: Callable[[str], None], own: RunFolder | None = None) -> Path:
+    """The last of these checkpoints that its manifest says is whole.
+
+    Args:
+        own: the folder that the run goes on in. Its later checkpoints are moved out of the way: of the next ones, the
+            newest are kept, and gone on from. Nothing is changed in another run's folder.
+    """
+    damaged = set()
     for path in reversed(found):
         wrong = verify(path)
         if wrong is None:
-            for other in damaged:
-                other.rename(_free_name(other))
-            return path
-        warn(f"checkpoint '{path}' is damaged ({wrong}): it is kept as {path.name}.damaged, and the one before is used")
-        damaged.append(path)
-    raise InputError(
-        f"none of the {len(found)} checkpoints in '{found[0].parent}' is whole ({wrong}): take another "
-        "--output_dir, or remove that folder to start anew"
-    )
+            break
+        kept = f"it is kept as {path.name}.damaged" if own else "it is passed over"
+        warn(f"checkpoint '{path}' is damaged ({wrong}): {kept}, and the one before is used")
+        damaged.add(path.name)
+    else:
+        raise InputError(
+            f"none of the {len(found)} checkpoints in '{found[0].parent}' is whole ({wrong}): take another "
+            "--output_dir, or remove that folder to start anew"
+        )
+    if own is None or path.resolve().parent != own.checkpoints.resolve():
+        return path
+    ours = named_checkpoints(own.checkpoints)
+    chosen = own.checkpoints / path.name
+    for later in ours[ours.index(chosen) + 1 :]:
+        if later.name in damaged:
+            later.rename(_free_name(later, "damaged"))
+        else:
+            warn(f"checkpoint '{later}' is later than '{path}': it is kept as {later.name}.left")
+            later.rename(_free_name(later, "left"))
+    return chosen
 
 
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in count())
+def _free_name(path: Path, why: str) -> Path:
+    names = (path.with_name(f"{path.name}.{why}{number or ''}") for number in count())
     return next(name for name in names if not name.exists())
 
 

@@ -8,13 +8,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from rich.console import Console
+from safetensors import SafetensorError
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
-from dual_cross_attention.training.checkpoints import read_progress
+from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
 from dual_cross_attention.training.model_files import build_model
 from dual_cross_attention.training.parallel import decide_once
@@ -58,11 +59,14 @@ def _open_folder(config: TrainingConfig, console: Console, locked: list[RunFolde
     folder.lock()
     locked.append(folder)
     try:
+        if folder.config.is_file():
+            folder.remove_leftovers()
+            remove_leftovers(folder.checkpoints)
         checkpoint = find_checkpoint(config, folder, warn)
         if checkpoint and checkpoint.parent == folder.checkpoints:
             complete_results(folder, config, checkpoint)
-    except OSError as error:
-        raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
     return folder.path, checkpoint
 
 

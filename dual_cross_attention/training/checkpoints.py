@@ -11,6 +11,7 @@ and is written last. Writing happens in a thread, while the training goes on.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,21 +23,13 @@ from safetensors import SafetensorError
 from torch.utils._pytree import tree_map_only
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.run_folder import flush
+from dual_cross_attention.messages import printable
+from dual_cross_attention.training.run_folder import flush, make_folder
 
 KEPT = 2
 """Newest checkpoints that are kept, beside that of the best epoch."""
 
-PROGRESS_OF_A_RUN = {
-    "epoch": int,
-    "step": int,
-    "step_in_epoch": int,
-    "batches_per_step": int,
-    "best": dict,
-    "log": dict,
-    "unreadable": dict,
-    "classes": list,
-}
+_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?", re.ASCII)
 STATE, PROGRESS, MANIFEST = "state.pt", "progress.json", "manifest.json"
 
 
@@ -47,7 +40,13 @@ def checkpoint_name(epoch: int, step: int | None = None) -> str:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints in a folder that were written to the end, oldest first."""
-    return sorted(path for path in folder.glob("epoch_*") if (path / MANIFEST).is_file() and "." not in path.name)
+    return [path for path in named_checkpoints(folder) if (path / MANIFEST).is_file()]
+
+
+def named_checkpoints(folder: Path) -> list[Path]:
+    """What has the name of a checkpoint, oldest first, whether it is whole or not."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("epoch_*"))
+    return [path for *_, path in sorted((*map(int, match.groups("-1")), path) for match, path in found if match)]
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -58,12 +57,60 @@ def read_progress(path: Path) -> dict[str, Any]:
     """
     try:
         progress = json.loads((path / PROGRESS).read_text())
-        for name, kind in PROGRESS_OF_A_RUN.items():
-            if not isinstance(progress[name], kind):
-                raise TypeError(f"{name} is {type(progress[name]).__name__}, expected {kind.__name__}")
+        for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
+            if not is_right(progress[name]):
+                raise ValueError(f"{name} is {printable(repr(progress[name])):.60}, expected {expected}")
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
     return progress
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_by_name(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_row(value: Any) -> bool:
+    return _is_by_name(value, _is_number) and _is_count(value.get("epoch"))
+
+
+def _is_log(value: Any) -> bool:
+    def is_sum(pair: Any) -> bool:
+        return isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
+
+    return (
+        isinstance(value, dict)
+        and _is_by_name(value.get("sums"), is_sum)
+        and _is_by_name(value.get("latest"), _is_number)
+    )
+
+
+def _is_list(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_PROGRESS_OF_A_RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epoch": (_is_count, "a count"),
+    "step": (_is_count, "a count"),
+    "step_in_epoch": (_is_count, "a count"),
+    "batches_per_step": (lambda value: _is_count(value) and value > 0, "a count of at least 1"),
+    "best": (lambda value: value == {} or _is_row(value), "a row of metrics.jsonl, or {}"),
+    "rows": (lambda value: _is_list(value, _is_row), "rows of metrics.jsonl"),
+    "log": (_is_log, "sums and latest values by name"),
+    "unreadable": (lambda value: _is_by_name(value, _is_text), "reasons by path"),
+    "classes": (lambda value: value and _is_list(value, _is_text), "a list of names"),
+}
 
 
 def verify(path: Path) -> str | None:
@@ -139,7 +186,8 @@ class CheckpointWriter:
             state: tensors in plain containers; copied before this returns, so training may change them.
             progress: what JSON can hold.
             best: name of a checkpoint that is kept however old it is.
-            then: to be called by the same thread once the checkpoint is there, with the copied state.
+            then: to be called by the same thread once the checkpoint is there, with the copied state; also if there
+                was no room for the checkpoint: a model takes a third of it.
         """
         self.wait()
         copied = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
@@ -155,29 +203,55 @@ class CheckpointWriter:
         self, name: str, state: dict, progress: dict, best: str | None, then: Callable[[dict[str, Any]], None] | None
     ) -> None:
         target = self.folder / name
-        temporary = target.with_name(f"{name}.tmp")
+        failed = []
         try:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while it wrote
-            write_checkpoint(temporary, state, progress)
-            if target.exists():  # a run that was told to go on from an earlier one comes by again
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-            flush(self.folder)
+            self._replace(target, state, progress)
+            self._remove_old(best)
+        except OSError as error:
+            failed.append(f"cannot write checkpoint '{target}': {' '.join(str(error).split())}")
+        try:
             if then:
                 then(state)
-            for old in list_checkpoints(self.folder)[:-KEPT]:
-                if old.name != best:
-                    # Renamed first: half removed, it would look torn.
-                    shutil.rmtree(old.rename(old.with_name(f"{old.name}.old")))
-            self.failed = None
         except (OSError, SafetensorError) as error:
-            self.failed = f"cannot write checkpoint '{target}': {' '.join(str(error).split())}"
-            shutil.rmtree(temporary, ignore_errors=True)
+            failed.append(f"cannot write the results of the epoch: {' '.join(str(error).split())}")
+        self.failed = "; ".join(failed) or None
+        if failed:
             last = list_checkpoints(self.folder)
             self.warn(
                 f"{self.failed}; the run goes on, and "
                 + (f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet")
             )
+
+    def _replace(self, target: Path, state: dict, progress: dict) -> None:
+        temporary = target.with_name(f"{target.name}.tmp")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            write_checkpoint(temporary, state, progress)
+            if target.exists():
+                _remove(target)
+            os.replace(temporary, target)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its part is what others need
+            raise
+        flush(self.folder)
+
+    def _remove_old(self, best: str | None) -> None:
+        for old in list_checkpoints(self.folder)[:-KEPT]:
+            if old.name != best:
+                _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Renamed first: half removed, it would look torn."""
+    leftover = path.with_name(f"{path.name}.old")
+    shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(path.rename(leftover))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a run that was killed has left half written or half removed; nobody else may be writing there."""
+    for path in (*folder.glob("epoch_*.tmp"), *folder.glob("epoch_*.old")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]) -> None:
@@ -186,7 +260,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
     Raises:
         OSError: it cannot be written.
     """
-    path.mkdir(parents=True)
+    make_folder(path)
     files = {}
     for name, content in ((STATE, state), (PROGRESS, json.dumps(progress).encode())):
         with (path / name).open("wb") as file:

@@ -13,9 +13,6 @@ from torch.optim import Optimizer
 from dual_cross_attention.training.checkpoints import write_checkpoint
 from dual_cross_attention.training.run_folder import flush, versions
 
-SMALLEST_SCALE = 2.0**-10
-"""Of fp16's loss scaling: it starts at 2¹⁶ and halves with every overflow, so 26 in a row are no accident."""
-
 
 class Freeze:
     """From the first gradient on that is not finite, the optimiser does nothing.
@@ -34,9 +31,13 @@ class Freeze:
         self.found = torch.zeros((), device=device)
 
     def look_at(self, norm: Tensor) -> None:
-        """Before the optimiser's step: the norm of all gradients, a scalar."""
+        """Before the optimiser's step: the norm of all gradients, a scalar; with loss scaling, the loss."""
         self.found = torch.maximum(self.found, (~norm.isfinite()).float())
         self.optimizer.found_inf = self.found
+
+    def spoil(self, loss: Tensor) -> Tensor:
+        """The loss, or NaN once something was found: the loss scaling of fp16 then skips the step by itself."""
+        return loss * torch.where(self.found > 0, torch.nan, 1.0)
 
 
 def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,26 @@ import torch
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.run_folder import flush
 
+_SAID_WITHOUT_MEMORY = (
+    "MPS backend out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 ADVICE = (
     "what helps, the first things first: --use_gradient_checkpointing true (less memory, a third more time); "
     "--precision bf16 or fp16, if it is fp32; a smaller --img_size; --ablation sa_glca (no PWCA: half the rows); more "
     "GPUs with --parallel fsdp; a smaller --backbone"
 )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that the device has too little memory.
+
+    CUDA has a type for that; Macs, CPUs and the libraries of matrix products say it in words.
+    """
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in _SAID_WITHOUT_MEMORY)
 
 
 class Pieces:
@@ -39,8 +55,8 @@ class Pieces:
             kept = json.loads(path.read_text())
             if kept["device"] == self.device and 1 <= int(kept["pieces"]) <= batch_size:
                 self.number = int(kept["pieces"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            pass  # it is found out again
 
     def double(self, reason: str, where: str) -> str:
         """Half the micro-batch from now on; returns the line that says so.
@@ -60,14 +76,18 @@ class Pieces:
                 f"({reason}): {ADVICE}; {where}"
             )
         self.number *= 2
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_text(json.dumps({"device": self.device, "pieces": self.number}) + "\n")
-        flush(temporary)
-        temporary.replace(self.path)
+        with suppress(OSError):  # no room: a run that goes on finds out again
+            self._keep()
         return (
             f"out of memory ({reason}): from here on {pictures} pictures at a time instead of {2 * pictures}, with "
             "twice the accumulation; effective batch and learning rate stay"
         )
+
+    def _keep(self) -> None:
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        temporary.write_text(json.dumps({"device": self.device, "pieces": self.number}) + "\n")
+        flush(temporary)
+        temporary.replace(self.path)
 
     def cut(self, batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
         """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`."""

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -9,14 +11,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 ANY_WIDTH = 10_000
 
 
-def make_console(stderr: bool = False) -> Console:
+class PatientConsole(Console):
+    """For what must not end because nobody can be told of it: a log on a full disk, a pipe whose reader has left."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+
+def make_console(stderr: bool = False, patient: bool = False) -> Console:
     """A console that prints text as it is: paths may hold [brackets] and :colons:, which rich would take for its own.
 
     Where there is no terminal, nothing is wrapped: one message is one line of the log. Of several processes that train
     together (`torchrun` numbers them), the first one speaks.
+
+    Args:
+        stderr: where it prints.
+        patient: see `PatientConsole`.
     """
     quiet = os.environ.get("RANK", "0") != "0"
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, quiet=quiet)
+    console = (PatientConsole if patient else Console)(
+        stderr=stderr, markup=False, emoji=False, highlight=False, quiet=quiet
+    )
     if not console.is_terminal:
         console.width = ANY_WIDTH
     return console

@@ -1,12 +1,15 @@
 """What a run leaves for its user: metrics.jsonl, the last and the best model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.training.checkpoints import read_progress, read_state
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.training.checkpoints import checkpoint_name, read_progress, read_state, verify
 from dual_cross_attention.training.model_files import save_model
 from dual_cross_attention.training.run_folder import RunFolder
 
@@ -18,17 +21,20 @@ class Results:
         folder: where they go.
         config: the settings, for the models' headers.
         classes: class names, for the same.
+
+    Attributes:
+        rows: of metrics.jsonl that are still to be written.
     """
 
     def __init__(self, folder: RunFolder, config: TrainingConfig, classes: list[str]):
         self.folder, self.config, self.classes = folder, config, classes
-        self._rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float]] = []
         self._best_row: dict[str, float] | None = None
         self._best: tuple[dict[str, Tensor], dict[str, float]] | None = None
 
     def add(self, row: dict[str, float], is_best: bool) -> None:
         """The row of the epoch whose state `write` will be given."""
-        self._rows.append(row)
+        self.rows = [*self.rows, row]
         self._best_row = row if is_best else None
 
     def write(self, state: dict[str, Any]) -> None:
@@ -40,37 +46,58 @@ class Results:
         Raises:
             OSError, SafetensorError: it cannot be written.
         """
-        inner = "model."
-        model = {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
+        model = _model_of(state)
         if self._best_row:
             self._best = model, self._best_row
-        self._save(self.folder.last, model, self._rows[-1])
+        self._save(self.folder.last, model, self.rows[-1])
         if self._best:
             self._save(self.folder.best, *self._best)
-        for row in self._rows:
+        for row in self.rows:
             self.folder.write_metrics(row)
-        self._rows, self._best, self._best_row = [], None, None
+        self.rows, self._best, self._best_row = [], None, None
 
     def _save(self, path: Path, model: dict[str, Tensor], row: dict[str, float]) -> None:
         save_model(path, model, self.config, self.classes, row)
 
 
 def complete_results(folder: RunFolder, config: TrainingConfig, checkpoint: Path) -> None:
-    """Writes what a run was about to write after a checkpoint when it was killed.
+    """Writes what a run was about to write after a checkpoint when it was killed, or had no room for.
+
+    Models come from the checkpoints of their epochs, where those are still there.
 
     Raises:
+        InputError: a checkpoint holds something else.
         OSError, SafetensorError: it cannot be written.
     """
     progress = read_progress(checkpoint)
-    row = progress.get("row")
-    if row is None:  # in the middle of an epoch: results came with the checkpoint before
-        return
-    written = folder.best.is_file() and folder.last.is_file() and row in folder.read_metrics()  # rows come last
-    if written:
-        return
-    results = Results(folder, config, progress["classes"])
-    results.add(row, progress["best"].get("epoch") == row["epoch"])
-    results.write(read_state(checkpoint))
+    written = folder.read_metrics()
+    missing = [row for row in progress["rows"] if row not in written]
+    newest = next((row for row in (*written, *missing) if row["epoch"] == progress["epoch"]), None)
+    for path, row in ((folder.last, newest), (folder.best, progress["best"])):
+        if row and _metrics_in(path) != row:
+            source = folder.checkpoints / checkpoint_name(row["epoch"])
+            if verify(source) is None:
+                save_model(path, _model_of(read_state(source)), config, progress["classes"], row)
+    for row in missing:  # last: as long as they are not there, the rest is looked at again
+        folder.write_metrics(row)
+
+
+def _model_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The model's part of a checkpoint's state, under its own names."""
+    inner = "model."
+    try:
+        return {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError("a checkpoint of this run holds no model") from error
+
+
+def _metrics_in(path: Path) -> dict[str, float] | None:
+    """The row in a model file's header; None if there is no such file, or it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["metrics"])
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
+        return None
 
 
 def is_better(row: dict[str, Any], best: dict[str, Any], metric: str) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,14 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """A new folder, and those above it that are missing, whose names a power cut cannot undo."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True)
+    for folder in missing:
+        flush(folder.parent)
+
+
 class RunFolder:
     """OUTPUT_DIR with config.yaml, metrics.jsonl, best and last model, and checkpoints/."""
 
@@ -48,6 +57,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.diverged = self.path / "diverged"
         self.memory = self.path / "memory.json"
+        self.eval_memory = self.path / "eval_memory.json"
         self._lock = FileLock(self.path / ".lock")
         self._owner = self.path / ".owner"
         self._made: list[Path] = []
@@ -62,7 +72,8 @@ class RunFolder:
             self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
+            with contextlib.suppress(OSError):  # a full disk: who it is matters to others alone
+                self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
         except Timeout:
             owner = self._owner.read_text() if self._owner.is_file() else "another process"
             raise InputError(
@@ -81,6 +92,13 @@ class RunFolder:
                     path.rmdir()
         self._lock.release(force=True)
 
+    def remove_leftovers(self) -> None:
+        """Parts of files that a run wrote when it was killed; the folder must be locked."""
+        written = (self.config, self.metrics, self.best, self.last, self.memory, self.eval_memory)
+        for path in written:
+            path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+        shutil.rmtree(self.diverged.with_name(f"{self.diverged.name}.tmp"), ignore_errors=True)
+
     def write_config(self, config: TrainingConfig) -> None:
         """The settings as YAML, usable as --config; the versions stand above them."""
         head = "".join(f"# {name} {number}\n" for name, number in versions().items())
@@ -97,11 +115,14 @@ class RunFolder:
     def read_metrics(self) -> list[dict[str, float]]:
         """All rows so far; a last line that a crash cut short is left out."""
         rows = []
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
+                row = json.loads(line)
+                if not (isinstance(row, dict) and isinstance(row.get("epoch"), int)):
+                    raise ValueError("no epoch")
+                rows.append(row)
+            except (ValueError, RecursionError) as error:
                 if number < len(lines):
                     raise InputError(f"'{self.metrics}', line {number}: expected JSON, got {line!r:.60}") from error
         return rows
@@ -121,6 +142,11 @@ class RunFolder:
     def _write(self, path: Path, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text)
-        flush(temporary)
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text)
+            flush(temporary)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # on a full disk, its part is what others need
+            raise
+        flush(path.parent)

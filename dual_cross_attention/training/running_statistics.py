@@ -28,17 +28,16 @@ class RunningStatistics:
 
     @torch.no_grad()
     def start(self) -> None:
-        """Before the first forward pass of a step; undoes those of one that was given up."""
-        self._restore()
+        """Before the first forward pass of a step."""
         self._before = [buffer.clone() for buffer in (*self._buffers, *self._counts)]
         self._moved = [torch.zeros_like(buffer) for buffer in self._buffers]
 
     @torch.no_grad()
     def add(self, weight: float) -> None:
-        """After a forward pass, which has this share of the step; until the end of it, nothing has moved."""
+        """After a pass, forward and backward, which has this share of the step; until its end, nothing has moved."""
         for moved, buffer in zip(self._moved, self._buffers, strict=True):
             moved.add_(buffer, alpha=weight)
-        self._restore()
+        self.undo()
 
     @torch.no_grad()
     def finish(self, average: Callable[[Tensor], Tensor], is_void: Tensor | None = None) -> None:
@@ -55,8 +54,10 @@ class RunningStatistics:
             buffer.copy_(after if is_void is None else torch.where(is_void, before, after))
         for count in self._counts:
             count.add_(1)
-        self._before = []
+        self._before, self._moved = [], []
 
-    def _restore(self) -> None:
+    @torch.no_grad()
+    def undo(self) -> None:
+        """As before the step, if it is given up."""
         for buffer, before in zip((*self._buffers, *self._counts), self._before, strict=False):
             buffer.copy_(before)

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from dual_cross_attention.errors import TrainingDivergedError
 
+LOSS_SCALE = "loss_scale"
+"""The scalar of fp16's loss scaling, after the step."""
+SMALLEST_SCALE = 2.0**-10
+"""It starts at 2¹⁶ and halves with every overflow, so 27 in a row are no accident."""
 Sums = dict[str, tuple[float, float]]
 
 
@@ -58,7 +62,7 @@ class StepLog:
         """Bring over what is pending.
 
         Raises:
-            TrainingDivergedError: a value is NaN or infinite.
+            TrainingDivergedError: a value is NaN or infinite, or the scaling of fp16 has found no end.
         """
         pending, self._pending = self._pending, []
         scalars = [value for step, _ in pending for value in step.values()]
@@ -78,6 +82,11 @@ class StepLog:
         return dict(self._sums)
 
     def _check_finite(self, scalars: dict[str, float]) -> None:
+        if scalars.get(LOSS_SCALE, math.inf) < SMALLEST_SCALE:
+            raise TrainingDivergedError(
+                f"training diverged at step {self.step}: gradients overflow in fp16 however small the loss is scaled "
+                f"(by {scalars[LOSS_SCALE]:.2g})"
+            )
         broken = {name: value for name, value in scalars.items() if not math.isfinite(value)}
         if not broken:
             return

@@ -10,7 +10,7 @@ Notable:
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,16 @@ from dual_cross_attention.training.divergence import Freeze, save_diverged
 from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
-from dual_cross_attention.training.pieces import Pieces
+from dual_cross_attention.training.pieces import Pieces, is_out_of_memory
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.running_statistics import RunningStatistics
 from dual_cross_attention.training.sharding import shard
 from dual_cross_attention.training.shares import Shares, seed_batch
-from dual_cross_attention.training.step_log import StepLog, combine, means
+from dual_cross_attention.training.step_log import LOSS_SCALE, StepLog, combine, means
 
+UNTOLD = {"grad_norm", LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
 GPU_LOG_INTERVAL = 10  # steps between two looks at the losses on a GPU, and at what other processes want
 
 
@@ -115,12 +116,12 @@ class Trainer:
 
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
         # Where the device cannot hold the weights by itself, somebody looks before every step; see `Freeze`.
-        frozen = self.device.type in ("cuda", "cpu") and not sharded
-        self.freeze = Freeze(optimizer, self.device) if frozen else None
+        holds = self.device.type in ("cuda", "cpu") and not sharded
+        self.freeze = Freeze(optimizer, self.device) if holds else None
         self.statistics = RunningStatistics(task)
         order = train_batches.order
         self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device)
-        self.eval_pieces = Pieces(config.batch_size, 1, 1, folder.memory.with_name("eval_memory.json"), self.device)
+        self.eval_pieces = Pieces(eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device)
         allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
         self.unreadable = UnreadablePictures(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
@@ -141,8 +142,7 @@ class Trainer:
             InputError: not even the smallest batch fits into memory, or what came out cannot be written.
         """
         if self.is_main:
-            self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
-            self.accelerator.init_trackers("tensorboard")
+            self._begin()
         with self.interruptions:
             try:
                 while self.epoch < self.config.epochs:
@@ -163,8 +163,17 @@ class Trainer:
                 f"the training is done, but {self.writer.failed}: make room, and the same command goes on from the "
                 "last good checkpoint"
             )
-        self.accelerator.end_training()
+        with self._without_tensorboard():
+            self.accelerator.end_training()
         return self.best
+
+    def _begin(self) -> None:
+        try:
+            self.folder.drop_metrics_after(self.epoch)  # of an epoch that was interrupted, and is done again
+        except OSError as error:
+            raise InputError(f"cannot write '{self.folder.metrics}': {error.strerror}") from error
+        with self._without_tensorboard():
+            self.accelerator.init_trackers("tensorboard")
 
     # --- an epoch ---
 
@@ -183,7 +192,9 @@ class Trainer:
             while self.step_in_epoch < self.shares.steps:
                 try:
                     self._train_steps(lambda pictures: advance_by(pictures, advance))
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
                     reason = _first_sentence(error)
                 else:
                     break
@@ -192,7 +203,7 @@ class Trainer:
         w = {name: value for name, value in self.step_log.latest.items() if name.startswith("w_")}  # the epoch's last
         return {
             "epoch": self.epoch + 1,
-            **{f"train/{name}": value for name, value in (means(found) | w).items() if name != "grad_norm"},
+            **{f"train/{name}": value for name, value in (means(found) | w).items() if name not in UNTOLD},
             "train/images_per_second": images[0] / (time.perf_counter() - start),
             "peak_memory_mb": peak_memory_mb(self.device),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -205,7 +216,12 @@ class Trainer:
         numbers = [number for share in shares for number, _ in share]
         batches = self.unreadable.watch(self.train_batches.read(self.epoch + 1, numbers))
         for share in shares:
-            self._step(share, batches, advance)
+            try:
+                self._step(share, batches, advance)
+            except BaseException:  # it is given up, and nothing of it may stay
+                self.optimizer.zero_grad()
+                self.statistics.undo()
+                raise
             self._attend()
 
     def _step(
@@ -218,11 +234,14 @@ class Trainer:
             batches: those micro-batches.
             advance: is told the pictures of each.
         """
-        self.optimizer.zero_grad()  # of a step that was given up
+        scaler = self.accelerator.scaler
         self.statistics.start()
         sums: dict[str, torch.Tensor] = {}
         for place, (number, weight) in enumerate(share):
-            batch = send_to_device(next(batches), self.device, non_blocking=True)
+            # A reading process may hang for minutes. Several processes leave together, after a step.
+            with self.interruptions.at_once() if self.parallel.processes == 1 else nullcontext():
+                batch = next(batches)
+            batch = send_to_device(batch, self.device, non_blocking=True)
             pieces = list(self.pieces.cut(batch))
             for piece, (part, part_weight) in enumerate(pieces):
                 is_last = place == len(share) - 1 and piece == len(pieces) - 1
@@ -230,27 +249,30 @@ class Trainer:
                 with nullcontext() if is_last else self.parallel.accumulating():
                     with self.accelerator.autocast():
                         scalars = self.wrapped(part)
-                    self.statistics.add(weight * part_weight)
-                    self.accelerator.backward(scalars["loss"] * (weight * part_weight))
+                    loss = scalars["loss"] * (weight * part_weight)
+                    self.accelerator.backward(self.freeze.spoil(loss) if scaler and self.freeze else loss)
+                self.statistics.add(weight * part_weight)
                 for name, value in scalars.items():
                     sums[name] = sums.get(name, 0.0) + value.detach() * (weight * part_weight)
             advance(len(batch["labels"]) if weight else 0)
             if self.interruptions.requested and self.parallel.processes == 1:
-                self.optimizer.zero_grad()
                 raise InterruptedRun(self.interruptions.requested)
         limit = math.inf if self.config.clip_grad is None else self.config.clip_grad
         norm = self.parallel.clip(limit)
         total = sum(weight for _, weight in share)
         scalars = {name: value / total for name, value in sums.items()} if total else {}
-        # fp16 overflows now and then, and its scaler skips that step.
-        if self.accelerator.scaler is None:
+        if scaler is None:
             scalars["grad_norm"] = norm
-            if self.freeze:
-                self.freeze.look_at(norm)
-            elif not norm.isfinite():
-                self.step_log.add(scalars)
-                self.step_log.flush()
+        # A gradient of fp16 overflows now and then, and its scaler skips that step; a loss does not.
+        judged = norm if scaler is None else scalars.get("loss", norm.new_zeros(()))
+        if self.freeze:
+            self.freeze.look_at(judged)
+        elif not judged.isfinite():
+            self.step_log.add(scalars)
+            self.step_log.flush()
         self.optimizer.step()
+        if scaler is not None:
+            scalars[LOSS_SCALE] = scaler.scale(norm.new_ones(()))  # without waiting for the device
         self.optimizer.zero_grad()
         self.statistics.finish(self.parallel.average, self.freeze.found > 0 if self.freeze else None)
         self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
@@ -275,10 +297,12 @@ class Trainer:
                 with self.accelerator.autocast(), self.interruptions.at_once():
                     metrics = self.task.evaluate(track(read(), f"evaluate {epoch}", len(own), self.console))
                 return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
-            except torch.OutOfMemoryError as error:
-                reason = _first_sentence(error)
             except TrainingDivergedError as error:
                 raise TrainingDivergedError(f"{error}, after step {self.step}") from error
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = _first_sentence(error)
             self._use_less_memory(self.eval_pieces, reason)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
@@ -290,10 +314,8 @@ class Trainer:
         self.writer.wait()
         self.results.add(row, best)
         self._save(row)
-        try:
+        with self._without_tensorboard():
             self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=self.epoch)
-        except OSError as error:
-            self._warn(f"cannot write TensorBoard's events: {error}; the run goes on")
         self.console.print(_summary(row, self.config.epochs))
 
     # --- what may come in between ---
@@ -319,12 +341,15 @@ class Trainer:
         if not self.is_main:
             return
         self.writer.save(
-            checkpoint_name(self.epoch, self.step if self.step_in_epoch else None),
+            self._name_of_now(),
             state,
-            progress | ({"row": row} if row else {}),
+            progress,
             checkpoint_name(int(self.best["epoch"])) if self.best else None,
             self.results.write if row else None,
         )
+
+    def _name_of_now(self) -> str:
+        return checkpoint_name(self.epoch, self.step if self.step_in_epoch else None)
 
     def _progress(self, sums: dict[str, tuple[float, float]]) -> dict[str, Any]:
         return {
@@ -333,6 +358,7 @@ class Trainer:
             "step_in_epoch": self.step_in_epoch,
             "batches_per_step": self.shares.per_step,
             "best": self.best,
+            "rows": self.results.rows,
             "log": {"sums": sums, "latest": self.step_log.latest},
             "unreadable": dict(self.unreadable.found),
             "classes": self.classes,
@@ -348,9 +374,15 @@ class Trainer:
             raise InputError(
                 f"the checkpoint is of epoch {progress['epoch']}, and --epochs is {self.config.epochs}: nothing to do"
             )
+        if progress["step_in_epoch"] > self.shares.steps:
+            raise InputError(
+                f"the checkpoint is of step {progress['step_in_epoch']} of an epoch, which has {self.shares.steps}: "
+                "the data has changed"
+            )
+        state = read_state(path)
         try:
-            self.parallel.load(read_state(path))
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            self.parallel.load(state)
+        except Exception as error:  # what a state of something else raises is not limited to any list of types
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot resume from '{path}': {reason}") from error
         self.epoch, self.step, self.step_in_epoch = (progress[name] for name in ("epoch", "step", "step_in_epoch"))
@@ -408,9 +440,8 @@ class Trainer:
         return TrainingDivergedError(f"{said}; {advice}")
 
     def _use_less_memory(self, pieces: Pieces, reason: str) -> None:
-        self.optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).empty_cache()
         self._warn(pieces.double(reason, self._last_checkpoint()))
         if self.parallel.processes > 1:  # the others are in the middle of a step that this one cannot join again
             raise InputError(
@@ -424,6 +455,14 @@ class Trainer:
         self.writer.wait()
         found = list_checkpoints(self.folder.checkpoints)
         return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+    @contextmanager
+    def _without_tensorboard(self) -> Iterator[None]:
+        """Its events are no reason to end a run."""
+        try:
+            yield
+        except OSError as error:
+            self._warn(f"cannot write TensorBoard's events: {error}; the run goes on")
 
     def _warn(self, message: str) -> None:
         self.console.print(f"warning: {message}", style="yellow")

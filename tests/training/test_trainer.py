@@ -9,86 +9,23 @@ from itertools import chain
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
-from dual_cross_attention.configs import FGVCConfig
-from dual_cross_attention.data import collate, draw_toy, test_transform
-from dual_cross_attention.data.loaders import Batches
-from dual_cross_attention.data.order import SequentialOrder, ShuffledOrder
+from dual_cross_attention.data import collate
 from dual_cross_attention.errors import TrainingDivergedError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.checkpoints import list_checkpoints
-from dual_cross_attention.training.model_files import build_model
-from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.shares import Shares
 from dual_cross_attention.training.trainer import Trainer
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 
 
-@pytest.fixture(scope="module")
-def birds():
-    """80 toy pictures of ten species, as samples of a data set."""
-    drawn = draw_toy(train_per_species=8, test_per_species=1).train
-    transform = test_transform((64, 64), (64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return [
-        {"image": transform(picture), "label": label, "unreadable": []}
-        for picture, label in zip(drawn.pictures, drawn.labels, strict=True)
-    ]
-
-
-class Samples(list):
-    """A data set of samples that are there already."""
-
-    def set_epoch(self, epoch):
-        pass
-
-    def name(self, index):
-        return f"bird {index}"
-
-
 def step_of(trainer, *batches):
     """One step of the optimiser on these micro-batches."""
     trainer.shares = Shares(len(batches), len(batches))
     trainer._step(trainer.shares.of(0), iter(batches), lambda pictures: None)
-
-
-@pytest.fixture
-def make_trainer(birds, tmp_path):
-    """A trainer of a tiny ViT on the toy pictures, which are also what it is evaluated on."""
-
-    def make(pictures=birds, prepare=lambda task: None, resume_from=None, **settings):
-        config = FGVCConfig(
-            **{
-                "backbone": "vit_tiny_patch16_224",
-                "backbone_kwargs": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
-                "weights": "none",
-                "img_size": 64,
-                "epochs": 2,
-                "batch_size": 16,
-                "lr": 1e-3,
-                "device": "cpu",
-                "output_dir": str(tmp_path),
-                **settings,
-            }
-        )
-        torch.manual_seed(config.seed)
-        model = build_model(config, 10, pretrained=False)
-        model.set_grad_checkpointing(config.use_gradient_checkpointing)
-        task = FGVCTask(model, config.weight_bound, config.label_smoothing)
-        prepare(task)
-        samples = pictures if isinstance(pictures, Samples) else Samples(pictures)
-        batches = (
-            Batches(samples, ShuffledOrder(len(samples), config.batch_size, seed=config.seed)),
-            Batches(samples, SequentialOrder(len(samples), 40)),
-        )
-        folder = RunFolder(config.output_dir)
-        classes = [f"{i}" for i in range(10)]
-        return Trainer(task, *batches, config, classes, folder, Console(quiet=True), resume_from)
-
-    return make
 
 
 def rows_of(trainer):
@@ -123,7 +60,7 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
 
 
 def test_pictures_are_told_the_epoch(make_trainer, birds):
-    class Told(Samples):
+    class Told(list):
         def set_epoch(self, epoch):
             told.append(epoch)
 

@@ -1,0 +1,116 @@
+"""Ctrl-C and SIGTERM at any moment: a training saves, leaves with 75, and goes on as if nothing had happened."""
+
+import os
+import signal
+
+import pytest
+
+from dual_cross_attention.errors import InterruptedRun
+from dual_cross_attention.training.checkpoints import list_checkpoints, verify
+from dual_cross_attention.training.interruptions import IMPATIENT, Interruptions
+
+MOMENTS = {
+    "the first micro-batch of a step": ("backward, before", 7, "SIGTERM"),  # two to a step: nothing of it may stay
+    "the opening of a picture": ("picture, before", 50, "SIGINT"),
+    "reading in the evaluation": ("picture of epoch 0", 20, "SIGTERM"),
+    "an evaluated picture": ("picture, after", 30, "SIGTERM"),
+    "writing a checkpoint": ("checkpoint, before", 1, "SIGINT"),
+    "renaming one": ("rename, before", 2, "SIGTERM"),
+    "the first step": ("backward, before", 1, "SIGTERM"),  # there is nothing to save
+}
+
+
+@pytest.mark.parametrize(("kind", "number", "does"), MOMENTS.values(), ids=MOMENTS)
+def test_a_signal_saves_and_leaves(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind, number, does):
+    """Re-identification: its running statistics change with every forward pass, also of a step that is given up."""
+    run = tmp_path / "run"
+    ended = train_until(tasks["reid"], run, kind=kind, number=number, does=does)
+    assert ended.status == 75, ended
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"dcal: error: {does}: left at epoch ") and "the same command goes on from there" in line
+    saved = list_checkpoints(run / "checkpoints")
+    assert all(verify(path) is None for path in saved)
+    assert (f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet") in line
+    assert bool(saved) == (number != 1 or kind.startswith("checkpoint"))
+    goes_on = train_until(tasks["reid"], run)
+    assert goes_on.status == 0, goes_on.err
+    assert ("resumed after epoch" in goes_on.out) == bool(saved)
+    assert_same_results(run, undisturbed("reid"))
+
+
+def test_again_and_again(train_until, tasks, undisturbed, assert_same_results, tmp_path):
+    """Each time later, so that every second start finds a checkpoint that a signal has left."""
+    for number in (5, 3, 4, 4):
+        ended = train_until(tasks["fgvc"], tmp_path / "run", kind="backward, after", number=number, does="SIGTERM")
+        assert ended.status == 75, ended
+    assert train_until(tasks["fgvc"], tmp_path / "run").status == 0
+    assert_same_results(tmp_path / "run", undisturbed("fgvc"))
+
+
+@pytest.mark.parametrize(("kind", "number"), [("backward, before", 9), ("write state or progress", 2000)])
+def test_a_second_ctrl_c_leaves_at_once(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind, number):
+    """130, nothing saved any more, nothing damaged."""
+    twice = {"does": "SIGINT SIGINT", "pause": IMPATIENT + 0.2}
+    ended = train_until(tasks["fgvc"], tmp_path / "run", kind=kind, number=number, **twice)
+    assert (ended.status, ended.err) == (130, "dcal: left at once, nothing saved since the last checkpoint\n")
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["epoch_0001"]
+    assert train_until(tasks["fgvc"], tmp_path / "run").status == 0
+    assert_same_results(tmp_path / "run", undisturbed("fgvc"))
+
+
+def test_the_same_ctrl_c_twice_is_one(train_until, tasks, tmp_path):
+    """Within a second: launchers pass on what the terminal has sent to all."""
+    ended = train_until(
+        tasks["fgvc"], tmp_path / "run", kind="backward, before", number=9, does="SIGINT SIGINT SIGTERM"
+    )
+    assert ended.status == 75
+    assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
+
+
+def test_a_run_can_be_left_while_it_waits_for_a_picture(train_until, tasks, tmp_path):
+    """A disk that hangs would else hold it until the reading process counts as hung, which is ten minutes."""
+    flags = [*tasks["fgvc"], "--num_workers=1"]
+    ended = train_until(flags, tmp_path / "run", kind="picture of epoch 2", number=20, does="SIGTERM and hang")
+    assert ended.status == 75, ended
+    assert (tmp_path / "run" / "checkpoints" / "epoch_0001").is_dir()
+
+
+# --- Interruptions ---
+
+
+def test_a_signal_is_a_request():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = Interruptions()
+    with asked:
+        assert asked.requested is None
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # within a second
+        assert asked.requested == "SIGTERM"
+    assert before == {number: signal.getsignal(number) for number in before}
+
+
+def test_a_signal_is_raised_where_nothing_can_be_half_done():
+    asked = Interruptions()
+    with asked:
+        with pytest.raises(InterruptedRun, match="SIGINT"), asked.at_once():
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("not reached")
+        with pytest.raises(InterruptedRun, match="SIGINT"), asked.at_once():
+            raise AssertionError("not reached either: it was asked for before")
+
+
+def test_no_handler_takes_it_for_an_error():
+    """Reading a picture catches whatever a decoder may raise."""
+    assert not issubclass(InterruptedRun, Exception)
+
+
+def test_a_reading_process_leaves_it_to_the_one_that_trains():
+    asked = Interruptions()
+    with asked:
+        child = os.fork()
+        if not child:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)  # not reached
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert (status, asked.requested) == (128 + signal.SIGTERM, None)
