@@ -17,6 +17,7 @@ from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.training.meeting import meeting_point
 from dual_cross_attention.training.model_files import build_model
 from dual_cross_attention.training.parallel import decide_once
 from dual_cross_attention.training.results import complete_results
@@ -39,7 +40,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         InterruptedRun: a signal came, and the state is saved.
     """
     device = choose_device(config.device)
-    PartialState(cpu=device.type == "cpu")  # under torchrun, this is where the processes meet
+    PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
     locked: list[RunFolder] = []  # by the first process
     try:
         path, checkpoint = decide_once(lambda: _open_folder(config, console, locked))

@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.sharding import is_sharded
 
-# Running statistics are not DDP's to broadcast: `RunningStatistics` averages them.
-DDP_OPTIONS = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+DDP_OPTIONS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients take their memory twice
 
 
 class Parallel:

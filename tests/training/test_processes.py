@@ -1,0 +1,165 @@
+"""Several processes compute what one does, step by step, and a run goes on with more or fewer of them.
+
+They are started by torchrun and talk by gloo, as users' would.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dual_cross_attention.training.checkpoints import STATE, list_checkpoints
+from dual_cross_attention.training.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+MEASURED = ("train/images_per_second", "peak_memory_mb")  # of the machine, not of the training
+
+
+@pytest.fixture(scope="module", params=["fgvc", "reid"])
+def flags(request, small, small_reid):
+    """A short training of either task, whose last step of an epoch has fewer micro-batches than the others."""
+    if request.param == "fgvc":
+        return [*small, "--drop_path_rate=0.2"]
+    return [*small_reid, "--drop_path_rate=0.2", "--feature=after_neck"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`run(processes, flags, **environment)` → the finished process, and the run's folder."""
+
+    def start(processes, flags, folder=None, restarts=0, **environment):
+        folder = folder or tmp_path_factory.mktemp("run")
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--max-restarts={restarts}"]
+        launcher = [*torchrun, f"--nproc_per_node={processes}"] if processes > 1 else []
+        done = subprocess.run(
+            [sys.executable, *launcher, ROOT / "tests/training/launched.py", *flags, f"--output_dir={folder}"],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        return done, RunFolder(folder)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def every_step(run, flags):
+    """`every_step(processes, parallel)` → the state after every step, by the checkpoint's name; and the rows."""
+    done = {}
+
+    def train(processes, parallel="ddp"):
+        if (processes, parallel) not in done:
+            more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}"]
+            outcome, folder = run(processes, [*flags, *more, "--checkpoint_minutes=0"], KEEP_ALL="1")
+            assert outcome.returncode == 0, outcome.stderr
+            states = {
+                path.name: dict(tensors_of(torch.load(path / STATE, weights_only=True)))
+                for path in list_checkpoints(folder.checkpoints)
+            }
+            done[processes, parallel] = states, folder.read_metrics()
+        return done[processes, parallel]
+
+    return train
+
+
+def tensors_of(state, name=""):
+    """All leaves of nested dicts, as (path, value)."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from tensors_of(value, f"{name}/{key}")
+    else:
+        yield name, state
+
+
+def assert_same_states(ours, expected, tolerance):
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(ours[name], value, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        else:
+            assert json.dumps(ours[name]) == json.dumps(value), name  # tuples come back as lists
+
+
+def assert_same_rows(ours, expected, tolerance):
+    assert len(ours) == len(expected) > 0
+    for row, other in zip(ours, expected, strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - set(MEASURED):
+            assert row[name] == pytest.approx(other[name], abs=tolerance, rel=tolerance), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_compute_what_one_does(every_step, parallel):
+    """After every step: weights, loss weights, the optimiser's state and the necks' running statistics."""
+    expected, expected_rows = every_step(1)
+    ours, rows = every_step(2, parallel)
+    assert ours.keys() == expected.keys()
+    assert len(expected) >= 6
+    for name in expected:
+        assert_same_states(ours[name], expected[name], 1e-5)
+    assert_same_rows(rows, expected_rows, 1e-4)
+    first, *_, last = (state["/task/model.backbone.blocks.0.attn.qkv.weight"] for state in expected.values())
+    assert (first - last).abs().max() > 1e-3  # so that 1e-5 means something
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, "ddp"), (2, "ddp")), ((2, "ddp"), (1, "ddp")), ((2, "ddp"), (3, "fsdp")), ((2, "fsdp"), (1, "ddp"))],
+    ids=["1 to 2", "2 to 1", "2 to 3, sharded", "2, sharded, to 1"],
+)
+def test_a_run_goes_on_with_another_number_of_processes(every_step, flags, run, before, after):
+    """Interrupted after the second epoch's first step, by a signal to the last process only."""
+    expected, expected_rows = every_step(1)
+    steps = list(expected).index("epoch_0001")
+    processes, parallel = before
+    more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}"]
+    signal = f"{processes - 1} {steps + 1} SIGTERM"
+    outcome, folder = run(processes, [*flags, *more], SIGNAL_AT=signal)
+    assert outcome.returncode != 0
+    assert "the same command goes on from there" in outcome.stderr
+    assert [path.name for path in list_checkpoints(folder.checkpoints)][-1] == f"epoch_0001_step_{steps + 1:08d}"
+
+    processes, parallel = after
+    outcome, folder = run(processes, [*flags, more[0], f"--parallel={parallel}"], folder.path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"resumed after epoch 1, step 1 of {steps}" in outcome.stdout
+    last = list_checkpoints(folder.checkpoints)[-1]
+    state = dict(tensors_of(torch.load(last / STATE, weights_only=True)))
+    assert_same_states(state, expected[last.name], 1e-5)
+    assert_same_rows(folder.read_metrics(), expected_rows, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_is_killed_is_started_again(every_step, flags, run, rank):
+    """`torchrun --max-restarts`: all processes start again, from the last checkpoint, and end with the same bits."""
+    expected, expected_rows = every_step(2)
+    outcome, folder = run(
+        2, [*flags, "--checkpoint_minutes=0"], restarts=1, SIGNAL_AT=f"{rank} 5 SIGKILL", KEEP_ALL="1"
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert "resumed after epoch" in outcome.stdout
+    last = list_checkpoints(folder.checkpoints)[-1]
+    state = dict(tensors_of(torch.load(last / STATE, weights_only=True)))
+    assert_same_states(state, expected[last.name], 0.0)
+    assert_same_rows(folder.read_metrics(), expected_rows, 1e-12)
+    assert json.loads((last / "progress.json").read_text())["epoch"] == len(expected_rows)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all(run, small, tmp_path):
+    """What only the first process can see, the others are told: nobody waits for somebody who has left."""
+    outcome, folder = run(2, [*small, "--epochs=1"])
+    assert outcome.returncode == 0, outcome.stderr
+    outcome, _ = run(2, [*small, "--epochs=2", "--lr=0.5"], folder.path)
+    assert outcome.returncode != 0
+    assert "holds a run with other settings" in outcome.stderr
+    assert "Traceback (most recent call last):\n  File \"" + str(ROOT) not in outcome.stderr
