@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dual_cross_attention.tasks.task import Task
+from dual_cross_attention.training.sharding import is_sharded
 
 MOMENTUM = 0.9
 
@@ -49,17 +50,19 @@ def build_optimizer(
     if kind == "adamw":
         optimizer: Optimizer = AdamW(given, fused=True)
     else:
-        optimizer = SGD(given, momentum=MOMENTUM, fused=True)
+        fused = not is_sharded(task)  # PyTorch has no fused SGD for parts of parameters
+        optimizer = SGD(given, momentum=MOMENTUM, fused=fused)
         # Else a first step that is skipped would leave momentum in memory that was never written to.
         for parameter in (parameter for own in groups.values() for parameter in own):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    optimizer.register_load_state_dict_pre_hook(_stay_fused)
+    optimizer.register_load_state_dict_pre_hook(_stay_as_built)
     return optimizer
 
 
-def _stay_fused(_: Optimizer, state: dict) -> dict:
-    """State of an optimiser that was not fused, from before it was: it would switch this one back, only half."""
-    return state | {"param_groups": [group | {"fused": True} for group in state["param_groups"]]}
+def _stay_as_built(optimizer: Optimizer, state: dict) -> dict:
+    """State of an optimiser that was fused where this one is not, or the reverse: it would switch this one, only half."""
+    fused = optimizer.defaults["fused"]
+    return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
 
 
 def build_schedule(
