@@ -227,8 +227,8 @@ def _shard(arguments: list[str]) -> None:
             describe(
                 ShardOptions,
                 "dcal shard --output_dir DIR [--OPTION VALUE ...]",
-                "Writes a data set into plain tar archives by WebDataset's convention, for --dataset shards: the files' "
-                "own bytes, with KEY.cls (class) or KEY.json (identity and camera) beside KEY.jpg; train-*.tar, and "
+                "Writes a data set into plain tar archives by WebDataset's convention, for --dataset shards: the "
+                "files' own bytes, with KEY.cls (class) or KEY.json (identity, camera) beside KEY.jpg; train-*.tar and "
                 "val-*.tar or query-*.tar and gallery-*.tar. The same data set gives the same archives. (Who writes "
                 "such archives otherwise should put pictures of classes in random order: a training shuffles 65,536 "
                 "of them at a time.)",

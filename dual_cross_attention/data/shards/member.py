@@ -52,10 +52,10 @@ class Member(NamedTuple):
             raise OSError(
                 0, f"expected the member to end at byte {self.offset + self.size:,}, the archive has {there:,}"
             )
-        file.seek(max(0, self.offset - BLOCK))
         try:
+            file.seek(self.offset - BLOCK)
             header = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
-        except (tarfile.HeaderError, ValueError):
+        except (tarfile.HeaderError, OSError, ValueError):
             header = None
         short = self.name.isascii() and len(self.name) <= SHORT_NAME
         if (
