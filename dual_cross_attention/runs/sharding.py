@@ -215,7 +215,10 @@ def _remove_others(folder: Path, written: dict[str, list[str]]) -> None:
 
 def _report(task: str, folder: Path, written: dict[str, list[str]], counts: dict[str, int], left_out: int) -> list[str]:
     size = sum((folder / name).stat().st_size for each in written.values() for name in each)
-    parts = [f"{counts[split]:,} of {split} in {len(each):,} archives" for split, each in written.items()]
+    parts = [
+        f"{counts[split]:,} of {split} in {len(each):,} archive{'s' * (len(each) > 1)}"
+        for split, each in written.items()
+    ]
     first, last = written["train"][0], written["train"][-1]
     numbers = [name.removeprefix("train-").removesuffix(".tar") for name in (first, last)]
     pattern = f"{folder}/train-{{{numbers[0]}..{numbers[1]}}}.tar" if first != last else f"{folder}/{first}"

@@ -107,6 +107,11 @@ def _done(portion: list[int], future: Future) -> Iterator[tuple[int, Encoded]]:
         ) from error
 
 
+def _filled_up(size: int) -> int:
+    """As long as tarfile makes an archive of so many bytes."""
+    return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
 class ArchiveWriter:
     """Samples into SPLIT-000000.tar, SPLIT-000001.tar, …; an archive has its name once it is whole.
 
@@ -134,7 +139,7 @@ class ArchiveWriter:
         try:
             for sample in samples:
                 needed = sum(BLOCK - (-len(content) // BLOCK) * BLOCK for content in sample.values())
-                if archive is not None and size + needed > self.archive_bytes:
+                if archive is not None and _filled_up(size + needed) > self.archive_bytes:
                     self._finish(archive)
                     archive = None
                 if archive is None:

@@ -91,7 +91,7 @@ def test_drawn_birds(shard_set, tmp_path, monkeypatch):
         "dual_cross_attention.runs.sharding.load_fgvc", lambda *given: birds if given[0] == "toy" else load_fgvc(*given)
     )
     lines = shard_set("fgvc", "toy", None, tmp_path)
-    assert "40 of train in 1 archives, 20 of val in 1 archives" in lines[0]
+    assert "40 of train in 1 archive, 20 of val in 1 archive;" in lines[0]
     assert_same_classes(load_fgvc("shards", tmp_path), birds)
 
 
