@@ -13,6 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.checking import processes
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
@@ -118,7 +119,7 @@ def shard(
         ) from error
     # As a training does: it reads what was written, and leaves the index.
     (load_fgvc if task == "fgvc" else load_reid)("shards", folder)
-    return _report(task, folder, written, counts, len(unreadable))
+    return _report(task, name, folder, written, counts, len(unreadable))
 
 
 def _fgvc(data: FineGrainedData, seed: int) -> dict[str, Split]:
@@ -213,7 +214,9 @@ def _remove_others(folder: Path, written: dict[str, list[str]]) -> None:
             path.unlink()
 
 
-def _report(task: str, folder: Path, written: dict[str, list[str]], counts: dict[str, int], left_out: int) -> list[str]:
+def _report(
+    task: str, name: str, folder: Path, written: dict[str, list[str]], counts: dict[str, int], left_out: int
+) -> list[str]:
     size = sum((folder / name).stat().st_size for each in written.values() for name in each)
     parts = [
         f"{counts[split]:,} of {split} in {len(each):,} archive{'s' * (len(each) > 1)}"
@@ -222,10 +225,12 @@ def _report(task: str, folder: Path, written: dict[str, list[str]], counts: dict
     first, last = written["train"][0], written["train"][-1]
     numbers = [name.removeprefix("train-").removesuffix(".tar") for name in (first, last)]
     pattern = f"{folder}/train-{{{numbers[0]}..{numbers[1]}}}.tar" if first != last else f"{folder}/{first}"
+    own, usual = (CONFIGS[task][each](dataset=each).img_size for each in (name, "shards"))
+    more = f" --img_size {own[0]} {own[1]}" if own != usual else ""  # as of vehicles, which are square
     return [
         f"{folder}: {', '.join(parts)}; {size / 1e6:,.0f} MB"
         + (f"; {left_out:,} pictures cannot be read and were left out" if left_out else ""),
         f"the data set is described in {folder / DESCRIPTION}",
         "next:",
-        f"  python train.py --task {task} --dataset shards --data_root {shlex.quote(pattern)}",
+        f"  python train.py --task {task} --dataset shards --data_root {shlex.quote(pattern)}{more}",
     ]
