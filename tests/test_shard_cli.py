@@ -396,6 +396,22 @@ def test_unreadable_pictures_are_left_out(dcal, make_pictures, tmp_path):
     )
 
 
+def test_formats_that_are_not_what_a_file_is_called(dcal, make_pictures, tmp_path):
+    """Some cameras put a second picture behind a JPEG, which PIL calls MPO; it stays as it is."""
+    root = make_pictures(tmp_path / "pictures")
+    pictures = [Image.new("RGB", (20, 10), colour) for colour in ("red", "blue")]
+    path = root / "val" / "cat" / "00.jpg"
+    pictures[0].save(path, "MPO", save_all=True, append_images=pictures[1:])
+    pictures[0].save(root / "val" / "cat" / "000.png", "WEBP")
+    (root / "val" / "cat" / "odd name.tar.gz.png").write_bytes((root / "val" / "cat" / "01.png").read_bytes())
+    shard(dcal, "fgvc", root, tmp_path / "shards")
+    test = load_fgvc("shards", tmp_path / "shards").test
+    assert len(test) == 21
+    stored = {picture.open().read(): picture.name.partition(".")[2] for picture in test.pictures}
+    assert stored[path.read_bytes()] == "jpg"
+    assert stored[(root / "val" / "cat" / "000.png").read_bytes()] == "webp"
+
+
 def test_an_identity_without_a_readable_picture(dcal, tmp_path):
     crowd = write_crowd(tmp_path / "crowd")
     for path in (crowd / "train" / "2").iterdir():

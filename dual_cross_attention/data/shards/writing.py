@@ -26,6 +26,7 @@ SUFFIXES = {
     "BMP": "bmp",
     "GIF": "gif",
     "JPEG": "jpg",
+    "MPO": "jpg",  # a JPEG with more pictures behind it, as some cameras write it: PIL finds out by itself
     "PNG": "png",
     "PPM": "ppm",
     "TIFF": "tif",
@@ -82,15 +83,21 @@ def encode_all(pictures: Sequence[Picture], order: Sequence[int], num_workers: i
         for number in order:
             yield int(number), encoded(pictures[int(number)])
         return
-    with ProcessPoolExecutor(num_workers) as pool:
-        waiting: deque = deque()
-        for start in range(0, len(order), AT_ONCE):
-            portion = [int(number) for number in order[start : start + AT_ONCE]]
-            waiting.append((portion, pool.submit(_encode_some, [pictures[number] for number in portion])))
-            if len(waiting) == AHEAD * num_workers:
+    try:
+        with ProcessPoolExecutor(num_workers) as pool:
+            waiting: deque[tuple[list[int], Future]] = deque()
+            for start in range(0, len(order), AT_ONCE):
+                portion = [int(number) for number in order[start : start + AT_ONCE]]
+                waiting.append((portion, pool.submit(_encode_some, [pictures[number] for number in portion])))
+                if len(waiting) == AHEAD * num_workers:
+                    yield from _done(*waiting.popleft())
+            while waiting:
                 yield from _done(*waiting.popleft())
-        while waiting:
-            yield from _done(*waiting.popleft())
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that reads pictures has died: one of them crashes its decoder, or memory is short; `dcal "
+            "check-data` finds such pictures: remove them, and begin again"
+        ) from error
 
 
 def _encode_some(pictures: list[Picture]) -> list[Encoded]:
@@ -98,13 +105,7 @@ def _encode_some(pictures: list[Picture]) -> list[Encoded]:
 
 
 def _done(portion: list[int], future: Future) -> Iterator[tuple[int, Encoded]]:
-    try:
-        yield from zip(portion, future.result(), strict=True)
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a process that reads pictures has died: one of them crashes its decoder, or memory is short; `dcal "
-            "check-data` finds such pictures: remove them, and begin again"
-        ) from error
+    return zip(portion, future.result(), strict=True)
 
 
 def _filled_up(size: int) -> int:
