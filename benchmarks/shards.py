@@ -24,8 +24,8 @@ import torch
 from benchmarks.data import HALF, draw_pictures, epoch_seconds
 from benchmarks.measure import describe_machine, in_fresh_process, table, write_json
 from dual_cross_attention.data import PictureList, train_loader, train_transform
-from dual_cross_attention.data.fgvc.shards import _listed as listed_from
-from dual_cross_attention.data.shards.index import ALIGNED, Index, _row, index_of, make_index
+from dual_cross_attention.data.fgvc.shards import pictures_of
+from dual_cross_attention.data.shards.index import index_of, make_index, row_type, write_index
 from dual_cross_attention.data.shards.writing import ArchiveWriter
 
 MEMBERS = 1000  # that are really there
@@ -105,14 +105,12 @@ def simulate(home: Path, task: str, count: int, content: bytes) -> None:
         if split != "train":
             continue
         labels = index.labels if task == "fgvc" else [f"{number:08}" for number in range(-(-count // PER_IDENTITY))]
-        rows = np.empty(count, _row(index.about["name_bytes"]))
+        rows = np.empty(count, row_type(index.about["name_bytes"]))
         rows[:] = np.resize(index.rows, count)
         rows["label"] = np.arange(count) % CLASSES if task == "fgvc" else np.arange(count) // PER_IDENTITY
         counts = np.bincount(rows["label"], minlength=len(labels)).tolist()
         about = index.about | {"labels": labels, "counts": counts, "pictures": count}
-        head = json.dumps(about).encode()
-        index.path.write_bytes(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n" + rows.tobytes())
-        Index(index.path, home)
+        write_index(index.path, about, [rows])
 
 
 def label(task: str, number: int, split: str) -> dict[str, bytes]:
@@ -152,7 +150,7 @@ def reading(folder: Path, count: int) -> dict[str, Row]:
     writer = ArchiveWriter(folder, "train", 10**12)
     list(writer.write({"jpg": path.read_bytes(), "cls": b"0"} for path in files.pictures))
     index = index_of([folder / writer.archives[0]], "fgvc", "train", [])
-    lists: dict[str, PictureList] = {"files": files, "shards": listed_from(index, ["0", "1"])}
+    lists: dict[str, PictureList] = {"files": files, "shards": pictures_of(index, ["0", "1"])}
     transform = train_transform((448, 448), (550, 550), HALF, HALF)
     loaders = {name: train_loader(pictures, transform, 16, 0, 0, "cpu") for name, pictures in lists.items()}
     whole: dict[str, list[float]] = {name: [] for name in lists}

@@ -35,7 +35,7 @@ def load_shards(data_root: Path) -> FineGrainedData:
     warnings: list[str] = []
     train, test = (index_of(shards.splits[split], "fgvc", split, warnings) for split in ("train", "val"))
     classes = shards.classes or _classes(train, shards)
-    return FineGrainedData("shards", classes, _listed(train, classes), _listed(test, classes), warnings)
+    return FineGrainedData("shards", classes, pictures_of(train, classes), pictures_of(test, classes), warnings)
 
 
 def _classes(train: Index, shards: Shards) -> list[str]:
@@ -49,7 +49,8 @@ def _classes(train: Index, shards: Shards) -> list[str]:
     return [f"{number}" for number in range(train.labels[-1] + 1)]
 
 
-def _listed(index: Index, classes: list[str]) -> PictureList:
+def pictures_of(index: Index, classes: list[str]) -> PictureList:
+    """The pictures of an index with their classes; raises InputError if one is none of `classes`."""
     places = {name: place for place, name in enumerate(classes)}
     for label in index.labels:
         if not (label in places if isinstance(label, str) else label < len(classes)):

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Index:
         self.labels: list[Label] = self.about["labels"]
         self.counts = np.array(self.about["counts"], dtype=np.int64)
         self.cameras: list[Label] = self.about["cameras"]
-        dtype, count = _row(self.about["name_bytes"]), self.about["pictures"]
+        dtype, count = row_type(self.about["name_bytes"]), self.about["pictures"]
         if os.path.getsize(path) != start + count * dtype.itemsize:
             raise ValueError("it is not as long as it says")
         mapped = np.memmap(path, dtype, mode="r", offset=start, shape=(count,)) if count else np.empty(0, dtype)
@@ -87,10 +87,8 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
         InputError: an archive is not there, or cannot be used.
     """
     folder = archives[0].parent
-    names = "\n".join([task, split, *(archive.name for archive in archives)])
-    path = (
-        folder / f"{split}-{hashlib.blake2b(names.encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()}.index"
-    )
+    names = "\n".join([task, split, *(archive.name for archive in archives)]).encode("utf-8", "surrogateescape")
+    path = folder / f"{split}-{hashlib.blake2b(names, digest_size=4).hexdigest()}.index"
     fingerprints = _fingerprints(archives)
     if found := _usable(path, folder, fingerprints):
         return found
@@ -133,16 +131,15 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
     logger.info(
         "reading the headers of %s of %s, once, for %s", _several(archives), printable(archives[0].parent), path
     )
-    fingerprints = _fingerprints(archives)
+    fingerprints = _fingerprints(archives)  # before they are read: what changes meanwhile is noticed the next time
     labels, cameras = _Numbers("label" if task == "fgvc" else "identity"), _Numbers("camera")
+    longest = count = 0
     with tempfile.TemporaryFile(dir=path.parent) as raw:
-        longest = count = 0
         for rows in _read_rows(archives, task, labels, cameras):
             raw.write(rows.tobytes())
             count += len(rows)
             longest = max(longest, np.char.str_len(rows["name"]).max(initial=0))
         raw.flush()
-        all_rows = np.memmap(raw, _row(MAX_NAME), mode="r", shape=(count,)) if count else np.empty(0, _row(MAX_NAME))
         about = {
             "dcal index": VERSION,
             "archives": fingerprints,
@@ -152,27 +149,36 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
             "name_bytes": max(1, int(longest)),
             "pictures": count,
         }
-        # Of re-identification, an identity's pictures are next to each other, wherever they lie in the archives.
-        order = (
-            np.argsort(labels.places()[all_rows["label"]], kind="stable")
-            if (task, split) == ("reid", "train")
-            else None
+        rows = (
+            np.memmap(raw, row_type(MAX_NAME), mode="r", shape=(count,)) if count else np.empty(0, row_type(MAX_NAME))
         )
-        temporary = path.with_name(f"{path.name}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                head = json.dumps(about).encode()
-                file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
-                for first in range(0, count, AT_ONCE):
-                    some = (
-                        all_rows[first : first + AT_ONCE] if order is None else all_rows[order[first : first + AT_ONCE]]
-                    )
-                    file.write(_final(some, labels, cameras, about["name_bytes"]).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # Of re-identification, an identity's pictures are next to each other, wherever they lie in the archives.
+        grouped = (task, split) == ("reid", "train")
+        write_index(path, about, _final_rows(rows, labels.places(), cameras.places(), about["name_bytes"], grouped))
+
+
+def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -> None:
+    """The file of an index, written beside and then renamed.
+
+    Args:
+        about: what its JSON says.
+        rows: its rows, some at a time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            head = json.dumps(about).encode()
+            file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
+            for some in rows:
+                file.write(some.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _Numbers:
@@ -210,7 +216,7 @@ class _Numbers:
 
 
 def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _Numbers) -> Iterator[np.ndarray]:
-    """Rows, some at a time, whose labels and cameras are numbers in the order in which they come."""
+    """Rows, some at a time, with names as long as they may be; labels and cameras are numbers as they come."""
     rows: list[tuple] = []
     for number, archive in enumerate(archives):
         for picture, label, camera in samples(archive, task):
@@ -226,20 +232,28 @@ def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _
                 )
             )
             if len(rows) == AT_ONCE:
-                yield np.array(rows, _row(MAX_NAME))
+                yield np.array(rows, row_type(MAX_NAME))
                 rows = []
-    yield np.array(rows, _row(MAX_NAME))
+    yield np.array(rows, row_type(MAX_NAME))
 
 
-def _final(rows: np.ndarray, labels: _Numbers, cameras: _Numbers, name_bytes: int) -> np.ndarray:
-    final = np.empty(len(rows), _row(name_bytes))
-    for field in ("archive", "offset", "size", "name"):
-        final[field] = rows[field]
-    final["label"], final["camera"] = labels.places()[rows["label"]], cameras.places()[rows["camera"]]
-    return final
+def _final_rows(
+    rows: np.ndarray, labels: np.ndarray, cameras: np.ndarray, name_bytes: int, grouped: bool
+) -> Iterator[np.ndarray]:
+    """Rows of `_read_rows`, some at a time, with places for numbers and short names; `grouped` sorts them by label."""
+    order = np.argsort(labels[rows["label"]], kind="stable") if grouped else None
+    for first in range(0, len(rows), AT_ONCE):
+        chosen = slice(first, first + AT_ONCE)
+        some = rows[chosen if order is None else order[chosen]]
+        final = np.empty(len(some), row_type(name_bytes))
+        for field in ("archive", "offset", "size", "name"):
+            final[field] = some[field]
+        final["label"], final["camera"] = labels[some["label"]], cameras[some["camera"]]
+        yield final
 
 
-def _row(name_bytes: int) -> np.dtype:
+def row_type(name_bytes: int) -> np.dtype:
+    """A row of an index whose names have so many bytes at most."""
     return np.dtype(
         [
             ("archive", "<u4"),

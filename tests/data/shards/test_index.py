@@ -266,7 +266,7 @@ import psutil
 from pathlib import Path
 from dual_cross_attention.data import PictureDataset, train_loader, test_transform
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.fgvc.shards import _listed
+from dual_cross_attention.data.fgvc.shards import pictures_of
 from dual_cross_attention.data.shards.index import Index
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -275,7 +275,7 @@ torch.zeros(8).sum(), np.random.default_rng(0).permutation(70_000)
 before, start = psutil.Process().memory_info().rss, time.perf_counter()
 index = Index(folder / "big.index", folder)
 classes = [str(n) for n in range(len(index.labels))]
-data = FineGrainedData("big", classes, _listed(index, classes), _listed(index, classes))
+data = FineGrainedData("big", classes, pictures_of(index, classes), pictures_of(index, classes))
 loader = train_loader(data.train, transform, 16, 0, 0, "cpu")
 first = next(loader.order.batches(1, len(loader) // 2))
 labels = [data.train.labels[number] for number in first]
@@ -283,7 +283,7 @@ print(time.perf_counter() - start, psutil.Process().memory_info().rss - before, 
 """
     results = []
     for count in (1000, 1_000_000):
-        rows = np.zeros(count, index_module._row(10))
+        rows = np.zeros(count, index_module.row_type(10))
         rows["label"], rows["name"] = np.arange(count) % 100, b"000000.jpg"
         about = {
             "dcal index": 1,
@@ -292,8 +292,7 @@ print(time.perf_counter() - start, psutil.Process().memory_info().rss - before, 
             "counts": [count // 100] * 100,
         }
         about |= {"cameras": [0], "name_bytes": 10, "pictures": count}
-        head = json.dumps(about).encode()
-        (tmp_path / "big.index").write_bytes(head + b" " * (-(len(head) + 1) % 64) + b"\n" + rows.tobytes())
+        index_module.write_index(tmp_path / "big.index", about, [rows])
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", code, str(tmp_path), str(count)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
