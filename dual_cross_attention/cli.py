@@ -1,4 +1,4 @@
-"""The command line: `dcal train`, `dcal eval`, `dcal check-data`. Flags are the fields of the settings."""
+"""The command line: `dcal train`, `eval`, `check-data`, `shard`. Flags are the fields of the settings."""
 
 import json
 import logging
@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train a model",
     "eval": "evaluate a trained model on the test split",
     "check-data": "look at every picture of a data set before a training does",
+    "shard": "write a data set of very many pictures into tar archives, to train from",
 }
 SHOWN_BAD = 20  # of the pictures that cannot be read, on the screen
 METRICS = {
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, *rest = arguments
         if command not in COMMANDS:
             raise InputError(f"unknown command '{command}': there is {', '.join(COMMANDS)}")
-        return {"train": _train, "eval": _evaluate, "check-data": _check_data}[command](rest) or 0
+        run = {"train": _train, "eval": _evaluate, "check-data": _check_data, "shard": _shard}[command]
+        return run(rest) or 0
     except InputError as error:
         return _fail(error, 2)
     except TrainingDivergedError as error:
@@ -121,6 +123,28 @@ class CheckOptions:
     """Processes that read pictures; unset: one per core."""
     json: str | None = None
     """Write the whole report as JSON to this file; - is standard output, with nothing else on it."""
+
+
+@dataclass(kw_only=True)
+class ShardOptions:
+    """Options"""
+
+    task: Literal["fgvc", "reid"] = "fgvc"
+    """fgvc is fine-grained visual categorisation, reid is object re-identification."""
+    dataset: str | None = None
+    """Name of the data set, as of dcal train; unset: the built-in toy set."""
+    data_root: str | None = None
+    """The data set's own folder, or the folder that holds it."""
+    output_dir: str | None = None
+    """Folder for the archives; needed. The same command writes them again, as after an interruption."""
+    shard_mb: int = 256
+    """Largest size of an archive, in millions of bytes."""
+    seed: int = 0
+    """Of the random order of the training pictures; of re-identification, they come identity by identity."""
+    num_workers: int | None = None
+    """Processes that read and decode pictures; unset: one per core."""
+    max_bad_images: int | None = None
+    """Pictures that cannot be read are named and left out, so many at most; unset: 1 % of them, at least 10."""
 
 
 def _train(arguments: list[str]) -> None:
@@ -206,6 +230,35 @@ def _check_data(arguments: list[str]) -> int:
         console.print(printable(line), soft_wrap=True)
     _write_json(report.as_json(), options.json)
     return 1 if report.bad else 0
+
+
+def _shard(arguments: list[str]) -> None:
+    if _asks_for_help(arguments):
+        print(
+            describe(
+                ShardOptions,
+                "dcal shard --output_dir DIR [--OPTION VALUE ...]",
+                "Writes a data set into plain tar archives by WebDataset's convention, for --dataset shards: the "
+                "files' own bytes, with KEY.cls (class) or KEY.json (identity, camera) beside KEY.jpg; train-*.tar and "
+                "val-*.tar or query-*.tar and gallery-*.tar. The same data set gives the same archives. (Who writes "
+                "such archives otherwise should put pictures of classes in random order: a training shuffles 65,536 "
+                "of them at a time.)",
+            )
+        )
+        return
+    words, flags = split_flags(arguments)
+    more_words, values = read_flags(ShardOptions, flags)
+    if words + more_words:
+        raise InputError(f"dcal shard: unexpected word '{(words + more_words)[0]}': expected flags with a value")
+    options = ShardOptions(**values)
+    if not options.output_dir:
+        raise InputError("dcal shard: expected --output_dir, a folder for the archives")
+    console = make_console()
+    _show_log(console)
+    from dual_cross_attention.runs import sharding
+
+    for line in sharding.shard(**asdict(options), console=console):
+        console.print(printable(line), soft_wrap=True)
 
 
 def _check_writable(name: str, file: str | None) -> None:

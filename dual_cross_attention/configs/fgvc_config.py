@@ -19,7 +19,8 @@ class FGVCConfig(TrainingConfig):
     # --- what is trained on what ---
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
-    """Data set: toy (drawn by this program), cub, cars, aircraft, or folder (train/CLASS/*.jpg, val/CLASS/*.jpg)."""
+    """Data set: toy (drawn by this program), cub, cars, aircraft, folder (train/CLASS/*.jpg, val/CLASS/*.jpg), or
+    shards (tar archives, from dcal shard for instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
 
     # --- the model ---
     backbone: str = "deit_tiny_patch16_224"
@@ -82,4 +83,5 @@ FGVC_CONFIGS: dict[str, type[FGVCConfig]] = {
     "cars": FGVCConfig,
     "aircraft": FGVCConfig,
     "folder": FGVCConfig,
+    "shards": FGVCConfig,
 }

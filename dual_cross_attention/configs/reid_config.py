@@ -25,8 +25,9 @@ class ReIDConfig(TrainingConfig):
     # --- what is trained on what ---
     task: Literal["reid"] = "reid"
     dataset: str = "market1501"
-    """Data set: toy (drawn by this program), market1501, dukemtmc, msmt17, veri776, or folder
-    (train/, query/ and gallery/ with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv)."""
+    """Data set: toy (drawn by this program), market1501, dukemtmc, msmt17, veri776, folder (train/, query/ and gallery/
+    with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv), or shards (tar archives, from dcal shard for
+    instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
 
     # --- the model ---
     backbone: str = "deit_tiny_patch16_224"
@@ -126,4 +127,5 @@ REID_CONFIGS: dict[str, type[ReIDConfig]] = {
     "msmt17": ReIDConfig,
     "veri776": VehicleReIDConfig,
     "folder": ReIDConfig,
+    "shards": ReIDConfig,
 }

@@ -49,7 +49,7 @@ class TrainingConfig:
     dataset: str
     """Name of the data set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it."""
+    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do."""
     download: bool = False
     """Fetch the data set into data_root, where its source still offers that (aircraft)."""
 

@@ -24,6 +24,7 @@ class CatalogueEntry(Generic[Data]):
         layout: the files and folders expected; None if it is drawn, not read from disk.
         source: where to get it.
         no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
+        by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
     """
 
     description: str
@@ -31,6 +32,7 @@ class CatalogueEntry(Generic[Data]):
     layout: str | None = None
     source: str = ""
     no_download: str | None = None
+    by_pattern: bool = False
 
 
 def load_by_name(
@@ -45,7 +47,8 @@ def load_by_name(
     Args:
         catalogue: the data sets of a task, by name.
         name: one of them.
-        data_root: the data set's own folder, or the folder that holds it; None for one that is drawn.
+        data_root: the data set's own folder, or the folder that holds it (or a pattern, see `CatalogueEntry`); None for
+            one that is drawn.
         download: fetch it into `data_root` first, if it is not there.
         **options: passed on to the entry's `load`.
 
@@ -76,7 +79,7 @@ def load_by_name(
         raise InputError(f"{wanted}; {printable(data_root)} was given: {error}") from error
     if download:
         return entry.load(root, download=True, **options)
-    if not os.path.isdir(root):  # False too for what cannot be a name
+    if not entry.by_pattern and not os.path.isdir(root):  # False too for what cannot be a name
         raise InputError(f"{wanted}; {printable(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
     try:
         return entry.load(root, **options)

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dual_cross_attention.data.files import open_regular
-from dual_cross_attention.data.pictures import UnreadablePicture, open_picture, upright_rgb
+from dual_cross_attention.data.joined import Joined
+from dual_cross_attention.data.pictures import Picture, UnreadablePicture, open_bytes, open_picture, upright_rgb
+from dual_cross_attention.data.shards.member import Member
 
 TINY = 8
 """Pixels; a picture with a shorter side is hardly one."""
@@ -98,7 +99,7 @@ class Look(NamedTuple):
     digest: bytes | None
 
 
-def look_at(picture: Path | Image.Image) -> Look:
+def look_at(picture: Picture) -> Look:
     """Opens a picture and decodes it to the last pixel."""
     odd: list[str] = []
     try:
@@ -123,7 +124,7 @@ def look_at(picture: Path | Image.Image) -> Look:
 
 
 def check_pictures(
-    splits: Mapping[str, Sequence[Path | Image.Image]],
+    splits: Mapping[str, Sequence[Picture]],
     report: DataReport,
     num_workers: int,
     advance: Callable[[], None],
@@ -138,13 +139,13 @@ def check_pictures(
         num_workers: processes; 0: this one.
         advance: called once a picture.
     """
-    pictures = [(split, picture) for split, listed in splits.items() for picture in listed]
     looks: dict[int, Look] = {}
-    for number, look in _look_at_all([picture for _, picture in pictures], num_workers):
+    for number, look in _look_at_all(Joined(*splits.values()), num_workers):
         looks[number] = look
         advance()
     same: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
-    for number, (split, picture) in enumerate(pictures):
+    named = ((split, picture) for split, listed in splits.items() for picture in listed)
+    for number, (split, picture) in enumerate(named):
         broken, odd, digest = looks[number]
         name = f"picture {number} in memory" if isinstance(picture, Image.Image) else f"{picture}"
         if broken:
@@ -164,13 +165,13 @@ def processes(num_workers: int | None) -> int:
     return cores if cores > 1 else 0
 
 
-def _look_at_all(pictures: list[Path | Image.Image], num_workers: int) -> Iterator[tuple[int, Look]]:
+def _look_at_all(pictures: Sequence[Picture], num_workers: int) -> Iterator[tuple[int, Look]]:
     """Each picture's number and look, in any order."""
     if not num_workers:
         for number, picture in enumerate(pictures):
             yield number, look_at(picture)
         return
-    portions = iter([range(len(pictures))[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE)])
+    portions = (range(len(pictures))[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE))
     crashed: list[int] = []
     while some := list(islice(portions, AHEAD * num_workers)):
         # A process that dies takes its pool along: what the pool had not finished is looked at one by one.
@@ -196,13 +197,13 @@ def _look_at_all(pictures: list[Path | Image.Image], num_workers: int) -> Iterat
                 yield number, Look("the decoder crashed on it", [], None)
 
 
-def _look_at_some(pictures: list[Path | Image.Image]) -> list[Look]:
+def _look_at_some(pictures: list[Picture]) -> list[Look]:
     return [look_at(picture) for picture in pictures]
 
 
-def _digest(path: Path) -> bytes:
+def _digest(picture: Path | Member) -> bytes:
     digest = hashlib.blake2b()
-    with open_regular(path) as file:
+    with open_bytes(picture) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.digest()

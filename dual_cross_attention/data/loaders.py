@@ -170,7 +170,7 @@ def train_loader(
     kept = PictureCache(len(pictures), transform.size) if cache else None
     return Batches(
         PictureDataset(pictures, transform, training=True, seed=seed, cache=kept),
-        order or ShuffledOrder(len(pictures), batch_size, min_batch, seed),
+        order or ShuffledOrder(len(pictures), batch_size, min_batch, seed, pictures.block),
         **_reading(num_workers, device_type, cache),
     )
 

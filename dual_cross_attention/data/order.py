@@ -49,18 +49,44 @@ class ShuffledOrder(BatchOrder):
 
     The last batch is kept when it is short, unless it has fewer than `min_batch` pictures.
 
+    With `block`, pictures that lie next to each other are shuffled, then those after them, in blocks whose order is
+    random too: so the memory that it takes is that of a block, and pictures that are read at about the same time are
+    about in the same place. That is as good as one shuffle if they lie in random order.
+
     Args:
         count: pictures.
         batch_size: pictures of a micro-batch.
         min_batch: fewest pictures of one; 2 with PWCA, where each needs a distractor.
         seed: of the order.
+        block: pictures of a block, at most; None, or as many as there are: all of them are one.
     """
 
-    def __init__(self, count: int, batch_size: int, min_batch: int = 1, seed: int = 0):
+    def __init__(self, count: int, batch_size: int, min_batch: int = 1, seed: int = 0, block: int | None = None):
         self.count, self.batch_size, self.smallest, self.seed = count, batch_size, min_batch, seed
         self.num_batches = count // batch_size + (count % batch_size >= min_batch)
+        blocks = -(-count // block) if block else 1
+        self.bounds = np.arange(blocks + 1) * count // blocks  # the first picture of each block, and the end
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        pieces = self._shuffled(epoch, start * self.batch_size)
+        ready = np.empty(0, dtype=np.int64)
         for number in range(start, self.num_batches):
-            yield shuffled[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+            wanted = min(self.batch_size, self.count - number * self.batch_size)
+            while len(ready) < wanted:
+                ready = np.concatenate([ready, next(pieces)])
+            yield ready[:wanted].tolist()
+            ready = ready[wanted:]
+
+    def _shuffled(self, epoch: int, first: int) -> Iterator[np.ndarray]:
+        """The order of all pictures from its element `first` on, a block at a time."""
+        random = np.random.default_rng((self.seed, epoch))
+        if len(self.bounds) == 2:
+            yield random.permutation(self.count)[first:]
+            return
+        for block in random.permutation(len(self.bounds) - 1):
+            start, end = self.bounds[block], self.bounds[block + 1]
+            if first < end - start:
+                # 0 in place of 1 + block would give the numbers that the order of the blocks is drawn from.
+                shuffled = np.random.default_rng((self.seed, epoch, 1 + block)).permutation(end - start)
+                yield start + shuffled[first:]
+            first = max(0, first - (end - start))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from dual_cross_attention.data.cache import PictureCache
 from dual_cross_attention.data.files import open_regular
+from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.data.unreadable import Unreadable
 from dual_cross_attention.errors import InputError
@@ -33,21 +34,26 @@ MAX_IN_A_ROW = 1000
 # Between half of MAX_PIXELS and all of it, PIL warns; what is too large is decided here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+Picture = Path | Member | Image.Image
+"""A file, a member of a tar archive, or a picture in memory."""
+
 UNREADABLE = -1
 """The label of a test picture that could not be read; metrics leave it out."""
 
 
 @dataclass(frozen=True)
 class PictureList:
-    """Pictures, as paths or as PIL images, and the class of each.
+    """Pictures, as files or as PIL images, and the class of each.
 
     Args:
         pictures: where to read them, or the pictures themselves.
         labels: class indices from 0, as many as pictures.
+        block: how many to shuffle at a time, see `ShuffledOrder`; None: all.
     """
 
-    pictures: Sequence[Path | Image.Image]
+    pictures: Sequence[Picture]
     labels: Sequence[int]
+    block: int | None = None
 
     def __post_init__(self):
         if len(self.pictures) != len(self.labels):
@@ -73,8 +79,13 @@ class UnreadablePicture(Exception):
         return f"{printable(self.path)}: {self.reason}"
 
 
+def open_bytes(picture: Path | Member) -> BinaryIO:
+    """The bytes of a picture, as a file; errors as of `open_regular` and `Member.open`."""
+    return picture.open() if isinstance(picture, Member) else open_regular(picture)
+
+
 @contextmanager
-def open_picture(picture: Path | Image.Image) -> Iterator[Image.Image]:
+def open_picture(picture: Picture) -> Iterator[Image.Image]:
     """A picture whose header is read and whose pixels are not yet: nothing large is allocated.
 
     Whatever is raised inside, by PIL while it decodes, also becomes the error below.
@@ -86,8 +97,10 @@ def open_picture(picture: Path | Image.Image) -> Iterator[Image.Image]:
         if isinstance(picture, Image.Image):
             yield picture
             return
-        with _whole_pictures_only(), open_regular(picture) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+        with _whole_pictures_only(), open_bytes(picture) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if size > MAX_BYTES:
                 raise ValueError(f"expected a file of at most {MAX_BYTES:,} bytes, got {size:,}")
             if not size:
                 raise ValueError("the file is empty")
@@ -103,7 +116,7 @@ def open_picture(picture: Path | Image.Image) -> Iterator[Image.Image]:
         raise UnreadablePicture(name, _reason(error)) from error
 
 
-def read_picture(picture: Path | Image.Image, size: tuple[int, int] | None = None) -> Image.Image:
+def read_picture(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture from disk (or memory), upright and in RGB.
 
     EXIF orientation is applied, what is transparent becomes white, 16-bit grey keeps its upper 8 bits; of an animation

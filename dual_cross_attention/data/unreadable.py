@@ -53,10 +53,11 @@ class UnreadablePictures:
         """
         for batch in loader:
             for picture in batch.pop("unreadable", ()):
-                self._add(picture)
+                self.add(picture)
             yield batch
 
-    def _add(self, picture: Unreadable) -> None:
+    def add(self, picture: Unreadable) -> None:
+        """Takes note of a picture; raises as `watch` does."""
         path, reason, replaced = picture
         if path in self.found:
             return

@@ -1,19 +1,19 @@
 """`dcal check-data`: a data set by its name, looked at picture by picture."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.checking import DataReport, Split, check_pictures, processes
 from dual_cross_attention.data.fgvc import load_fgvc
+from dual_cross_attention.data.labels import distinct
+from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.data.reid import load_reid
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.progress import ProgressBar
 
-Pictures = Mapping[str, Sequence[Path | Image.Image]]
+Pictures = Mapping[str, Sequence[Picture]]
 EXAMPLES = 4  # that are shown of what does not stop a training
 
 
@@ -67,8 +67,9 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
 def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
     data = load_fgvc(name, data_root)
     splits = {"train": data.train, "test": data.test}
-    report = DataReport({split: Split(len(each), len(set(each.labels))) for split, each in splits.items()})
-    trained, tested = set(data.train.labels), set(data.test.labels)
+    report = DataReport({split: Split(len(each), len(distinct(each.labels))) for split, each in splits.items()})
+    report.warnings = list(data.warnings)
+    trained, tested = (set(distinct(split.labels).tolist()) for split in (data.train, data.test))
     report.without_test = [name for label, name in enumerate(data.classes) if label not in tested]
     report.without_training = [name for label, name in enumerate(data.classes) if label not in trained]
     return {split: each.pictures for split, each in splits.items()}, report
@@ -77,7 +78,7 @@ def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
 def _reid(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
     data = load_reid(name, data_root)
     splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
-    report = DataReport({split: Split(len(each), len(set(each.identities))) for split, each in splits.items()})
+    report = DataReport({split: Split(len(each), len(distinct(each.identities))) for split, each in splits.items()})
     report.warnings = list(data.warnings)
     return {split: each.pictures for split, each in splits.items()}, report
 

@@ -23,7 +23,7 @@ class FGVCSetup(RunSetup):
         self.description = (
             f"{len(self.classes)} classes, {len(self.data.train):,} training and {len(self.data.test):,} test pictures"
         )
-        self.warnings = []
+        self.warnings = self.data.warnings
         self.num_test = len(self.data.test)
         self.cache = train and config.cache == "ram"
         if self.cache:

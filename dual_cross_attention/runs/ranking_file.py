@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dual_cross_attention.data import ReIDData
+from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.errors import InputError
 
 
@@ -30,9 +31,8 @@ def write_ranking(
     Raises:
         InputError: the file cannot be written.
     """
-    pictures = [*data.query.pictures, *data.gallery.pictures]
     identities = [*data.query.identities, *data.gallery.identities]
-    names = _names(pictures)
+    names = _names([*data.query.pictures, *data.gallery.pictures])
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w") as file:
@@ -52,10 +52,9 @@ def write_ranking(
         temporary.unlink(missing_ok=True)
 
 
-def _names(pictures: list[Path | Image.Image]) -> list[str]:
-    paths = [picture for picture in pictures if isinstance(picture, Path)]
-    if len(paths) < len(pictures):
+def _names(pictures: list[Picture]) -> list[str]:
+    if any(isinstance(picture, Image.Image) for picture in pictures):
         return [f"{number}" for number in range(len(pictures))]
-    absolute = [os.path.abspath(path) for path in paths]
+    absolute = [os.path.abspath(f"{picture}") for picture in pictures]
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])
     return [os.path.relpath(path, root) for path in absolute]

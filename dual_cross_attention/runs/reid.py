@@ -1,5 +1,6 @@
 """A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
 
+import numpy as np
 import torch
 
 from dual_cross_attention.configs import ReIDConfig
@@ -13,7 +14,11 @@ from dual_cross_attention.data import (
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.joined import Joined
+from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.order import BatchOrder
+from dual_cross_attention.data.reid.blocks import IdentityBlocks
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
@@ -27,14 +32,14 @@ class ReIDSetup(RunSetup):
         self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
         self.classes = self.data.identities
         sides = (self.data.query, self.data.gallery)
-        self.pictures = [picture for side in sides for picture in side.pictures]
+        self.pictures = Joined(*(side.pictures for side in sides))
         self.split = RetrievalSplit(
-            torch.tensor([identity for side in sides for identity in side.identities]),
-            torch.tensor([camera for side in sides for camera in side.cameras]),
+            torch.from_numpy(np.concatenate([np.asarray(side.identities, dtype=np.int64) for side in sides])),
+            torch.from_numpy(np.concatenate([np.asarray(side.cameras, dtype=np.int64) for side in sides])),
             len(self.data.query),
         )
         training = f"{len(self.classes):,} identities, {len(self.data.train):,} training pictures; " if train else ""
-        people, cameras = set(self.data.query.identities), self.split.cameras.unique()
+        people, cameras = distinct(self.data.query.identities), self.split.cameras.unique()
         self.description = (
             f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
             f"{len(self.data.gallery):,} gallery pictures, {len(cameras)} cameras"
@@ -60,7 +65,6 @@ class ReIDSetup(RunSetup):
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         config, train = self.config, self.data.train
-        per_identity = config.images_per_identity
         return train_loader(
             PictureList(train.pictures, train.identities),
             reid_train_transform(
@@ -70,9 +74,18 @@ class ReIDSetup(RunSetup):
             reading_processes(config, device),
             config.seed,
             device.type,
-            order=IdentitySampler(train.identities, config.batch_size // per_identity, per_identity, config.seed),
+            order=self._order(),
             cache=self.cache,
         )
+
+    def _order(self) -> BatchOrder:
+        config, train = self.config, self.data.train
+        per_identity = config.images_per_identity
+        identities_per_batch = config.batch_size // per_identity
+        if train.block is None:
+            return IdentitySampler(train.identities, identities_per_batch, per_identity, config.seed)
+        counts = train.identities.counts
+        return IdentityBlocks(counts, identities_per_batch, per_identity, config.seed, train.block)
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         size = tuple(self.config.img_size)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
-from dual_cross_attention.data.fgvc import cub, folder, torchvision_sets
+from dual_cross_attention.data.fgvc import cub, folder, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.fgvc.toy import draw_toy
 
@@ -42,6 +42,14 @@ FGVC_DATASETS: dict[str, CatalogueEntry[FineGrainedData]] = {
         folder.LAYOUT,
         folder.SOURCE,
         no_download="these are your own pictures",
+    ),
+    "shards": CatalogueEntry(
+        "pictures in tar archives, from dcal shard or any other writer of WebDataset's convention",
+        shards.load_shards,
+        shards.LAYOUT,
+        shards.SOURCE,
+        no_download="archives are written, by dcal shard for instance",
+        by_pattern=True,
     ),
 }
 

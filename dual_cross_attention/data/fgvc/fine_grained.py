@@ -1,7 +1,8 @@
 """What a fine-grained data set is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 
@@ -9,6 +10,12 @@ from dual_cross_attention.errors import InputError
 @dataclass(frozen=True)
 class FineGrainedData:
     """A data set for classification: its class names, and labelled pictures to train and to test on.
+
+    Args:
+        name: the data set.
+        classes: names, by label.
+        train, test: the two splits.
+        warnings: what a user should know before a run.
 
     Raises:
         InputError: fewer than two classes, a split without pictures, or a label without a class.
@@ -18,6 +25,7 @@ class FineGrainedData:
     classes: list[str]
     train: PictureList
     test: PictureList
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if len(self.classes) < 2:
@@ -25,8 +33,9 @@ class FineGrainedData:
         for split, pictures in (("training", self.train), ("test", self.test)):
             if not len(pictures):
                 raise InputError(f"{self.name}: expected pictures in both splits, but the {split} split is empty")
-            if min(pictures.labels) < 0 or max(pictures.labels) >= len(self.classes):
+            labels = distinct(pictures.labels)
+            if labels[0] < 0 or labels[-1] >= len(self.classes):
                 raise InputError(
                     f"{self.name}: expected labels from 0 to {len(self.classes) - 1}, one for each class, but those of "
-                    f"the {split} split go from {min(pictures.labels)} to {max(pictures.labels)}"
+                    f"the {split} split go from {labels[0]} to {labels[-1]}"
                 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
-from dual_cross_attention.data.reid import folder, market1501, msmt17, veri776
+from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.toy import draw_toy_people
 
@@ -52,6 +52,14 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         folder.LAYOUT,
         folder.SOURCE,
         no_download="these are your own pictures",
+    ),
+    "shards": CatalogueEntry(
+        "pictures in tar archives, from dcal shard or any other writer of WebDataset's convention",
+        shards.load_shards,
+        shards.LAYOUT,
+        shards.SOURCE,
+        no_download="archives are written, by dcal shard for instance",
+        by_pattern=True,
     ),
 }
 

@@ -2,27 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from dual_cross_attention.data.labels import distinct
+from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
 
 @dataclass(frozen=True)
 class IdentityList:
-    """Pictures, as paths or as PIL images, with the identity and the camera of each.
+    """Pictures, as files or as PIL images, with the identity and the camera of each.
 
     Args:
         pictures: where to read them, or the pictures themselves.
         identities: whole numbers from 0, as many as pictures.
         cameras: whole numbers, as many as pictures.
+        block: how many to shuffle at a time, see `IdentityBlocks`, for which an identity's pictures lie next to each
+            other; None: all, in any order.
     """
 
-    pictures: Sequence[Path | Image.Image]
+    pictures: Sequence[Picture]
     identities: Sequence[int]
     cameras: Sequence[int]
+    block: int | None = None
 
     def __post_init__(self):
         if not len(self.pictures) == len(self.identities) == len(self.cameras):
@@ -62,7 +67,8 @@ class ReIDData:
         for split, pictures in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
             if pictures is not None and not len(pictures):
                 raise InputError(f"{self.name}: expected pictures in every split, but the {split} split is empty")
-        if self.train is not None and set(self.train.identities) != set(range(len(self.identities))):
+        labels = np.arange(len(self.identities))
+        if self.train is not None and not np.array_equal(distinct(self.train.identities), labels):
             raise InputError(
                 f"{self.name}: expected training labels from 0 to {len(self.identities) - 1}, one for each identity"
             )
@@ -72,19 +78,20 @@ class ReIDData:
 
     def _check_queries(self) -> None:
         """A query counts if the gallery has its identity under another camera; the protocol skips the rest."""
-        seen = {*zip(self.gallery.identities, self.gallery.cameras, strict=True)}
-        cameras: dict[int, set[int]] = {}
-        for identity, camera in seen:
-            cameras.setdefault(identity, set()).add(camera)
-        alone = [
-            i
-            for i, (identity, camera) in enumerate(zip(self.query.identities, self.query.cameras, strict=True))
-            if not cameras.get(identity, set()) - {camera}
-        ]
-        if not alone:
+        there, of_identity = np.unique(_numbers(self.gallery.identities), return_inverse=True)
+        # An identity has been seen by another camera if the lowest or the highest of its cameras is another one.
+        lowest, highest = np.full(len(there), np.iinfo(np.int64).max), np.full(len(there), np.iinfo(np.int64).min)
+        np.minimum.at(lowest, of_identity, _numbers(self.gallery.cameras))
+        np.maximum.at(highest, of_identity, _numbers(self.gallery.cameras))
+        wanted, cameras = _numbers(self.query.identities), _numbers(self.query.cameras)
+        place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
+        found = (there[place] == wanted) & ((lowest[place] != cameras) | (highest[place] != cameras))
+        alone = np.flatnonzero(~found)
+        if not len(alone):
             return
-        first = self.query.pictures[alone[0]]
-        named = f"such as {printable(first.name)}" if isinstance(first, Path) else f"such as number {alone[0]}"
+        first = self.query.pictures[int(alone[0])]
+        in_memory = isinstance(first, Image.Image)
+        named = f"such as number {alone[0]}" if in_memory else f"such as {printable(first.name)}"
         if len(alone) == len(self.query):
             raise InputError(
                 f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no picture of their "
@@ -95,3 +102,7 @@ class ReIDData:
             f"{len(alone)} of {len(self.query)} queries ({named}) have no match in the gallery from another camera; "
             "the protocol skips them"
         )
+
+
+def _numbers(numbers: Sequence[int]) -> np.ndarray:
+    return np.asarray(numbers, dtype=np.int64)

@@ -28,12 +28,20 @@ class IdentitySampler(BatchOrder):
         identities_per_batch: P.
         pictures_per_identity: K.
         seed: of the order.
+        stream: more numbers that the order is drawn from, beside seed and epoch.
 
     Raises:
         InputError: P or K below 1, or fewer than P identities.
     """
 
-    def __init__(self, identities: Sequence[int], identities_per_batch: int, pictures_per_identity: int, seed: int = 0):
+    def __init__(
+        self,
+        identities: Sequence[int],
+        identities_per_batch: int,
+        pictures_per_identity: int,
+        seed: int = 0,
+        stream: tuple[int, ...] = (),
+    ):
         if identities_per_batch < 1 or pictures_per_identity < 1:
             raise InputError(
                 "expected at least one identity a batch and one picture of each, got "
@@ -53,16 +61,16 @@ class IdentitySampler(BatchOrder):
             pictures_per_identity,
             2 * pictures_per_identity,
         )  # two have a negative for each other
-        self.seed = seed
+        self.seed, self.stream = seed, stream
         self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
-        self.num_batches = int(max(self.groups.max(), -(-self.groups.sum() // identities_per_batch)))
+        self.num_batches = batches_of(self.groups, identities_per_batch)
         self.num_pictures = len(labels)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
         yield from islice(self._drawn(epoch), start, None)
 
     def _drawn(self, epoch: int) -> Iterator[list[int]]:
-        random = np.random.default_rng((self.seed, epoch))
+        random = np.random.default_rng((self.seed, epoch, *self.stream))
         left = self._fill_up(random)
         queues = [self._cut(random, own, count) for own, count in zip(self.pictures, left, strict=True)]
         times = np.zeros(self.num_pictures, dtype=np.int64)
@@ -106,3 +114,8 @@ class IdentitySampler(BatchOrder):
         share = left[others] / max(1, left[others].sum())
         drawn = random.choice(others, missing, replace=False, p=share) if missing else others[:0]
         return random.permutation(np.concatenate([due, drawn]))
+
+
+def batches_of(groups: np.ndarray, identities_per_batch: int) -> int:
+    """Batches of an epoch: enough for all groups of all identities, (identities,), each of which is in a batch once."""
+    return int(max(groups.max(), -(-groups.sum() // identities_per_batch)))

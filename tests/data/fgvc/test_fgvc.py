@@ -5,11 +5,11 @@ from PIL import Image
 
 from dual_cross_attention.data import FGVC_DATASETS, FineGrainedData, PictureList, load_fgvc
 
-ON_DISK = ["cub", "cars", "aircraft", "folder"]
+ON_DISK = ["cub", "cars", "aircraft", "folder"]  # in a folder of their own
 
 
 def test_what_exists():
-    assert list(FGVC_DATASETS) == ["toy", *ON_DISK]
+    assert list(FGVC_DATASETS) == ["toy", *ON_DISK, "shards"]
     assert all(data_set.description for data_set in FGVC_DATASETS.values())
 
 

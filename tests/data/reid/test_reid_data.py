@@ -56,7 +56,7 @@ def test_queries_under_one_camera_only(refused):
 
 
 def test_names():
-    assert [*REID_DATASETS] == ["toy", "market1501", "dukemtmc", "msmt17", "veri776", "folder"]
+    assert [*REID_DATASETS] == ["toy", "market1501", "dukemtmc", "msmt17", "veri776", "folder", "shards"]
     for entry in REID_DATASETS.values():
         assert entry.description
         assert entry.no_download

@@ -1,0 +1,78 @@
+"""Re-identification from tar archives."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
+from dual_cross_attention.data.shards.finding import find_shards
+from dual_cross_attention.data.shards.index import Index, index_of
+from dual_cross_attention.data.shards.samples import Label
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+LAYOUT = (
+    "train-*.tar, query-*.tar and gallery-*.tar, or a pattern of the first, DIR/train-{000000..000127}.tar; "
+    "members are KEY.jpg with KEY.json (identity, camera)"
+)
+SOURCE = "dcal shard, or any writer of WebDataset's convention"
+BLOCK = 65_536
+"""Pictures of as many whole identities that are shuffled at a time, about."""
+
+
+def load_shards(data_root: Path, train: bool = True) -> ReIDData:
+    """Training labels are in the order that `dcal shard` has written down, else sorted, and so are the pictures.
+
+    Identities and cameras of query and gallery stay as they are if they are numbers; names become numbers, which both
+    share, in sorted order.
+
+    Args:
+        data_root: see `find_shards`.
+        train: read the training archives too.
+
+    Raises:
+        InputError: archives are missing or cannot be used.
+    """
+    shards = find_shards(data_root, "reid", [["query"], ["gallery"]], train)
+    warnings: list[str] = []
+    query, gallery = (index_of(shards.splits[split], "reid", split, warnings) for split in ("query", "gallery"))
+    numbers = [_numbers(query.labels, gallery.labels), _numbers(query.cameras, gallery.cameras)]
+    sides = [_listed(side, *numbers) for side in (query, gallery)]
+    if not train:
+        return ReIDData("shards", [], None, *sides, warnings)
+    index = index_of(shards.splits["train"], "reid", "train", warnings)
+    identities = [f"{label}" for label in index.labels] if shards.classes is None else shards.classes
+    labels: dict[Label, int] = {name: label for label, name in enumerate(identities)}
+    if strangers := [label for label in index.labels if f"{label}" not in labels]:
+        raise InputError(
+            f"shards: {printable(index.archives[0])} (or one after it) has the identity "
+            f"{printable(strangers[0])}, which is none of the {len(identities):,} that dcal shard has written down"
+        )
+    by_label = {label: labels[f"{label}"] for label in index.labels}
+    training = _listed(index, by_label, _numbers(index.cameras), BLOCK)
+    return ReIDData("shards", identities, training, *sides, warnings)
+
+
+def _numbers(*sides: list[Label]) -> dict[Label, int]:
+    """What each label is called as a number."""
+    labels = {label for side in sides for label in side}
+    if all(isinstance(label, int) for label in labels):
+        return {label: label for label in labels}
+    if all(isinstance(label, str) for label in labels):
+        return {label: place for place, label in enumerate(sorted(labels))}
+    raise InputError(
+        "shards: expected identities and cameras of query and gallery as numbers in both, or as names in both, got "
+        "numbers in one and names in the other"
+    )
+
+
+def _listed(
+    index: Index, identities: dict[Label, int], cameras: dict[Label, int], block: int | None = None
+) -> IdentityList:
+    tables = (
+        np.array([identities[label] for label in index.labels], dtype=np.int64),
+        np.array([cameras[label] for label in index.cameras], dtype=np.int64),
+    )
+    columns = (IndexedNumbers(index, field, table) for field, table in zip(("label", "camera"), tables, strict=True))
+    return IdentityList(IndexedPictures(index), *columns, block)

@@ -1,0 +1,167 @@
+"""Walking through the headers of a tar archive that somebody else wrote.
+
+Notable:
+- block by block, with `TarInfo.frombuf`: `tarfile.open` reads extended headers of any size, and remembers all members;
+- nothing is unpacked, so no name can lead anywhere; names that would are refused all the same, since nobody has an
+  honest use for them.
+"""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dual_cross_attention.data.pictures import MAX_BYTES
+from dual_cross_attention.data.shards.member import BLOCK, Member
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+MAX_EXTENDED = 1 << 20
+"""Bytes of an extended header, which holds a long name."""
+MAX_NAME = 255
+"""Bytes of a member's name."""
+MAX_PADDING = 1 << 20
+"""Bytes of nothing after the last member; GNU tar fills up 10,240."""
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+LONG_NAME, LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+PAX, PAX_FOR_ALL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE), tarfile.XGLTYPE
+KINDS = {
+    tarfile.LNKTYPE: "a link",
+    tarfile.SYMTYPE: "a link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+}
+
+
+def members(file: BinaryIO, archive: Path) -> Iterator[Member]:
+    """The regular files of a tar archive, in their order; folders are passed over.
+
+    Args:
+        file: the archive, opened; between two members it may be read from at will.
+        archive: its path.
+
+    Raises:
+        InputError: it is compressed, truncated or no tar archive; or a member is a link, a device or a sparse file, is
+            larger than a picture may be, or has a name that is absolute, leads out (`..`), or is too long.
+    """
+    where, end, at = f"shards: {printable(archive)}", os.fstat(file.fileno()).st_size, 0
+    _check_plain(file, where)
+    extended: dict[str, str] = {}
+    while True:
+        header = _header(file, at, where)
+        if header is None:
+            break
+        name = printable(extended.get("path", header.name))
+        content, size = at + BLOCK, _size(header, extended, f"{where}: {name}")
+        if content + size > end:
+            raise InputError(
+                f"{where}: {name}: expected {size:,} bytes from byte {content:,} on, but the archive ends at byte "
+                f"{end:,}: it is truncated"
+            )
+        at = content + -(-size // BLOCK) * BLOCK
+        if header.type in (LONG_NAME, LONG_LINK, *PAX, PAX_FOR_ALL):
+            if size > MAX_EXTENDED:
+                raise InputError(f"{where}: {name}: expected at most {MAX_EXTENDED:,} bytes of header, got {size:,}")
+            if header.type not in (LONG_LINK, PAX_FOR_ALL):
+                file.seek(content)
+                raw = file.read(size)
+                extended |= {"path": _text(raw.rstrip(b"\0"))} if header.type == LONG_NAME else _records(raw, where)
+            continue
+        member = Member(archive, content, size, _checked_name(extended.get("path", header.name), where))
+        sparse = any(key.startswith("GNU.sparse") for key in extended)
+        extended = {}
+        if header.isdir():
+            continue
+        if sparse or header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
+            kind = "a sparse file" if sparse else KINDS.get(header.type, f"of the type {header.type!r}")
+            raise InputError(f"{where}: {name}: expected regular files alone, but it is {kind}")
+        if size > MAX_BYTES:
+            raise InputError(f"{where}: {name}: expected at most {MAX_BYTES:,} bytes, got {size:,}")
+        yield member
+    if end - at > MAX_PADDING:
+        raise InputError(
+            f"{where}: its end is marked at byte {at:,}, but {end - at:,} bytes follow: expected one archive, not "
+            "several in a row"
+        )
+
+
+def _check_plain(file: BinaryIO, where: str) -> None:
+    file.seek(0)
+    start = file.read(8)
+    for magic, kind in COMPRESSED.items():
+        if start.startswith(magic):
+            raise InputError(
+                f"{where}: expected a plain .tar, in which pictures can be found by their position, got one of {kind}: "
+                "unpack that layer; it saves nothing on pictures"
+            )
+
+
+def _header(file: BinaryIO, at: int, where: str) -> tarfile.TarInfo | None:
+    """The header at a position; None: that is the mark of the archive's end."""
+    file.seek(at)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        raise InputError(
+            f"{where}: expected a tar archive, with a mark at its end, but it just ends at byte {at + len(block):,}: "
+            f"it {'is truncated' if at else 'is none'}"
+        )
+    if not block.strip(b"\0"):
+        return None
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError) as error:
+        raise InputError(
+            f"{where}: expected the header of a tar member at byte {at:,}, got something else ({error})"
+        ) from error
+
+
+def _size(header: tarfile.TarInfo, extended: dict[str, str], where: str) -> int:
+    """Bytes of the content that follows; what is no file has none."""
+    if header.isdir() or header.islnk() or header.issym() or header.isdev():
+        return 0
+    if header.type in (LONG_NAME, LONG_LINK, *PAX, PAX_FOR_ALL):
+        extended = {}
+    given = extended.get("size", f"{header.size}")
+    if not (given.isascii() and given.isdigit() and len(given) < 19):
+        raise InputError(f"{where}: expected a size in bytes, got {printable(given):.40}")
+    return int(given)
+
+
+def _records(raw: bytes, where: str) -> dict[str, str]:
+    """A pax header: lines of "LENGTH KEY=VALUE\\n", where LENGTH counts the whole line."""
+    records: dict[str, str] = {}
+    while raw:
+        digits, _, _ = raw[:20].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        line = raw[len(digits) + 1 : length]
+        key, equals, value = line.removesuffix(b"\n").partition(b"=")
+        if not equals or length > len(raw) or not line.endswith(b"\n"):
+            raise InputError(f'{where}: expected an extended header of "length key=value", got {raw[:40]!r}')
+        records[_text(key)] = _text(value)
+        raw = raw[length:]
+    return records
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _checked_name(name: str, where: str) -> str:
+    """Without "./" at its beginning."""
+    plain = name.removeprefix("./")
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
+        raise InputError(
+            f"{where}: {printable(name)!r:.300}: expected the name of a file inside, not one that leads out"
+        )
+    if len(plain.encode("utf-8", "surrogateescape")) > MAX_NAME:
+        raise InputError(f"{where}: {printable(name)!r:.60}…: expected a name of at most {MAX_NAME} bytes")
+    return plain

@@ -1,0 +1,70 @@
+"""Lists of what an index holds, which stay on disk: an element is made when it is asked for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dual_cross_attention.data.shards.index import Index
+from dual_cross_attention.data.shards.member import Member
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+
+class IndexedPictures(Sequence[Member]):
+    """The pictures of an index."""
+
+    def __init__(self, index: Index):
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index.rows)
+
+    def __getitem__(self, position: int) -> Member:
+        row = self.index.rows[position]
+        archive = int(row["archive"])
+        if archive >= len(self.index.archives):
+            raise _damaged(self.index)
+        name = row["name"].decode("utf-8", "surrogateescape")
+        return Member(self.index.archives[archive], int(row["offset"]), int(row["size"]), name)
+
+
+class IndexedNumbers(Sequence[int]):
+    """A number of every picture: its label, its identity or its camera.
+
+    Args:
+        index: where they are.
+        field: "label" or "camera".
+        table: (distinct labels or cameras,) what their places in the index's sorted list stand for, whole numbers.
+    """
+
+    def __init__(self, index: Index, field: str, table: np.ndarray):
+        self.index, self.field, self.table = index, field, np.asarray(table, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.index.rows)
+
+    def __getitem__(self, position: int) -> int:
+        place = self.index.rows[position][self.field]
+        if place >= len(self.table):
+            raise _damaged(self.index)
+        return int(self.table[place])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        """All of them at once, (pictures,) int64."""
+        places = self.index.rows[self.field]
+        if len(places) and places.max() >= len(self.table):
+            raise _damaged(self.index)
+        return self.table[places].astype(dtype or np.int64, copy=False)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Pictures of each label in the order of the index's sorted list: of `table`."""
+        return self.index.counts
+
+    def distinct(self) -> np.ndarray:
+        """Those that occur, ascending; see `labels.distinct`."""
+        return np.sort(self.table)
+
+
+def _damaged(index: Index) -> InputError:
+    return InputError(f"shards: {printable(index.path)} is damaged: remove it, and it is made again")

@@ -1,0 +1,336 @@
+"""Where every picture of some archives is, and what it shows: a file beside them, mapped into memory, made once.
+
+The file is a line of JSON, filled up with spaces to a multiple of 64 bytes, and then a row of fixed size a picture.
+The JSON grows with archives, classes, identities and cameras, not with pictures; rows are read where they are used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from dual_cross_attention.data.files import MAX_LABEL_BYTES, open_regular
+from dual_cross_attention.data.shards.archive import MAX_NAME
+from dual_cross_attention.data.shards.samples import MAX_NUMBER, Label, samples
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+ALIGNED = 64
+AT_ONCE = 1 << 16  # rows
+
+
+class Index:
+    """A file of where pictures are, mapped.
+
+    Args:
+        path: the file.
+        folder: where its archives are.
+
+    Attributes:
+        archives: the archives, in their order.
+        labels: the distinct classes or identities, sorted: all numbers, or all names.
+        counts: pictures of each of them.
+        cameras: the distinct cameras, likewise.
+        rows: "archive", "offset", "size", "name", and "label" and "camera", positions in those lists.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no index, or a damaged one.
+    """
+
+    def __init__(self, path: Path, folder: Path):
+        self.path, self.folder = path, folder
+        self.about, start = _read_about(path)
+        self.archives = [folder / name for name in self.about["archives"]]
+        self.labels: list[Label] = self.about["labels"]
+        self.counts = np.array(self.about["counts"], dtype=np.int64)
+        self.cameras: list[Label] = self.about["cameras"]
+        dtype, count = row_type(self.about["name_bytes"]), self.about["pictures"]
+        if os.path.getsize(path) != start + count * dtype.itemsize:
+            raise ValueError("it is not as long as it says")
+        mapped = np.memmap(path, dtype, mode="r", offset=start, shape=(count,)) if count else np.empty(0, dtype)
+        self.rows = np.asarray(mapped)  # a plain array over the same memory: rows of it are taken faster
+
+    def __reduce__(self) -> tuple:
+        return Index, (self.path, self.folder)  # a process that is spawned maps the file again
+
+    def fits(self, fingerprints: dict[str, Any]) -> bool:
+        """Whether it was made of archives of these sizes and times."""
+        return self.about["archives"] == fingerprints
+
+
+def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str]) -> Index:
+    """The index of some archives; made if it is not there, or is of other ones.
+
+    Of several processes, one makes it and the others wait.
+
+    Args:
+        archives: of one folder, in their order.
+        task: "fgvc" or "reid".
+        split: for the file's name; pictures of "train" in re-identification are sorted by identity.
+        warnings: where it is said that the index could not be kept.
+
+    Raises:
+        InputError: an archive is not there, or cannot be used.
+    """
+    folder = archives[0].parent
+    names = "\n".join([task, split, *(archive.name for archive in archives)]).encode("utf-8", "surrogateescape")
+    path = folder / f"{split}-{hashlib.blake2b(names, digest_size=4).hexdigest()}.index"
+    fingerprints = _fingerprints(archives)
+    if found := _usable(path, folder, fingerprints):
+        return found
+    if path.exists():
+        logger.info("%s cannot be used, or the archives have changed since: it is made again", printable(path))
+    try:
+        with FileLock(folder / ".dcal-index.lock"):
+            if found := _usable(path, folder, fingerprints):  # another process was faster
+                return found
+            make_index(archives, task, split, path)
+            return Index(path, folder)
+    except (OSError, NotImplementedError) as error:  # a folder, or a file system, that does not let us
+        reason = getattr(error, "strerror", None) or error
+        warnings.append(
+            f"shards: cannot keep the index of {split} in {printable(folder)} ({reason}): the archives' headers are "
+            "read at every start; make the folder writable once"
+        )
+    own = Path(tempfile.mkdtemp(prefix="dcal-index-"))
+    try:
+        make_index(archives, task, split, own / path.name)
+        index = Index(own / path.name, folder)
+    except BaseException:
+        shutil.rmtree(own, ignore_errors=True)
+        raise
+    # Processes that read may need the path; it goes when this process has no more use for it, or ends.
+    weakref.finalize(index, _remove, own, os.getpid())
+    return index
+
+
+def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> None:
+    """Reads all headers of the archives and writes their index; see `index_of`.
+
+    Args:
+        path: of the index; written beside and then renamed.
+
+    Raises:
+        OSError: it cannot be written.
+        InputError: an archive cannot be used.
+    """
+    logger.info(
+        "reading the headers of %s of %s, once, for %s", _several(archives), printable(archives[0].parent), path
+    )
+    fingerprints = _fingerprints(archives)  # before they are read: what changes meanwhile is noticed the next time
+    labels, cameras = _Numbers("label" if task == "fgvc" else "identity"), _Numbers("camera")
+    longest = count = 0
+    with tempfile.TemporaryFile(dir=path.parent) as raw:
+        for rows in _read_rows(archives, task, labels, cameras):
+            raw.write(rows.tobytes())
+            count += len(rows)
+            longest = max(longest, np.char.str_len(rows["name"]).max(initial=0))
+        raw.flush()
+        about = {
+            "dcal index": VERSION,
+            "archives": fingerprints,
+            "labels": labels.sorted(),
+            "counts": labels.counts(),
+            "cameras": cameras.sorted(),
+            "name_bytes": max(1, int(longest)),
+            "pictures": count,
+        }
+        rows = (
+            np.memmap(raw, row_type(MAX_NAME), mode="r", shape=(count,)) if count else np.empty(0, row_type(MAX_NAME))
+        )
+        # Of re-identification, an identity's pictures are next to each other, wherever they lie in the archives.
+        grouped = (task, split) == ("reid", "train")
+        write_index(path, about, _final_rows(rows, labels.places(), cameras.places(), about["name_bytes"], grouped))
+
+
+def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -> None:
+    """The file of an index, written beside and then renamed.
+
+    Args:
+        about: what its JSON says.
+        rows: its rows, some at a time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            head = json.dumps(about).encode()
+            file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
+            for some in rows:
+                file.write(some.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Numbers:
+    """Labels as numbers in the order in which they come; places in their sorted list are known at the end."""
+
+    def __init__(self, what: str):
+        self.what = what
+        self.seen: dict[Label, list[int]] = {}  # its number, and how often it came
+
+    def number(self, label: Label, where: object) -> int:
+        found = self.seen.setdefault(label, [len(self.seen), 0])
+        found[1] += 1
+        if not found[0] and found[1] == 1:
+            self.kind = type(label)
+        if type(label) is not self.kind:
+            first = next(iter(self.seen))
+            raise InputError(
+                f"shards: {printable(where)}: expected every {self.what} as a number, or every one as a name, got "
+                f"{printable(repr(label)):.60} after {printable(repr(first)):.60}"
+            )
+        return found[0]
+
+    def sorted(self) -> list[Label]:
+        return sorted(self.seen)
+
+    def counts(self) -> list[int]:
+        return [self.seen[label][1] for label in self.sorted()]
+
+    def places(self) -> np.ndarray:
+        """The place in the sorted list, by number."""
+        places = np.empty(len(self.seen), dtype=np.uint32)
+        for place, label in enumerate(self.sorted()):
+            places[self.seen[label][0]] = place
+        return places
+
+
+def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _Numbers) -> Iterator[np.ndarray]:
+    """Rows, some at a time, with names as long as they may be; labels and cameras are numbers as they come."""
+    rows: list[tuple] = []
+    for number, archive in enumerate(archives):
+        for picture, label, camera in samples(archive, task):
+            name = picture.name.encode("utf-8", "surrogateescape")
+            rows.append(
+                (
+                    number,
+                    picture.offset,
+                    picture.size,
+                    labels.number(label, picture),
+                    cameras.number(camera, picture),
+                    name,
+                )
+            )
+            if len(rows) == AT_ONCE:
+                yield np.array(rows, row_type(MAX_NAME))
+                rows = []
+    yield np.array(rows, row_type(MAX_NAME))
+
+
+def _final_rows(
+    rows: np.ndarray, labels: np.ndarray, cameras: np.ndarray, name_bytes: int, grouped: bool
+) -> Iterator[np.ndarray]:
+    """Rows of `_read_rows`, some at a time, with places for numbers and short names; `grouped` sorts them by label."""
+    order = np.argsort(labels[rows["label"]], kind="stable") if grouped else None
+    for first in range(0, len(rows), AT_ONCE):
+        chosen = slice(first, first + AT_ONCE)
+        some = rows[chosen if order is None else order[chosen]]
+        final = np.empty(len(some), row_type(name_bytes))
+        for field in ("archive", "offset", "size", "name"):
+            final[field] = some[field]
+        final["label"], final["camera"] = labels[some["label"]], cameras[some["camera"]]
+        yield final
+
+
+def row_type(name_bytes: int) -> np.dtype:
+    """A row of an index whose names have so many bytes at most."""
+    return np.dtype(
+        [
+            ("archive", "<u4"),
+            ("offset", "<u8"),
+            ("size", "<u4"),
+            ("label", "<u4"),
+            ("camera", "<u4"),
+            ("name", f"S{name_bytes}"),
+        ]
+    )
+
+
+def _fingerprints(archives: Sequence[Path]) -> dict[str, Any]:
+    """Size and time of each archive, by its name.
+
+    Raises:
+        InputError: one is not there.
+    """
+    found = {}
+    for archive in archives:
+        try:
+            status = os.stat(archive)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"shards: expected the archive {printable(archive)}, but it cannot be found: "
+                f"{getattr(error, 'strerror', None) or error}"
+            ) from error
+        found[archive.name] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def _usable(path: Path, folder: Path, fingerprints: dict[str, Any]) -> Index | None:
+    try:
+        index = Index(path, folder)
+    except (OSError, ValueError):
+        return None
+    return index if index.fits(fingerprints) else None
+
+
+def _read_about(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON of an index, and where its rows begin; it is checked as if a stranger had written it."""
+    with open_regular(path) as file:
+        line = file.readline(MAX_LABEL_BYTES)
+    try:
+        about = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
+    if not (isinstance(about, dict) and about.get("dcal index") == VERSION and line.endswith(b"\n")):
+        raise ValueError("it is no index of this version")
+    archives, labels, cameras, counts = (about.get(name) for name in ("archives", "labels", "cameras", "counts"))
+    numbers = [about.get("pictures"), about.get("name_bytes"), *(counts if isinstance(counts, list) else [None])]
+    good = (
+        isinstance(archives, dict)
+        and all(name and os.path.basename(name) == name and name not in (".", "..") for name in archives)
+        and all(_alike(each) for each in (labels, cameras))
+        and all(type(number) is int and 0 <= number < 2**40 for number in numbers)
+        and 0 < about["name_bytes"] <= MAX_NAME
+        and len(counts) == len(labels)
+        and sum(counts) == about["pictures"]
+    )
+    if not good:
+        raise ValueError("it is damaged")
+    return about, len(line)
+
+
+def _alike(labels: object) -> bool:
+    """All numbers, or all names, ascending."""
+    if not isinstance(labels, list) or not any({*map(type, labels)} <= {kind} for kind in (int, str)):
+        return False
+    small = all(0 <= label < MAX_NUMBER for label in labels if type(label) is int)
+    return small and all(one < other for one, other in pairwise(labels))
+
+
+def _several(archives: Sequence[Path]) -> str:
+    return f"{len(archives):,} archives" if len(archives) > 1 else f"{printable(archives[0].name)}"
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a process that was forked is not the owner
+        shutil.rmtree(folder, ignore_errors=True)
