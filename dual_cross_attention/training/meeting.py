@@ -1,9 +1,9 @@
 """Where the processes of a launch meet, so that those of a restart do not look for the dead.
 
-torchrun restarts all workers when one dies (`--max-restarts`), and since PyTorch 2.5 lends every attempt the same store.
-There, the addresses of the attempt before are still written, and PyTorch's backends connect to them in vain (PyTorch's
-issue 135712). The number of the attempt is no help: each node counts its own. So the processes of an attempt agree on a
-name of their own first, under which everything else is written.
+torchrun restarts all workers when one dies (`--max-restarts`), and since PyTorch 2.5 lends every attempt the same
+store. There, the addresses of the attempt before are still written, and PyTorch's backends connect to them in vain
+(PyTorch's issue 135712). The number of the attempt is no help: each node counts its own. So the processes of an attempt
+agree on a name of their own first, under which everything else is written.
 """
 
 import os

@@ -60,7 +60,7 @@ def build_optimizer(
 
 
 def _stay_as_built(optimizer: Optimizer, state: dict) -> dict:
-    """State of an optimiser that was fused where this one is not, or the reverse: it would switch this one, only half."""
+    """State of an optimiser that was fused where this one is not, or the reverse, would switch this one, only half."""
     fused = optimizer.defaults["fused"]
     return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
 
