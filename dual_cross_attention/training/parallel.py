@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.sharding import is_sharded
+from dual_cross_attention.training.fsdp import is_sharded
 
 DDP_OPTIONS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients take their memory twice
 

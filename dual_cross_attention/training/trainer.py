@@ -42,7 +42,7 @@ from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.running_statistics import RunningStatistics
-from dual_cross_attention.training.sharding import shard
+from dual_cross_attention.training.fsdp import shard
 from dual_cross_attention.training.shares import Shares, seed_batch
 from dual_cross_attention.training.step_log import LOSS_SCALE, StepLog, combine, means
 
