@@ -19,7 +19,7 @@ from dual_cross_attention.training.checkpoints import read_progress, remove_left
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
 from dual_cross_attention.training.meeting import meeting_point
 from dual_cross_attention.training.model_files import build_model
-from dual_cross_attention.training.parallel import decide_once
+from dual_cross_attention.training.parallel import decide_once, refuse_other_plans
 from dual_cross_attention.training.results import complete_results
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
@@ -40,6 +40,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         InterruptedRun: a signal came, and the state is saved.
     """
     device = choose_device(config.device)
+    refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
     locked: list[RunFolder] = []  # by the first process
     try:

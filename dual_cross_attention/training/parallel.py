@@ -1,5 +1,6 @@
 """One process, or several that train together: gradients averaged, a state that does not tell how many there were."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.fsdp import is_sharded
 
@@ -101,6 +103,16 @@ class Parallel:
         shared = torch.tensor(number, device=self.accelerator.device)
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
         return int(shared)
+
+
+def refuse_other_plans() -> None:
+    """Raises InputError if `accelerate launch` was configured to split the model by itself: `--parallel` says how."""
+    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise InputError(
+                f"accelerate is configured to use {name}: take `accelerate launch --multi_gpu` (or torchrun), and "
+                "--parallel fsdp where the model does not fit one card"
+            )
 
 
 def decide_once(choose: Callable[[], Any]) -> Any:

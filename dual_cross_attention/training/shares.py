@@ -54,8 +54,8 @@ class Shares:
 def seed_batch(seed: int, epoch: int, number: int, piece: int = 0) -> None:
     """Distractors and stochastic depth of a micro-batch (or a piece of it) are drawn from these numbers alone.
 
-    So they do not depend on what was drawn before: on an interruption, or on which process it is. `TAG` keeps them apart
-    from the augmentation of picture `number`, which is drawn from (seed, epoch, number).
+    So they do not depend on what was drawn before: on an interruption, or on which process it is. `TAG` keeps them
+    apart from the augmentation of picture `number`, which is drawn from (seed, epoch, number).
     """
     drawn = np.random.SeedSequence((seed, epoch, number, piece, TAG)).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(drawn >> np.uint64(1)))

@@ -34,6 +34,7 @@ from dual_cross_attention.training.checkpoints import (
 )
 from dual_cross_attention.training.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
 from dual_cross_attention.training.divergence import Freeze, save_diverged
+from dual_cross_attention.training.fsdp import shard
 from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
@@ -42,7 +43,6 @@ from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.running_statistics import RunningStatistics
-from dual_cross_attention.training.fsdp import shard
 from dual_cross_attention.training.shares import Shares, seed_batch
 from dual_cross_attention.training.step_log import LOSS_SCALE, StepLog, combine, means
 

@@ -62,3 +62,12 @@ def test_the_launchers_store_is_used_under_the_agreed_name(monkeypatch):
     assert (point["rank"], point["world_size"]) == (0, 2)
     point["store"].set("key", "value")
     assert server.get(f"{other.result()}/key") == b"value"
+
+
+@pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepS")])
+def test_accelerates_own_plans_are_refused(dcal, small, tmp_path, monkeypatch, variable, name):
+    monkeypatch.setenv(variable, "true")
+    outcome = dcal("train", *small, "--output_dir", tmp_path / "run")
+    assert outcome.status == 2
+    assert f"accelerate is configured to use {name}" in outcome.err
+    assert not (tmp_path / "run").exists()
