@@ -84,10 +84,10 @@ class RunFolder:
 
     def unlock(self) -> None:
         """Let others in; of a run that never began, nothing stays."""
-        self._owner.unlink(missing_ok=True)
-        if not self.config.exists():
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds something else
+        with contextlib.suppress(OSError):  # it may hold something else, or nothing there can be changed any more
+            self._owner.unlink(missing_ok=True)
+            if not self.config.exists():
+                Path(self._lock.lock_file).unlink(missing_ok=True)
                 for path in self._made:
                     path.rmdir()
         self._lock.release(force=True)
