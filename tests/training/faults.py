@@ -10,8 +10,8 @@ written, a file is flushed, renamed or removed. At the event that it was told, s
     SIGTERM, …   the training sends itself this signal, or several, apart by `pause` seconds
     no space     the event fails as on a full disk; "no space from here" and all later ones of its kind
     no permission    to write into the folder, from then on
-    die, hang    a process that reads pictures does, once; with `always`, its successors too; "SIGTERM and hang" tells
-                 the training first
+    die, hang    a process that reads pictures does, once; with `always`, its successors too; "SIGTERM and hang" sends
+                 the training a signal first
 """
 
 import errno
@@ -118,9 +118,9 @@ class Faults:
         marker.touch()
         if self.does == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.does.startswith("SIGTERM"):
-            os.kill(self.process, signal.SIGTERM)
-        time.sleep(600)
+        if self.does != "hang":
+            os.kill(self.process, getattr(signal, self.does.split()[0]))
+        time.sleep(60)
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != ".lock"]
