@@ -21,8 +21,13 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 600.0
 """Seconds after which a reading process that has sent nothing counts as hung."""
+NOTICED_WITHIN = 5.0
+"""Seconds after which one that has died is noticed, at the latest."""
 READING_ATTEMPTS = 3
 """How often in a row reading may break down before a run gives up."""
+
+
+_TIMED_OUT = "DataLoader timed out"
 
 
 class Batches:
@@ -74,7 +79,7 @@ class Batches:
                 in_main = threading.current_thread() is threading.main_thread()
                 if in_main and self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for batch in batches:
+                while (batch := self._next_of(batches)) is not None:
                     yield batch
                     done, failures = done + 1, 0
             except RuntimeError as error:
@@ -90,6 +95,19 @@ class Batches:
                     ) from error
                 logger.warning("warning: a process that reads pictures broke down, and is replaced: %s", reason)
                 self.close()  # what is left of them would be asked again
+
+    def _next_of(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next batch; None at the end. PyTorch looks for processes that died whenever its own patience ends."""
+        waited = 0.0
+        while True:
+            try:
+                return next(batches, None)
+            except RuntimeError as error:
+                waited += self.loader.timeout
+                if not str(error).startswith(_TIMED_OUT):
+                    raise
+                if waited >= PATIENCE:
+                    raise RuntimeError(f"{_TIMED_OUT} after {waited:.0f} seconds") from error
 
     def close(self) -> None:
         """End the reading processes, which else wait for another epoch."""
@@ -128,7 +146,7 @@ class _Wanted(Sampler[list[int]]):
 def _is_of_reading(error: RuntimeError) -> bool:
     """Whether it tells of a reading process, not of what one raised."""
     message = str(error)
-    return message.startswith(("DataLoader worker (pid", "DataLoader timed out")) or "Pin memory thread" in message
+    return message.startswith(("DataLoader worker (pid", _TIMED_OUT)) or "Pin memory thread" in message
 
 
 def train_loader(
@@ -205,7 +223,7 @@ def _reading(num_workers: int, device_type: str, cache: bool) -> dict[str, Any]:
         "num_workers": num_workers,
         "multiprocessing_context": "fork" if forked else None,
         "persistent_workers": num_workers > 0,
-        "timeout": PATIENCE if num_workers else 0,
+        "timeout": min(NOTICED_WITHIN, PATIENCE) if num_workers else 0,
         # prefetch_factor stays PyTorch's 2: at 8 processes 16 batches lie ready, 2.5 GB of shared memory in evaluation.
         "pin_memory": device_type == "cuda",
     }

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch.utils._pytree import tree_map_only
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.messages import shown
 from dual_cross_attention.training.run_folder import flush, make_folder
 
 KEPT = 2
@@ -59,7 +59,7 @@ def read_progress(path: Path) -> dict[str, Any]:
         progress = json.loads((path / PROGRESS).read_text())
         for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
             if not is_right(progress[name]):
-                raise ValueError(f"{name} is {printable(repr(progress[name])):.60}, expected {expected}")
+                raise ValueError(f"{name} is {shown(progress[name])}, expected {expected}")
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
     return progress

@@ -9,8 +9,9 @@ written, a file is flushed, renamed or removed. At the event that it was told, s
                  were not flushed with their folder may be those of before
     SIGTERM, …   the training sends itself this signal, or several, apart by `pause` seconds
     no space     the event fails as on a full disk; "no space from here" and all later ones of its kind
-    die, hang    a process that reads pictures does, once; with `always`, its successors too; "SIGTERM and hang" tells
-                 the training first
+    no permission    to write into the folder, from then on
+    die, hang    a process that reads pictures does, once; with `always`, its successors too; "SIGTERM and hang" sends
+                 the training a signal first
 """
 
 import errno
@@ -52,6 +53,7 @@ class Faults:
         pause: seconds after each signal.
         seed: of what a power cut leaves.
         always: with "die" and "hang".
+        end: an event, and its number, at which the training is killed as well.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Faults:
         pause: float = 0.0,
         seed: int = 0,
         always: bool = False,
+        end: tuple[str, int] | None = None,
     ):
         self.folder, self.kind, self.number, self.does = Path(folder), kind, number, does
-        self.pause, self.always = pause, always
+        self.pause, self.always, self.end = pause, always, end and tuple(end)
         self.random = random.Random(seed)
         self.process = os.getpid()
         self.counted: Counter[str] = Counter()
@@ -79,6 +82,8 @@ class Faults:
         if self.busy:
             return
         self.counted[kind] += 1
+        if (kind, self.counted[kind]) == self.end:
+            os.kill(os.getpid(), signal.SIGKILL)
         later = self.does.endswith("from here") and self.counted[kind] > self.number
         if kind == self.kind and (self.counted[kind] == self.number or later):
             self._happen(half)
@@ -96,6 +101,9 @@ class Faults:
             raise OSError(errno.ENOSPC, "No space left on device")
         elif self.does.endswith(("die", "hang")):
             self._end_reading()
+        elif self.does == "no permission":
+            for folder in (self.folder, *self.folder.rglob("*/")):
+                folder.chmod(0o500)
         else:
             self.busy = False
             for name in self.does.split():
@@ -110,9 +118,9 @@ class Faults:
         marker.touch()
         if self.does == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.does.startswith("SIGTERM"):
-            os.kill(self.process, signal.SIGTERM)
-        time.sleep(600)
+        if self.does != "hang":
+            os.kill(self.process, getattr(signal, self.does.split()[0]))
+        time.sleep(60)
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != ".lock"]
@@ -231,20 +239,22 @@ class Faults:
         return renamed
 
 
-def attempt(flags: list[str], folder: str, patience: float | None = None, **fault: Any) -> dict[str, Any]:
+def attempt(
+    flags: list[str], folder: str, patience: float | None = None, said: str | None = None, **fault: Any
+) -> dict[str, Any]:
     """A child that trains.
 
     Args:
         flags: of the command line.
         folder: the run's.
         patience: see `loaders.PATIENCE`.
+        said: where its output is kept, in place of beside the folder.
         fault: see `Faults`.
 
     Returns:
         Its exit status (negative: the signal), what it said, and the events that it counted if it came to its end.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    said = {name: Path(f"{folder}.{name}") for name in ("out", "err", "events")}
+    said = {name: Path(f"{said or folder}.{name}") for name in ("out", "err", "events")}
     process = os.fork()
     if not process:
         for descriptor, name in ((1, "out"), (2, "err")):

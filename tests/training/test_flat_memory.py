@@ -1,0 +1,38 @@
+"""A training of 10,000 steps takes no more memory at its end than at its beginning."""
+
+import gc
+
+import psutil
+import pytest
+import torch
+
+from dual_cross_attention.training.trainer import Trainer
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch):
+    """Resident memory and living tensors every 1,000 steps, with a checkpoint every 100 and an evaluation every 1,000."""
+    seen = []
+    attend = Trainer._attend
+    process = psutil.Process()
+
+    def measure(trainer):
+        attend(trainer)
+        if trainer.step % 100 == 0:
+            trainer._save()
+        if trainer.step % 1000 == 0:
+            trainer.writer.wait()
+            gc.collect()
+            tensors = sum(type(item) in (torch.Tensor, torch.nn.Parameter) for item in gc.get_objects())
+            seen.append((trainer.step, process.memory_info().rss / 2**20, tensors))
+
+    monkeypatch.setattr(Trainer, "_attend", measure)
+    settings = {"backbone_kwargs": {"patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 3}}
+    make_trainer(birds * 5, batch_size=2, epochs=50, eval_every=5, lr=1e-5, **settings).fit()
+    print(f"\nstep, MiB, tensors: {seen}")
+    steps, memory, tensors = zip(*seen, strict=True)
+    assert steps == tuple(range(1000, 10_001, 1000))
+    # The writer's thread may hold on to the last state for a moment.
+    assert min(tensors[:5]) == min(tensors[5:])
+    assert memory[-1] - memory[0] < 12
+    assert memory[-1] - memory[4] < 4  # 1 KB a step would be more

@@ -1,0 +1,81 @@
+"""Processes that read pictures die or hang: they are replaced, and nothing that comes out changes."""
+
+import pytest
+
+from dual_cross_attention.data import loaders
+
+
+def test_results_do_not_depend_on_how_many_there_are(train_until, tasks, undisturbed, assert_same_results, tmp_path):
+    """`undisturbed` has none."""
+    assert train_until([*tasks["fgvc"], "--num_workers=2"], tmp_path / "run").status == 0
+    assert_same_results(tmp_path / "run", undisturbed("fgvc"))
+
+
+@pytest.mark.parametrize("epoch", [2, 0], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("does", "said"), [("die", "DataLoader worker (pid"), ("hang", "DataLoader timed out after 2 seconds")]
+)
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
+def test_one_that_dies_or_hangs_is_replaced(
+    train_until, tasks, undisturbed, assert_same_results, tmp_path, task, does, said, epoch
+):
+    run = tmp_path / "run"
+    flags = [*tasks[task], "--num_workers=2", "--eval_batch_size=3"]
+    ended = train_until(flags, run, kind=f"picture of epoch {epoch}", number=4, does=does, patience=2.0)
+    assert ended.status == 0, ended
+    (warning,) = (line for line in ended.out.splitlines() if line.startswith("warning: "))
+    assert warning.startswith(f"warning: a process that reads pictures broke down, and is replaced: {said}")
+    assert_same_results(run, undisturbed(task))
+
+
+def test_three_times_in_a_row_is_the_end(train_until, tasks, undisturbed, assert_same_results, tmp_path):
+    """At the same batch: each that takes the place of one that died dies too."""
+    run = tmp_path / "run"
+    flags = [*tasks["fgvc"], "--num_workers=1"]
+    ended = train_until(flags, run, kind="picture of epoch 2", number=1, does="die", always=True, patience=1.0)
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
+    assert line.startswith(
+        f"dcal: error: the processes that read pictures broke down {loaders.READING_ATTEMPTS} times in a row, at batch "
+        "0 of epoch 2 (DataLoader worker (pid"
+    )
+    assert line.endswith("memory may be short, or a disk may hang; try fewer --num_workers, or 0")
+    assert ended.out.count("is replaced") == loaders.READING_ATTEMPTS - 1
+    # What it advises works.
+    assert train_until(tasks["fgvc"], run).status == 0
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+@pytest.mark.slow
+def test_one_that_died_is_noticed_long_before_one_that_hangs(train_until, tasks, tmp_path):
+    """With the patience that a run has, which is ten minutes."""
+    assert loaders.NOTICED_WITHIN < loaders.PATIENCE / 10
+    flags = [*tasks["fgvc"], "--num_workers=1"]
+    ended = train_until(flags, tmp_path / "run", kind="picture of epoch 2", number=4, does="die")
+    assert ended.status == 0 and "is replaced: DataLoader worker (pid" in ended.out
+
+
+def test_a_slow_one_is_not_hung(monkeypatch):
+    """What comes after PyTorch's own patience, and before ours, is waited for."""
+    said = iter([RuntimeError("DataLoader timed out after 5 seconds"), {"a": 1}, RuntimeError("other"), None])
+
+    class Slow:
+        def __next__(self):
+            given = next(said)
+            if given is None:
+                raise StopIteration
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+    dataset = loaders.PictureDataset(loaders.PictureList([], []), None, training=False)
+    batches = loaders.Batches(dataset, loaders.SequentialOrder(0, 1), num_workers=1, timeout=5)
+    slow = Slow()
+    assert batches._next_of(slow) == {"a": 1}
+    with pytest.raises(RuntimeError, match="other"):
+        batches._next_of(slow)
+    assert batches._next_of(slow) is None
+    monkeypatch.setattr(loaders, "PATIENCE", 20.0)
+    said = (RuntimeError("DataLoader timed out after 5 seconds") for _ in range(5))
+    with pytest.raises(RuntimeError, match="^DataLoader timed out after 20 seconds"):
+        batches._next_of(slow)
