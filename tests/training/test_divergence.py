@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -76,9 +77,14 @@ def states_before_steps(monkeypatch):
     return states
 
 
-@pytest.mark.parametrize("interval", [1, 10])  # on a CPU; on a GPU
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-@pytest.mark.parametrize("task", ["fgvc", "reid"])
+FAST = {("fgvc", "loss", 1), ("reid", "gradient", 10)}
+CASES = [
+    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+    for case in product(("fgvc", "reid"), ("loss", "gradient"), (1, 10))
+]
+
+
+@pytest.mark.parametrize(("task", "what", "interval"), CASES)  # 1: on a CPU; 10: on a GPU
 def test_the_state_before_the_step_is_kept(dcal, tasks, tmp_path, monkeypatch, task, what, interval):
     """To the bit, running statistics included, however late the loss is looked at."""
     flags = [*tasks[task], "--output_dir"]
@@ -122,7 +128,7 @@ def test_the_report_names_step_and_pictures(dcal, small, pictures, tmp_path, mon
     assert report["lr"] > 0 and report["precision"] == "no" and "torch" in report["versions"]
 
 
-@pytest.mark.parametrize("step", [1, 2, 6, 7])  # the first of all, the last and the first of an epoch
+@pytest.mark.parametrize("step", [1, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 6, 7))])
 def test_resuming_from_it_repeats_it(dcal, tasks, tmp_path, monkeypatch, step):
     """The cause is in pictures and weights: whenever the loss is, to the bit, that of the broken step, it breaks."""
     training_step, losses_of = FGVCTask.training_step, []

@@ -11,7 +11,7 @@ from dual_cross_attention.training.trainer import Trainer
 
 @pytest.mark.slow
 def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch):
-    """Resident memory and living tensors every 1,000 steps, with a checkpoint every 100 and an evaluation every 1,000."""
+    """Resident memory and living tensors, with a checkpoint every 100 steps and an evaluation every 1,000."""
     seen = []
     attend = Trainer._attend
     process = psutil.Process()

@@ -20,6 +20,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "number"), EVERYTHING.values(), ids=EVERYTHING)
 def test_no_room_once(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind, number):
     """What could not be written is told, and written later."""
@@ -90,7 +91,9 @@ def small_disk(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [1500, 2500, 4000, 6000])
+@pytest.mark.parametrize(
+    "kilobytes", [1500, *(pytest.param(size, marks=pytest.mark.slow) for size in (2500, 4000, 6000))]
+)
 def test_a_disk_that_is_full(train_until, tasks, undisturbed, assert_same_results, small_disk, tmp_path, kilobytes):
     """Room for the settings alone, for a checkpoint, for some of them."""
     run = small_disk(f"size={kilobytes}k") / "run"
@@ -128,7 +131,7 @@ def test_a_folder_that_can_only_be_read(train_until, tasks, undisturbed, assert_
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write anywhere")
-@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_folder_that_may_not_be_written_to_any_more(
     train_until, tasks, undisturbed, assert_same_results, tmp_path, epoch
 ):
@@ -145,6 +148,7 @@ def test_a_folder_that_may_not_be_written_to_any_more(
     assert_same_results(run, undisturbed("fgvc"))
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written(tasks, environment, undisturbed, assert_same_results, tmp_path):
     """What a training says goes to a full disk."""
     command = [sys.executable, Path(__file__).parents[2] / "train.py", *tasks["fgvc"]]
