@@ -14,7 +14,6 @@ from dual_cross_attention.runs import fgvc
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
 from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.checkpoints import read_progress, read_state, verify
-from dual_cross_attention.training.divergence import Buffers
 from dual_cross_attention.training.step_log import SMALLEST_SCALE, StepLog
 from dual_cross_attention.training.trainer import Trainer
 
@@ -168,26 +167,6 @@ def test_no_room_for_it(dcal, small, tmp_path, monkeypatch):
     outcome = dcal("train", *small, "--output_dir", tmp_path)
     assert outcome.status == 3 and f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in outcome.err
     assert f"warning: cannot write '{tmp_path}/diverged': [Errno 28] No space left" in outcome.out
-
-
-def test_buffers_are_put_back():
-    module = torch.nn.BatchNorm1d(4)
-    buffers = Buffers(module)
-    buffers.remember()
-    before = {name: value.clone() for name, value in module.named_buffers()}
-
-    def same():
-        return all(torch.equal(value, before[name]) for name, value in module.named_buffers())
-
-    module(torch.randn(8, 4))
-    assert not same()
-    buffers.put_back(where=torch.zeros(()))
-    assert not same()
-    buffers.put_back(where=torch.ones(()))
-    assert same()
-    module(torch.full((8, 4), math.nan))
-    buffers.put_back()
-    assert same()
 
 
 # --- the loss scaling of fp16 ---
