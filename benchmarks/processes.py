@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.epoch import TRAIN
 from benchmarks.measure import add_flags, chosen_device, describe_machine, table, write_json

@@ -105,6 +105,7 @@ _PROGRESS_OF_A_RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (_is_count, "a count"),
     "step_in_epoch": (_is_count, "a count"),
     "batches_per_step": (lambda value: _is_count(value) and value > 0, "a count of at least 1"),
+    "pictures": (_is_count, "a count"),
     "best": (lambda value: value == {} or _is_row(value), "a row of metrics.jsonl, or {}"),
     "rows": (lambda value: _is_list(value, _is_row), "rows of metrics.jsonl"),
     "log": (_is_log, "sums and latest values by name"),

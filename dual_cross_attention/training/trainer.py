@@ -357,6 +357,7 @@ class Trainer:
             "step": self.step,
             "step_in_epoch": self.step_in_epoch,
             "batches_per_step": self.shares.per_step,
+            "pictures": len(self.train_batches.dataset),
             "best": self.best,
             "rows": self.results.rows,
             "log": {"sums": sums, "latest": self.step_log.latest},
@@ -373,6 +374,12 @@ class Trainer:
         if progress["epoch"] >= self.config.epochs:
             raise InputError(
                 f"the checkpoint is of epoch {progress['epoch']}, and --epochs is {self.config.epochs}: nothing to do"
+            )
+        pictures = len(self.train_batches.dataset)
+        if progress["pictures"] != pictures:
+            raise InputError(
+                f"the run was trained on {progress['pictures']:,} pictures, and there are {pictures:,} now: expected the "
+                "same, or the order would be another; take another --output_dir to start anew"
             )
         if progress["step_in_epoch"] > self.shares.steps:
             raise InputError(

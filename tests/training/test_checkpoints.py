@@ -32,6 +32,7 @@ GOOD = {
     "step": 11,
     "step_in_epoch": 1,
     "batches_per_step": 2,
+    "pictures": 40,
     "best": ROW,
     "rows": [ROW],
     "log": {"sums": {"loss": [1.5, 1.0]}, "latest": {"loss": 1.5}},

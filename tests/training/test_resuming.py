@@ -120,6 +120,15 @@ def test_a_state_of_something_else_is_told_in_a_line(dcal, tasks, run, state, tm
     assert outcome.err.startswith("dcal: error: cannot resume from '") and len(outcome.err.splitlines()) == 1
 
 
+def test_other_data_is_refused(dcal, tasks, run, make_pictures, tmp_path):
+    """The order of an epoch follows from the number of pictures: with more of them, nothing would be as it was."""
+    more = make_pictures(tmp_path / "more")
+    (more / "train" / "ant" / "12.png").write_bytes((more / "train" / "ant" / "00.png").read_bytes())
+    outcome = dcal("train", *tasks["fgvc"], f"--data_root={more}", "--output_dir", run)
+    assert outcome.status == 2
+    assert "the run was trained on 36 pictures, and there are 37 now" in outcome.err
+
+
 def test_checkpoints_without_settings_are_not_overwritten(dcal, tasks, run):
     """They would be taken up by the next start as if they were of the new run."""
     (run / "config.yaml").unlink()
