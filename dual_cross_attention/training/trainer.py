@@ -378,8 +378,8 @@ class Trainer:
         pictures = len(self.train_batches.dataset)
         if progress["pictures"] != pictures:
             raise InputError(
-                f"the run was trained on {progress['pictures']:,} pictures, and there are {pictures:,} now: expected the "
-                "same, or the order would be another; take another --output_dir to start anew"
+                f"the run was trained on {progress['pictures']:,} pictures, and there are {pictures:,} now: expected "
+                "the same, or the order would be another; take another --output_dir to start anew"
             )
         if progress["step_in_epoch"] > self.shares.steps:
             raise InputError(
