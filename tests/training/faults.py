@@ -20,6 +20,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -76,9 +77,12 @@ class Faults:
         self.names: list[tuple[Path, Path, Path | None]] = []  # renamed since its folder was flushed: from, to, before
         self.numbers = count()
         self.busy = False
+        self.ending: int | None = None  # the thread that ends all
 
     def at(self, kind: str, half: Callable[[], Any] = lambda: None) -> None:
         """An event; `half` is what is done of it before an end, or an error, in its middle."""
+        while self.ending not in (None, threading.get_ident()):
+            time.sleep(1)  # nothing goes on while a power cut takes its part
         if self.busy:
             return
         self.counted[kind] += 1
@@ -93,6 +97,8 @@ class Faults:
         if self.does in ("kill", "power cut"):
             half()
             if self.does == "power cut":
+                self.ending = threading.get_ident()
+                time.sleep(0.05)  # until the other thread has come to its next event
                 self._lose_what_was_not_flushed()
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.does.startswith("no space"):
