@@ -53,7 +53,7 @@ class RunningStatistics:
         for buffer, before, after in zip(self._buffers, self._before, moved, strict=False):
             buffer.copy_(after if is_void is None else torch.where(is_void, before, after))
         for count in self._counts:
-            count.add_(1)
+            count.add_(1 if is_void is None else ~is_void)
         self._before, self._moved = [], []
 
     @torch.no_grad()

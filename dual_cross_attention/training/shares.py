@@ -37,6 +37,11 @@ class Shares:
         """Micro-batches that a process takes in a full step."""
         return -(-self.per_step // self.processes)
 
+    def numbers(self, step: int) -> list[int]:
+        """The micro-batches of a step of the epoch, of all processes."""
+        first = step * self.per_step
+        return list(range(first, min(first + self.per_step, self.num_batches)))
+
     def of(self, step: int) -> list[tuple[int, float]]:
         """This process's micro-batches of a step of the epoch, as (number, weight), numbers ascending.
 
@@ -44,11 +49,11 @@ class Shares:
         is the mean over the step's micro-batches. All processes take equally many, since they wait for each other; one
         that has none left takes the last of the step once more, with weight 0.
         """
-        first = step * self.per_step
-        there = min(self.per_step, self.num_batches - first)
+        numbers = self.numbers(step)
+        there = len(numbers)
         weight = self.processes / there
         places = range(self.process, -(-there // self.processes) * self.processes, self.processes)
-        return [(first + place, weight) if place < there else (first + there - 1, 0.0) for place in places]
+        return [(numbers[place], weight) if place < there else (numbers[-1], 0.0) for place in places]
 
 
 def seed_batch(seed: int, epoch: int, number: int, piece: int = 0) -> None:

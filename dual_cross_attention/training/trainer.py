@@ -10,7 +10,7 @@ Notable:
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from dual_cross_attention.training.fsdp import shard
 from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
-from dual_cross_attention.training.pieces import Pieces, is_out_of_memory
+from dual_cross_attention.training.pieces import ADVICE, Pieces, is_out_of_memory
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
@@ -238,8 +238,7 @@ class Trainer:
         self.statistics.start()
         sums: dict[str, torch.Tensor] = {}
         for place, (number, weight) in enumerate(share):
-            # A reading process may hang for minutes. Several processes leave together, after a step.
-            with self.interruptions.at_once() if self.parallel.processes == 1 else nullcontext():
+            with self._alone_at_once():  # a reading process may hang for minutes
                 batch = next(batches)
             batch = send_to_device(batch, self.device, non_blocking=True)
             pieces = list(self.pieces.cut(batch))
@@ -270,7 +269,15 @@ class Trainer:
         elif not judged.isfinite():
             self.step_log.add(scalars)
             self.step_log.flush()
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if is_out_of_memory(error):  # it may have taken half of a step, and smaller batches leave it no more room
+                raise InputError(
+                    f"out of memory for the optimiser's state ({_first_sentence(error)}): {ADVICE}; "
+                    f"{self._last_checkpoint()}"
+                ) from error
+            raise
         if scaler is not None:
             scalars[LOSS_SCALE] = scaler.scale(norm.new_ones(()))  # without waiting for the device
         self.optimizer.zero_grad()
@@ -287,14 +294,16 @@ class Trainer:
 
         def read() -> Iterator[dict[str, Any]]:
             read_ones = self.unreadable.watch(self.eval_batches.read(0, own))
-            for (_, weight), batch in zip(shares, read_ones, strict=True):
+            for place, ((_, weight), batch) in enumerate(zip(shares, read_ones, strict=True)):
+                if not place % self.step_log.interval:
+                    self._leave_together()
                 if not weight:  # so that all make as many passes: under FSDP, they wait for each other in each of them
                     batch["labels"].fill_(UNREADABLE)
                 yield from (part for part, _ in self.eval_pieces.cut(batch))
 
         while True:
             try:
-                with self.accelerator.autocast(), self.interruptions.at_once():
+                with self.accelerator.autocast(), self._alone_at_once():
                     metrics = self.task.evaluate(track(read(), f"evaluate {epoch}", len(own), self.console))
                 return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
             except TrainingDivergedError as error:
@@ -325,11 +334,19 @@ class Trainer:
         if self.parallel.processes > 1 and self.step % self.step_log.interval:
             return  # asking the others waits for the device
         due = self.is_main and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        wanted = self.parallel.largest(2 if self.interruptions.requested else int(due))
+        if self._leave_together(int(due)):
+            self._save()
+
+    def _leave_together(self, other: int = 0) -> int:
+        """Raises InterruptedRun in all processes if a signal came to one of them; else the largest `other` (0 or 1)."""
+        wanted = self.parallel.largest(2 if self.interruptions.requested else other)
         if wanted == 2:
             raise InterruptedRun(self.interruptions.requested or "a signal to another process")
-        if wanted == 1:
-            self._save()
+        return wanted
+
+    def _alone_at_once(self) -> AbstractContextManager:
+        """Within this, a signal interrupts at once, unless there are other processes, who would wait for this one."""
+        return self.interruptions.at_once() if self.parallel.processes == 1 else nullcontext()
 
     def _save(self, row: dict[str, float] | None = None) -> None:
         """A checkpoint of now, written while the training goes on; with a row, of a finished epoch."""
@@ -423,8 +440,11 @@ class Trainer:
         said = f"{error}; {self._last_checkpoint()}"
         first_of_epoch = self.step - self.step_in_epoch
         diverged = self.step_log.step - first_of_epoch  # the step within the epoch, counted from 1
-        if self.is_main and self.step and 0 < diverged <= self.shares.steps and "evaluation" not in str(error):
-            numbers = [number for number, _ in self.shares.of(diverged - 1)]
+        if self.step and 0 < diverged <= self.shares.steps and "evaluation" not in str(error):
+            state = self.parallel.state()
+            if not self.is_main:
+                return TrainingDivergedError(said)
+            numbers = self.shares.numbers(diverged - 1)
             progress = self._progress({}) | {"step": self.step_log.step - 1, "step_in_epoch": diverged - 1}
             report = {
                 "what": str(error),
@@ -436,7 +456,7 @@ class Trainer:
                 "precision": self.accelerator.mixed_precision,
             }
             try:
-                save_diverged(self.folder.diverged, self.parallel.state(), progress, report)
+                save_diverged(self.folder.diverged, state, progress, report)
                 said += (
                     f"; '{self.folder.diverged}' has the state before that step, and its pictures: --resume "
                     f"{self.folder.diverged} --output_dir OTHER repeats it"

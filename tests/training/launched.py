@@ -5,6 +5,8 @@
 Environment:
     KEEP_ALL            keep every checkpoint, so that steps can be compared one by one
     SIGNAL_AT           "RANK STEP SIGNAL": that process sends itself the signal after the step, in the first attempt
+    SIGNAL_IN_EVAL      "RANK": that process sends itself SIGTERM in the first evaluation
+    POISON_AT           "RANK STEP": the loss of that process is NaN in the step
 """
 
 import os
@@ -12,6 +14,7 @@ import signal
 import sys
 
 from dual_cross_attention.cli import main
+from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import checkpoints
 from dual_cross_attention.training.trainer import Trainer
 
@@ -28,5 +31,30 @@ if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_
         attend(trainer)
 
     Trainer._attend = signal_and_attend
+
+if os.environ.get("RANK") == os.environ.get("SIGNAL_IN_EVAL"):
+    evaluate = FGVCTask.evaluate
+
+    def signal_and_evaluate(task, loader):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(task, loader)
+
+    FGVCTask.evaluate = signal_and_evaluate
+
+if os.environ.get("POISON_AT"):
+    poisoned_rank, poisoned_step = os.environ["POISON_AT"].split()
+    step_at_once, training_step = Trainer._step, FGVCTask.training_step
+    now = []
+
+    def remember(trainer, *arguments):
+        now[:] = [trainer.step + 1]
+        step_at_once(trainer, *arguments)
+
+    def poisoned(task, batch):
+        losses = training_step(task, batch)
+        hit = os.environ.get("RANK", "0") == poisoned_rank and now == [int(poisoned_step)]
+        return {name: value * float("nan") for name, value in losses.items()} if hit else losses
+
+    Trainer._step, FGVCTask.training_step = remember, poisoned
 
 sys.exit(main(["train", *sys.argv[1:]]))

@@ -274,3 +274,16 @@ def test_the_number_is_kept(tmp_path):
     pieces.number = 16
     with pytest.raises(InputError, match=r"with 1 pictures at a time, and 1 picture is the least \(why\): .*; where"):
         pieces.double("why", "where")
+
+
+def test_a_half_taken_step_is_not_taken_again(make_trainer, monkeypatch):
+    """The optimiser's state is made in its first step: smaller batches would leave it no more room."""
+    trainer = make_trainer()
+
+    def out_of_memory(*_):
+        raise SAID["CUDA"]
+
+    monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
+    with pytest.raises(InputError, match=r"out of memory for the optimiser's state .*--parallel fsdp"):
+        trainer.fit()
+    assert trainer.step == 0

@@ -157,6 +157,35 @@ def test_a_worker_that_is_killed_is_started_again(every_step, flags, run, rank):
 
 
 @pytest.mark.slow
+def test_a_signal_in_the_evaluation_ends_all(run, small):
+    """None waits in the evaluation for one who has left it."""
+    outcome, folder = run(2, [*small, "--eval_batch_size=4"], SIGNAL_IN_EVAL="1")
+    assert outcome.returncode != 0
+    assert "SIGTERM: left at epoch 1 of 2" in outcome.stderr or "a signal to another process" in outcome.stderr
+    assert [path.name for path in list_checkpoints(folder.checkpoints)] == ["epoch_0000_step_00000003"]
+    outcome, _ = run(2, [*small, "--eval_batch_size=4"], folder.path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert [row["epoch"] for row in folder.read_metrics()] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_divergence_of_one_process_ends_all(run, small, rank):
+    """All see the gradient that they share; the first writes down what repeats it, with the pictures of both."""
+    outcome, folder = run(2, [*small, "--epochs=3"], POISON_AT=f"{rank} 4")
+    assert outcome.returncode != 0
+    assert "training diverged at step 4" in outcome.stderr
+    report = json.loads((folder.diverged / "report.json").read_text())
+    assert (report["epoch"], report["step"], report["micro_batches"]) == (2, 4, [0, 1])
+    assert [len(pictures) for pictures in report["pictures"]] == [8, 8]
+    before = list_checkpoints(folder.checkpoints)[-1]
+    kept, last = (dict(tensors_of(torch.load(path / STATE, weights_only=True))) for path in (folder.diverged, before))
+    for state in (kept, last):
+        del state["/optimizer/param_groups"]  # the schedule gives the learning rates anew
+    assert_same_states(kept, last, 0.0)
+
+
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(run, small, tmp_path):
     """What only the first process can see, the others are told: nobody waits for somebody who has left."""
     outcome, folder = run(2, [*small, "--epochs=1"])
