@@ -130,7 +130,8 @@ class ReIDTask(Task):
             readable = positions >= 0
             kept.append((positions[readable], *(features[branch][readable].float() for branch in branches)))
         if distributed.is_available() and distributed.is_initialized():
-            kept = [tuple(part.to(device) for part in parts) for parts in gather_object(kept)]
+            on_cpu = [tuple(part.cpu() for part in parts) for parts in kept]  # else each would be opened on its own GPU
+            kept = [tuple(part.to(device) for part in parts) for parts in gather_object(on_cpu)]
         columns = [torch.cat(parts) for parts in zip(*kept, strict=True)]
         if not columns or not len(columns[0]):
             raise InputError("none of the test pictures can be read; the warnings above say why")

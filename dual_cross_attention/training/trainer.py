@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import GradientAccumulationPlugin, send_to_device
 from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
@@ -86,6 +86,9 @@ class Trainer:
             log_with="tensorboard",
             project_dir=str(folder.path),
             kwargs_handlers=[DDP_OPTIONS],
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=1
+            ),  # or the environment could divide losses
         )
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         processes = self.accelerator.num_processes
@@ -128,6 +131,7 @@ class Trainer:
         self.results = Results(folder, config, classes)
         self.interruptions = Interruptions()
         self.saved_at = time.monotonic()
+        self.saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint of this process's life
         self.epoch, self.step, self.step_in_epoch = 0, 0, 0  # finished ones
         self.best: dict[str, float] = {}
         if resume_from:
@@ -354,7 +358,7 @@ class Trainer:
         for found in self.parallel.gather(self.unreadable.found):
             progress["unreadable"] |= found
         state = self.parallel.state()
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved = time.monotonic(), (self.epoch, self.step_in_epoch)
         if not self.is_main:
             return
         self.writer.save(
@@ -364,6 +368,10 @@ class Trainer:
             checkpoint_name(int(self.best["epoch"])) if self.best else None,
             self.results.write if row else None,
         )
+
+    def _failed(self) -> bool:
+        self.writer.wait()
+        return self.writer.failed is not None
 
     def _name_of_now(self) -> str:
         return checkpoint_name(self.epoch, self.step if self.step_in_epoch else None)
@@ -425,9 +433,9 @@ class Trainer:
 
     def _leave(self, interruption: InterruptedRun) -> InterruptedRun:
         """Saves what there is; returns what the user is to be told."""
-        if self.step and not any(
-            path.name == self._name_of_now() for path in list_checkpoints(self.folder.checkpoints)
-        ):
+        # With several processes, a look at the disk could tell each of them something else.
+        saved = self.saved == (self.epoch, self.step_in_epoch) and not (self.parallel.processes == 1 and self._failed())
+        if self.step and not saved:
             self._save()
         self.writer.wait()
         return InterruptedRun(
