@@ -86,9 +86,8 @@ class Trainer:
             log_with="tensorboard",
             project_dir=str(folder.path),
             kwargs_handlers=[DDP_OPTIONS],
-            gradient_accumulation_plugin=GradientAccumulationPlugin(
-                num_steps=1
-            ),  # or the environment could divide losses
+            # Else a variable of the environment would divide the losses.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         processes = self.accelerator.num_processes
