@@ -32,7 +32,7 @@ if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_
 
     Trainer._attend = signal_and_attend
 
-if os.environ.get("RANK") == os.environ.get("SIGNAL_IN_EVAL"):
+if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
     evaluate = FGVCTask.evaluate
 
     def signal_and_evaluate(task, loader):
