@@ -22,6 +22,7 @@ def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch
             trainer._save()
         if trainer.step % 1000 == 0:
             trainer.writer.wait()
+            trainer.writer._thread.submit(int).result()  # only now has the thread let go of what it wrote
             gc.collect()
             tensors = sum(type(item) in (torch.Tensor, torch.nn.Parameter) for item in gc.get_objects())
             seen.append((trainer.step, process.memory_info().rss / 2**20, tensors))
@@ -32,7 +33,5 @@ def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch
     print(f"\nstep, MiB, tensors: {seen}")
     steps, memory, tensors = zip(*seen, strict=True)
     assert steps == tuple(range(1000, 10_001, 1000))
-    # The writer's thread may hold on to the last state for a moment.
-    assert min(tensors[:5]) == min(tensors[5:])
-    assert memory[-1] - memory[0] < 12
-    assert memory[-1] - memory[4] < 4  # 1 KB a step would be more
+    assert max(tensors[5:]) <= max(tensors[:5])
+    assert memory[-1] - memory[1] < 8  # after the first evaluation; 1 KiB a step would be as much
