@@ -32,10 +32,11 @@ class Parallel:
     Attributes:
         wrapped: to be called in place of the task, for a training step.
         optimizer: to be stepped in place of the one given; with fp16, it scales back.
+        plain_optimizer: the one given.
     """
 
     def __init__(self, accelerator: Accelerator, task: Task, optimizer: Optimizer):
-        self.accelerator, self.task, self._plain_optimizer = accelerator, task, optimizer
+        self.accelerator, self.task, self.plain_optimizer = accelerator, task, optimizer
         self.sharded = is_sharded(task)
         self.wrapped: nn.Module
         if self.sharded:
@@ -72,7 +73,7 @@ class Parallel:
         All processes must call this after at least one step; what it gives is complete on the first.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=self.processes > 1)
-        task, optimizer = get_state_dict(self.task, self._plain_optimizer, options=options)
+        task, optimizer = get_state_dict(self.task, self.plain_optimizer, options=options)
         scaler = self.accelerator.scaler
         return {"task": task, "optimizer": optimizer, "scaler": scaler.state_dict() if scaler else None}
 
@@ -84,7 +85,7 @@ class Parallel:
         """
         set_state_dict(
             self.task,
-            self._plain_optimizer,
+            self.plain_optimizer,
             model_state_dict=state["task"],
             optim_state_dict=state["optimizer"],
             options=StateDictOptions(full_state_dict=True),

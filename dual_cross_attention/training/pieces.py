@@ -34,6 +34,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in _SAID_WITHOUT_MEMORY)
 
 
+def first_sentence(error: Exception) -> str:
+    """Of what a device says when its memory runs out, what is said to users."""
+    return str(error).partition(". ")[0]
+
+
 class Pieces:
     """How many pieces a micro-batch is cut into; doubled when the GPU's memory runs out.
 

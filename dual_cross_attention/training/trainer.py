@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, send_to_device
+from accelerate.utils import GradientAccumulationPlugin
 from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
@@ -33,17 +33,17 @@ from dual_cross_attention.training.checkpoints import (
     read_state,
 )
 from dual_cross_attention.training.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
-from dual_cross_attention.training.divergence import Freeze, save_diverged
+from dual_cross_attention.training.divergence import save_diverged
 from dual_cross_attention.training.fsdp import shard
 from dual_cross_attention.training.interruptions import Interruptions
+from dual_cross_attention.training.optimizer_step import OptimizerStep
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
-from dual_cross_attention.training.pieces import ADVICE, Pieces, is_out_of_memory
+from dual_cross_attention.training.pieces import Pieces, first_sentence, is_out_of_memory
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
-from dual_cross_attention.training.running_statistics import RunningStatistics
-from dual_cross_attention.training.shares import Shares, seed_batch
+from dual_cross_attention.training.shares import Shares
 from dual_cross_attention.training.step_log import LOSS_SCALE, StepLog, combine, means
 
 UNTOLD = {"grad_norm", LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
@@ -106,7 +106,7 @@ class Trainer:
             task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
         )
         self.parallel = Parallel(self.accelerator, task, optimizer)
-        self.wrapped, self.optimizer = self.parallel.wrapped, self.parallel.optimizer
+        self.optimizer = self.parallel.optimizer
         compiled, why_not = choose_compile(
             config.compile, device, self.shares.steps * self.shares.rounds * config.epochs, sharded
         )
@@ -117,12 +117,9 @@ class Trainer:
         self.schedule = build_schedule(optimizer, self.shares.steps, config.epochs, config.warmup_epochs, config.min_lr)
 
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
-        # Where the device cannot hold the weights by itself, somebody looks before every step; see `Freeze`.
-        holds = self.device.type in ("cuda", "cpu") and not sharded
-        self.freeze = Freeze(optimizer, self.device) if holds else None
-        self.statistics = RunningStatistics(task)
         order = train_batches.order
         self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device)
+        self.optimizer_step = OptimizerStep(self.parallel, self.pieces, self.step_log, config.clip_grad, config.seed)
         self.eval_pieces = Pieces(eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device)
         allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
         self.unreadable = UnreadablePictures(self._warn, allowed)
@@ -198,7 +195,7 @@ class Trainer:
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    reason = _first_sentence(error)
+                    reason = first_sentence(error)
                 else:
                     break
                 self._use_less_memory(self.pieces, reason)  # here, where the failed step's tensors are gone
@@ -217,77 +214,20 @@ class Trainer:
         steps = range(self.step_in_epoch, self.shares.steps)
         shares = [self.shares.of(step) for step in steps]
         numbers = [number for share in shares for number, _ in share]
-        batches = self.unreadable.watch(self.train_batches.read(self.epoch + 1, numbers))
+        batches = self._read_training(numbers)
         for share in shares:
-            try:
-                self._step(share, batches, advance)
-            except BaseException:  # it is given up, and nothing of it may stay
-                self.optimizer.zero_grad()
-                self.statistics.undo()
-                raise
+            scalars, weight = self.optimizer_step.take(self.epoch + 1, share, batches, advance)
+            self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+            self.schedule.step_update(self.step)
+            self.step_log.add(scalars, weight)
             self._attend()
 
-    def _step(
-        self, share: list[tuple[int, float]], batches: Iterator[dict[str, Any]], advance: Callable[[int], None]
-    ) -> None:
-        """One step of the optimiser.
-
-        Args:
-            share: number and weight of this process's micro-batches; see `Shares.of`.
-            batches: those micro-batches.
-            advance: is told the pictures of each.
-        """
-        scaler = self.accelerator.scaler
-        self.statistics.start()
-        sums: dict[str, torch.Tensor] = {}
-        for place, (number, weight) in enumerate(share):
+    def _read_training(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
+        batches = self.unreadable.watch(self.train_batches.read(self.epoch + 1, numbers))
+        for _ in numbers:
             with self._alone_at_once():  # a reading process may hang for minutes
                 batch = next(batches)
-            batch = send_to_device(batch, self.device, non_blocking=True)
-            pieces = list(self.pieces.cut(batch))
-            for piece, (part, part_weight) in enumerate(pieces):
-                is_last = place == len(share) - 1 and piece == len(pieces) - 1
-                seed_batch(self.config.seed, self.epoch + 1, number, piece)
-                with nullcontext() if is_last else self.parallel.accumulating():
-                    with self.accelerator.autocast():
-                        scalars = self.wrapped(part)
-                    loss = scalars["loss"] * (weight * part_weight)
-                    self.accelerator.backward(self.freeze.spoil(loss) if scaler and self.freeze else loss)
-                self.statistics.add(weight * part_weight)
-                for name, value in scalars.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach() * (weight * part_weight)
-            advance(len(batch["labels"]) if weight else 0)
-            if self.interruptions.requested and self.parallel.processes == 1:
-                raise InterruptedRun(self.interruptions.requested)
-        limit = math.inf if self.config.clip_grad is None else self.config.clip_grad
-        norm = self.parallel.clip(limit)
-        total = sum(weight for _, weight in share)
-        scalars = {name: value / total for name, value in sums.items()} if total else {}
-        if scaler is None:
-            scalars["grad_norm"] = norm
-        # A gradient of fp16 overflows now and then, and its scaler skips that step; a loss does not.
-        judged = norm if scaler is None else scalars.get("loss", norm.new_zeros(()))
-        if self.freeze:
-            self.freeze.look_at(judged)
-        elif not judged.isfinite():
-            self.step_log.add(scalars)
-            self.step_log.flush()
-        try:
-            self.optimizer.step()
-        except RuntimeError as error:
-            if is_out_of_memory(error):  # it may have taken half of a step, and smaller batches leave it no more room
-                raise InputError(
-                    f"out of memory for the optimiser's state ({_first_sentence(error)}): {ADVICE}; "
-                    f"{self._last_checkpoint()}"
-                ) from error
-            raise
-        if scaler is not None:
-            scalars[LOSS_SCALE] = scaler.scale(norm.new_ones(()))  # without waiting for the device
-        self.optimizer.zero_grad()
-        self.statistics.finish(self.parallel.average, self.freeze.found > 0 if self.freeze else None)
-        self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
-        self.schedule.step_update(self.step)
-        self.step_log.add(scalars, total / self.parallel.processes)
+            yield batch
 
     def _evaluate(self) -> dict[str, float]:
         """The epoch's metrics on the test split, every picture of which one process sees."""
@@ -314,7 +254,7 @@ class Trainer:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = _first_sentence(error)
+                reason = first_sentence(error)
             self._use_less_memory(self.eval_pieces, reason)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
@@ -506,10 +446,6 @@ class Trainer:
         w = " ".join(f"{name}={latest[name]:+.3f}" for name in sorted(latest) if name.startswith("w_"))
         loss, memory = latest.get("loss", math.nan), peak_memory_mb(self.device)
         return f"loss {loss:.3f}  {images_per_second:.1f} img/s  {memory:.0f} MiB  {w}"
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).partition(". ")[0]
 
 
 def _summary(row: dict[str, float], epochs: int) -> str:

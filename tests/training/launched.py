@@ -16,6 +16,7 @@ import sys
 from dual_cross_attention.cli import main
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import checkpoints
+from dual_cross_attention.training.optimizer_step import OptimizerStep
 from dual_cross_attention.training.trainer import Trainer
 
 if os.environ.get("KEEP_ALL"):
@@ -43,18 +44,18 @@ if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
 
 if os.environ.get("POISON_AT"):
     poisoned_rank, poisoned_step = os.environ["POISON_AT"].split()
-    step_at_once, training_step = Trainer._step, FGVCTask.training_step
-    now = []
+    take, training_step = OptimizerStep.take, FGVCTask.training_step
+    steps = []
 
-    def remember(trainer, *arguments):
-        now[:] = [trainer.step + 1]
-        step_at_once(trainer, *arguments)
+    def count(*arguments):
+        steps.append(1)
+        return take(*arguments)
 
     def poisoned(task, batch):
         losses = training_step(task, batch)
-        hit = os.environ.get("RANK", "0") == poisoned_rank and now == [int(poisoned_step)]
+        hit = os.environ.get("RANK", "0") == poisoned_rank and len(steps) == int(poisoned_step)
         return {name: value * float("nan") for name, value in losses.items()} if hit else losses
 
-    Trainer._step, FGVCTask.training_step = remember, poisoned
+    OptimizerStep.take, FGVCTask.training_step = count, poisoned
 
 sys.exit(main(["train", *sys.argv[1:]]))
