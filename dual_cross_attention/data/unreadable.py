@@ -64,6 +64,18 @@ class UnreadablePictures:
         self.found[path] = reason
         happens = "replaced by the next one that can be read" if replaced else "left out"
         self.tell(f"unreadable picture, {happens}: {printable(path)}: {reason}")
+        self._judge()
+
+    def merge(self, found: dict[str, str]) -> None:
+        """Takes note of what another process has found; raises as `watch` does."""
+        new = {path: reason for path, reason in found.items() if path not in self.found}
+        for path, reason in new.items():
+            self.tell(f"unreadable picture: {printable(path)}: {reason}")
+        self.found |= new
+        if new:
+            self._judge()
+
+    def _judge(self) -> None:
         if self.allowed is not None and len(self.found) > self.allowed:
             first = "; ".join(f"{printable(path)} ({reason})" for path, reason in islice(self.found.items(), SHOWN))
             raise InputError(

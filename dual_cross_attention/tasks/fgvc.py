@@ -54,7 +54,7 @@ class FGVCTask(Task):
         branches = [branch for branch in self.model.branches if branch != "pwca"]
         suffixes = ["", *(f"_{branch}" for branch in branches)]
         meters = {f"top{k}{suffix}": self._meter(k, device) for suffix in suffixes for k in (1, 5)}
-        seen, finite = SumMetric().to(device), torch.ones((), dtype=torch.bool, device=device)
+        seen, broken = SumMetric().to(device), SumMetric().to(device)  # of all processes, like the others
         for batch in loader:
             labels = batch["labels"].to(device, non_blocking=True)
             readable = labels >= 0
@@ -64,12 +64,12 @@ class FGVCTask(Task):
                 continue
             logits = {branch: logits[branch].float()[readable] for branch in branches}
             for suffix, scores in {"": vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
-                finite &= scores.isfinite().all()
+                broken.update((~scores.isfinite()).sum())
                 for k in (1, 5):
                     meters[f"top{k}{suffix}"].update(scores, labels[readable])
         if seen.compute() == 0:
             raise InputError("none of the test pictures can be read; the warnings above say why")
-        if not finite:
+        if broken.compute() > 0:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
         return {name: 100 * meter.compute().item() for name, meter in meters.items()}
 

@@ -14,20 +14,26 @@ from uuid import uuid4
 
 from torch.distributed import PrefixStore, Store, TCPStore
 
+from dual_cross_attention.data.loaders import PATIENCE as READING_PATIENCE
+from dual_cross_attention.data.loaders import READING_ATTEMPTS
+
 POLL = 0.05  # seconds
 PATIENCE = timedelta(minutes=10)  # for processes that take long to start
+WAITING = timedelta(seconds=READING_ATTEMPTS * READING_PATIENCE) + PATIENCE
+"""How long a process waits for the others: longer than one may wait for those that read its pictures."""
 
 
 def meeting_point() -> dict[str, Any]:
-    """Arguments of `init_process_group`; none where nothing is restarted."""
+    """Arguments of `init_process_group`: how long to wait for one another and, where processes are restarted, where."""
+    waiting = {"timeout": WAITING}
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
-        return {}
+        return waiting
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or processes == 1:
-        return {}
+        return waiting
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, timeout=PATIENCE)
-    return {"store": PrefixStore(agree(store, rank, processes), store), "rank": rank, "world_size": processes}
+    return waiting | {"store": PrefixStore(agree(store, rank, processes), store), "rank": rank, "world_size": processes}
 
 
 def agree(store: Store, rank: int, processes: int) -> str:

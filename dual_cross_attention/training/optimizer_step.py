@@ -14,7 +14,7 @@ from dual_cross_attention.training.parallel import Parallel
 from dual_cross_attention.training.pieces import ADVICE, Pieces, first_sentence, is_out_of_memory
 from dual_cross_attention.training.running_statistics import RunningStatistics
 from dual_cross_attention.training.shares import seed_batch
-from dual_cross_attention.training.step_log import LOSS_SCALE, StepLog
+from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog
 
 
 class OptimizerStep:
@@ -94,9 +94,11 @@ class OptimizerStep:
         total = sum(weight for _, weight in share)
         scalars = {name: value / total for name, value in sums.items()} if total else {}
         if scaler is None:
-            scalars["grad_norm"] = norm
-        # A gradient of fp16 overflows now and then, and its scaler skips that step; a loss does not.
-        judged = norm if scaler is None else scalars.get("loss", norm.new_zeros(()))
+            judged = scalars["grad_norm"] = norm
+        else:  # a gradient of fp16 overflows now and then, and its scaler skips that step; a loss does not
+            judged = self.parallel.average(scalars.get("loss", norm.new_zeros(())).clone())
+            if self.parallel.processes > 1:  # with a loss that is finite, too, a process must end where the others do
+                scalars[SHARED_LOSS] = judged
         if self.freeze:
             self.freeze.look_at(judged)
         elif not judged.isfinite():

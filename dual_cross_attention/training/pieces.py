@@ -50,10 +50,15 @@ class Pieces:
         smallest: fewest pictures of a piece.
         path: where the number is kept.
         device: where the training runs.
+        all_alike: cut every micro-batch into as many pieces, also one with too few pictures: under FSDP, processes wait
+            for each other in every pass.
     """
 
-    def __init__(self, batch_size: int, unit: int, smallest: int, path: Path, device: torch.device):
+    def __init__(
+        self, batch_size: int, unit: int, smallest: int, path: Path, device: torch.device, all_alike: bool = False
+    ):
         self.batch_size, self.unit, self.smallest, self.path = batch_size, unit, smallest, path
+        self.all_alike = all_alike
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.number = 1
         try:
@@ -95,10 +100,16 @@ class Pieces:
         temporary.replace(self.path)
 
     def cut(self, batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
-        """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`."""
+        """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`.
+
+        What lacks for `all_alike` is the last piece once more, with a share of 0.
+        """
         units = len(batch["labels"]) // self.unit
         number = max(1, min(self.number, len(batch["labels"]) // self.smallest))
         ends = [round(units * piece / number) * self.unit for piece in range(number)] + [len(batch["labels"])]
         for start, end in pairwise(ends):
             rows = slice(start, end)
-            yield {name: value[rows] for name, value in batch.items()}, (end - start) / ends[-1]
+            piece = {name: value[rows] for name, value in batch.items()}
+            yield piece, (end - start) / ends[-1]
+        for _ in range(self.number - number if self.all_alike else 0):
+            yield piece, 0.0

@@ -14,6 +14,8 @@ from dual_cross_attention.errors import TrainingDivergedError
 
 LOSS_SCALE = "loss_scale"
 """The scalar of fp16's loss scaling, after the step."""
+SHARED_LOSS = "shared_loss"
+"""The mean of all processes' losses, where no other scalar tells all of them that one of theirs is not finite."""
 SMALLEST_SCALE = 2.0**-10
 """It starts at 2¹⁶ and halves with every overflow, so 27 in a row are no accident."""
 Sums = dict[str, tuple[float, float]]
@@ -94,6 +96,7 @@ class StepLog:
         parts = [name for name in broken if name.startswith("loss_")] or list(broken)
         named = ", ".join(
             f"the gradient's norm is {broken[name]}" if name == "grad_norm"
+            else f"the loss of one of the processes is {broken[name]}" if name == SHARED_LOSS
             else f"the loss of branch '{name.removeprefix('loss_')}' is {broken[name]}" if name.startswith("loss_")
             else f"{name} is {broken[name]}"
             for name in parts

@@ -44,9 +44,9 @@ from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.shares import Shares
-from dual_cross_attention.training.step_log import LOSS_SCALE, StepLog, combine, means
+from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog, combine, means
 
-UNTOLD = {"grad_norm", LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
+UNTOLD = {"grad_norm", SHARED_LOSS, LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
 GPU_LOG_INTERVAL = 10  # steps between two looks at the losses on a GPU, and at what other processes want
 
 
@@ -86,7 +86,8 @@ class Trainer:
             log_with="tensorboard",
             project_dir=str(folder.path),
             kwargs_handlers=[DDP_OPTIONS],
-            # Else a variable of the environment would divide the losses.
+            # Else variables of the environment would compile the whole task, and divide the losses.
+            dynamo_backend="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
@@ -100,6 +101,11 @@ class Trainer:
         if sharded:
             if self.accelerator.mixed_precision == "fp16":
                 raise InputError("--parallel fsdp takes --precision bf16 or fp32, not fp16, which scales its losses")
+            if self.accelerator.mixed_precision == "bf16" and not config.use_gradient_checkpointing:
+                self._warn(
+                    "in bf16, each process keeps a cast copy of all blocks' weights until the backward pass, which "
+                    "--use_gradient_checkpointing true spares it"
+                )
             shard(task, self.device, processes)
         peak = peak_learning_rate(config.lr, config.lr_per_512, config.batch_size * per_step)
         optimizer = build_optimizer(
@@ -117,10 +123,14 @@ class Trainer:
         self.schedule = build_schedule(optimizer, self.shares.steps, config.epochs, config.warmup_epochs, config.min_lr)
 
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
+        if self.accelerator.scaler:
+            self.step_log.latest[LOSS_SCALE] = self.accelerator.scaler.get_scale()
         order = train_batches.order
-        self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device)
+        self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device, sharded)
         self.optimizer_step = OptimizerStep(self.parallel, self.pieces, self.step_log, config.clip_grad, config.seed)
-        self.eval_pieces = Pieces(eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device)
+        self.eval_pieces = Pieces(eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device, sharded)
+        for pieces in (self.pieces, self.eval_pieces):  # cards may differ, and the smallest decides
+            pieces.number = self.parallel.largest(pieces.number)
         allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
         self.unreadable = UnreadablePictures(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
@@ -240,9 +250,10 @@ class Trainer:
             for place, ((_, weight), batch) in enumerate(zip(shares, read_ones, strict=True)):
                 if not place % self.step_log.interval:
                     self._leave_together()
-                if not weight:  # so that all make as many passes: under FSDP, they wait for each other in each of them
-                    batch["labels"].fill_(UNREADABLE)
-                yield from (part for part, _ in self.eval_pieces.cut(batch))
+                for part, part_weight in self.eval_pieces.cut(batch):
+                    # So that all make as many passes: under FSDP, they wait for each other in each of them.
+                    left_out = {} if weight * part_weight else {"labels": torch.full_like(part["labels"], UNREADABLE)}
+                    yield part | left_out
 
         while True:
             try:
@@ -259,7 +270,7 @@ class Trainer:
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
-        self.step_log.start_epoch(self.step)
+        self.step_log.start_epoch(self.step, latest=self.step_log.latest)
         best = is_better(row, self.best, f"val/{self.task.best_metric}")
         if best:
             self.best = row
@@ -274,7 +285,7 @@ class Trainer:
 
     def _attend(self) -> None:
         """After a step: leave if that was asked for, save if it is time."""
-        if self.parallel.processes > 1 and self.step % self.step_log.interval:
+        if self.parallel.processes > 1 and self.config.checkpoint_minutes and self.step % self.step_log.interval:
             return  # asking the others waits for the device
         due = self.is_main and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
         if self._leave_together(int(due)):
@@ -293,9 +304,9 @@ class Trainer:
 
     def _save(self, row: dict[str, float] | None = None) -> None:
         """A checkpoint of now, written while the training goes on; with a row, of a finished epoch."""
-        progress = self._progress(combine(self.parallel.gather(self.step_log.sums())))
         for found in self.parallel.gather(self.unreadable.found):
-            progress["unreadable"] |= found
+            self.unreadable.merge(found)
+        progress = self._progress(combine(self.parallel.gather(self.step_log.sums())))
         state = self.parallel.state()
         self.saved_at, self.saved = time.monotonic(), (self.epoch, self.step_in_epoch)
         if not self.is_main:
@@ -391,6 +402,8 @@ class Trainer:
             state = self.parallel.state()
             if not self.is_main:
                 return TrainingDivergedError(said)
+            if state["scaler"]:  # which has halved the scale since then
+                state["scaler"]["scale"] = self.step_log.latest[LOSS_SCALE]
             numbers = self.shares.numbers(diverged - 1)
             progress = self._progress({}) | {"step": self.step_log.step - 1, "step_in_epoch": diverged - 1}
             report = {

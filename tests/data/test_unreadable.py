@@ -37,6 +37,18 @@ def test_one_more_than_allowed_is_an_error(allowed, refused):
     assert len(told) == allowed + 1
 
 
+def test_what_another_process_has_found_counts(refused):
+    told = []
+    watched = UnreadablePictures(told.append, allowed=2)
+    watched.add(Unreadable("a.jpg", "empty", True))
+    watched.merge({"a.jpg": "empty", "b\n.jpg": "gone"})
+    assert told[1:] == ["unreadable picture: b\\n.jpg: gone"]
+    with refused("3 pictures", "--max_bad_images allows 2"):
+        watched.merge({"c.jpg": "empty"})
+    watched.merge({"c.jpg": "empty"})  # is told once
+    assert list(watched.found) == ["a.jpg", "b\n.jpg", "c.jpg"] and len(told) == 3
+
+
 def test_the_limit_follows_the_data_set_unless_it_is_given():
     assert [allowed_unreadable(None, count) for count in (5, 1000, 1100, 32_621)] == [10, 10, 11, 326]
     assert [allowed_unreadable(given, 32_621) for given in (0, 3)] == [0, 3]

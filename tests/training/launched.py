@@ -7,15 +7,21 @@ Environment:
     SIGNAL_AT           "RANK STEP SIGNAL": that process sends itself the signal after the step, in the first attempt
     SIGNAL_IN_EVAL      "RANK": that process sends itself SIGTERM in the first evaluation
     POISON_AT           "RANK STEP": the loss of that process is NaN in the step
+    POISON_IN_EVAL      "RANK": the pictures that process evaluates are NaN
+    LOSS_SCALING        as fp16 on CUDA has it, here in float32 on the CPU
 """
 
 import os
 import signal
 import sys
 
+import torch
+from accelerate import Accelerator
+
 from dual_cross_attention.cli import main
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import checkpoints
+from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.optimizer_step import OptimizerStep
 from dual_cross_attention.training.trainer import Trainer
 
@@ -57,5 +63,22 @@ if os.environ.get("POISON_AT"):
         return {name: value * float("nan") for name, value in losses.items()} if hit else losses
 
     OptimizerStep.take, FGVCTask.training_step = count, poisoned
+
+if os.environ.get("POISON_IN_EVAL") == os.environ.get("RANK", "0"):
+    evaluate_clean = FGVCTask.evaluate
+
+    def evaluate_poisoned(task, loader):
+        return evaluate_clean(task, ({**batch, "images": batch["images"] * float("nan")} for batch in loader))
+
+    FGVCTask.evaluate = evaluate_poisoned
+
+if os.environ.get("LOSS_SCALING"):
+
+    class Scaling(Accelerator):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.scaler = torch.amp.GradScaler("cpu")
+
+    trainer_module.Accelerator = Scaling
 
 sys.exit(main(["train", *sys.argv[1:]]))

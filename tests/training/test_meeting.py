@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import HashStore, TCPStore
 
-from dual_cross_attention.training.meeting import agree, meeting_point
+from dual_cross_attention.data.loaders import PATIENCE, READING_ATTEMPTS
+from dual_cross_attention.training.meeting import WAITING, agree, meeting_point
 
 
 def attempt(store, processes):
@@ -41,7 +42,8 @@ def test_where_nothing_is_restarted_pytorch_does_as_always(monkeypatch, environm
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert meeting_point() == {}
+    assert meeting_point() == {"timeout": WAITING}
+    assert WAITING.total_seconds() > READING_ATTEMPTS * PATIENCE  # who waits for pictures is waited for
 
 
 def test_the_launchers_store_is_used_under_the_agreed_name(monkeypatch):

@@ -248,6 +248,22 @@ def test_every_picture_is_in_one_piece(tmp_path_factory, unit, units, number, sm
     assert max(sizes) - min(sizes) <= unit
 
 
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3))
+def test_all_alike_are_cut_into_as_many_pieces(tmp_path_factory, pictures, number, smallest):
+    """What is too much has the shape of a piece, and no share."""
+    plain, alike = (
+        Pieces(20, 1, smallest, tmp_path_factory.getbasetemp() / "none", torch.device("cpu"), all_alike)
+        for all_alike in (False, True)
+    )
+    plain.number = alike.number = number
+    batch = {"labels": torch.arange(pictures)}
+    expected, cut = list(plain.cut(batch)), list(alike.cut(batch))
+    assert len(cut) == number if pictures >= smallest else len(cut) >= 1
+    for (part, weight), (other, other_weight) in zip(expected, cut, strict=False):
+        assert torch.equal(part["labels"], other["labels"]) and weight == other_weight
+    assert all(weight == 0 and len(part["labels"]) for part, weight in cut[len(expected) :])
+
+
 @pytest.mark.parametrize(
     "kept",
     [

@@ -5,6 +5,7 @@ They are started by torchrun and talk by gloo, as users' would.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dual_cross_attention.training.checkpoints import STATE, list_checkpoints
+from dual_cross_attention.training.checkpoints import STATE, list_checkpoints, verify
 from dual_cross_attention.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,15 @@ def every_step(run, flags):
     return train
 
 
+@pytest.fixture
+def in_pieces(tmp_path_factory):
+    """The folder of a run whose memory has run out before, in training and in evaluation: 4 pieces to a batch."""
+    folder = tmp_path_factory.mktemp("in pieces")
+    for name in ("memory.json", "eval_memory.json"):
+        (folder / name).write_text(json.dumps({"device": "cpu", "pieces": 4}))
+    return folder
+
+
 def tensors_of(state, name=""):
     """All leaves of nested dicts, as (path, value)."""
     if isinstance(state, dict):
@@ -110,6 +120,23 @@ def test_two_processes_compute_what_one_does(every_step, parallel):
     assert_same_rows(rows, expected_rows, 1e-4)
     first, *_, last = (state["/task/model.backbone.blocks.0.attn.qkv.weight"] for state in expected.values())
     assert (first - last).abs().max() > 1e-3  # so that 1e-5 means something
+
+
+@pytest.mark.slow
+def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
+    """The last batches, of 6 and 2 pictures, are too short for 4 pieces; nobody waits for a pass."""
+    flags = [*small, "--epochs=1", "--batch_size=10", "--eval_batch_size=16", "--drop_path_rate=0.2"]
+    states, rows = [], []
+    for processes in (1, 2):
+        folder = shutil.copytree(in_pieces, tmp_path_factory.mktemp("run") / "run")
+        more = [f"--gradient_accumulation_steps={2 // processes}", "--parallel=fsdp"]
+        outcome, folder = run(processes, [*flags, *more], folder)
+        assert outcome.returncode == 0, outcome.stderr
+        (last,) = list_checkpoints(folder.checkpoints)
+        states.append(dict(tensors_of(torch.load(last / STATE, weights_only=True))))
+        rows.append(folder.read_metrics())
+    assert_same_states(states[1], states[0], 1e-5)
+    assert_same_rows(rows[1], rows[0], 1e-4)
 
 
 @pytest.mark.slow
@@ -183,6 +210,52 @@ def test_a_divergence_of_one_process_ends_all(run, small, rank):
     for state in (kept, last):
         del state["/optimizer/param_groups"]  # the schedule gives the learning rates anew
     assert_same_states(kept, last, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_divergence_under_loss_scaling_ends_all(run, small, rank):
+    """There, the gradient's norm tells nothing, and only one process sees the loss."""
+    outcome, folder = run(2, [*small, "--epochs=3"], POISON_AT=f"{rank} 4", LOSS_SCALING="1")
+    assert outcome.returncode != 0
+    assert outcome.stderr.count("training diverged at step 4") == 2
+    assert verify(folder.diverged) is None
+    assert json.loads((folder.diverged / "report.json").read_text())["step"] == 4
+    kept, before = (
+        torch.load(path / STATE, weights_only=True)
+        for path in (folder.diverged, list_checkpoints(folder.checkpoints)[-1])
+    )
+    assert kept["scaler"]["scale"] == before["scaler"]["scale"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_evaluation_that_is_not_finite_in_one_process_ends_all(run, small, rank):
+    outcome, _ = run(2, [*small, "--epochs=1", "--eval_batch_size=4"], POISON_IN_EVAL=f"{rank}")
+    assert outcome.returncode != 0
+    assert outcome.stderr.count("evaluation: the model's logits are NaN or infinite, after step") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("allowed", [2, 1])
+def test_unreadable_pictures_of_all_processes(run, small, make_pictures, tmp_path, allowed):
+    """Told by the first process, written down, and counted together against the limit."""
+    pictures = make_pictures(tmp_path / "pictures")
+    shown = sorted((pictures / "val").rglob("*.png"))
+    broken = [shown[0], shown[4]]  # the first batch of either process
+    for path in broken:
+        path.write_bytes(b"no picture")
+    flags = [*small, f"--data_root={pictures}", "--epochs=1", "--eval_batch_size=4", f"--max_bad_images={allowed}"]
+    outcome, folder = run(2, flags)
+    assert all(f"{path}" in outcome.stdout for path in broken)
+    if allowed == 1:
+        assert outcome.returncode != 0
+        assert "2 pictures could not be read, and --max_bad_images allows 1" in outcome.stderr
+    else:
+        assert outcome.returncode == 0, outcome.stderr
+        (last,) = list_checkpoints(folder.checkpoints)
+        assert json.loads((last / "progress.json").read_text())["unreadable"].keys() == {f"{path}" for path in broken}
+        assert "2 pictures could not be read" in outcome.stdout
 
 
 @pytest.mark.slow

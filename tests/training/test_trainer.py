@@ -109,6 +109,14 @@ def batch_of(birds, start, stop):
     return batch
 
 
+def test_variables_of_accelerate_change_nothing(make_trainer, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    trainer = make_trainer()
+    assert trainer.parallel.wrapped is trainer.task
+    assert trainer.accelerator.gradient_accumulation_steps == 1
+
+
 @pytest.mark.parametrize("steps", [2, 4])
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_trainer, birds, steps):
     trainer = make_trainer(
