@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -224,17 +225,21 @@ class CheckpointWriter:
             )
 
     def _replace(self, target: Path, state: dict, progress: dict) -> None:
-        temporary = target.with_name(f"{target.name}.tmp")
+        temporary, replaced = (target.with_name(f"{target.name}.{suffix}") for suffix in ("tmp", "old"))
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             write_checkpoint(temporary, state, progress)
             if target.exists():
-                _remove(target)
+                shutil.rmtree(replaced, ignore_errors=True)
+                target.rename(replaced)
             os.replace(temporary, target)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its part is what others need
+            with suppress(OSError):  # the next start tries again
+                _put_back(replaced)
             raise
-        flush(self.folder)
+        flush(self.folder)  # else a power cut could undo the new name and leave the old one without its files
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_old(self, best: str | None) -> None:
         for old in list_checkpoints(self.folder)[:-KEPT]:
@@ -243,16 +248,34 @@ class CheckpointWriter:
 
 
 def _remove(path: Path) -> None:
-    """Renamed first: half removed, it would look torn."""
-    leftover = path.with_name(f"{path.name}.old")
+    """Renamed first: half removed, it would look torn. The name is not that of a replaced one, which may come back."""
+    leftover = path.with_name(f"{path.name}.outdated")
     shutil.rmtree(leftover, ignore_errors=True)
-    shutil.rmtree(path.rename(leftover))
+    path.rename(leftover)
+    flush(path.parent)
+    shutil.rmtree(leftover)
+
+
+def _put_back(replaced: Path) -> None:
+    """Gives a replaced checkpoint its name again, if it is whole and the one in its place did not get that far."""
+    target = replaced.with_suffix("")
+    if (replaced / MANIFEST).is_file() and not target.exists():
+        replaced.rename(target)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """What a run that was killed has left half written or half removed; nobody else may be writing there."""
-    for path in (*folder.glob("epoch_*.tmp"), *folder.glob("epoch_*.old")):
-        shutil.rmtree(path, ignore_errors=True)
+    """What a run that was killed has left half written or half removed; nobody else may be writing there.
+
+    A checkpoint that was about to be replaced has its name again.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    for path in folder.glob("epoch_*.old"):
+        _put_back(path)
+    for suffix in ("tmp", "old", "outdated"):
+        for path in folder.glob(f"epoch_*.{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]) -> None:
