@@ -147,6 +147,8 @@ def read_state(path: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
+        # Not mapped (mmap=True): on a CPU the optimiser's state would stay in the file, and if that is cut short, or a
+        # network disk fails, the process ends by SIGBUS.
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # what a reader raises on damaged or hostile bytes is not limited to any list of types
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
