@@ -23,9 +23,9 @@ import torch
 from safetensors import SafetensorError
 from torch.utils._pytree import tree_map_only
 
+from dual_cross_attention.durable import flush, make_folder
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import shown
-from dual_cross_attention.training.run_folder import flush, make_folder
 
 KEPT = 2
 """Newest checkpoints that are kept, beside that of the best epoch."""

@@ -22,6 +22,7 @@ from filelock import FileLock
 from dual_cross_attention.data.files import MAX_LABEL_BYTES, open_regular
 from dual_cross_attention.data.shards.archive import MAX_NAME
 from dual_cross_attention.data.shards.samples import MAX_NUMBER, Label, samples
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
@@ -167,18 +168,11 @@ def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            head = json.dumps(about).encode()
-            file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
-            for some in rows:
-                file.write(some.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_beside(path) as temporary, temporary.open("wb") as file:
+        head = json.dumps(about).encode()
+        file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
+        for some in rows:
+            file.write(some.tobytes())
 
 
 class _Numbers:
