@@ -33,7 +33,8 @@ _TIMED_OUT = "DataLoader timed out"
 class Batches:
     """The batches of a data set, which can be read from any point of any epoch.
 
-    A reading process that dies or hangs is replaced, and what it was to read is read again.
+    A reading process that dies or hangs is replaced, and what it was to read is read again. The processes stay from one
+    reading to the next, unless the one before was left in its middle.
 
     Args:
         dataset: what to read.
@@ -44,6 +45,7 @@ class Batches:
     def __init__(self, dataset: PictureDataset, order: BatchOrder, **options: Any):
         self.dataset, self.order = dataset, order
         self._wanted = _Wanted(order)
+        self._left = False  # in the middle of what was to be read
         # Seeded, else every epoch would draw the seeds of the reading processes from the global generator.
         generator = torch.Generator().manual_seed(0)
         self.loader = DataLoader(
@@ -73,13 +75,16 @@ class Batches:
         while done < len(numbers):
             self._wanted.epoch, self._wanted.numbers = epoch, numbers[done:]
             try:
-                batches = iter(self.loader)
+                if self._left:  # PyTorch would first wait for the batches that nobody wants any more
+                    self.close()
+                batches, self._left = iter(self.loader), True
                 # PyTorch would raise the death of a process wherever the program happens to be. Without its handler the
                 # loader finds out by itself, when it waits for that process.
                 in_main = threading.current_thread() is threading.main_thread()
                 if in_main and self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 while (batch := self._next_of(batches)) is not None:
+                    self._left = done + 1 < len(numbers)
                     yield batch
                     done, failures = done + 1, 0
             except RuntimeError as error:

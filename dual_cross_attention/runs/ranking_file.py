@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dual_cross_attention.data import ReIDData
 from dual_cross_attention.data.pictures import Picture
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 
 
@@ -33,9 +34,8 @@ def write_ranking(
     """
     identities = [*data.query.identities, *data.gallery.identities]
     names = _names([*data.query.pictures, *data.gallery.pictures])
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w") as file:
+        with written_beside(path) as temporary, temporary.open("w") as file:
             for query, gallery, distances in ranking:
                 found = gallery[:depth].tolist()
                 line = {
@@ -45,11 +45,8 @@ def write_ranking(
                     "matches": [identities[position] == identities[query] for position in found],
                 }
                 file.write(json.dumps(line) + "\n")
-        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"--save_ranking: cannot write '{path}': {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _names(pictures: list[Picture]) -> list[str]:

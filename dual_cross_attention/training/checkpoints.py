@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +23,9 @@ import torch
 from safetensors import SafetensorError
 from torch.utils._pytree import tree_map_only
 
+from dual_cross_attention.durable import flush, make_folder
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import shown
-from dual_cross_attention.training.run_folder import flush, make_folder
 
 KEPT = 2
 """Newest checkpoints that are kept, beside that of the best epoch."""
@@ -146,6 +147,8 @@ def read_state(path: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
+        # Not mapped (mmap=True): on a CPU the optimiser's state would stay in the file, and if that is cut short, or a
+        # network disk fails, the process ends by SIGBUS.
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # what a reader raises on damaged or hostile bytes is not limited to any list of types
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
@@ -224,17 +227,21 @@ class CheckpointWriter:
             )
 
     def _replace(self, target: Path, state: dict, progress: dict) -> None:
-        temporary = target.with_name(f"{target.name}.tmp")
+        temporary, replaced = (target.with_name(f"{target.name}.{suffix}") for suffix in ("tmp", "old"))
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             write_checkpoint(temporary, state, progress)
             if target.exists():
-                _remove(target)
+                shutil.rmtree(replaced, ignore_errors=True)
+                target.rename(replaced)
             os.replace(temporary, target)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its part is what others need
+            with suppress(OSError):  # the next start tries again
+                _put_back(replaced)
             raise
-        flush(self.folder)
+        flush(self.folder)  # else a power cut could undo the new name and leave the old one without its files
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_old(self, best: str | None) -> None:
         for old in list_checkpoints(self.folder)[:-KEPT]:
@@ -243,16 +250,34 @@ class CheckpointWriter:
 
 
 def _remove(path: Path) -> None:
-    """Renamed first: half removed, it would look torn."""
-    leftover = path.with_name(f"{path.name}.old")
+    """Renamed first: half removed, it would look torn. The name is not that of a replaced one, which may come back."""
+    leftover = path.with_name(f"{path.name}.outdated")
     shutil.rmtree(leftover, ignore_errors=True)
-    shutil.rmtree(path.rename(leftover))
+    path.rename(leftover)
+    flush(path.parent)
+    shutil.rmtree(leftover)
+
+
+def _put_back(replaced: Path) -> None:
+    """Gives a replaced checkpoint its name again, if it is whole and the one in its place did not get that far."""
+    target = replaced.with_suffix("")
+    if (replaced / MANIFEST).is_file() and not target.exists():
+        replaced.rename(target)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """What a run that was killed has left half written or half removed; nobody else may be writing there."""
-    for path in (*folder.glob("epoch_*.tmp"), *folder.glob("epoch_*.old")):
-        shutil.rmtree(path, ignore_errors=True)
+    """What a run that was killed has left half written or half removed; nobody else may be writing there.
+
+    A checkpoint that was about to be replaced has its name again.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    for path in folder.glob("epoch_*.old"):
+        _put_back(path)
+    for suffix in ("tmp", "old", "outdated"):
+        for path in folder.glob(f"epoch_*.{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]) -> None:

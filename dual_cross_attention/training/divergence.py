@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dual_cross_attention.durable import flush
 from dual_cross_attention.training.checkpoints import write_checkpoint
-from dual_cross_attention.training.run_folder import flush, versions
+from dual_cross_attention.training.run_folder import versions
 
 
 class Freeze:

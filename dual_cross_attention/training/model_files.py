@@ -5,7 +5,6 @@ settings ("config"), the class names ("classes"), the versions and the metrics o
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
-from dual_cross_attention.training.run_folder import RunFolder, flush, versions
+from dual_cross_attention.training.run_folder import RunFolder, versions
 
 
 @dataclass
@@ -64,15 +64,8 @@ def save_model(
         "metrics": json.dumps(metrics),
         "versions": json.dumps(versions()),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with written_beside(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
-        flush(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # on a full disk, its part is what others need
-        raise
-    flush(path.parent)
 
 
 def find_model_file(run_or_checkpoint: str | Path) -> Path:

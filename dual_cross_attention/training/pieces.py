@@ -13,10 +13,15 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.run_folder import flush
 
 _SAID_WITHOUT_MEMORY = (
+    "CUDA error: out of memory",  # of the runtime, where PyTorch's own allocator does not ask for it
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
     "MPS backend out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",  # since cuDNN 9
 )
 ADVICE = (
     "what helps, the first things first: --use_gradient_checkpointing true (less memory, a third more time); "
@@ -28,7 +33,7 @@ ADVICE = (
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that the device has too little memory.
 
-    CUDA has a type for that; Macs, CPUs and the libraries of matrix products say it in words.
+    PyTorch's memory on CUDA has a type for that; Macs, CPUs, drivers and libraries say it in words.
     """
     said = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in _SAID_WITHOUT_MEMORY)

@@ -16,6 +16,8 @@ import yaml
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.durable import flush as flush  # which pieces.py takes from here
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
 
@@ -38,23 +40,6 @@ def versions() -> dict[str, str]:
     return {"dual-cross-attention": __version__, "python": platform.python_version()} | {
         name: version(name) for name in LIBRARIES
     }
-
-
-def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk itself: a power cut then cannot undo them."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_folder(path: Path) -> None:
-    """A new folder, and those above it that are missing, whose names a power cut cannot undo."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True)
-    for folder in missing:
-        flush(folder.parent)
 
 
 class RunFolder:
@@ -174,12 +159,5 @@ class RunFolder:
 
     def _write(self, path: Path, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
+        with written_beside(path) as temporary:
             temporary.write_text(text)
-            flush(temporary)
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # on a full disk, its part is what others need
-            raise
-        flush(path.parent)

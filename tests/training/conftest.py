@@ -176,6 +176,6 @@ def assert_same_results() -> Callable[[Path, Path], None]:
             assert row_in(run / name) == row_in(expected / name)
         ours, theirs = ((folder / "metrics.jsonl").read_text().splitlines() for folder in (run, expected))
         assert list(map(measured_apart, ours)) == list(map(measured_apart, theirs))
-        assert not [path for path in run.rglob("*") if path.suffix in (".tmp", ".old")]
+        assert not [path for path in run.rglob("*") if path.suffix in (".tmp", ".old", ".outdated")]
 
     return compare

@@ -137,7 +137,7 @@ class Faults:
 
     def _lose_what_was_not_flushed(self) -> None:
         for before, after, replaced in reversed(self.names):
-            if self.random.random() < 0.5 and after.exists():
+            if self.random.random() < 0.5 and after.exists() and not before.is_dir():  # no folder takes another's place
                 after.rename(before)
                 if replaced:
                     replaced.rename(after)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from dual_cross_attention.training.checkpoints import (
     verify,
     write_checkpoint,
 )
+from tests.training.faults import Faults
 
 ROW = {"epoch": 2, "val/top1": 50.0}
 GOOD = {
@@ -149,11 +151,72 @@ def test_old_ones_make_room_even_if_what_follows_fails(writer):
 
 
 def test_what_a_kill_has_left_goes(tmp_path):
-    for name in ("epoch_0001", "epoch_0002.tmp", "epoch_0003_step_00000012.tmp", "epoch_0001.old", "epoch_9.damaged"):
+    kept = ["epoch_0001", "epoch_9.damaged"]
+    gone = ["epoch_0002.tmp", "epoch_0003_step_00000012.tmp", "epoch_0001.old", "epoch_0002.outdated", "epoch_0004.old"]
+    for name in (*kept, *gone):
         write_checkpoint(tmp_path / name, {}, GOOD)
+    (tmp_path / "epoch_0004.old" / MANIFEST).unlink()  # it is not whole
     (tmp_path / "notes.tmp").mkdir()
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"epoch_0001", "epoch_9.damaged", "notes.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "notes.tmp"}
+
+
+def saved_until(folder, name, value, **fault):
+    """Another process saves a checkpoint until something happens to it; its exit status."""
+    process = os.fork()
+    if not process:
+        Faults(folder, **fault).watch()
+        writer = CheckpointWriter(folder, print)
+        save(writer, name, value=value)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.parametrize("does", ["kill", "power cut"])
+@pytest.mark.parametrize(
+    "kind", ["write state or progress", "flush, before", "rename, before", "rename, after", "remove, after"]
+)
+def test_there_is_always_one_while_another_takes_its_place(tmp_path, kind, does):
+    """And one that is outdated goes for good. Ended at each event of a kind in turn."""
+    status, number = -signal.SIGKILL, 0
+    while status:
+        number += 1
+        folder = tmp_path / f"{number}"
+        names = [checkpoint_name(epoch) for epoch in (1, 2, 3)]
+        for name in names:  # as if the end of the third had kept the first from being removed
+            write_checkpoint(folder / name, {"task": {"w": torch.ones(3)}}, GOOD)
+        status = saved_until(folder, "epoch_0003", 2.0, kind=kind, number=number, does=does, seed=number)
+        assert status in (0, -signal.SIGKILL)
+        remove_leftovers(folder)
+        there = names_in(folder)
+        assert there in (names, names[1:]) and sorted(path.name for path in folder.iterdir()) == there
+        assert all(verify(folder / name) is None for name in there)
+        assert read_state(folder / "epoch_0003")["task"]["w"].tolist() in ([1.0] * 3, [2.0] * 3)
+    assert there == names[1:] and number > 1
+
+
+def test_one_that_was_outdated_does_not_come_back(tmp_path):
+    """As that of a kill after its renaming, the third: two are of the new one."""
+    for name in ("epoch_0001", "epoch_0002", "epoch_0003"):
+        write_checkpoint(tmp_path / name, {}, GOOD)
+    assert saved_until(tmp_path, "epoch_0003", 2.0, kind="rename, after", number=3) == -signal.SIGKILL
+    assert not (tmp_path / "epoch_0001").exists()
+    remove_leftovers(tmp_path)
+    assert names_in(tmp_path) == ["epoch_0002", "epoch_0003"]
+
+
+def test_one_whose_successor_cannot_take_its_place_stays(writer, monkeypatch):
+    save(writer, "epoch_0001", value=1.0)
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        save(writer, "epoch_0001", value=2.0)
+    assert "Input/output error" in writer.failed
+    assert [path.name for path in writer.folder.iterdir()] == ["epoch_0001"]
+    assert read_state(writer.folder / "epoch_0001")["task"]["w"].tolist() == [1.0] * 3
 
 
 # --- reading ---

@@ -1,8 +1,13 @@
 """Processes that read pictures die or hang: they are replaced, and nothing that comes out changes."""
 
-import pytest
+import logging
+import time
+from itertools import islice
 
-from dual_cross_attention.data import loaders
+import pytest
+from PIL import Image
+
+from dual_cross_attention.data import loaders, test_transform
 
 
 def test_results_do_not_depend_on_how_many_there_are(train_until, tasks, undisturbed, assert_same_results, tmp_path):
@@ -86,3 +91,38 @@ def test_a_slow_one_is_not_hung(monkeypatch):
     said = (RuntimeError("DataLoader timed out after 5 seconds") for _ in range(5))
     with pytest.raises(RuntimeError, match=r"^DataLoader timed out after 20 seconds"):
         batches._next_of(slow)
+
+
+def test_nobody_waits_for_what_was_left(monkeypatch, tmp_path, caplog):
+    """A reading that is given up while one of its pictures hangs: the next one has new processes, without a warning."""
+    hangs, read = tmp_path / "hangs", loaders.PictureDataset._read
+
+    def slow(dataset, position):
+        if position == 7 and hangs.exists():
+            time.sleep(60)
+        return read(dataset, position)
+
+    monkeypatch.setattr(loaders.PictureDataset, "_read", slow)
+    monkeypatch.setattr(loaders, "NOTICED_WITHIN", 0.5)
+    pictures = loaders.PictureList([Image.new("RGB", (4, 4))] * 10, list(range(10)))
+    transform = test_transform((4, 4), (4, 4), (0.0,) * 3, (1.0,) * 3)
+    batches = loaders.test_loader(pictures, transform, batch_size=2, num_workers=2, device_type="cpu")
+
+    def labels(count: int = 5) -> list[int]:
+        """Of as many of all batches, taken as a training takes them, which does not ask for one after the last."""
+        return [label for batch in islice(batches.read(0, range(5)), count) for label in batch["labels"].tolist()]
+
+    def processes() -> list[int]:
+        return [process.pid for process in batches.loader._iterator._workers]
+
+    assert labels() == list(range(10))
+    first = processes()
+    assert labels() == list(range(10)) and list(batches.read(0, [])) == []
+    assert labels() == list(range(10)) and processes() == first
+    hangs.touch()
+    assert labels(2) == [0, 1, 2, 3]
+    hangs.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert labels() == list(range(10))
+    assert not caplog.records and not {*processes()} & {*first}
+    batches.close()

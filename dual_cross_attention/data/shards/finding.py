@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dual_cross_attention.data.files import read_text
 from dual_cross_attention.data.folders import what_is_in
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable, shown
 
@@ -130,12 +131,8 @@ def read_description(folder: Path) -> Description | None:
 
 def write_description(folder: Path, description: Description) -> None:
     """What `read_description` reads; written beside and then renamed. Raises OSError if it cannot be written."""
-    temporary = folder / f"{DESCRIPTION}.tmp"
-    try:
+    with written_beside(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(asdict(description), indent=1) + "\n")
-        os.replace(temporary, folder / DESCRIPTION)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def expand(pattern: str) -> list[str]:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -22,6 +22,7 @@ from filelock import FileLock
 from dual_cross_attention.data.files import MAX_LABEL_BYTES, open_regular
 from dual_cross_attention.data.shards.archive import MAX_NAME
 from dual_cross_attention.data.shards.samples import MAX_NUMBER, Label, samples
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
@@ -134,7 +135,7 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
     fingerprints = _fingerprints(archives)  # before they are read: what changes meanwhile is noticed the next time
     labels, cameras = _Numbers("label" if task == "fgvc" else "identity"), _Numbers("camera")
     longest = count = 0
-    with tempfile.TemporaryFile(dir=path.parent) as raw:
+    with tempfile.TemporaryFile(dir=path.parent) as raw, tempfile.TemporaryFile(dir=path.parent) as sorted_numbers:
         for rows in _read_rows(archives, task, labels, cameras):
             raw.write(rows.tobytes())
             count += len(rows)
@@ -152,9 +153,11 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
         rows = (
             np.memmap(raw, row_type(MAX_NAME), mode="r", shape=(count,)) if count else np.empty(0, row_type(MAX_NAME))
         )
+        order = None
         # Of re-identification, an identity's pictures are next to each other, wherever they lie in the archives.
-        grouped = (task, split) == ("reid", "train")
-        write_index(path, about, _final_rows(rows, labels.places(), cameras.places(), about["name_bytes"], grouped))
+        if count and (task, split) == ("reid", "train"):
+            order = _by_label(rows, labels.places(), labels.counts(), sorted_numbers)
+        write_index(path, about, _final_rows(rows, labels.places(), cameras.places(), about["name_bytes"], order))
 
 
 def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -> None:
@@ -167,18 +170,11 @@ def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            head = json.dumps(about).encode()
-            file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
-            for some in rows:
-                file.write(some.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_beside(path) as temporary, temporary.open("wb") as file:
+        head = json.dumps(about).encode()
+        file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
+        for some in rows:
+            file.write(some.tobytes())
 
 
 class _Numbers:
@@ -237,11 +233,35 @@ def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _
     yield np.array(rows, row_type(MAX_NAME))
 
 
+def _by_label(rows: np.ndarray, labels: np.ndarray, counts: Sequence[int], file: BinaryIO) -> np.ndarray:
+    """The numbers of the rows, those of the first label first, each label's ascending: a stable sort outside of memory.
+
+    Args:
+        rows: of `_read_rows`.
+        labels: place of each label number in the sorted list.
+        counts: rows of each place.
+        file: an empty one, where the numbers go.
+
+    Returns:
+        (rows,) int64, mapped.
+    """
+    free = np.cumsum([0, *counts])  # where the next row of each place goes
+    for first in range(0, len(rows), AT_ONCE):
+        places = labels[rows["label"][first : first + AT_ONCE]]
+        order = np.argsort(places, kind="stable")
+        distinct, starts = np.unique(places[order], return_index=True)
+        for place, own in zip(distinct, np.split(first + order, starts[1:]), strict=True):
+            file.seek(free[place] * own.itemsize)
+            file.write(own.tobytes())  # not into a mapping, where a full disk would end the process
+            free[place] += len(own)
+    file.flush()
+    return np.memmap(file, np.int64, mode="r", shape=(len(rows),))
+
+
 def _final_rows(
-    rows: np.ndarray, labels: np.ndarray, cameras: np.ndarray, name_bytes: int, grouped: bool
+    rows: np.ndarray, labels: np.ndarray, cameras: np.ndarray, name_bytes: int, order: np.ndarray | None
 ) -> Iterator[np.ndarray]:
-    """Rows of `_read_rows`, some at a time, with places for numbers and short names; `grouped` sorts them by label."""
-    order = np.argsort(labels[rows["label"]], kind="stable") if grouped else None
+    """Rows of `_read_rows`, some at a time and in an order, if any, with places for numbers and short names."""
     for first in range(0, len(rows), AT_ONCE):
         chosen = slice(first, first + AT_ONCE)
         some = rows[chosen if order is None else order[chosen]]

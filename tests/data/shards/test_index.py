@@ -5,10 +5,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dual_cross_attention.data import PictureDataset, load_fgvc, load_reid, read_picture, test_transform
 from dual_cross_attention.data.shards import index as index_module
@@ -302,6 +306,18 @@ print(time.perf_counter() - start, psutil.Process().memory_info().rss - before, 
     assert count == 1_000_000
     assert memory - small_memory < 8 * 2**20
     assert seconds < 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.permutations(range(7)), st.sampled_from([1, 3, 100]))
+def test_rows_are_sorted_a_part_at_a_time(numbers, places, at_once):
+    """By a stable sort, which Python's is; some labels have no row."""
+    rows = np.zeros(len(numbers), index_module.row_type(1))
+    rows["label"] = numbers
+    counts = [sum(places[number] == place for number in numbers) for place in range(7)]
+    expected = sorted(range(len(numbers)), key=lambda row: places[numbers[row]])
+    with patch.object(index_module, "AT_ONCE", at_once), tempfile.TemporaryFile() as file:
+        assert index_module._by_label(rows, np.array(places), counts, file).tolist() == expected
 
 
 def test_index_of_is_named_by_its_archives(classified, tmp_path):
