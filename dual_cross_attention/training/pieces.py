@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.run_folder import flush
 
 _SAID_WITHOUT_MEMORY = (
     "CUDA error: out of memory",  # of the runtime, where PyTorch's own allocator does not ask for it
@@ -99,10 +99,8 @@ class Pieces:
         )
 
     def _keep(self) -> None:
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_text(json.dumps({"device": self.device, "pieces": self.number}) + "\n")
-        flush(temporary)
-        temporary.replace(self.path)
+        with written_beside(self.path) as temporary:
+            temporary.write_text(json.dumps({"device": self.device, "pieces": self.number}) + "\n")
 
     def cut(self, batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
         """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`.

@@ -16,7 +16,6 @@ import yaml
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.flags import read_yaml
-from dual_cross_attention.durable import flush as flush  # which pieces.py takes from here
 from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
