@@ -52,11 +52,14 @@ def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], r
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, replaced = (path.with_name(f"{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     on_cpu = torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), state)
     write_checkpoint(temporary, on_cpu, progress)
     (temporary / "report.json").write_text(json.dumps(report | {"versions": versions()}, indent=1) + "\n")
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        path.rename(replaced)
     os.replace(temporary, path)
     flush(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)

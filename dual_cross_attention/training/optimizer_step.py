@@ -11,14 +11,20 @@ from torch import Tensor
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.divergence import Freeze
 from dual_cross_attention.training.parallel import Parallel
-from dual_cross_attention.training.pieces import ADVICE, Pieces, first_sentence, is_out_of_memory
+from dual_cross_attention.training.pieces import ADVICE, OutOfMemory, Pieces, first_sentence, is_out_of_memory
 from dual_cross_attention.training.running_statistics import RunningStatistics
 from dual_cross_attention.training.shares import seed_batch
 from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog
 
+CAREFUL = 3
+"""Steps, from the first and from one that memory was too little for, after which it is known to suffice."""
+
 
 class OptimizerStep:
     """Takes steps of the optimiser; one that is given up leaves nothing.
+
+    With DDP, processes that train together share their gradients in the backward pass. One whose memory runs out could
+    not tell the others, who wait for it there. So in a few careful steps they share them afterwards.
 
     Args:
         parallel: the task, its optimiser, and the other processes.
@@ -33,6 +39,7 @@ class OptimizerStep:
         self.limit = math.inf if clip_grad is None else clip_grad
         self.accelerator, self.optimizer = parallel.accelerator, parallel.optimizer
         self.device = self.accelerator.device
+        self.careful = CAREFUL if parallel.processes > 1 and not parallel.sharded else 0  # steps that still are
         # Where the device cannot hold the weights by itself, somebody looks before every step; see `Freeze`.
         holds = self.device.type in ("cuda", "cpu") and not parallel.sharded
         self.freeze = Freeze(parallel.plain_optimizer, self.device) if holds else None
@@ -54,7 +61,8 @@ class OptimizerStep:
             advance: is told the pictures of each.
 
         Raises:
-            RuntimeError: memory runs out; smaller pieces may help.
+            OutOfMemory: memory runs out in some process, in a careful step.
+            RuntimeError: it runs out, and others may wait for this process; with one, smaller pieces help as well.
             InputError: it runs out where they would not.
             TrainingDivergedError: a gradient is not finite, where the device cannot hold the weights by itself.
         """
@@ -74,22 +82,10 @@ class OptimizerStep:
     ) -> tuple[dict[str, Tensor], float]:
         scaler = self.accelerator.scaler
         self.statistics.start()
-        sums: dict[str, Tensor] = {}
-        for place, (number, weight) in enumerate(share):
-            batch = send_to_device(next(batches), self.device, non_blocking=True)
-            pieces = list(self.pieces.cut(batch))
-            for piece, (part, part_weight) in enumerate(pieces):
-                is_last = place == len(share) - 1 and piece == len(pieces) - 1
-                seed_batch(self.seed, epoch, number, piece)
-                with nullcontext() if is_last else self.parallel.accumulating():
-                    with self.accelerator.autocast():
-                        scalars = self.parallel.wrapped(part)
-                    loss = scalars["loss"] * (weight * part_weight)
-                    self.accelerator.backward(self.freeze.spoil(loss) if scaler and self.freeze else loss)
-                self.statistics.add(weight * part_weight)
-                for name, value in scalars.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach() * (weight * part_weight)
-            advance(len(batch["labels"]) if weight else 0)
+        if self.careful:
+            sums = self._run_carefully(epoch, share, batches, advance)
+        else:
+            sums = self._run(epoch, share, batches, advance)
         norm = self.parallel.clip(self.limit)
         total = sum(weight for _, weight in share)
         scalars = {name: value / total for name, value in sums.items()} if total else {}
@@ -117,3 +113,46 @@ class OptimizerStep:
         self.optimizer.zero_grad()
         self.statistics.finish(self.parallel.average, self.freeze.found > 0 if self.freeze else None)
         return scalars, total / self.parallel.processes
+
+    def _run_carefully(self, *arguments: Any) -> dict[str, Tensor]:
+        reason = None
+        try:
+            sums = self._run(*arguments)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_sentence(error)
+        reasons = [said for said in self.parallel.gather(reason) if said]
+        if reasons:
+            self.careful = CAREFUL
+            raise OutOfMemory(reasons[0])
+        self.parallel.average_gradients()
+        self.careful -= 1
+        return sums
+
+    def _run(
+        self,
+        epoch: int,
+        share: list[tuple[int, float]],
+        batches: Iterator[dict[str, Any]],
+        advance: Callable[[int], None],
+    ) -> dict[str, Tensor]:
+        """Forward and backward; returns the weighted sums of the scalars."""
+        sums: dict[str, Tensor] = {}
+        for place, (number, weight) in enumerate(share):
+            batch = send_to_device(next(batches), self.device, non_blocking=True)
+            pieces = list(self.pieces.cut(batch))
+            for piece, (part, part_weight) in enumerate(pieces):
+                is_last = place == len(share) - 1 and piece == len(pieces) - 1
+                seed_batch(self.seed, epoch, number, piece)
+                with nullcontext() if is_last and not self.careful else self.parallel.accumulating():
+                    with self.accelerator.autocast():
+                        scalars = self.parallel.wrapped(part)
+                    loss = scalars["loss"] * (weight * part_weight)
+                    scaled = self.accelerator.scaler is not None
+                    self.accelerator.backward(self.freeze.spoil(loss) if scaled and self.freeze else loss)
+                self.statistics.add(weight * part_weight)
+                for name, value in scalars.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach() * (weight * part_weight)
+            advance(len(batch["labels"]) if weight else 0)
+        return sums

@@ -17,7 +17,10 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.fsdp import is_sharded
 
-DDP_OPTIONS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients take their memory twice
+DDP_OPTIONS = DistributedDataParallelKwargs(
+    gradient_as_bucket_view=True,  # else gradients take their memory twice
+    broadcast_buffers=False,  # `RunningStatistics` keeps them alike
+)
 
 
 class Parallel:
@@ -54,6 +57,12 @@ class Parallel:
     def accumulating(self) -> AbstractContextManager:
         """Within this, gradients stay with their process: more of the same step are to come."""
         return nullcontext() if self.sharded else self.accelerator.no_sync(self.wrapped)
+
+    def average_gradients(self) -> None:
+        """What DDP does in the backward pass, for passes that were `accumulating`."""
+        for parameter in self.task.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(self.average(parameter.grad))
 
     def clip(self, limit: float) -> Tensor:
         """Scale the gradients of all processes down to this norm; returns what it was, the same in all of them."""

@@ -30,18 +30,23 @@ ADVICE = (
 )
 
 
+class OutOfMemory(RuntimeError):
+    """Memory has run out in some process, all of them know, and none has left the others waiting."""
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that the device has too little memory.
 
     PyTorch's memory on CUDA has a type for that; Macs, CPUs, drivers and libraries say it in words.
     """
     said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in _SAID_WITHOUT_MEMORY)
+    has_type = isinstance(error, torch.OutOfMemoryError | OutOfMemory)
+    return has_type or any(words in said for words in _SAID_WITHOUT_MEMORY)
 
 
 def first_sentence(error: Exception) -> str:
     """Of what a device says when its memory runs out, what is said to users."""
-    return str(error).partition(". ")[0]
+    return str(error).partition("\n")[0].partition(". ")[0]
 
 
 class Pieces:

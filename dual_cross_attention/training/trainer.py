@@ -39,7 +39,7 @@ from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizer_step import OptimizerStep
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
 from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
-from dual_cross_attention.training.pieces import Pieces, first_sentence, is_out_of_memory
+from dual_cross_attention.training.pieces import OutOfMemory, Pieces, first_sentence, is_out_of_memory
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
 from dual_cross_attention.training.run_folder import RunFolder
@@ -47,6 +47,7 @@ from dual_cross_attention.training.shares import Shares
 from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog, combine, means
 
 UNTOLD = {"grad_norm", SHARED_LOSS, LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
+NOTHING, SAVE, LEAVE, LESS_MEMORY = range(4)  # what a process may wish, the more the others must heed it
 GPU_LOG_INTERVAL = 10  # steps between two looks at the losses on a GPU, and at what other processes want
 
 
@@ -139,6 +140,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         self.saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint of this process's life
         self.epoch, self.step, self.step_in_epoch = 0, 0, 0  # finished ones
+        self.evaluating = False  # and the others can be told of what happens
         self.best: dict[str, float] = {}
         if resume_from:
             self._restore(resume_from, progress)
@@ -205,10 +207,10 @@ class Trainer:
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    reason = first_sentence(error)
+                    reason, all_know = first_sentence(error), isinstance(error, OutOfMemory)
                 else:
                     break
-                self._use_less_memory(self.pieces, reason)  # here, where the failed step's tensors are gone
+                self._use_less_memory(self.pieces, reason, all_know)  # here, where the failed step's tensors are gone
         found = combine(self.parallel.gather(self.step_log.sums()))
         w = {name: value for name, value in self.step_log.latest.items() if name.startswith("w_")}  # the epoch's last
         return {
@@ -249,14 +251,17 @@ class Trainer:
             read_ones = self.unreadable.watch(self.eval_batches.read(0, own))
             for place, ((_, weight), batch) in enumerate(zip(shares, read_ones, strict=True)):
                 if not place % self.step_log.interval:
-                    self._leave_together()
+                    self._agree()
                 for part, part_weight in self.eval_pieces.cut(batch):
                     # So that all make as many passes: under FSDP, they wait for each other in each of them.
                     left_out = {} if weight * part_weight else {"labels": torch.full_like(part["labels"], UNREADABLE)}
                     yield part | left_out
+            self._agree()
+            self.evaluating = False
 
         while True:
             try:
+                self.evaluating = True
                 with self.accelerator.autocast(), self._alone_at_once():
                     metrics = self.task.evaluate(track(read(), f"evaluate {epoch}", len(own), self.console))
                 return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
@@ -265,8 +270,10 @@ class Trainer:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = first_sentence(error)
-            self._use_less_memory(self.eval_pieces, reason)
+                reason, all_know = first_sentence(error), isinstance(error, OutOfMemory)
+            if self.evaluating and not all_know and not self.parallel.sharded:
+                all_know = bool(self.parallel.largest(LESS_MEMORY))
+            self._use_less_memory(self.eval_pieces, reason, all_know)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
@@ -288,15 +295,22 @@ class Trainer:
         if self.parallel.processes > 1 and self.config.checkpoint_minutes and self.step % self.step_log.interval:
             return  # asking the others waits for the device
         due = self.is_main and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        if self._leave_together(int(due)):
+        if self._agree(SAVE if due else NOTHING) == SAVE:
             self._save()
 
-    def _leave_together(self, other: int = 0) -> int:
-        """Raises InterruptedRun in all processes if a signal came to one of them; else the largest `other` (0 or 1)."""
-        wanted = self.parallel.largest(2 if self.interruptions.requested else other)
-        if wanted == 2:
+    def _agree(self, wish: int = NOTHING) -> int:
+        """What most matters of that which the processes wish, in all of them.
+
+        Raises:
+            InterruptedRun: to leave, since a signal came to one of them.
+            OutOfMemory: to try again in smaller pieces, since another process has too little memory.
+        """
+        wish = self.parallel.largest(LEAVE if self.interruptions.requested else wish)
+        if wish == LEAVE:
             raise InterruptedRun(self.interruptions.requested or "a signal to another process")
-        return wanted
+        if wish == LESS_MEMORY:
+            raise OutOfMemory("another process has too little memory")
+        return wish
 
     def _alone_at_once(self) -> AbstractContextManager:
         """Within this, a signal interrupts at once, unless there are other processes, who would wait for this one."""
@@ -426,11 +440,11 @@ class Trainer:
         advice = "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
         return TrainingDivergedError(f"{said}; {advice}")
 
-    def _use_less_memory(self, pieces: Pieces, reason: str) -> None:
+    def _use_less_memory(self, pieces: Pieces, reason: str, all_know: bool) -> None:
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).empty_cache()
         self._warn(pieces.double(reason, self._last_checkpoint()))
-        if self.parallel.processes > 1:  # the others are in the middle of a step that this one cannot join again
+        if self.parallel.processes > 1 and not all_know:  # they wait in a step that this one cannot join again
             raise InputError(
                 f"{reason}: the same command, or a restart by the launcher, goes on with half of the pictures at a "
                 f"time; {self._last_checkpoint()}"

@@ -8,6 +8,8 @@ Environment:
     SIGNAL_IN_EVAL      "RANK": that process sends itself SIGTERM in the first evaluation
     POISON_AT           "RANK STEP": the loss of that process is NaN in the step
     POISON_IN_EVAL      "RANK": the pictures that process evaluates are NaN
+    MEMORY              "RANK TRAINING EVALUATION PASS": from that pass on, no model of that process takes more
+                        pictures at a time
     LOSS_SCALING        as fp16 on CUDA has it, here in float32 on the CPU
 """
 
@@ -19,6 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from dual_cross_attention.cli import main
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import checkpoints
 from dual_cross_attention.training import trainer as trainer_module
@@ -71,6 +74,20 @@ if os.environ.get("POISON_IN_EVAL") == os.environ.get("RANK", "0"):
         return evaluate_clean(task, ({**batch, "images": batch["images"] * float("nan")} for batch in loader))
 
     FGVCTask.evaluate = evaluate_poisoned
+
+if os.environ.get("MEMORY"):
+    limited_rank, most_training, most_evaluating, first_limited = os.environ["MEMORY"].split()
+    if os.environ.get("RANK", "0") == limited_rank:
+        forward, passes = DualCrossAttentionViT.forward, []
+
+        def limited(model, images, *more):
+            passes.append(1)
+            most = int(most_training if model.training else most_evaluating)
+            if len(passes) >= int(first_limited) and len(images) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return forward(model, images, *more)
+
+        DualCrossAttentionViT.forward = limited
 
 if os.environ.get("LOSS_SCALING"):
 

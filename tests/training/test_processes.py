@@ -140,6 +140,41 @@ def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_memory_that_runs_out_in_one_process(run, small, tmp_path, rank):
+    """All cut their batches, in training and in evaluation, and go on, with what one process does with such pieces."""
+    flags = [*small, "--eval_batch_size=4", "--drop_path_rate=0.2"]
+    limits = {"MEMORY": f"{rank} 4 2 1"}
+    states, rows = [], []
+    for number, processes in enumerate((2, 1)):
+        folder = tmp_path / f"{number}"
+        if number:
+            folder.mkdir()
+            (folder / "memory.json").write_text(json.dumps({"device": "cpu", "pieces": 2}))
+            limits = {}
+        more = [f"--gradient_accumulation_steps={2 // processes}"]
+        outcome, folder = run(processes, [*flags, *more], folder, **limits)
+        assert outcome.returncode == 0, outcome.stderr
+        assert outcome.stdout.count("4 pictures at a time instead of 8") == processes - 1
+        assert outcome.stdout.count("2 pictures at a time instead of 4") == processes - 1
+        last = list_checkpoints(folder.checkpoints)[-1]
+        states.append(dict(tensors_of(torch.load(last / STATE, weights_only=True))))
+        rows.append(folder.read_metrics())
+    assert_same_states(*states, 1e-5)
+    assert_same_rows(*rows, 1e-4)
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_late_is_met_by_a_restart(run, small, tmp_path):
+    """When the others are in the middle of a backward pass, they cannot be told."""
+    outcome, folder = run(2, [*small, "--epochs=3"], tmp_path / "run", restarts=1, MEMORY="1 4 100 5")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "goes on with half of the pictures at a time" in outcome.stderr
+    assert json.loads(folder.memory.read_text())["pieces"] == 2
+    assert [row["epoch"] for row in folder.read_metrics()] == [1, 2, 3]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [((1, "ddp"), (2, "ddp")), ((2, "ddp"), (1, "ddp")), ((2, "ddp"), (3, "fsdp")), ((2, "fsdp"), (1, "ddp"))],
