@@ -106,6 +106,8 @@ def _train(
     trainer = Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint)
     try:
         if trainer.accelerator.is_main_process:
+            if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
+                folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
             folder.write_config(config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error

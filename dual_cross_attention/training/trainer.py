@@ -417,7 +417,8 @@ class Trainer:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot resume from '{path}': {reason}") from error
         self.epoch, self.step, self.step_in_epoch = (progress[name] for name in ("epoch", "step", "step_in_epoch"))
-        self.best = progress["best"] if self.folder.best.is_file() else {}  # a new folder gets a best model of its own
+        own = self.folder.path.resolve() in path.resolve().parents  # a new folder gets a best model of its own
+        self.best = progress["best"] if own and self.folder.best.is_file() else {}
         log = progress["log"] if self.is_main else {"sums": {}, "latest": progress["log"]["latest"]}
         self.step_log.start_epoch(self.step, **log)
         self.unreadable.found.update(progress["unreadable"])

@@ -157,6 +157,24 @@ def test_a_worker_that_is_killed_is_started_again(every_step, flags, run, rank):
 
 
 @pytest.mark.slow
+def test_a_run_from_a_checkpoint_of_another_is_started_again(every_step, flags, run):
+    """Before its own first checkpoint: from the one that it began from, not from scratch, and not refused."""
+    expected, expected_rows = every_step(2)
+    first = list(expected).index("epoch_0001") + 1  # the second epoch's first step
+    outcome, source = run(2, flags, SIGNAL_AT=f"0 {first} SIGTERM")
+    assert outcome.returncode != 0
+    path = list_checkpoints(source.checkpoints)[-1]
+    assert path.name == f"epoch_0001_step_{first:08d}"
+    outcome, folder = run(2, [*flags, f"--resume={path}"], restarts=1, SIGNAL_AT=f"1 {first + 1} SIGKILL")
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.count("resumed after epoch 1, step 1 of ") >= 2
+    last = list_checkpoints(folder.checkpoints)[-1]
+    state = dict(tensors_of(torch.load(last / STATE, weights_only=True)))
+    assert_same_states(state, expected[last.name], 0.0)
+    assert_same_rows(folder.read_metrics(), expected_rows[1:], 1e-12)
+
+
+@pytest.mark.slow
 def test_a_signal_in_the_evaluation_ends_all(run, small):
     """None waits in the evaluation for one who has left it."""
     outcome, folder = run(2, [*small, "--eval_batch_size=4"], SIGNAL_IN_EVAL="1")
