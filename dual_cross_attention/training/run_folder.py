@@ -206,7 +206,7 @@ class RunFolder:
             temporary.write_text(text)
             flush(temporary)
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)  # on a full disk, its part is what others need
             raise
         flush(path.parent)

@@ -61,6 +61,7 @@ class Trainer:
         folder: where everything goes.
         console: where progress is shown.
         resume_from: a checkpoint to go on from.
+        interruptions: of the whole run, where signals are caught before the training begins.
 
     Raises:
         InputError: `resume_from` does not fit.
@@ -76,6 +77,7 @@ class Trainer:
         folder: RunFolder,
         console: Console,
         resume_from: Path | None = None,
+        interruptions: Interruptions | None = None,
     ):
         self.config, self.classes, self.folder, self.console = config, classes, folder, console
         self.task, self.train_batches, self.eval_batches = task, train_batches, eval_batches
@@ -128,7 +130,7 @@ class Trainer:
         self.unreadable = UnreadablePictures(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
         self.results = Results(folder, config, classes)
-        self.interruptions = Interruptions()
+        self.interruptions = interruptions or Interruptions()
         self.saved_at = time.monotonic()
         self.saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint of this process's life
         self.epoch, self.step, self.step_in_epoch = 0, 0, 0  # finished ones
