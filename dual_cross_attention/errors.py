@@ -19,7 +19,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class InterruptedRun(BaseException):
-    """A training was asked to leave, by Ctrl-C or SIGTERM, has saved its state, and can go on. Exit status 75.
+    """A training was asked to leave, by Ctrl-C or SIGTERM, has saved what there was, and can go on. Exit status 75.
 
     The message names the signal, and how to go on. It is raised wherever the program happens to be, as
     KeyboardInterrupt is: whoever catches any Exception, as the reading of pictures does, must not take it for one.

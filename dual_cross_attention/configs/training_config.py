@@ -139,7 +139,8 @@ class TrainingConfig:
     output_dir: str | None = None
     """Folder of the run; unset: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"
-    """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or a checkpoint's PATH."""
+    """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or PATH of another run or
+    its checkpoint, from which a run in output_dir begins; with the same PATH again, that one goes on."""
 
     def __post_init__(self):
         for name, (low, high) in self.RANGES.items():

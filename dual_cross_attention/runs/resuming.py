@@ -35,22 +35,47 @@ def choose_folder(config: TrainingConfig) -> RunFolder:
     name = f"runs/{config.task}-{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
     for number in count(1):
         folder = RunFolder(name if number == 1 else f"{name}-{number}")
-        if not folder.config.is_file() or (config.resume == "auto" and not _other_settings(config, folder)):
+        if not _is_taken(folder) or _is_this_run(config, folder):
             return folder
+
+
+def _is_taken(folder: RunFolder) -> bool:
+    """Whether a run has begun in it: what it begins from is written first, and its settings then."""
+    return folder.config.is_file() or folder.source.is_file()
+
+
+def _is_this_run(config: TrainingConfig, folder: RunFolder) -> bool:
+    if config.resume == "never" or (folder.config.is_file() and _other_settings(config, folder)):
+        return False
+    return folder.config.is_file() if config.resume == "auto" else _began_from(folder, Path(config.resume))
+
+
+def _began_from(folder: RunFolder, path: Path) -> bool:
+    """Whether the run in it began from what a path of --resume names, or named at that time."""
+    return path.resolve() in (folder.read_source() or ())
 
 
 def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[str], None]) -> Path | None:
     """Where to go on from, by `config.resume` and what the folder holds; None to start.
 
+    A run that began from another one's checkpoint goes on from its own ones, and from that one until it has any; it is
+    the same run if the same path is given again.
+
     Args:
         warn: is told of checkpoints that are damaged, or later than the one that was asked for, and set aside.
 
     Raises:
-        InputError: the folder holds another run, `resume` names nothing to go on from, or no checkpoint is whole.
+        InputError: the folder holds another run, `resume` names nothing to go on from, or no checkpoint is whole; or
+            there is none yet, and the one that the run began from is not whole any more.
         OSError: a checkpoint cannot be set aside.
     """
-    if config.resume not in ("auto", "never"):
-        path = Path(config.resume)
+    own, path = named_checkpoints(folder.checkpoints), Path(config.resume)
+    if own and not folder.config.is_file():
+        raise InputError(
+            f"'{folder.path}' holds checkpoints, but no {folder.config.name} to say what they are of: put it back, or "
+            "take another --output_dir"
+        )
+    if config.resume not in ("auto", "never") and not _began_from(folder, path):
         source, found = _named_by(path)
         if not found or source is None:
             raise InputError(
@@ -59,28 +84,43 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
         _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one goes on for
         if folder.path.resolve() == source.path:
             return _newest_whole(found, warn, folder)
-        if folder.config.is_file():
+        if _is_taken(folder):
             raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to go on from '{path}'")
         return _newest_whole(found, warn)
-    found = named_checkpoints(folder.checkpoints)
-    if not folder.config.is_file():
-        if found:
-            raise InputError(
-                f"'{folder.path}' holds checkpoints, but no {folder.config.name} to say what they are of: put it back, "
-                "or take another --output_dir"
-            )
+    if not _is_taken(folder):
         return None
     if config.resume == "never":
         raise InputError(
             f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it"
         )
-    _refuse_other_settings(config, folder)
-    if found and not any((path / MANIFEST).is_file() for path in found):
+    if folder.config.is_file():
+        _refuse_other_settings(config, folder)
+    if not own:
+        return _first_checkpoint(config, folder)
+    if not any((path / MANIFEST).is_file() for path in own):
         raise InputError(
             f"the checkpoints in '{folder.checkpoints}' have no {MANIFEST}: they were written by an earlier version of "
             "this project, which this one cannot go on from; take another --output_dir"
         )
-    return _newest_whole(found, warn, folder) if found else None
+    return _newest_whole(own, warn, folder)
+
+
+def _first_checkpoint(config: TrainingConfig, folder: RunFolder) -> Path | None:
+    """The one of another run that this one began from; None if it began from nothing."""
+    began = folder.read_source()
+    if not began:
+        return None
+    checkpoint = began[1]
+    source, _ = _named_by(checkpoint)
+    wrong = verify(checkpoint) or (None if source else "no config.yaml above it says what it is of")
+    if wrong:
+        raise InputError(
+            f"'{folder.path}' began from '{checkpoint}' and has no checkpoint of its own yet, but that one is gone or "
+            f"damaged ({wrong}): put it back, or take another --output_dir"
+        )
+    if not folder.config.is_file():  # killed between the two: as at the first start
+        _refuse_other_settings(config, source, more={"epochs"})
+    return checkpoint
 
 
 def _named_by(path: Path) -> tuple[RunFolder | None, list[Path]]:

@@ -1,6 +1,8 @@
 """Training: from settings to a run's folder."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, InterruptedRun
 from dual_cross_attention.messages import printable
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.meeting import meeting_point
 from dual_cross_attention.training.model_files import build_model
 from dual_cross_attention.training.parallel import decide_once, refuse_other_plans
@@ -37,21 +40,40 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     Raises:
         InputError: settings, data, weights or folder that cannot work.
         TrainingDivergedError: a loss or a gradient is not finite.
-        InterruptedRun: a signal came, and the state is saved.
+        InterruptedRun: a signal came, and the state is saved, if there was a step.
     """
     device = choose_device(config.device)
     refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
     locked: list[RunFolder] = []  # by the first process
+    with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
+        try:
+            path, checkpoint = decide_once(lambda: _open_folder(config, console, interruptions, locked))
+            return _train(config, console, interruptions, device, RunFolder(path), checkpoint)
+        finally:
+            for folder in locked:
+                folder.unlock()
+
+
+@contextmanager
+def _starting(interruptions: Interruptions) -> Iterator[None]:
+    """Before the first step there is nothing to save: within this, a signal ends the run wherever it is."""
     try:
-        path, checkpoint = decide_once(lambda: _open_folder(config, console, locked))
-        return _train(config, console, device, RunFolder(path), checkpoint)
-    finally:
-        for folder in locked:
-            folder.unlock()
+        with interruptions.at_once():
+            yield
+    except BaseException as error:
+        if not interruptions.requested:
+            raise
+        # Whatever it is: libraries that are written in C++ make errors of their own of what is raised in them.
+        raise InterruptedRun(
+            f"{interruptions.requested}: left before the first step; the same command starts again, from the last "
+            "checkpoint if there is one"
+        ) from error
 
 
-def _open_folder(config: TrainingConfig, console: Console, locked: list[RunFolder]) -> tuple[Path, Path | None]:
+def _open_folder(
+    config: TrainingConfig, console: Console, interruptions: Interruptions, locked: list[RunFolder]
+) -> tuple[Path, Path | None]:
     """The run's folder and what to go on from; the folder is locked against others, and added to `locked`."""
 
     def warn(message: str) -> None:
@@ -61,19 +83,25 @@ def _open_folder(config: TrainingConfig, console: Console, locked: list[RunFolde
     folder.lock()
     locked.append(folder)
     try:
-        if folder.config.is_file():
-            folder.remove_leftovers()
-            remove_leftovers(folder.checkpoints)
-        checkpoint = find_checkpoint(config, folder, warn)
-        if checkpoint and checkpoint.parent == folder.checkpoints:
-            complete_results(folder, config, checkpoint)
+        with _starting(interruptions):
+            if folder.config.is_file():
+                folder.remove_leftovers()
+                remove_leftovers(folder.checkpoints)
+            checkpoint = find_checkpoint(config, folder, warn)
+            if checkpoint and checkpoint.parent == folder.checkpoints:
+                complete_results(folder, config, checkpoint)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
     return folder.path, checkpoint
 
 
 def _train(
-    config: TrainingConfig, console: Console, device: torch.device, folder: RunFolder, checkpoint: Path | None
+    config: TrainingConfig,
+    console: Console,
+    interruptions: Interruptions,
+    device: torch.device,
+    folder: RunFolder,
+    checkpoint: Path | None,
 ) -> dict[str, float]:
     if checkpoint and checkpoint.parent == folder.checkpoints:
         progress = read_progress(checkpoint)
@@ -82,6 +110,29 @@ def _train(
             _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
+    with _starting(interruptions):
+        trainer = _build_trainer(config, console, interruptions, device, folder, checkpoint)
+    try:
+        if trainer.accelerator.is_main_process:
+            if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
+                folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
+            folder.write_config(config)
+    except OSError as error:
+        raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
+    best = trainer.fit()
+    _report(config, folder, best, trainer.unreadable.found, console)
+    return best
+
+
+def _build_trainer(
+    config: TrainingConfig,
+    console: Console,
+    interruptions: Interruptions,
+    device: torch.device,
+    folder: RunFolder,
+    checkpoint: Path | None,
+) -> Trainer:
+    """Data read, model built, weights loaded; nothing is written."""
     keep_freed_memory()
     choose_precision(config.precision, device)  # refuse before anything is read or fetched
     setup = read_setup(config)
@@ -103,15 +154,7 @@ def _train(
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"
     )
-    trainer = Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint)
-    try:
-        if trainer.accelerator.is_main_process:
-            folder.write_config(config)
-    except OSError as error:
-        raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
-    best = trainer.fit()
-    _report(config, folder, best, trainer.unreadable.found, console)
-    return best
+    return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions)
 
 
 def _report(

@@ -16,7 +16,7 @@ IMPATIENT = 1.0
 
 
 class Interruptions:
-    """Signals, caught while this is used as a context (in the main thread).
+    """Signals, caught while this is used as a context (in the main thread); also by one within another.
 
     The first one is a request, which the training looks for between two batches. A second Ctrl-C leaves at once, with
     exit status 130 and nothing saved.
@@ -31,15 +31,19 @@ class Interruptions:
         self._first = 0.0
         self._raises = False
         self._before: dict[int, object] = {}
+        self._entered = 0
 
     def __enter__(self) -> "Interruptions":
-        if threading.current_thread() is threading.main_thread():
+        self._entered += 1
+        if self._entered == 1 and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._entered -= 1
+        if not self._entered:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import InputError, InterruptedRun
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.fsdp import is_sharded
 
@@ -136,7 +136,7 @@ def decide_once(choose: Callable[[], Any]) -> Any:
     if distributed.get_rank() == 0:
         try:
             outcome[0] = choose()
-        except Exception as error:
+        except (Exception, InterruptedRun) as error:
             outcome[1] = error
     distributed.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:

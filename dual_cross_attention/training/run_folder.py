@@ -47,6 +47,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.source = self.path / "resumed_from.json"
         self.metrics = self.path / "metrics.jsonl"
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
@@ -111,7 +112,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Parts of files that a run wrote when it was killed; the folder must be locked."""
-        written = (self.config, self.metrics, self.best, self.last, self.memory, self.eval_memory)
+        written = (self.config, self.source, self.metrics, self.best, self.last, self.memory, self.eval_memory)
         for path in written:
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
         shutil.rmtree(self.diverged.with_name(f"{self.diverged.name}.tmp"), ignore_errors=True)
@@ -128,6 +129,32 @@ class RunFolder:
             InputError: somebody wrote something else there.
         """
         return read_yaml(self.config)
+
+    def write_source(self, named: Path, checkpoint: Path) -> None:
+        """Where a run begins that goes on from another one's checkpoint; to be written before the settings.
+
+        Args:
+            named: what the user has named, such as that run's folder, which may have later checkpoints tomorrow.
+            checkpoint: the one that it meant.
+        """
+        self._write(self.source, json.dumps({"named": str(named), "checkpoint": str(checkpoint)}, indent=1) + "\n")
+
+    def read_source(self) -> tuple[Path, Path] | None:
+        """What `write_source` was given; None of a run that began from nothing.
+
+        Raises:
+            InputError: somebody wrote something else there.
+        """
+        if not self.source.exists():
+            return None
+        try:
+            source = json.loads(self.source.read_text())
+            return Path(source["named"]), Path(source["checkpoint"])
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+            raise InputError(
+                f"cannot read '{self.source}', where the run began ({type(error).__name__}: {error}): put it back, or "
+                "take another --output_dir"
+            ) from error
 
     def read_metrics(self) -> list[dict[str, float]]:
         """All rows so far; a last line that a crash cut short is left out."""

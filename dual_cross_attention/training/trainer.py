@@ -62,6 +62,7 @@ class Trainer:
         folder: where everything goes.
         console: where progress is shown.
         resume_from: a checkpoint to go on from.
+        interruptions: of the whole run, where signals are caught before the training begins.
 
     Raises:
         InputError: `resume_from` does not fit.
@@ -77,6 +78,7 @@ class Trainer:
         folder: RunFolder,
         console: Console,
         resume_from: Path | None = None,
+        interruptions: Interruptions | None = None,
     ):
         self.config, self.classes, self.folder, self.console = config, classes, folder, console
         self.task, self.train_batches, self.eval_batches = task, train_batches, eval_batches
@@ -136,7 +138,7 @@ class Trainer:
         self.unreadable = UnreadablePictures(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
         self.results = Results(folder, config, classes)
-        self.interruptions = Interruptions()
+        self.interruptions = interruptions or Interruptions()
         self.saved_at = time.monotonic()
         self.saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint of this process's life
         self.epoch, self.step, self.step_in_epoch = 0, 0, 0  # finished ones
@@ -382,7 +384,8 @@ class Trainer:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot resume from '{path}': {reason}") from error
         self.epoch, self.step, self.step_in_epoch = (progress[name] for name in ("epoch", "step", "step_in_epoch"))
-        self.best = progress["best"] if self.folder.best.is_file() else {}  # a new folder gets a best model of its own
+        own = self.folder.path.resolve() in path.resolve().parents  # a new folder gets a best model of its own
+        self.best = progress["best"] if own and self.folder.best.is_file() else {}
         log = progress["log"] if self.is_main else {"sums": {}, "latest": progress["log"]["latest"]}
         self.step_log.start_epoch(self.step, **log)
         self.unreadable.found.update(progress["unreadable"])

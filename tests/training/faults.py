@@ -1,8 +1,8 @@
 """Trainings to which something happens at a chosen moment: `python faults.py` reads what, as JSON, a line each.
 
 A training is a forked child of this process, which has imported the modules: as good as new, without their seconds. It
-counts events: a step begins, a micro-batch is in its forward or backward pass, a picture is read, part of a file is
-written, a file is flushed, renamed or removed. At the event that it was told, something happens:
+counts events: labels are read, a step begins, a micro-batch is in its forward or backward pass, a picture is read, part
+of a file is written, a file is flushed, renamed or removed. At the event that it was told, something happens:
 
     kill         SIGKILL: nothing of Python runs any more
     power cut    the same, and what was not flushed by then is lost: files lose their second half or all, names that
@@ -171,7 +171,10 @@ class Faults:
         self._around(checkpoints, "write_checkpoint", "checkpoint")
         self._around(results, "save_model", "result")
         self._around(model_files, "save_file", "write model")
+        self._around(training, "find_checkpoint", "look")
         self._around(training, "complete_results", "mended")
+        self._around(training, "read_setup", "labels")
+        self._around(training, "build_model", "build")
         self._in_epochs()
         self._in_halves()
 

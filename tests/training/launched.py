@@ -6,6 +6,7 @@ Environment:
     KEEP_ALL            keep every checkpoint, so that steps can be compared one by one
     SIGNAL_AT           "RANK STEP SIGNAL": that process sends itself the signal after the step, in the first attempt
     SIGNAL_IN_EVAL      "RANK": that process sends itself SIGTERM in the first evaluation
+    WAIT_IN             folder: every process, once it has read the labels, leaves a file there, and waits
     POISON_AT           "RANK STEP": the loss of that process is NaN in the step
     POISON_IN_EVAL      "RANK": the pictures that process evaluates are NaN
     MEMORY              "RANK TRAINING EVALUATION PASS": from that pass on, no model of that process takes more
@@ -16,12 +17,15 @@ Environment:
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from dual_cross_attention.cli import main
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.runs import training
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training import checkpoints
 from dual_cross_attention.training import trainer as trainer_module
@@ -50,6 +54,17 @@ if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
         return evaluate(task, loader)
 
     FGVCTask.evaluate = signal_and_evaluate
+
+if os.environ.get("WAIT_IN"):
+    read_setup = training.read_setup
+
+    def read_and_wait(config):
+        setup = read_setup(config)
+        (Path(os.environ["WAIT_IN"]) / os.environ.get("RANK", "0")).touch()
+        time.sleep(100)
+        return setup
+
+    training.read_setup = read_and_wait
 
 if os.environ.get("POISON_AT"):
     poisoned_rank, poisoned_step = os.environ["POISON_AT"].split()

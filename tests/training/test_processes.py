@@ -6,8 +6,10 @@ They are started by torchrun and talk by gloo, as users' would.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,21 +32,33 @@ def flags(request, small, small_reid):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """`run(processes, flags, **environment)` → the finished process, and the run's folder."""
+    """`run(processes, flags, **environment)` → the finished process, and the run's folder.
+
+    With WAIT_IN, the launcher gets a SIGTERM as soon as every process waits there.
+    """
 
     def start(processes, flags, folder=None, restarts=0, **environment):
         folder = folder or tmp_path_factory.mktemp("run")
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--max-restarts={restarts}"]
         launcher = [*torchrun, f"--nproc_per_node={processes}"] if processes > 1 else []
-        done = subprocess.run(
-            [sys.executable, *launcher, ROOT / "tests/training/launched.py", *flags, f"--output_dir={folder}"],
+        command = [sys.executable, *launcher, ROOT / "tests/training/launched.py", *flags, f"--output_dir={folder}"]
+        with subprocess.Popen(
+            command,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=300,
-        )
-        return done, RunFolder(folder)
+        ) as process:
+            if "WAIT_IN" in environment:
+                while len(list(Path(environment["WAIT_IN"]).iterdir())) < processes and process.poll() is None:
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGTERM)
+            try:
+                said = process.communicate(timeout=300)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, *said), RunFolder(folder)
 
     return start
 
@@ -186,8 +200,7 @@ def test_a_run_goes_on_with_another_number_of_processes(every_step, flags, run, 
     steps = list(expected).index("epoch_0001")
     processes, parallel = before
     more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}"]
-    signal = f"{processes - 1} {steps + 1} SIGTERM"
-    outcome, folder = run(processes, [*flags, *more], SIGNAL_AT=signal)
+    outcome, folder = run(processes, [*flags, *more], SIGNAL_AT=f"{processes - 1} {steps + 1} SIGTERM")
     assert outcome.returncode != 0
     assert "the same command goes on from there" in outcome.stderr
     assert [path.name for path in list_checkpoints(folder.checkpoints)][-1] == f"epoch_0001_step_{steps + 1:08d}"
@@ -216,6 +229,37 @@ def test_a_worker_that_is_killed_is_started_again(every_step, flags, run, rank):
     assert_same_states(state, expected[last.name], 0.0)
     assert_same_rows(folder.read_metrics(), expected_rows, 1e-12)
     assert json.loads((last / "progress.json").read_text())["epoch"] == len(expected_rows)
+
+
+@pytest.mark.slow
+def test_a_run_from_a_checkpoint_of_another_is_started_again(every_step, flags, run):
+    """Before its own first checkpoint: from the one that it began from, not from scratch, and not refused."""
+    expected, expected_rows = every_step(2)
+    first = list(expected).index("epoch_0001") + 1  # the second epoch's first step
+    outcome, source = run(2, flags, SIGNAL_AT=f"0 {first} SIGTERM")
+    assert outcome.returncode != 0
+    path = list_checkpoints(source.checkpoints)[-1]
+    assert path.name == f"epoch_0001_step_{first:08d}"
+    outcome, folder = run(2, [*flags, f"--resume={path}"], restarts=1, SIGNAL_AT=f"1 {first + 1} SIGKILL")
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.count("resumed after epoch 1, step 1 of ") >= 2
+    last = list_checkpoints(folder.checkpoints)[-1]
+    state = dict(tensors_of(torch.load(last / STATE, weights_only=True)))
+    assert_same_states(state, expected[last.name], 0.0)
+    assert_same_rows(folder.read_metrics(), expected_rows[1:], 1e-12)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_signal_while_it_starts(run, small, tmp_path, processes):
+    """Each process leaves at once, nothing is half there, and the same command starts again."""
+    flags, waiting = [*small, "--epochs=1"], tmp_path / "waiting"
+    waiting.mkdir()
+    outcome, folder = run(processes, flags, tmp_path / "run", WAIT_IN=str(waiting))
+    assert outcome.returncode == (75 if processes == 1 else 1), outcome.stderr
+    assert "dcal: error: SIGTERM: left before the first step; the same command starts again" in outcome.stderr
+    assert not folder.path.exists()
+    outcome, _ = run(processes, flags, folder.path)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dual_cross_attention.cli import main
 from dual_cross_attention.training.checkpoints import MANIFEST, PROGRESS, STATE, list_checkpoints
 from dual_cross_attention.training.run_folder import RunFolder
 
@@ -200,6 +201,172 @@ def test_an_earlier_checkpoint_of_the_same_run(train_until, tasks, undisturbed, 
     assert (run / "checkpoints" / "epoch_0002_step_00000007.left").is_dir()
     assert train_until(tasks["fgvc"], run).status == 0
     assert_same_results(run, undisturbed("fgvc"))
+
+
+# --- a path, typed again ---
+
+
+@pytest.fixture(scope="session")
+def went_on(interrupted, tasks, tmp_path_factory) -> Path:
+    """A run that began from the interrupted one and that nobody disturbed; no test changes it."""
+    on = tmp_path_factory.mktemp("went-on") / "on"
+    assert main(["train", *tasks["fgvc"], f"--resume={interrupted}", f"--output_dir={on}"]) == 0
+    return on
+
+
+ENDS = {  # of the first start: what it has written by then
+    "before its settings": ("rename, after", 1, ["resumed_from.json"]),
+    "before its first step": ("backward, before", 1, ["config.yaml", "resumed_from.json"]),
+    "before its first checkpoint": ("backward, before", 3, ["config.yaml", "resumed_from.json"]),
+    "after it": ("rename, after", 3, ["checkpoints", "config.yaml", "resumed_from.json"]),
+}
+
+
+@pytest.fixture
+def killed(train_until, tasks, run, tmp_path):
+    """`killed(moment, flags)` → the folder of a run that began from the copy, and was killed then."""
+
+    def kill(moment: str = "before its first checkpoint", flags: tuple[str, ...] = ()) -> Path:
+        kind, number, written = ENDS[moment]
+        minutes = 0 if moment == "after it" else 15
+        flags = [*tasks["fgvc"], f"--checkpoint_minutes={minutes}", f"--resume={run}", *flags]
+        assert train_until(flags, tmp_path / "on", kind=kind, number=number).status == -signal.SIGKILL
+        there = {path.name for path in (tmp_path / "on").iterdir() if path.name[0] != "." and "events" not in path.name}
+        assert sorted(there - {"tensorboard"}) == written
+        return tmp_path / "on"
+
+    return kill
+
+
+@pytest.mark.parametrize("again", ["the same", "auto", "the checkpoint"])
+@pytest.mark.parametrize("moment", ENDS)
+def test_a_path_typed_again(train_until, tasks, went_on, assert_same_results, run, killed, moment, again):
+    """Also where the run that it began from has got further meanwhile."""
+    on = killed(moment)
+    assert train_until(tasks["fgvc"], run).status == 0
+    resume = {"the same": run, "auto": "auto", "the checkpoint": run / "checkpoints" / "epoch_0002_step_00000007"}
+    goes_on = train_until([*tasks["fgvc"], "--resume", resume[again]], on)
+    assert goes_on.status == 0, goes_on
+    step = {"after it": "step 2 of 3"}.get(moment, "step 1 of 3")
+    assert f"resumed after epoch 2, {step}" in goes_on.out.splitlines()
+    assert_same_results(on, went_on)
+    ended = train_until([*tasks["fgvc"], "--resume", resume[again]], on)
+    assert (ended.status, "nothing to do" in ended.out) == (0, True), ended
+
+
+def test_what_it_began_from_is_kept_as_it_was_named(dcal, tasks, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for resume in ("run", "../run/.", run):
+        monkeypatch.chdir(run if resume == "../run/." else tmp_path)
+        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", tmp_path / "on")
+        assert outcome.status == 0, outcome.err
+        assert RunFolder("on" if resume != "../run/." else "../on").read_source() == (
+            run,
+            run / "checkpoints" / "epoch_0002_step_00000007",
+        )
+
+
+@pytest.mark.parametrize("moment", ENDS)
+@pytest.mark.parametrize("resume", ["another run", "another checkpoint", "never"])
+def test_another_path_is_refused(dcal, tasks, undisturbed, run, killed, moment, resume):
+    on = killed(moment)
+    before = {path: path.read_bytes() for path in on.rglob("*") if path.is_file() and path.name[0] != "."}
+    paths = {"another run": undisturbed("fgvc"), "another checkpoint": run / "checkpoints" / "epoch_0002"}
+    outcome = dcal("train", *tasks["fgvc"], "--resume", paths.get(resume, resume), "--output_dir", on)
+    assert outcome.status == 2 and f"'{on}' holds a run already: take another --output_dir" in outcome.err
+    assert {path: path.read_bytes() for path in on.rglob("*") if path.is_file() and path.name[0] != "."} == before
+
+
+@pytest.mark.parametrize("what", ["gone", "half a state", "without settings"])
+@pytest.mark.parametrize("moment", list(ENDS)[:-1])
+def test_what_it_began_from_is_gone(dcal, tasks, went_on, assert_same_results, run, killed, moment, what):
+    """It neither starts from scratch, nor from another checkpoint."""
+    on, checkpoint = killed(moment), run / "checkpoints" / "epoch_0002_step_00000007"
+    kept = Path(shutil.copytree(run, run.with_name("kept")))
+    if what == "gone":
+        shutil.rmtree(checkpoint)
+    elif what == "without settings":
+        (run / "config.yaml").unlink()
+    else:
+        DAMAGE[what](checkpoint)
+    for resume in ("auto", run):
+        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", on)
+        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+        said = f"'{on}' began from '{checkpoint}' and has no checkpoint of its own yet, but that one is gone or damaged"
+        assert said in outcome.err
+    shutil.rmtree(run)
+    kept.rename(run)
+    assert dcal("train", *tasks["fgvc"], "--output_dir", on).status == 0
+    assert_same_results(on, went_on)
+
+
+def test_with_checkpoints_of_its_own_it_needs_no_other(dcal, tasks, went_on, assert_same_results, run, killed):
+    on = killed("after it")
+    shutil.rmtree(run)
+    assert dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", on).status == 0
+    assert_same_results(on, went_on)
+
+
+@pytest.mark.parametrize("moment", ENDS)
+def test_a_longer_training_is_another_run_only_at_its_start(dcal, tasks, run, killed, moment):
+    on = killed(moment, ("--epochs=4",))
+    flags = [*tasks["fgvc"], "--resume", run, "--output_dir", on]
+    other = dcal("train", *flags, "--epochs=4", "--lr=0.5")
+    assert other.status == 2 and "lr (1e-05 there, 0.5 here)" in other.err
+    if moment != "before its settings":
+        shorter = dcal("train", *flags)
+        assert shorter.status == 2 and "other settings: epochs (4 there, 3 here); take" in shorter.err
+    goes_on = dcal("train", *flags, "--epochs=4")
+    assert goes_on.status == 0, goes_on.err
+    assert [row["epoch"] for row in RunFolder(on).read_metrics()] == [3, 4]
+
+
+def test_a_best_model_from_before_the_first_checkpoint_does_not_count(
+    train_until, tasks, went_on, assert_same_results, run, tmp_path
+):
+    """A full disk had room for models alone: the best row is still not that of the run it began from."""
+    flags, full = [*tasks["fgvc"], f"--resume={run}"], {"does": "no space from here", "end": ("result, after", 2)}
+    killed = train_until(flags, tmp_path / "on", kind="write state or progress", **full)
+    assert killed.status == -signal.SIGKILL, killed
+    assert (tmp_path / "on" / "best.safetensors").is_file() and not list_checkpoints(tmp_path / "on" / "checkpoints")
+    again = train_until(flags, tmp_path / "on")
+    assert again.status == 0 and "best epoch 3 of 3" in again.out, again
+    assert_same_results(tmp_path / "on", went_on)
+
+
+def test_a_path_typed_again_without_a_folder(dcal, tasks, run, tmp_path, monkeypatch):
+    """The first folder that holds nothing, or the very run that began from there."""
+    monkeypatch.chdir(tmp_path)
+    for resume, epochs, nothing_to_do in (
+        (run, 3, False),
+        (run, 3, True),
+        (run / "checkpoints" / "epoch_0002", 3, False),
+        (run / "checkpoints" / "epoch_0002", 3, True),
+        (run, 4, False),
+        (run, 3, True),
+    ):
+        outcome = dcal("train", *tasks["fgvc"], f"--epochs={epochs}", "--resume", resume)
+        assert outcome.status == 0, outcome.err
+        assert ("nothing to do" in outcome.out) == nothing_to_do
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"named": 5, "checkpoint": ""}', "[" * 100_000, "\0" * 100])
+def test_a_source_that_is_none(dcal, tasks, run, tmp_path, content):
+    shutil.copytree(run, tmp_path / "on")
+    shutil.rmtree(tmp_path / "on" / "checkpoints")
+    (tmp_path / "on" / "resumed_from.json").write_text(content)
+    for resume in ("auto", run):
+        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", tmp_path / "on")
+        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+        assert "resumed_from.json', where the run began (" in outcome.err
+
+
+def test_checkpoints_without_settings_are_not_taken_for_ones_of_another_run(dcal, tasks, run, tmp_path):
+    shutil.copytree(run, tmp_path / "on")
+    (tmp_path / "on" / "config.yaml").unlink()
+    outcome = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", tmp_path / "on")
+    assert outcome.status == 2 and "holds checkpoints, but no config.yaml" in outcome.err
 
 
 # --- what users read, after a kill ---

@@ -93,7 +93,8 @@ def test_a_lock_ends_with_its_process(folder):
 
 def test_parts_of_files_that_a_kill_has_left_go(folder, config):
     folder.write_config(config)
-    left = [folder.path / f"{name}.tmp" for name in ("config.yaml", "metrics.jsonl", "best.safetensors", "memory.json")]
+    names = ("config.yaml", "resumed_from.json", "metrics.jsonl", "best.safetensors", "memory.json")
+    left = [folder.path / f"{name}.tmp" for name in names]
     for path in left:
         path.write_text("half")
     own = folder.path / "notes.tmp"

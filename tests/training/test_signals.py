@@ -38,6 +38,65 @@ def test_a_signal_saves_and_leaves(train_until, tasks, undisturbed, assert_same_
     assert_same_results(run, undisturbed("reid"))
 
 
+STARTS = {
+    "locking the folder": ("write text", "SIGTERM"),
+    "looking for a checkpoint": ("look, before", "SIGINT"),
+    "having found one": ("look, after", "SIGTERM"),
+    "reading labels": ("labels, before", "SIGTERM"),
+    "having read them": ("labels, after", "SIGINT"),
+    "building the model": ("build, before", "SIGTERM"),
+}
+MENDING = {
+    "mending results": ("mended, before", "SIGTERM"),
+    "having written one": ("flush, after", "SIGINT"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "does", "goes_on"),
+    [
+        *(pytest.param(*start, False, id=f"{name}, from nothing") for name, start in STARTS.items()),
+        *(pytest.param(*start, True, id=f"{name}, from a checkpoint") for name, start in (STARTS | MENDING).items()),
+    ],
+)
+def test_a_signal_while_it_starts(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind, does, goes_on):
+    """It leaves at once, with 75; what never began leaves nothing, and what had begun goes on."""
+    run, flags = tmp_path / "run", tasks["fgvc"]
+    if goes_on:
+        killed = train_until(flags, run, kind="result, before", number=3, does="kill")  # there is something to mend
+        assert killed.status == -signal.SIGKILL
+    ended = train_until(flags, run, kind=kind, does=does)
+    assert ended.status == 75, ended
+    (line,) = ended.err.splitlines()
+    assert line == (
+        f"dcal: error: {does}: left before the first step; the same command starts again, from the last checkpoint if "
+        "there is one"
+    )
+    assert run.exists() == goes_on and not list(run.rglob("*.tmp"))
+    again = train_until(flags, run)
+    assert again.status == 0, again
+    assert ("resumed after epoch 2" in again.out) == goes_on
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+@pytest.mark.parametrize("kind", ["rename, before", "rename, after"])
+def test_a_signal_between_start_and_training(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind):
+    """While the settings are written: they are written to the end, and the first step is not."""
+    ended = train_until(tasks["fgvc"], tmp_path / "run", kind=kind, does="SIGTERM")
+    assert ended.status == 75 and "SIGTERM: left at epoch 1 of 3, step 0 of 3" in ended.err, ended
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert train_until(tasks["fgvc"], tmp_path / "run").status == 0
+    assert_same_results(tmp_path / "run", undisturbed("fgvc"))
+
+
+def test_a_second_ctrl_c_while_it_starts(train_until, tasks, tmp_path):
+    """Where the first one has to wait."""
+    twice = {"does": "SIGINT SIGINT", "pause": IMPATIENT + 0.2}
+    ended = train_until(tasks["fgvc"], tmp_path / "run", kind="write text", **twice)
+    assert (ended.status, ended.err) == (130, "dcal: left at once, nothing saved since the last checkpoint\n")
+    assert train_until(tasks["fgvc"], tmp_path / "run").status == 0
+
+
 def test_again_and_again(train_until, tasks, undisturbed, assert_same_results, tmp_path):
     """Each time later, so that every second start finds a checkpoint that a signal has left."""
     for number in (5, 3, 4, 4):
@@ -86,6 +145,17 @@ def test_a_signal_is_a_request():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)  # within a second
         assert asked.requested == "SIGTERM"
+    assert before == {number: signal.getsignal(number) for number in before}
+
+
+def test_they_are_caught_to_the_end_of_the_outermost():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = Interruptions()
+    with asked:
+        with asked:
+            pass
+        signal.raise_signal(signal.SIGTERM)
+    assert asked.requested == "SIGTERM"
     assert before == {number: signal.getsignal(number) for number in before}
 
 
