@@ -46,9 +46,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for a data set with pictures that cannot be read, 2 for what the user can mend, 3 for a
-        diverged training, 75 for one that was asked to leave and can go on, 130 after Ctrl-C elsewhere.
+        diverged training, 75 for one that was asked to leave and can go on, 130 after Ctrl-C elsewhere. One of several
+        processes that train together does not return, and ends with it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    status = _run(arguments)
+    if arguments[:1] == ["train"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _end(status)
+    return status
+
+
+def _end(status: int) -> None:
+    """End this process without Python's own tidying up.
+
+    FSDP's caches keep PyTorch's connections, whose threads live on until then; one that still has something to free
+    aborts the process, now and then, and the launcher takes a finished training for a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal's encoding has not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
