@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
-from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
+from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
@@ -45,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 1 for a data set with pictures that cannot be read, 2 for what the user can mend, 3 for a
-        diverged training, 75 for one that was asked to leave and can go on, 130 after Ctrl-C elsewhere. One of several
-        processes that train together does not return, and ends with it.
+        The exit status: 0, 1 for a data set with pictures that cannot be read or a training of which another process
+        has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was asked to leave and can
+        go on, 130 after Ctrl-C elsewhere. One of several processes that train together does not return, and ends with
+        it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)
@@ -87,6 +88,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(error, 2)
     except TrainingDivergedError as error:
         return _fail(error, 3)
+    except LostProcessError as error:
+        return _fail(error, 1)
     except InterruptedRun as error:
         return _fail(error, 75)
     except BrokenPipeError:  # the reader has seen enough: dcal train --help | head

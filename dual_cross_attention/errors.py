@@ -18,6 +18,10 @@ class TrainingDivergedError(RuntimeError):
     """
 
 
+class LostProcessError(RuntimeError):
+    """Another process of the same training has ended, and this one cannot go on alone. Exit status 1."""
+
+
 class InterruptedRun(BaseException):
     """A training was asked to leave, by Ctrl-C or SIGTERM, has saved what there was, and can go on. Exit status 75.
 

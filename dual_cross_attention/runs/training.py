@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.errors import InputError, InterruptedRun
+from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
@@ -22,7 +22,7 @@ from dual_cross_attention.training.devices import choose_device, choose_precisio
 from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.meeting import meeting_point
 from dual_cross_attention.training.model_files import build_model
-from dual_cross_attention.training.parallel import decide_once, refuse_other_plans
+from dual_cross_attention.training.parallel import decide_once, is_of_a_lost_process, refuse_other_plans
 from dual_cross_attention.training.results import complete_results
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
@@ -41,6 +41,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         InputError: settings, data, weights or folder that cannot work.
         TrainingDivergedError: a loss or a gradient is not finite.
         InterruptedRun: a signal came, and the state is saved, if there was a step.
+        LostProcessError: another process has ended.
     """
     device = choose_device(config.device)
     refuse_other_plans()
@@ -50,6 +51,13 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         try:
             path, checkpoint = decide_once(lambda: _open_folder(config, console, interruptions, locked))
             return _train(config, console, interruptions, device, RunFolder(path), checkpoint)
+        except RuntimeError as error:
+            if not is_of_a_lost_process(error):
+                raise
+            raise LostProcessError(
+                f"another process has ended ({' '.join(str(error).split())[:200]}): what it said is the reason; the "
+                "same command, or a restart by the launcher, goes on from the last checkpoint"
+            ) from error
         finally:
             for folder in locked:
                 folder.unlock()

@@ -17,10 +17,7 @@ from dual_cross_attention.errors import InputError, InterruptedRun
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.fsdp import is_sharded
 
-DDP_OPTIONS = DistributedDataParallelKwargs(
-    gradient_as_bucket_view=True,  # else gradients take their memory twice
-    broadcast_buffers=False,  # `RunningStatistics` keeps them alike
-)
+DDP_OPTIONS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients take their memory twice
 
 
 class Parallel:
@@ -49,6 +46,8 @@ class Parallel:
                 optimizer.register_step_post_hook(lambda *_: task.weighting.project())
         else:
             self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
+            # Of DDP, before forward passes; `RunningStatistics` keeps buffers alike.
+            self.wrapped.broadcast_buffers = False
 
     @property
     def processes(self) -> int:
@@ -123,6 +122,13 @@ def refuse_other_plans() -> None:
                 f"accelerate is configured to use {name}: take `accelerate launch --multi_gpu` (or torchrun), and "
                 "--parallel fsdp where the model does not fit one card"
             )
+
+
+def is_of_a_lost_process(error: RuntimeError) -> bool:
+    """Whether it says that another process does not answer any more; gloo says so in words."""
+    said = str(error)
+    in_words = any(words in said for words in ("Connection closed by peer", "Connection reset by peer"))
+    return in_words or (distributed.is_available() and isinstance(error, distributed.DistError))
 
 
 def decide_once(choose: Callable[[], Any]) -> Any:

@@ -263,6 +263,15 @@ def test_a_signal_while_it_starts(run, small, tmp_path, processes):
 
 
 @pytest.mark.slow
+def test_survivors_say_that_another_has_died(run, small):
+    outcome, folder = run(2, small, SIGNAL_AT="1 4 SIGKILL")
+    assert outcome.returncode != 0
+    assert "dcal: error: another process has ended (" in outcome.stderr
+    assert "trainer.py" not in outcome.stderr  # as in a traceback
+    assert [path.name for path in list_checkpoints(folder.checkpoints)] == ["epoch_0001"]
+
+
+@pytest.mark.slow
 def test_a_signal_in_the_evaluation_ends_all(run, small):
     """None waits in the evaluation for one who has left it."""
     outcome, folder = run(2, [*small, "--eval_batch_size=4"], SIGNAL_IN_EVAL="1")
