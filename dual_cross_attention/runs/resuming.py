@@ -59,7 +59,7 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
     """Where to go on from, by `config.resume` and what the folder holds; None to start.
 
     A run that began from another one's checkpoint goes on from its own ones, and from that one until it has any; it is
-    the same run if the same path is given again.
+    the same run if the same path is given again. So it is where a run went back to a checkpoint of its own.
 
     Args:
         warn: is told of checkpoints that are damaged, or later than the one that was asked for, and set aside.
@@ -83,7 +83,10 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
             )
         _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one goes on for
         if folder.path.resolve() == source.path:
-            return _newest_whole(found, warn, folder)
+            chosen = _newest_whole(found, warn, folder)
+            if path.resolve() != source.path:  # else a restart would go back to it again, and again
+                folder.write_source(path.resolve(), chosen.resolve())
+            return chosen
         if _is_taken(folder):
             raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to go on from '{path}'")
         return _newest_whole(found, warn)
@@ -94,7 +97,9 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
             f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it"
         )
     if folder.config.is_file():
-        _refuse_other_settings(config, folder)
+        began = folder.read_source()
+        went_back = config.resume != "auto" and began and began[1].parent == folder.checkpoints.resolve()
+        _refuse_other_settings(config, folder, more={"epochs"} if went_back else frozenset())
     if not own:
         return _first_checkpoint(config, folder)
     if not any((path / MANIFEST).is_file() for path in own):

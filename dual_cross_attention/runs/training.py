@@ -1,10 +1,10 @@
 """Training: from settings to a run's folder."""
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -27,6 +27,7 @@ from dual_cross_attention.training.results import complete_results
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
+T = TypeVar("T")
 REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy set
 SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
 
@@ -63,12 +64,11 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
                 folder.unlock()
 
 
-@contextmanager
-def _starting(interruptions: Interruptions) -> Iterator[None]:
-    """Before the first step there is nothing to save: within this, a signal ends the run wherever it is."""
+def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
+    """What `do` gives. Before the first step there is nothing to save: a signal ends the run wherever it is."""
     try:
         with interruptions.at_once():
-            yield
+            return do()
     except BaseException as error:
         if not interruptions.requested:
             raise
@@ -90,17 +90,21 @@ def _open_folder(
     folder = choose_folder(config)
     folder.lock()
     locked.append(folder)
+
+    def look() -> Path | None:
+        if folder.config.is_file():
+            folder.remove_leftovers()
+            remove_leftovers(folder.checkpoints)
+            remove_leftovers(folder.path, folder.diverged.name)
+        checkpoint = find_checkpoint(config, folder, warn)
+        if checkpoint and checkpoint.parent == folder.checkpoints:
+            complete_results(folder, config, checkpoint)
+        return checkpoint
+
     try:
-        with _starting(interruptions):
-            if folder.config.is_file():
-                folder.remove_leftovers()
-                remove_leftovers(folder.checkpoints)
-            checkpoint = find_checkpoint(config, folder, warn)
-            if checkpoint and checkpoint.parent == folder.checkpoints:
-                complete_results(folder, config, checkpoint)
+        return folder.path, _starting(interruptions, look)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
-    return folder.path, checkpoint
 
 
 def _train(
@@ -118,8 +122,9 @@ def _train(
             _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
-    with _starting(interruptions):
-        trainer = _build_trainer(config, console, interruptions, device, folder, checkpoint)
+    trainer = _starting(
+        interruptions, lambda: _build_trainer(config, console, interruptions, device, folder, checkpoint)
+    )
     try:
         if trainer.accelerator.is_main_process:
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):

@@ -227,21 +227,14 @@ class CheckpointWriter:
             )
 
     def _replace(self, target: Path, state: dict, progress: dict) -> None:
-        temporary, replaced = (target.with_name(f"{target.name}.{suffix}") for suffix in ("tmp", "old"))
+        temporary = target.with_name(f"{target.name}.tmp")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             write_checkpoint(temporary, state, progress)
-            if target.exists():
-                shutil.rmtree(replaced, ignore_errors=True)
-                target.rename(replaced)
-            os.replace(temporary, target)
+            put_in_place(temporary, target)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its part is what others need
-            with suppress(OSError):  # the next start tries again
-                _put_back(replaced)
             raise
-        flush(self.folder)  # else a power cut could undo the new name and leave the old one without its files
-        shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_old(self, best: str | None) -> None:
         for old in list_checkpoints(self.folder)[:-KEPT]:
@@ -258,6 +251,26 @@ def _remove(path: Path) -> None:
     shutil.rmtree(leftover)
 
 
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Gives a checkpoint its name. Whatever happens, one that had it before stays until then.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    replaced = target.with_name(f"{target.name}.old")
+    try:
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        os.replace(temporary, target)
+    except OSError:
+        with suppress(OSError):  # the next start tries again
+            _put_back(replaced)
+        raise
+    flush(target.parent)  # else a power cut could undo the new name and leave the old one without its files
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _put_back(replaced: Path) -> None:
     """Gives a replaced checkpoint its name again, if it is whole and the one in its place did not get that far."""
     target = replaced.with_suffix("")
@@ -265,18 +278,21 @@ def _put_back(replaced: Path) -> None:
         replaced.rename(target)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, names: str = "epoch_*") -> None:
     """What a run that was killed has left half written or half removed; nobody else may be writing there.
 
     A checkpoint that was about to be replaced has its name again.
 
+    Args:
+        names: pattern of the checkpoints' names.
+
     Raises:
         OSError: it cannot be renamed.
     """
-    for path in folder.glob("epoch_*.old"):
+    for path in folder.glob(f"{names}.old"):
         _put_back(path)
     for suffix in ("tmp", "old", "outdated"):
-        for path in folder.glob(f"epoch_*.{suffix}"):
+        for path in folder.glob(f"{names}.{suffix}"):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,7 +1,6 @@
 """What happens when a gradient is not finite: weights stay as they were before it, and all that repeats it is kept."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dual_cross_attention.durable import flush
-from dual_cross_attention.training.checkpoints import write_checkpoint
+from dual_cross_attention.training.checkpoints import put_in_place, write_checkpoint
 from dual_cross_attention.training.run_folder import versions
 
 
@@ -52,14 +50,9 @@ def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], r
     Raises:
         OSError: it cannot be written.
     """
-    temporary, replaced = (path.with_name(f"{path.name}.{suffix}") for suffix in ("tmp", "old"))
-    for leftover in (temporary, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     on_cpu = torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), state)
     write_checkpoint(temporary, on_cpu, progress)
     (temporary / "report.json").write_text(json.dumps(report | {"versions": versions()}, indent=1) + "\n")
-    if path.exists():
-        path.rename(replaced)
-    os.replace(temporary, path)
-    flush(path.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    put_in_place(temporary, path)

@@ -24,7 +24,8 @@ class OptimizerStep:
     """Takes steps of the optimiser; one that is given up leaves nothing.
 
     With DDP, processes that train together share their gradients in the backward pass. One whose memory runs out could
-    not tell the others, who wait for it there. So in a few careful steps they share them afterwards.
+    not tell the others, who wait for it there. So in a few careful steps they share them afterwards. Those hold the
+    gradients twice (DDP's own buffers are there already), so what suffices for them suffices for all.
 
     Args:
         parallel: the task, its optimiser, and the other processes.

@@ -61,7 +61,8 @@ class Parallel:
         """What DDP does in the backward pass, for passes that were `accumulating`."""
         for parameter in self.task.parameters():
             if parameter.grad is not None:
-                parameter.grad.copy_(self.average(parameter.grad))
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.processes
 
     def clip(self, limit: float) -> Tensor:
         """Scale the gradients of all processes down to this norm; returns what it was, the same in all of them."""
@@ -104,6 +105,10 @@ class Parallel:
     def gather(self, what: Any) -> list[Any]:
         """What each process has, in all of them."""
         return gather_object([what]) if self.processes > 1 else [what]
+
+    def meet(self) -> None:
+        """Wait until all processes are here: a launcher ends the others soon after the first has left."""
+        self.largest(0)
 
     def largest(self, number: int) -> int:
         """The largest of all processes' numbers; with several, this waits for the device."""

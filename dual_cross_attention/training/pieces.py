@@ -16,6 +16,7 @@ _SAID_WITHOUT_MEMORY = (
     "CUDA error: out of memory",  # of the runtime, where PyTorch's own allocator does not ask for it
     "CUDA driver error: out of memory",
     "Triton Error [CUDA]: out of memory",
+    "Cuda failure 2 'out of memory'",  # of NCCL
     "MPS backend out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -115,7 +114,6 @@ class RunFolder:
         written = (self.config, self.source, self.metrics, self.best, self.last, self.memory, self.eval_memory)
         for path in written:
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
-        shutil.rmtree(self.diverged.with_name(f"{self.diverged.name}.tmp"), ignore_errors=True)
 
     def write_config(self, config: TrainingConfig) -> None:
         """The settings as YAML, usable as --config; the versions stand above them."""

@@ -274,7 +274,8 @@ class Trainer:
                     raise
                 reason, all_know = first_sentence(error), isinstance(error, OutOfMemory)
             if self.evaluating and not all_know and not self.parallel.sharded:
-                all_know = bool(self.parallel.largest(LESS_MEMORY))
+                self.parallel.largest(LESS_MEMORY)
+                all_know = True
             self._use_less_memory(self.eval_pieces, reason, all_know)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
@@ -388,6 +389,8 @@ class Trainer:
         self.best = progress["best"] if own and self.folder.best.is_file() else {}
         log = progress["log"] if self.is_main else {"sums": {}, "latest": progress["log"]["latest"]}
         self.step_log.start_epoch(self.step, **log)
+        if self.accelerator.scaler:  # a run may go on with another precision
+            self.step_log.latest.setdefault(LOSS_SCALE, self.accelerator.scaler.get_scale())
         self.unreadable.found.update(progress["unreadable"])
         self.schedule.step_update(self.step)
         at = f", step {self.step_in_epoch} of {self.shares.steps}" if self.step_in_epoch else ""
@@ -405,6 +408,7 @@ class Trainer:
         if self.step and not saved:
             self._save()
         self.writer.wait()
+        self.parallel.meet()
         return InterruptedRun(
             f"{interruption}: left at epoch {self.epoch + 1} of {self.config.epochs}, step {self.step_in_epoch} of "
             f"{self.shares.steps}; {self._last_checkpoint()}; the same command goes on from there"
@@ -418,6 +422,7 @@ class Trainer:
         if self.step and 0 < diverged <= self.shares.steps and "evaluation" not in str(error):
             state = self.parallel.state()
             if not self.is_main:
+                self.parallel.meet()
                 return TrainingDivergedError(said)
             if state["scaler"]:  # which has halved the scale since then
                 state["scaler"]["scale"] = self.step_log.latest[LOSS_SCALE]
@@ -440,6 +445,7 @@ class Trainer:
                 )
             except OSError as failed:
                 self._warn(f"cannot write '{self.folder.diverged}': {failed}")
+            self.parallel.meet()
         advice = "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
         return TrainingDivergedError(f"{said}; {advice}")
 

@@ -11,6 +11,7 @@ Environment:
     POISON_IN_EVAL      "RANK": the pictures that process evaluates are NaN
     MEMORY              "RANK TRAINING EVALUATION PASS": from that pass on, no model of that process takes more
                         pictures at a time
+    SLOW_WRITING        seconds that a checkpoint takes more; a process that ends says which ones there are
     LOSS_SCALING        as fp16 on CUDA has it, here in float32 on the CPU
 """
 
@@ -23,11 +24,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dual_cross_attention.cli import main
+from dual_cross_attention import cli
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs import training
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training import checkpoints
+from dual_cross_attention.training import checkpoints, divergence
 from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.optimizer_step import OptimizerStep
 from dual_cross_attention.training.trainer import Trainer
@@ -104,6 +105,22 @@ if os.environ.get("MEMORY"):
 
         DualCrossAttentionViT.forward = limited
 
+if os.environ.get("SLOW_WRITING"):
+    (folder,) = (Path(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--output_dir="))
+    write, end = checkpoints.write_checkpoint, cli._end
+
+    def write_slowly(*arguments):
+        time.sleep(float(os.environ["SLOW_WRITING"]))
+        write(*arguments)
+
+    def say_and_end(status):
+        there = [*(folder / "checkpoints").glob("epoch_*"), *folder.glob("diverged*")]
+        print(f"process {os.environ['RANK']} ends with {status}: {sorted(path.name for path in there)}", flush=True)
+        end(status)
+
+    checkpoints.write_checkpoint = divergence.write_checkpoint = write_slowly
+    cli._end = say_and_end
+
 if os.environ.get("LOSS_SCALING"):
 
     class Scaling(Accelerator):
@@ -113,4 +130,4 @@ if os.environ.get("LOSS_SCALING"):
 
     trainer_module.Accelerator = Scaling
 
-sys.exit(main(["train", *sys.argv[1:]]))
+sys.exit(cli.main(["train", *sys.argv[1:]]))

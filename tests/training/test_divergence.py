@@ -169,6 +169,18 @@ def test_no_room_for_it(dcal, small, tmp_path, monkeypatch):
     assert f"warning: cannot write '{tmp_path}/diverged': [Errno 28] No space left" in outcome.out
 
 
+def test_one_that_a_kill_has_left_half_replaced(dcal, small, tmp_path, monkeypatch):
+    """Between two renames: the one before has its name again at the next start."""
+    with monkeypatch.context() as patch:
+        break_steps(patch, FGVCTask, {4}, "loss")
+        assert dcal("train", *small, "--output_dir", tmp_path).status == 3
+    (tmp_path / "diverged").rename(tmp_path / "diverged.old")
+    (tmp_path / "diverged.tmp").mkdir()
+    assert dcal("train", *small, "--output_dir", tmp_path).status == 0
+    assert sorted(path.name for path in tmp_path.glob("diverged*")) == ["diverged"]
+    assert verify(tmp_path / "diverged") is None
+
+
 # --- the loss scaling of fp16 ---
 
 
@@ -185,8 +197,7 @@ def make_scaled_trainer(make_trainer, monkeypatch):
 
     def make(interval=1, **settings):
         trainer = make_trainer(clip_grad=None, **settings)
-        trainer.step_log = StepLog(interval)
-        trainer.step_log.start_epoch(trainer.step)
+        trainer.step_log.interval = interval
         return trainer
 
     return make
@@ -210,6 +221,20 @@ def test_an_overflow_is_no_divergence(make_scaled_trainer, monkeypatch, interval
     assert len(rows) == 2 and not any("scale" in name for row in rows for name in row)
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert read_state(trainer.folder.checkpoints / "epoch_0001")["scaler"]["scale"] == 2.0**15
+
+
+def test_a_run_goes_on_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_path):
+    """What diverges at once has a scale from before, though a checkpoint of another precision knows of none."""
+    make_scaled_trainer(output_dir=str(tmp_path / "one")).fit()
+    source = tmp_path / "one" / "checkpoints" / "epoch_0001"
+    progress = read_progress(source)
+    del progress["log"]["latest"]["loss_scale"]
+    (source / "progress.json").write_text(json.dumps(progress))
+    trainer = make_scaled_trainer(output_dir=str(tmp_path / "two"), resume_from=source)
+    break_steps(monkeypatch, FGVCTask, {1}, "loss")
+    with pytest.raises(TrainingDivergedError, match="at step 6: loss is nan"):
+        trainer.fit()
+    assert read_state(trainer.folder.diverged)["scaler"]["scale"] == 2.0**16
 
 
 def test_a_scaler_goes_on_where_it_was(make_scaled_trainer, monkeypatch, tmp_path):

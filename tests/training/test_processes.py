@@ -73,6 +73,7 @@ def every_step(run, flags):
             more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}"]
             outcome, folder = run(processes, [*flags, *more, "--checkpoint_minutes=0"], KEEP_ALL="1")
             assert outcome.returncode == 0, outcome.stderr
+            assert "Warning: " not in outcome.stderr
             states = {
                 path.name: dict(tensors_of(torch.load(path / STATE, weights_only=True)))
                 for path in list_checkpoints(folder.checkpoints)
@@ -344,6 +345,19 @@ def test_unreadable_pictures_of_all_processes(run, small, make_pictures, tmp_pat
         (last,) = list_checkpoints(folder.checkpoints)
         assert json.loads((last / "progress.json").read_text())["unreadable"].keys() == {f"{path}" for path in broken}
         assert "2 pictures could not be read" in outcome.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "status", "written"),
+    [({"SIGNAL_AT": "1 2 SIGTERM"}, 75, "epoch_0000_step_00000002"), ({"POISON_AT": "1 2"}, 3, "diverged")],
+    ids=["a signal", "a divergence"],
+)
+def test_nobody_ends_before_the_first_has_written(run, small, what, status, written):
+    """A launcher kills the others half a minute after the first has left."""
+    outcome, _ = run(2, small, SLOW_WRITING="2", **what)
+    for rank in (0, 1):
+        assert f"process {rank} ends with {status}: ['{written}']" in outcome.stdout
 
 
 @pytest.mark.slow

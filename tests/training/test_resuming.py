@@ -203,6 +203,27 @@ def test_an_earlier_checkpoint_of_the_same_run(train_until, tasks, undisturbed, 
     assert_same_results(run, undisturbed("fgvc"))
 
 
+def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, assert_same_results, run):
+    """Typed again, as by `torchrun --max-restarts`, the path of an earlier checkpoint is where the run went back to."""
+    earlier = run / "checkpoints" / "epoch_0002"
+    flags = [*tasks["fgvc"], "--checkpoint_minutes=0", f"--resume={earlier}"]
+    assert train_until(flags, run, kind="backward, after", number=4, does="kill").status == -signal.SIGKILL
+    on = train_until(flags, run)
+    assert on.status == 0, on.err
+    assert "resumed after epoch 2, step 1 of 3" in on.out and ".left1" not in on.out
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+def test_going_back_for_a_longer_training(train_until, tasks, run):
+    """Also if it is killed before its settings are written."""
+    flags = [*tasks["fgvc"], f"--resume={run / 'checkpoints' / 'epoch_0002'}", "--epochs=4"]
+    assert train_until(flags, run, kind="labels, before", number=1, does="kill").status == -signal.SIGKILL
+    assert (run / "resumed_from.json").is_file()
+    on = train_until(flags, run)
+    assert on.status == 0, on.err
+    assert "resumed after epoch 2" in on.out and "epoch 4/4" in on.out
+
+
 # --- a path, typed again ---
 
 

@@ -99,7 +99,6 @@ def test_parts_of_files_that_a_kill_has_left_go(folder, config):
         path.write_text("half")
     own = folder.path / "notes.tmp"
     own.write_text("of somebody else")
-    (folder.path / "diverged.tmp").mkdir()
     folder.remove_leftovers()
     assert {path.name for path in folder.path.iterdir()} == {"config.yaml", "notes.tmp"}
 

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM at any moment: a training saves, leaves with 75, and goes on as if nothing had happened."""
 
+import ctypes
 import os
 import signal
 
 import pytest
 
 from dual_cross_attention.errors import InterruptedRun
+from dual_cross_attention.runs import training
 from dual_cross_attention.training.checkpoints import list_checkpoints, verify
 from dual_cross_attention.training.interruptions import IMPATIENT, Interruptions
 
@@ -132,6 +134,13 @@ def test_a_run_can_be_left_while_it_waits_for_a_picture(train_until, tasks, tmp_
     ended = train_until(flags, tmp_path / "run", kind="picture of epoch 2", number=20, does="SIGTERM and hang")
     assert ended.status == 75, ended
     assert (tmp_path / "run" / "checkpoints" / "epoch_0001").is_dir()
+
+
+def test_a_signal_within_a_library_that_fails():
+    """As in a collective that loses its other processes: Python hears of the signal when the error is on its way."""
+    calls = map(ctypes.CDLL(None)["raise"], [signal.SIGTERM, object()])  # the second argument is none that C knows
+    with Interruptions() as asked, pytest.raises(InterruptedRun, match=r"^SIGTERM: left before the first step"):
+        training._starting(asked, lambda: list(calls))
 
 
 # --- Interruptions ---
