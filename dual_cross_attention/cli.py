@@ -16,6 +16,7 @@ from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
 from dual_cross_attention.messages import printable
+from dual_cross_attention.training.interruptions import ending_at_once
 from dual_cross_attention.training.progress import make_console
 from dual_cross_attention.version import __version__
 
@@ -177,7 +178,8 @@ def _train(arguments: list[str]) -> None:
     console = make_console(patient=True)
     _show_log(console)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
-    from dual_cross_attention import runs  # late: help and mistyped flags need not wait for torch
+    with ending_at_once():
+        from dual_cross_attention import runs  # late: help and mistyped flags need not wait for torch
 
     try:
         runs.train(config, console)
@@ -198,7 +200,7 @@ def _evaluate(arguments: list[str]) -> None:
         print(
             describe(
                 EvalOptions,
-                "dcal eval RUN_OR_CHECKPOINT [--OPTION VALUE ...]",
+                "dcal eval RUN_OR_MODEL [--OPTION VALUE ...]",
                 "Accuracy (top-1, top-5) or retrieval (mAP, rank-1, -5, -10) of SA, GLCA and both together on the test "
                 "split, of a run's best model (give its folder) or of one .safetensors.",
             )

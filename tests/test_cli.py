@@ -456,9 +456,7 @@ def test_no_setting_is_without_explanation(dcal):
 
 
 def test_help_of_eval_and_of_all(dcal):
-    assert all(
-        flag in dcal("eval", "--help").out for flag in ("RUN_OR_CHECKPOINT", "--data_root", "--json", "--precision")
-    )
+    assert all(flag in dcal("eval", "--help").out for flag in ("RUN_OR_MODEL", "--data_root", "--json", "--precision"))
     for flags in ([], ["--help"], ["-h"]):
         outcome = dcal(*flags)
         assert outcome.status == 0 and "train" in outcome.out and "eval" in outcome.out
@@ -540,3 +538,10 @@ def test_two_processes(dcal, small, tmp_path):
     best = max(rows, key=lambda row: row["val/top1"])
     result = json.loads(dcal("eval", run, "--json", "-").out)
     assert (result["top1"], result["top1_sa"]) == pytest.approx((best["val/top1"], best["val/top1_sa"]), abs=1e-4)
+
+
+def test_a_start_says_what_a_step_is(dcal, small, tmp_path):
+    """So that one process where two were meant is seen; the rate is the given one, or follows the effective batch."""
+    flags = ["--epochs=1", "--gradient_accumulation_steps=2", "--output_dir"]
+    outcome = dcal("train", *small, *flags, tmp_path)
+    assert outcome.status == 0 and "a step: 16 pictures (8 at a time), learning rate up to 0.001" in outcome.out

@@ -142,35 +142,34 @@ def _newest_whole(found: list[Path], warn: Callable[[str], None], own: RunFolder
         own: the folder that the run goes on in. Its later checkpoints are moved out of the way: of the next ones, the
             newest are kept, and gone on from. Nothing is changed in another run's folder.
     """
-    damaged = set()
+    ours = own is not None and found[0].resolve().parent == own.checkpoints.resolve()
+    damaged = []
     for path in reversed(found):
         wrong = verify(path)
         if wrong is None:
             break
-        kept = f"it is kept as {path.name}.damaged" if own else "it is passed over"
-        warn(f"checkpoint '{path}' is damaged ({wrong}): {kept}, and the one before is used")
-        damaged.add(path.name)
+        damaged.append((path, wrong))
     else:
+        mend = "take another --output_dir, or remove that folder to start anew" if ours else "name another checkpoint"
         raise InputError(
-            f"none of the {len(found)} checkpoints in '{found[0].parent}' is whole ({wrong}): take another "
-            "--output_dir, or remove that folder to start anew"
+            f"none of the {len(found)} checkpoints in '{found[0].parent}' is whole ({damaged[0][1]}): {mend}"
         )
-    if own is None or path.resolve().parent != own.checkpoints.resolve():
+    for torn, wrong in damaged:
+        kept = f"it is kept as {_set_aside(own.checkpoints / torn.name, 'damaged')}" if ours else "it is passed over"
+        warn(f"checkpoint '{torn}' is damaged ({wrong}): {kept}, and the one before, {path.name}, is used")
+    if not ours:
         return path
-    ours = named_checkpoints(own.checkpoints)
     chosen = own.checkpoints / path.name
-    for later in ours[ours.index(chosen) + 1 :]:
-        if later.name in damaged:
-            later.rename(_free_name(later, "damaged"))
-        else:
-            warn(f"checkpoint '{later}' is later than '{path}': it is kept as {later.name}.left")
-            later.rename(_free_name(later, "left"))
+    there = named_checkpoints(own.checkpoints)
+    for later in there[there.index(chosen) + 1 :]:
+        warn(f"checkpoint '{later}' is later than '{path}': it is kept as {_set_aside(later, 'left')}")
     return chosen
 
 
-def _free_name(path: Path, why: str) -> Path:
+def _set_aside(path: Path, why: str) -> str:
+    """Gives a checkpoint the first free name of NAME.why, NAME.why1, …; returns it."""
     names = (path.with_name(f"{path.name}.{why}{number or ''}") for number in count())
-    return next(name for name in names if not name.exists())
+    return path.rename(next(name for name in names if not name.exists())).name
 
 
 def _other_settings(config: TrainingConfig, folder: RunFolder) -> list[str]:
@@ -186,6 +185,7 @@ def _other_settings(config: TrainingConfig, folder: RunFolder) -> list[str]:
 def _refuse_other_settings(config: TrainingConfig, folder: RunFolder, more: Set[str] = frozenset()) -> None:
     changed = [said for said in _other_settings(config, folder) if said.split(" (")[0] not in more]
     if changed:
+        longer = f" (with --resume {folder.path}, to go on from it)" if changed[0].startswith("epochs (") else ""
         raise InputError(
-            f"'{folder.path}' holds a run with other settings: {', '.join(changed)}; take another --output_dir"
+            f"'{folder.path}' holds a run with other settings: {', '.join(changed)}; take another --output_dir{longer}"
         )

@@ -19,7 +19,7 @@ from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
-from dual_cross_attention.training.interruptions import Interruptions
+from dual_cross_attention.training.interruptions import LEFT_EARLY, Interruptions
 from dual_cross_attention.training.meeting import meeting_point
 from dual_cross_attention.training.model_files import build_model
 from dual_cross_attention.training.parallel import decide_once, is_of_a_lost_process, refuse_other_plans
@@ -56,8 +56,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             if not is_of_a_lost_process(error):
                 raise
             raise LostProcessError(
-                f"another process has ended ({' '.join(str(error).split())[:200]}): what it said is the reason; the "
-                "same command, or a restart by the launcher, goes on from the last checkpoint"
+                "another process has ended: what it said is the reason, or somebody killed it (where memory is short, "
+                "the system does); the same command, or a restart by the launcher, goes on from the last checkpoint"
             ) from error
         finally:
             for folder in locked:
@@ -73,10 +73,7 @@ def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
         if not interruptions.requested:
             raise
         # Whatever it is: libraries that are written in C++ make errors of their own of what is raised in them.
-        raise InterruptedRun(
-            f"{interruptions.requested}: left before the first step; the same command starts again, from the last "
-            "checkpoint if there is one"
-        ) from error
+        raise InterruptedRun(f"{interruptions.requested}: {LEFT_EARLY}") from error
 
 
 def _open_folder(

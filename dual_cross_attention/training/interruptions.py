@@ -15,6 +15,24 @@ IMPATIENT = 1.0
 """Seconds between two Ctrl-C that are two: launchers pass on the one that the terminal has sent to all already."""
 
 
+LEFT_EARLY = "left before the first step; the same command starts again, from the last checkpoint if there is one"
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within this, a signal ends the process (in the main thread): while PyTorch is loaded, nothing can be raised."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        print(f"dcal: error: {signal.Signals(number).name}: {LEFT_EARLY}", file=sys.stderr, flush=True)
+        os._exit(75)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Interruptions:
     """Signals, caught while this is used as a context (in the main thread); also by one within another.
 

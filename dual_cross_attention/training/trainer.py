@@ -111,6 +111,10 @@ class Trainer:
                 )
             shard(task, self.device, processes)
         peak = peak_learning_rate(config.lr, config.lr_per_512, config.batch_size * per_step)
+        each = f"{processes} processes, {config.batch_size}" if processes > 1 else f"{config.batch_size}"
+        console.print(
+            f"a step: {config.batch_size * per_step} pictures ({each} at a time), learning rate up to {peak:.3g}"
+        )
         optimizer = build_optimizer(
             task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
         )

@@ -267,7 +267,7 @@ def test_a_signal_while_it_starts(run, small, tmp_path, processes):
 def test_survivors_say_that_another_has_died(run, small):
     outcome, folder = run(2, small, SIGNAL_AT="1 4 SIGKILL")
     assert outcome.returncode != 0
-    assert "dcal: error: another process has ended (" in outcome.stderr
+    assert "dcal: error: another process has ended: " in outcome.stderr
     assert "trainer.py" not in outcome.stderr  # as in a traceback
     assert [path.name for path in list_checkpoints(folder.checkpoints)] == ["epoch_0001"]
 

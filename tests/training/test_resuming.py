@@ -61,7 +61,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(dcal, tasks, undisturbed, a
     assert outcome.status == 0, outcome.err
     (warning,) = (line for line in outcome.out.splitlines() if line.startswith("warning: "))
     assert warning.startswith(f"warning: checkpoint '{damaged}' is damaged (")
-    assert warning.endswith("it is kept as epoch_0002_step_00000007.damaged, and the one before is used")
+    assert warning.endswith("it is kept as epoch_0002_step_00000007.damaged, and the one before, epoch_0002, is used")
     assert damaged.with_name(f"{damaged.name}.damaged").is_dir() and not damaged.exists()
     assert "resumed after epoch 2" in outcome.out.splitlines()
     assert_same_results(run, undisturbed("fgvc"))
@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_of_another_run_stays_there(dcal, tasks, run, tmp_p
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     outcome = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", tmp_path / "on")
     assert outcome.status == 0, outcome.err
-    assert "it is passed over, and the one before is used" in outcome.out
+    assert "it is passed over, and the one before, epoch_0002, is used" in outcome.out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 

@@ -3,14 +3,18 @@
 import ctypes
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from dual_cross_attention.errors import InterruptedRun
 from dual_cross_attention.runs import training
 from dual_cross_attention.training.checkpoints import list_checkpoints, verify
-from dual_cross_attention.training.interruptions import IMPATIENT, Interruptions
+from dual_cross_attention.training.interruptions import IMPATIENT, LEFT_EARLY, Interruptions, ending_at_once
 
+ROOT = Path(__file__).parents[2]
 MOMENTS = {
     "the first micro-batch of a step": ("backward, before", 7, "SIGTERM"),  # two to a step: nothing of it may stay
     "the opening of a picture": ("picture, before", 50, "SIGINT"),
@@ -144,6 +148,25 @@ def test_a_signal_within_a_library_that_fails():
 
 
 # --- Interruptions ---
+
+
+def test_a_signal_while_libraries_are_loaded(tmp_path):
+    """In a process of its own, which loads one that takes long; the status is that of any other moment."""
+    (tmp_path / "slow.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM); import this")
+    code = "from dual_cross_attention.training.interruptions import *\nwith ending_at_once(): import slow"
+    path = os.pathsep.join((str(ROOT), str(tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == f"dcal: error: SIGTERM: {LEFT_EARLY}\n"
+
+
+def test_handlers_are_put_back_once_libraries_are_loaded():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with ending_at_once():
+        assert all(signal.getsignal(number) != handler for number, handler in before.items())
+    assert before == {number: signal.getsignal(number) for number in before}
 
 
 def test_a_signal_is_a_request():
