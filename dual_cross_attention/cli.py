@@ -64,8 +64,8 @@ def _end(status: int) -> None:
     FSDP's caches keep PyTorch's connections, whose threads live on until then; one that still has something to free
     aborts the process, now and then, and the launcher takes a finished training for a failed one.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        _flush_or_forget(stream)
     os._exit(status)
 
 

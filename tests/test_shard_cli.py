@@ -80,6 +80,12 @@ def shard(dcal, task: str, source: Path, target: Path, *more: object) -> list[st
     return outcome.out.splitlines()
 
 
+def flags_in_this_process(source: Path, target: Path) -> list[str]:
+    """Of a command with small archives that reads in this process, so that a test can end it in the middle."""
+    folders = [f"--data_root={source}", f"--output_dir={target}"]
+    return ["shard", "--dataset=folder", *folders, "--shard_mb=1", "--num_workers=0"]
+
+
 def rows_of(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
@@ -321,14 +327,7 @@ def test_an_interrupted_command_can_be_run_again(dcal, noisy, tmp_path, monkeypa
             raise KeyboardInterrupt
         return encoded(picture)
 
-    flags = [
-        "shard",
-        "--dataset=folder",
-        f"--data_root={noisy}",
-        f"--output_dir={target}",
-        "--shard_mb=1",
-        "--num_workers=0",
-    ]
+    flags = flags_in_this_process(noisy, target)
     with monkeypatch.context() as patch:
         patch.setattr(writing, "encoded", stop)
         assert dcal(*flags).status == 130
@@ -360,14 +359,7 @@ def stop(picture):
 writing.encoded = stop
 main(sys.argv[1:])
 """
-    flags = [
-        "shard",
-        "--dataset=folder",
-        f"--data_root={noisy}",
-        f"--output_dir={target}",
-        "--shard_mb=1",
-        "--num_workers=0",
-    ]
+    flags = flags_in_this_process(noisy, target)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", code, *flags], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL

@@ -5,16 +5,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from dual_cross_attention.errors import InterruptedRun
 
 IMPATIENT = 1.0
 """Seconds between two Ctrl-C that are two: launchers pass on the one that the terminal has sent to all already."""
-
-
 LEFT_EARLY = "left before the first step; the same command starts again, from the last checkpoint if there is one"
 
 
@@ -26,11 +25,11 @@ def ending_at_once() -> Iterator[None]:
         print(f"dcal: error: {signal.Signals(number).name}: {LEFT_EARLY}", file=sys.stderr, flush=True)
         os._exit(75)
 
-    in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    before = _catch(end)
+    try:
+        yield
+    finally:
+        _put_back(before)
 
 
 class Interruptions:
@@ -48,20 +47,19 @@ class Interruptions:
         self._process = os.getpid()
         self._first = 0.0
         self._raises = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
         self._entered = 0
 
     def __enter__(self) -> "Interruptions":
         self._entered += 1
-        if self._entered == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self._entered == 1:
+            self._before = _catch(self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._entered -= 1
         if not self._entered:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+            _put_back(self._before)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -88,3 +86,15 @@ class Interruptions:
         self.requested, self._first = signal.Signals(number).name, now
         if self._raises:
             raise InterruptedRun(self.requested)
+
+
+def _catch(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Has Ctrl-C and SIGTERM handled; returns the handlers before, for `_put_back`. Only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _put_back(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -68,27 +68,18 @@ class OptimizerStep:
             TrainingDivergedError: a gradient is not finite, where the device cannot hold the weights by itself.
         """
         try:
-            return self._take(epoch, share, batches, advance)
+            self.statistics.start()
+            run = self._run_carefully if self.careful else self._run
+            return self._move_weights(run(epoch, share, batches, advance), sum(weight for _, weight in share))
         except BaseException:
             self.optimizer.zero_grad()
             self.statistics.undo()
             raise
 
-    def _take(
-        self,
-        epoch: int,
-        share: list[tuple[int, float]],
-        batches: Iterator[dict[str, Any]],
-        advance: Callable[[int], None],
-    ) -> tuple[dict[str, Tensor], float]:
+    def _move_weights(self, sums: dict[str, Tensor], total: float) -> tuple[dict[str, Tensor], float]:
+        """What `take` returns, of the weighted sums of the scalars and the sum of their weights."""
         scaler = self.accelerator.scaler
-        self.statistics.start()
-        if self.careful:
-            sums = self._run_carefully(epoch, share, batches, advance)
-        else:
-            sums = self._run(epoch, share, batches, advance)
         norm = self.parallel.clip(self.limit)
-        total = sum(weight for _, weight in share)
         scalars = {name: value / total for name, value in sums.items()} if total else {}
         if scaler is None:
             judged = scalars["grad_norm"] = norm
