@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.training.interruptions import ending_at_once
@@ -174,9 +175,9 @@ def _train(arguments: list[str]) -> None:
     if _asks_for_help(arguments):
         print(describe_config(arguments))
         return
-    config = parse_config(arguments)
     console = make_console(patient=True)
     _show_log(console)
+    config = parse_config(arguments)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
     with ending_at_once():
         from dual_cross_attention import runs  # late: help and mistyped flags need not wait for torch
@@ -297,7 +298,7 @@ def _check_writable(name: str, file: str | None) -> None:
 
 def _write_json(result: dict[str, Any], file: str | None) -> None:
     """To a file, or to standard output if it is "-"."""
-    text = json.dumps(result, indent=2)
+    text = json.dumps({"format_version": FORMAT_VERSION} | result, indent=2)
     if file == "-":
         print(text)
     elif file:

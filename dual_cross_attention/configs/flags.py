@@ -23,6 +23,9 @@ IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str
 MAX_YAML_BYTES = 100_000
 """Of a file of settings; a run's config.yaml has 2,000."""
 
+NO_FLAG = {"format_version"}
+"""Fields of settings that are written into files and not set by users."""
+
 Flags = list[tuple[str, list[str]]]
 
 
@@ -124,7 +127,7 @@ def describe(settings: type, usage: str, description: str, **more: str) -> str:
     for name, meaning in more.items():
         parser.add_argument(f"--{name}", help=meaning)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser.add_class_arguments(settings)
+    parser.add_class_arguments(settings, skip=NO_FLAG)
     # jsonargparse's own syntax for lists, "--img_size+ 1 --img_size+ 2", is not read here.
     return re.sub(r", --\w+\+ \w+", "", parser.format_help())
 
@@ -150,7 +153,7 @@ def _parser(settings: type) -> ArgumentParser:
 @cache
 def _hints(settings: type) -> dict[str, Any]:
     hints = get_type_hints(settings)
-    return {field.name: hints[field.name] for field in fields(settings)}
+    return {field.name: hints[field.name] for field in fields(settings) if field.name not in NO_FLAG}
 
 
 def _expected(hint: Any) -> str:

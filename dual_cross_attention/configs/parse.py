@@ -1,5 +1,6 @@
 """Which settings a run has: the defaults of its data set, under files, under flags."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.flags import Flags, describe, read_flags, read_settings, read_yaml, split_flags
 from dual_cross_attention.configs.training_config import TrainingConfig
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, earlier_defaults
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable, shown
+
+logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -23,14 +27,53 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     files = _read_files(flags)
     settings = choose_settings(_chosen(files, flags))
     values: dict[str, Any] = {}
+    version = FORMAT_VERSION
+    unversioned = []
     for path, content in files.items():
+        if "format_version" not in content:
+            unversioned.append(path)
+        version = min(version, check_version(content.pop("format_version", None), f"'{path}'"))
         values |= read_settings(settings, content, f"'{path}'")
     more_words, in_flags = read_flags(settings, [(name, given) for name, given in flags if name != "config"])
     for word in words + more_words:
         raise InputError(
             f"unexpected word '{printable(word):.60}': expected flags with a value each, such as --dataset cub"
         )
-    return settings(**values | in_flags)
+    values |= in_flags
+    earlier = earlier_defaults(settings, version, complete=False)
+    config = settings(**earlier | values, format_version=version)
+    config.given = values
+    if unversioned:
+        today = settings(**values)
+        other = [
+            f"{name} {shown(value)} (today {shown(getattr(today, name))})"
+            for name, value in earlier.items()
+            if name not in values and value != getattr(today, name)
+        ]
+        logger.info(
+            "'%s' has no format_version, so what it does not set is as in format %d%s; with format_version: %d it is "
+            "as today",
+            printable(unversioned[0]),
+            version,
+            f": {', '.join(other)}" if other else "",
+            FORMAT_VERSION,
+        )
+    return config
+
+
+def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
+    """The settings that the same command line had when files had an earlier format version.
+
+    Settings that were not read from a command line (`given` is None) stay as they are.
+    """
+    if config.given is None or version >= config.format_version:
+        return config
+    settings = type(config)
+    earlier = settings(
+        **earlier_defaults(settings, version, complete=False) | dict(config.given), format_version=version
+    )
+    earlier.given = config.given
+    return earlier
 
 
 def describe_config(arguments: Sequence[str]) -> str:
@@ -48,7 +91,7 @@ def describe_config(arguments: Sequence[str]) -> str:
 
 
 def restore_config(values: Mapping[str, Any], source: str) -> TrainingConfig:
-    """The settings that a run wrote down, typed again.
+    """The settings that a run wrote down, typed again; those that did not exist yet have the value of that time.
 
     Args:
         source: where they are from, for errors.
@@ -57,7 +100,9 @@ def restore_config(values: Mapping[str, Any], source: str) -> TrainingConfig:
         InputError: not settings of a run.
     """
     settings = choose_settings(values)
-    return settings(**read_settings(settings, values, source))
+    version = check_version(values.get("format_version"), source)
+    read = read_settings(settings, {name: values[name] for name in values if name != "format_version"}, source)
+    return settings(**earlier_defaults(settings, version, complete=True) | read, format_version=version)
 
 
 def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:

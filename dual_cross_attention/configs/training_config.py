@@ -1,9 +1,11 @@
 """The settings that every task has. A task's own config (`fgvc_config.py`) adds its own and gives its recipe."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import shown
 
@@ -42,6 +44,13 @@ class TrainingConfig:
         "max_bad_images": (0, None),
         "seed": (0, 2**31),
     }
+
+    # What the command line and --config files said, by name, where these settings were read from them; a run that was
+    # made under other defaults is recognized by it, see `as_of`.
+    given: ClassVar[Mapping[str, Any] | None] = None
+
+    format_version: int = FORMAT_VERSION
+    """What the settings mean, see `versions.py`; written into files, not to be set."""
 
     # --- what is trained on what ---
     task: str
@@ -107,7 +116,8 @@ class TrainingConfig:
 
     # --- the machine ---
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device has it, fp16 with loss scaling on older CUDA, fp32 on CPU and MPS."""
+    """auto: bf16 where the device multiplies it in hardware, fp16 with loss scaling on older CUDA, else fp32; decided
+    when a run starts, and kept by it."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     compile: bool | Literal["auto"] = "auto"
@@ -143,6 +153,7 @@ class TrainingConfig:
     its checkpoint, from which a run in output_dir begins; with the same PATH again, that one goes on."""
 
     def __post_init__(self):
+        check_version(self.format_version, "settings")
         for name, (low, high) in self.RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= (LARGEST if high is None else high):  # NaN is not either

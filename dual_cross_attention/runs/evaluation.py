@@ -17,7 +17,12 @@ from dual_cross_attention.runs.setup import RunSetup
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.training.devices import (
+    available_precision,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+)
 from dual_cross_attention.training.model_files import find_model_file, load_model
 from dual_cross_attention.training.progress import track
 
@@ -61,7 +66,9 @@ def evaluate(
     chosen = choose_device(device)
     keep_freed_memory()
     saved = load_model(run_or_checkpoint)
-    chosen_precision = choose_precision(precision or saved.config.precision, chosen)
+    chosen_precision = choose_precision(
+        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
+    )
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
     written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
     given = [name for name, value in (retrieval | written).items() if value is not None]
@@ -85,6 +92,9 @@ def evaluate(
     console = console or Console(quiet=True)
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
+    if saved.data and config.dataset == saved.data.dataset:
+        for difference in saved.data.differences(setup.fingerprint(), setup.test_splits):
+            console.print(f"note: not the test data of the run: {difference}", style="yellow")
     unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
     write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)

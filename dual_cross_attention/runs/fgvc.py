@@ -5,6 +5,7 @@ import torch
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
@@ -28,6 +29,15 @@ class FGVCSetup(RunSetup):
         self.cache = train and config.cache == "ram"
         if self.cache:
             check_memory(len(self.data.train) + self.num_test, tuple(config.resize()))
+
+    def fingerprint(self) -> DataFingerprint:
+        splits = {"train": self.data.train, "test": self.data.test}
+        return DataFingerprint(
+            self.config.dataset,
+            len(self.classes),
+            digest_names(self.classes),
+            {name: fingerprint_split(split.pictures, split.labels) for name, split in splits.items()},
+        )
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data import ReIDData
 from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.durable import written_beside
@@ -17,7 +18,8 @@ from dual_cross_attention.errors import InputError
 def write_ranking(
     path: Path, data: ReIDData, ranking: Iterable[tuple[int, Tensor, Tensor]], *, depth: int | None = None
 ) -> None:
-    """JSON Lines, a query a line: {"query": file, "gallery": [file, …], "distances": […], "matches": [true, …]}.
+    """JSON Lines, a query a line, with "format_version", "query": file, "gallery": [file, …], "distances": […] and
+    "matches": [true, …].
 
     The gallery is in the order in which the query ranks it, the nearest first, without what the protocol leaves out:
     the same identity under the same camera. Files are relative to the folder that holds query and gallery; a picture
@@ -39,6 +41,7 @@ def write_ranking(
             for query, gallery, distances in ranking:
                 found = gallery[:depth].tolist()
                 line = {
+                    "format_version": FORMAT_VERSION,
                     "query": names[query],
                     "gallery": [names[position] for position in found],
                     "distances": [round(distance, 6) for distance in distances[:depth].tolist()],

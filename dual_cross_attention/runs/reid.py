@@ -14,6 +14,7 @@ from dual_cross_attention.data import (
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.joined import Joined
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
@@ -26,6 +27,8 @@ from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 
 class ReIDSetup(RunSetup):
     """See `RunSetup`; the classes are the training identities. The test pictures are the queries, then the gallery."""
+
+    test_splits = ("query", "gallery")
 
     def __init__(self, config: ReIDConfig, train: bool = True):
         self.config = config
@@ -49,6 +52,19 @@ class ReIDSetup(RunSetup):
         self.cache = train and config.cache == "ram"
         if self.cache:
             check_memory(len(self.data.train) + self.num_test, tuple(config.img_size))
+
+    def fingerprint(self) -> DataFingerprint:
+        splits = {"train": self.data.train, "query": self.data.query, "gallery": self.data.gallery}
+        return DataFingerprint(
+            self.config.dataset,
+            len(self.classes),
+            digest_names(self.classes),
+            {
+                name: fingerprint_split(split.pictures, split.identities, split.cameras)
+                for name, split in splits.items()
+                if split is not None
+            },
+        )
 
     def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
         config = self.config

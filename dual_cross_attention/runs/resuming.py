@@ -1,13 +1,17 @@
-"""Where a run goes, and where it goes on from."""
+"""Which folder a run has, and where it resumes from: only with the settings and on the data that it began with."""
 
 from collections.abc import Callable, Set
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.parse import as_of
+from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.checkpoints import MANIFEST, named_checkpoints, verify
+from dual_cross_attention.training.checkpoints import MANIFEST, named_checkpoints, read_progress, verify
 from dual_cross_attention.training.run_folder import RunFolder
 
 # A run may go on with these changed: they say where and how it runs, not what it computes.
@@ -27,16 +31,41 @@ FREE_TO_CHANGE = {
     "resume",
 }
 
+# What a command leaves open with these values is decided at the start of a run, and the run keeps it.
+LEFT_OPEN = {"precision": "auto"}
 
-def choose_folder(config: TrainingConfig) -> RunFolder:
-    """`output_dir`; unset: the first of runs/NAME, runs/NAME-2, … that holds this very run, or nothing yet."""
+
+class RunData(NamedTuple):
+    """The data of a run that is about to begin or to resume.
+
+    Args:
+        fingerprint: to be compared with that of the run.
+        classes: class names, or training identities, for runs that have not recorded a fingerprint.
+    """
+
+    fingerprint: DataFingerprint
+    classes: list[str]
+
+
+def choose_folder(config: TrainingConfig, data: RunData, say: Callable[[str], None]) -> RunFolder:
+    """`output_dir`; unset: the first of runs/NAME, runs/NAME-2, … that holds this very run, or nothing yet.
+
+    Args:
+        data: which the run is to be on.
+        say: is told of a run of the same settings on other data.
+    """
     if config.output_dir:
         return RunFolder(config.output_dir)
     name = f"runs/{config.task}-{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
     for number in count(1):
         folder = RunFolder(name if number == 1 else f"{name}-{number}")
-        if not _is_taken(folder) or _is_this_run(config, folder):
+        if not _is_taken(folder):
             return folder
+        if not _is_this_run(config, folder):
+            continue
+        if not (other := _other_data(folder, data)):
+            return folder
+        say(f"'{folder.path}' holds this run on other data, so it is left alone: {'; '.join(other)}")
 
 
 def _is_taken(folder: RunFolder) -> bool:
@@ -55,18 +84,22 @@ def _began_from(folder: RunFolder, path: Path) -> bool:
     return path.resolve() in (folder.read_source() or ())
 
 
-def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[str], None]) -> Path | None:
+def find_checkpoint(
+    config: TrainingConfig, folder: RunFolder, data: RunData, warn: Callable[[str], None]
+) -> Path | None:
     """Where to go on from, by `config.resume` and what the folder holds; None to start.
 
     A run that began from another one's checkpoint goes on from its own ones, and from that one until it has any; it is
     the same run if the same path is given again. So it is where a run went back to a checkpoint of its own.
 
     Args:
-        warn: is told of checkpoints that are damaged, or later than the one that was asked for, and set aside.
+        data: which the run is to be on.
+        warn: is told of checkpoints that are damaged, or later than the one that was asked for, and set aside, and of
+            runs that have not recorded their data.
 
     Raises:
-        InputError: the folder holds another run, `resume` names nothing to go on from, or no checkpoint is whole; or
-            there is none yet, and the one that the run began from is not whole any more.
+        InputError: the folder holds another run, or one on other data; `resume` names nothing to go on from; no
+            checkpoint is whole; or there is none yet, and the one that the run began from is not whole any more.
         OSError: a checkpoint cannot be set aside.
     """
     own, path = named_checkpoints(folder.checkpoints), Path(config.resume)
@@ -82,6 +115,7 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
                 f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN"
             )
         _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one goes on for
+        _refuse_other_data(source, data, warn)
         if folder.path.resolve() == source.path:
             chosen = _newest_whole(found, warn, folder)
             if path.resolve() != source.path:  # else a restart would go back to it again, and again
@@ -100,8 +134,9 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
         began = folder.read_source()
         went_back = config.resume != "auto" and began and began[1].parent == folder.checkpoints.resolve()
         _refuse_other_settings(config, folder, more={"epochs"} if went_back else frozenset())
+        _refuse_other_data(folder, data, warn)
     if not own:
-        return _first_checkpoint(config, folder)
+        return _first_checkpoint(config, folder, data, warn)
     if not any((path / MANIFEST).is_file() for path in own):
         raise InputError(
             f"the checkpoints in '{folder.checkpoints}' have no {MANIFEST}: they were written by an earlier version of "
@@ -110,7 +145,9 @@ def find_checkpoint(config: TrainingConfig, folder: RunFolder, warn: Callable[[s
     return _newest_whole(own, warn, folder)
 
 
-def _first_checkpoint(config: TrainingConfig, folder: RunFolder) -> Path | None:
+def _first_checkpoint(
+    config: TrainingConfig, folder: RunFolder, data: RunData, warn: Callable[[str], None]
+) -> Path | None:
     """The one of another run that this one began from; None if it began from nothing."""
     began = folder.read_source()
     if not began:
@@ -125,6 +162,7 @@ def _first_checkpoint(config: TrainingConfig, folder: RunFolder) -> Path | None:
         )
     if not folder.config.is_file():  # killed between the two: as at the first start
         _refuse_other_settings(config, source, more={"epochs"})
+        _refuse_other_data(source, data, warn)
     return checkpoint
 
 
@@ -132,7 +170,12 @@ def _named_by(path: Path) -> tuple[RunFolder | None, list[Path]]:
     """The run that a path of --resume belongs to, if any, and the checkpoints that are meant."""
     if not (path / MANIFEST).is_file():
         return RunFolder(path.resolve()), named_checkpoints(RunFolder(path).checkpoints)
-    return next((RunFolder(p) for p in path.resolve().parents if RunFolder(p).config.is_file()), None), [path]
+    return run_of(path), [path]
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run that a checkpoint lies in; None if no config.yaml above it says what it is of."""
+    return next((RunFolder(p) for p in checkpoint.resolve().parents if RunFolder(p).config.is_file()), None)
 
 
 def _newest_whole(found: list[Path], warn: Callable[[str], None], own: RunFolder | None = None) -> Path:
@@ -174,7 +217,8 @@ def _set_aside(path: Path, why: str) -> str:
 
 def _other_settings(config: TrainingConfig, folder: RunFolder) -> list[str]:
     """Settings that make another run of it, as "name (value there, value here)"."""
-    old, new = folder.read_config(), asdict(config)
+    stored = folder.read_config()
+    old, new = asdict(stored), asdict(resumed_settings(config, stored))
     return [
         f"{name} ({old.get(name)} there, {new[name]} here)"
         for name in new
@@ -188,4 +232,56 @@ def _refuse_other_settings(config: TrainingConfig, folder: RunFolder, more: Set[
         longer = f" (with --resume {folder.path}, to go on from it)" if changed[0].startswith("epochs (") else ""
         raise InputError(
             f"'{folder.path}' holds a run with other settings: {', '.join(changed)}; take another --output_dir{longer}"
+        )
+
+
+def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> TrainingConfig:
+    """The settings with which a run resumes.
+
+    Args:
+        config: those of the command.
+        stored: those of the run. Where the command does not name a setting whose default has changed since, the run
+            keeps the default of its time; what the command leaves open, such as precision "auto", is as the run has it.
+    """
+    config = as_of(config, stored.format_version)
+    if stored.format_version == 1:  # such a run has decided nothing
+        return config
+    kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) == left_open]
+    return replace(config, **{name: getattr(stored, name) for name in kept})
+
+
+def _other_data(folder: RunFolder, data: RunData) -> list[str]:
+    """How the data of the run in a folder differs from this, in words; of a run of format 1, as far as it is known."""
+    if recorded := folder.read_data():
+        return recorded.differences(data.fingerprint)
+    progress = _known_progress(folder)
+    if progress is None:
+        return []
+    found = []
+    if digest_names(progress["classes"]) != digest_names(data.classes):
+        found.append(f"names of the labels ({len(progress['classes']):,} there, {len(data.classes):,} here)")
+    images = data.fingerprint.splits["train"].images
+    if progress["pictures"] != images:
+        found.append(f"number of train images ({progress['pictures']:,} there, {images:,} here)")
+    return found
+
+
+def _known_progress(folder: RunFolder) -> dict[str, Any] | None:
+    """The progress of a run's newest checkpoint that can be read; None if there is none."""
+    for path in reversed(named_checkpoints(folder.checkpoints)):
+        with suppress(InputError):
+            return read_progress(path)
+    return None
+
+
+def _refuse_other_data(folder: RunFolder, data: RunData, warn: Callable[[str], None]) -> None:
+    if other := _other_data(folder, data):
+        raise InputError(
+            f"'{folder.path}' holds a run on other data: {'; '.join(other)}; take another --output_dir, or give back "
+            "the data that it began with (to start on new data from its weights, give its model as --weights)"
+        )
+    if not folder.data.is_file() and _known_progress(folder):
+        warn(
+            f"'{folder.path}' was made by a version that did not record its data: label names and the number of "
+            "train images are the same; whether the files are cannot be told"
         )

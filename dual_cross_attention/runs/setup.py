@@ -7,6 +7,7 @@ import torch
 from timm.data import resolve_data_config
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -27,6 +28,7 @@ class RunSetup(ABC):
         warnings: what is wrong with it.
         num_test: test pictures.
         cache: whether loaders keep their pictures in memory. Not for evaluation only, which reads each of them once.
+        test_splits: names of the splits of the fingerprint that the test images are in.
         test_has_the_classes: whether test pictures are of the training classes, or of others (as in re-identification).
     """
 
@@ -36,11 +38,16 @@ class RunSetup(ABC):
     warnings: list[str]
     num_test: int
     cache: bool
+    test_splits: tuple[str, ...] = ("test",)
     test_has_the_classes: bool = False
 
     @abstractmethod
     def __init__(self, config: TrainingConfig, train: bool = True):
         """Reads the data set; raises InputError if that cannot work, or its pictures cannot be kept as `cache` says."""
+
+    @abstractmethod
+    def fingerprint(self) -> DataFingerprint:
+        """What tells this data from other data; see `fingerprint_split`."""
 
     @abstractmethod
     def build_task(self, model: DualCrossAttentionViT) -> Task:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +16,17 @@ from safetensors import SafetensorError
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
-from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
+from dual_cross_attention.runs.resuming import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
+from dual_cross_attention.runs.setup import RunSetup
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
-from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.training.devices import (
+    available_precision,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    resolve_precision,
+)
 from dual_cross_attention.training.interruptions import LEFT_EARLY, Interruptions
 from dual_cross_attention.training.meeting import meeting_point
 from dual_cross_attention.training.model_files import build_model
@@ -50,8 +58,12 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     locked: list[RunFolder] = []  # by the first process
     with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
         try:
-            path, checkpoint = decide_once(lambda: _open_folder(config, console, interruptions, locked))
-            return _train(config, console, interruptions, device, RunFolder(path), checkpoint)
+            choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
+            keep_freed_memory()
+            setup = _starting(interruptions, lambda: read_setup(config))
+            path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locked))
+            setup.config = _settled(config, stored, device, console)
+            return _train(setup, console, interruptions, device, RunFolder(path), checkpoint)
         except RuntimeError as error:
             if not is_of_a_lost_process(error):
                 raise
@@ -76,15 +88,41 @@ def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
         raise InterruptedRun(f"{interruptions.requested}: {LEFT_EARLY}") from error
 
 
+def _settled(
+    config: TrainingConfig, stored: TrainingConfig | None, device: torch.device, console: Console
+) -> TrainingConfig:
+    """The settings with what a command leaves open decided.
+
+    Args:
+        config: those of the command.
+        stored: those of the run that is resumed; None if there is none.
+    """
+    if stored is None:
+        return replace(config, precision=resolve_precision(config.precision, device, config.format_version))
+    left_open = config.precision == "auto"
+    config = resumed_settings(config, stored)
+    if left_open and available_precision(config.precision, device) != config.precision:
+        precision = resolve_precision("auto", device, config.format_version)
+        console.print(
+            f"the run was in {config.precision}, which {device.type} does not have: it resumes in {precision}"
+        )
+        config = replace(config, precision=precision)
+    return config
+
+
 def _open_folder(
-    config: TrainingConfig, console: Console, interruptions: Interruptions, locked: list[RunFolder]
-) -> tuple[Path, Path | None]:
-    """The run's folder and what to go on from; the folder is locked against others, and added to `locked`."""
+    config: TrainingConfig, setup: RunSetup, console: Console, interruptions: Interruptions, locked: list[RunFolder]
+) -> tuple[Path, Path | None, TrainingConfig | None]:
+    """The run's folder, the checkpoint to resume from, and the settings of the run that is resumed.
+
+    The folder is locked against others, and added to `locked`.
+    """
 
     def warn(message: str) -> None:
         console.print(f"warning: {message}", style="yellow")
 
-    folder = choose_folder(config)
+    data = RunData(setup.fingerprint(), setup.classes)
+    folder = choose_folder(config, data, console.print)
     folder.lock()
     locked.append(folder)
 
@@ -93,25 +131,28 @@ def _open_folder(
             folder.remove_leftovers()
             remove_leftovers(folder.checkpoints)
             remove_leftovers(folder.path, folder.diverged.name)
-        checkpoint = find_checkpoint(config, folder, warn)
+        checkpoint = find_checkpoint(config, folder, data, warn)
         if checkpoint and checkpoint.parent == folder.checkpoints:
-            complete_results(folder, config, checkpoint)
+            complete_results(folder, folder.read_config(), checkpoint, data.fingerprint)
         return checkpoint
 
     try:
-        return folder.path, _starting(interruptions, look)
+        checkpoint = _starting(interruptions, look)
+        run = folder if folder.config.is_file() else run_of(checkpoint) if checkpoint else None
+        return folder.path, checkpoint, run.read_config() if run else None
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
 
 
 def _train(
-    config: TrainingConfig,
+    setup: RunSetup,
     console: Console,
     interruptions: Interruptions,
     device: torch.device,
     folder: RunFolder,
     checkpoint: Path | None,
 ) -> dict[str, float]:
+    config = setup.config
     if checkpoint and checkpoint.parent == folder.checkpoints:
         progress = read_progress(checkpoint)
         if progress["epoch"] >= config.epochs:
@@ -120,12 +161,13 @@ def _train(
             return progress["best"]
 
     trainer = _starting(
-        interruptions, lambda: _build_trainer(config, console, interruptions, device, folder, checkpoint)
+        interruptions, lambda: _build_trainer(setup, console, interruptions, device, folder, checkpoint)
     )
     try:
         if trainer.accelerator.is_main_process:
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
                 folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
+            folder.write_data(setup.fingerprint())
             folder.write_config(config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
@@ -135,17 +177,15 @@ def _train(
 
 
 def _build_trainer(
-    config: TrainingConfig,
+    setup: RunSetup,
     console: Console,
     interruptions: Interruptions,
     device: torch.device,
     folder: RunFolder,
     checkpoint: Path | None,
 ) -> Trainer:
-    """Data read, model built, weights loaded; nothing is written."""
-    keep_freed_memory()
-    choose_precision(config.precision, device)  # refuse before anything is read or fetched
-    setup = read_setup(config)
+    """Model built, weights loaded; nothing is written."""
+    config = setup.config
     set_seed(config.seed)
     pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
@@ -164,7 +204,9 @@ def _build_trainer(
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"
     )
-    return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions)
+    return Trainer(
+        task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, setup.fingerprint()
+    )
 
 
 def _report(

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch.utils._pytree import tree_map_only
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.durable import flush, make_folder
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import shown
@@ -58,10 +59,13 @@ def read_progress(path: Path) -> dict[str, Any]:
     """
     try:
         progress = json.loads((path / PROGRESS).read_text())
+        check_version(progress.pop("format_version", None), f"'{path / PROGRESS}'")
         for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
             if not is_right(progress[name]):
                 raise ValueError(f"{name} is {shown(progress[name])}, expected {expected}")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
     return progress
 
@@ -304,7 +308,10 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
     """
     make_folder(path)
     files = {}
-    for name, content in ((STATE, state), (PROGRESS, json.dumps(progress).encode())):
+    for name, content in (
+        (STATE, state),
+        (PROGRESS, json.dumps({"format_version": FORMAT_VERSION} | progress).encode()),
+    ):
         with (path / name).open("wb") as file:
             counted = _CountedFile(file)
             if name == STATE:
@@ -318,7 +325,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
             os.fsync(file.fileno())
         files[name] = {"bytes": counted.bytes, "sha256": counted.hash.hexdigest()}
     with (path / MANIFEST).open("w") as file:
-        json.dump({"files": files}, file, indent=1)
+        json.dump({"format_version": FORMAT_VERSION, "files": files}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     flush(path)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.training.checkpoints import put_in_place, write_checkpoint
 from dual_cross_attention.training.run_folder import versions
 
@@ -54,5 +55,7 @@ def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], r
     shutil.rmtree(temporary, ignore_errors=True)
     on_cpu = torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), state)
     write_checkpoint(temporary, on_cpu, progress)
-    (temporary / "report.json").write_text(json.dumps(report | {"versions": versions()}, indent=1) + "\n")
+    (temporary / "report.json").write_text(
+        json.dumps({"format_version": FORMAT_VERSION} | report | {"versions": versions()}, indent=1) + "\n"
+    )
     put_in_place(temporary, path)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
@@ -31,6 +33,7 @@ class SavedModel:
     config: TrainingConfig
     classes: list[str]
     metrics: dict[str, float]
+    data: DataFingerprint | None = None
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
@@ -51,9 +54,14 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
 
 
 def save_model(
-    path: Path, state: dict[str, Tensor], config: TrainingConfig, classes: list[str], metrics: dict[str, float]
+    path: Path,
+    state: dict[str, Tensor],
+    config: TrainingConfig,
+    classes: list[str],
+    metrics: dict[str, float],
+    data: DataFingerprint | None = None,
 ) -> None:
-    """A model's state dict, settings and class names into one file, written beside, flushed and then renamed.
+    """A model's state dict, settings, class names and data fingerprint into one file, written atomically.
 
     Raises:
         OSError, SafetensorError: it cannot be written; what was there still is.
@@ -63,7 +71,10 @@ def save_model(
         "classes": json.dumps(classes),
         "metrics": json.dumps(metrics),
         "versions": json.dumps(versions()),
+        "format_version": f"{FORMAT_VERSION}",
     }
+    if data:
+        metadata["data"] = data.to_json()
     with written_beside(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
 
@@ -91,7 +102,7 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
         InputError: nothing there, or not a file that `save_model` wrote.
     """
     path = find_model_file(run_or_checkpoint)
-    state, config, classes, metrics = read_model_file(path)
+    state, config, classes, metrics, data = read_model_file(path)
     with torch.device("meta"):  # takes no memory, whatever size the header claims
         check_fits(build_model(config, len(classes), pretrained=False), state, path)
     model = build_model(config, len(classes), pretrained=False)
@@ -99,7 +110,7 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
-    return SavedModel(model.eval(), config, classes, metrics)
+    return SavedModel(model.eval(), config, classes, metrics, data)
 
 
 class ModelFile(NamedTuple):
@@ -110,12 +121,14 @@ class ModelFile(NamedTuple):
         config: the settings of the run.
         classes: names of what the classifiers tell apart.
         metrics: of its epoch, in percent.
+        data: what it was trained on; None of a file of format 1, which did not record it.
     """
 
     state: dict[str, Tensor]
     config: TrainingConfig
     classes: list[str]
     metrics: dict[str, float]
+    data: DataFingerprint | None
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -130,6 +143,8 @@ def read_model_file(path: Path) -> ModelFile:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"cannot read '{path}' as .safetensors: {printable(' '.join(str(error).split()))}") from error
+    version = metadata.get("format_version")
+    check_version(int(version) if version and version.isdecimal() else version, f"the header of '{path}'")
     try:
         settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
         if not (isinstance(settings, dict) and _is_list_of_names(classes) and _is_numbers(metrics)):
@@ -138,7 +153,8 @@ def read_model_file(path: Path) -> ModelFile:
         raise InputError(
             f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
         ) from error
-    return ModelFile(state, restore_config(settings, f"the header of '{path}'"), classes, metrics)
+    data = DataFingerprint.from_json(metadata["data"], f"the header of '{path}'") if "data" in metadata else None
+    return ModelFile(state, restore_config(settings, f"the header of '{path}'"), classes, metrics, data)
 
 
 def check_fits(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

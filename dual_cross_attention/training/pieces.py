@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 
@@ -106,7 +107,9 @@ class Pieces:
 
     def _keep(self) -> None:
         with written_beside(self.path) as temporary:
-            temporary.write_text(json.dumps({"device": self.device, "pieces": self.number}) + "\n")
+            temporary.write_text(
+                json.dumps({"format_version": FORMAT_VERSION, "device": self.device, "pieces": self.number}) + "\n"
+            )
 
     def cut(self, batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
         """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`.

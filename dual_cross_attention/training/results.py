@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.checkpoints import checkpoint_name, read_progress, read_state, verify
 from dual_cross_attention.training.model_files import save_model
@@ -21,13 +22,16 @@ class Results:
         folder: where they go.
         config: the settings, for the models' headers.
         classes: class names, for the same.
+        data: what the run is trained on, for the same.
 
     Attributes:
         rows: of metrics.jsonl that are still to be written.
     """
 
-    def __init__(self, folder: RunFolder, config: TrainingConfig, classes: list[str]):
-        self.folder, self.config, self.classes = folder, config, classes
+    def __init__(
+        self, folder: RunFolder, config: TrainingConfig, classes: list[str], data: DataFingerprint | None = None
+    ):
+        self.folder, self.config, self.classes, self.data = folder, config, classes, data
         self.rows: list[dict[str, float]] = []
         self._best_row: dict[str, float] | None = None
         self._best: tuple[dict[str, Tensor], dict[str, float]] | None = None
@@ -57,10 +61,12 @@ class Results:
         self.rows, self._best, self._best_row = [], None, None
 
     def _save(self, path: Path, model: dict[str, Tensor], row: dict[str, float]) -> None:
-        save_model(path, model, self.config, self.classes, row)
+        save_model(path, model, self.config, self.classes, row, self.data)
 
 
-def complete_results(folder: RunFolder, config: TrainingConfig, checkpoint: Path) -> None:
+def complete_results(
+    folder: RunFolder, config: TrainingConfig, checkpoint: Path, data: DataFingerprint | None = None
+) -> None:
     """Writes what a run was about to write after a checkpoint when it was killed, or had no room for.
 
     Models come from the checkpoints of their epochs, where those are still there.
@@ -77,7 +83,7 @@ def complete_results(folder: RunFolder, config: TrainingConfig, checkpoint: Path
         if row and _metrics_in(path) != row:
             source = folder.checkpoints / checkpoint_name(row["epoch"])
             if verify(source) is None:
-                save_model(path, _model_of(read_state(source)), config, progress["classes"], row)
+                save_model(path, _model_of(read_state(source)), config, progress["classes"], row, data)
     for row in missing:  # last: as long as they are not there, the rest is looked at again
         folder.write_metrics(row)
 

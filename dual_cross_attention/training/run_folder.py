@@ -9,12 +9,14 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.configs.parse import restore_config
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
@@ -47,6 +49,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.source = self.path / "resumed_from.json"
+        self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
@@ -111,7 +114,16 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Parts of files that a run wrote when it was killed; the folder must be locked."""
-        written = (self.config, self.source, self.metrics, self.best, self.last, self.memory, self.eval_memory)
+        written = (
+            self.config,
+            self.source,
+            self.data,
+            self.metrics,
+            self.best,
+            self.last,
+            self.memory,
+            self.eval_memory,
+        )
         for path in written:
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
 
@@ -120,13 +132,30 @@ class RunFolder:
         head = "".join(f"# {name} {number}\n" for name, number in versions().items())
         self._write(self.config, head + yaml.safe_dump(asdict(config), sort_keys=False))
 
-    def read_config(self) -> dict[str, Any]:
-        """The settings of the run, as `write_config` left them.
+    def read_config(self) -> TrainingConfig:
+        """The settings of the run, as `write_config` left them; see `restore_config`.
 
         Raises:
-            InputError: somebody wrote something else there.
+            InputError: there is something else.
         """
-        return read_yaml(self.config)
+        return restore_config(read_yaml(self.config), f"'{self.config}'")
+
+    def write_data(self, fingerprint: DataFingerprint) -> None:
+        """Which data the run is of; to be written before the settings."""
+        self._write(self.data, fingerprint.to_json() + "\n")
+
+    def read_data(self) -> DataFingerprint | None:
+        """What `write_data` was given; None of a run of format 1, which did not record it.
+
+        Raises:
+            InputError: there is something else.
+        """
+        try:
+            return DataFingerprint.from_json(self.data.read_text(), f"'{self.data}'")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read '{self.data}', which data the run is of: {error}") from error
 
     def write_source(self, named: Path, checkpoint: Path) -> None:
         """Where a run begins that goes on from another one's checkpoint; to be written before the settings.
@@ -135,7 +164,8 @@ class RunFolder:
             named: what the user has named, such as that run's folder, which may have later checkpoints tomorrow.
             checkpoint: the one that it meant.
         """
-        self._write(self.source, json.dumps({"named": str(named), "checkpoint": str(checkpoint)}, indent=1) + "\n")
+        content = {"format_version": FORMAT_VERSION, "named": str(named), "checkpoint": str(checkpoint)}
+        self._write(self.source, json.dumps(content, indent=1) + "\n")
 
     def read_source(self) -> tuple[Path, Path] | None:
         """What `write_source` was given; None of a run that began from nothing.
@@ -163,6 +193,7 @@ class RunFolder:
                 row = json.loads(line)
                 if not (isinstance(row, dict) and isinstance(row.get("epoch"), int)):
                     raise ValueError("no epoch")
+                check_version(row.pop("format_version", None), f"'{self.metrics}', line {number}")
                 rows.append(row)
             except (ValueError, RecursionError) as error:
                 if number < len(lines):
@@ -172,14 +203,17 @@ class RunFolder:
     def write_metrics(self, row: dict[str, float]) -> None:
         """An epoch's row, in place of it and all later ones: a resumed run writes those again."""
         rows = [other for other in self.read_metrics() if other["epoch"] < row["epoch"]]
-        self._write(self.metrics, "".join(json.dumps(each) + "\n" for each in [*rows, row]))
+        self._write_rows([*rows, row])
 
     def drop_metrics_after(self, epoch: int) -> None:
         """Forget the rows of later epochs."""
         rows = self.read_metrics()
         kept = [row for row in rows if row["epoch"] <= epoch]
         if len(kept) < len(rows):
-            self._write(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+            self._write_rows(kept)
+
+    def _write_rows(self, rows: list[dict[str, float]]) -> None:
+        self._write(self.metrics, "".join(json.dumps(row | {"format_version": FORMAT_VERSION}) + "\n" for row in rows))
 
     def _write(self, path: Path, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

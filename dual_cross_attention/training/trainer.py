@@ -20,6 +20,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.pictures import UNREADABLE
 from dual_cross_attention.data.unreadable import UnreadablePictures, allowed_unreadable
@@ -63,6 +64,7 @@ class Trainer:
         console: where progress is shown.
         resume_from: a checkpoint to go on from.
         interruptions: of the whole run, where signals are caught before the training begins.
+        data: what is trained on, for the headers of models.
 
     Raises:
         InputError: `resume_from` does not fit.
@@ -79,13 +81,14 @@ class Trainer:
         console: Console,
         resume_from: Path | None = None,
         interruptions: Interruptions | None = None,
+        data: DataFingerprint | None = None,
     ):
         self.config, self.classes, self.folder, self.console = config, classes, folder, console
         self.task, self.train_batches, self.eval_batches = task, train_batches, eval_batches
         device = choose_device(config.device)
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=choose_precision(config.precision, device),
+            mixed_precision=choose_precision(config.precision, device, config.format_version),
             log_with="tensorboard",
             project_dir=str(folder.path),
             kwargs_handlers=[DDP_OPTIONS],
@@ -141,7 +144,7 @@ class Trainer:
         allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
         self.unreadable = UnreadablePictures(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
-        self.results = Results(folder, config, classes)
+        self.results = Results(folder, config, classes, data)
         self.interruptions = interruptions or Interruptions()
         self.saved_at = time.monotonic()
         self.saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint of this process's life

@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from dual_cross_attention import InputError
+from dual_cross_attention.configs.versions import FORMAT_VERSION
+from dual_cross_attention.training import devices
 from dual_cross_attention.training.devices import (
     WORTH_COMPILING,
+    available_precision,
     choose_compile,
     choose_device,
     choose_precision,
+    cpu_multiplies_bf16,
     peak_memory_mb,
+    resolve_precision,
 )
 
 
@@ -45,13 +50,14 @@ def test_devices(machine):
         choose_device("tpu")
 
 
-def test_precisions(machine):
+def test_precisions(machine, monkeypatch):
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     machine(cuda=True, bf16=True)
     assert choose_precision("auto", cuda) == "bf16"
     machine(cuda=True)  # an older card, which could only emulate bf16
     assert choose_precision("auto", cuda) == "fp16"
     assert choose_precision("fp16", cuda) == "fp16"
+    monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: False)
     for device in (cpu, torch.device("mps")):
         assert choose_precision("auto", device) == "no"
         with pytest.raises(InputError, match="fp16 needs CUDA"):
@@ -60,6 +66,31 @@ def test_precisions(machine):
     assert choose_precision("fp32", cuda) == "no"
     with pytest.raises(InputError, match="unknown precision 'fp8'"):
         choose_precision("fp8", cuda)
+
+
+def test_precision_of_a_cpu_that_multiplies_bf16(monkeypatch):
+    """Settings of format 1 stay in fp32 there."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: True)
+    assert choose_precision("auto", cpu) == "bf16"
+    assert choose_precision("auto", cpu, format_version=1) == choose_precision("fp32", cpu) == "no"
+    assert resolve_precision("auto", cpu, FORMAT_VERSION) == "bf16"
+    assert resolve_precision("auto", cpu, 1) == "auto"
+    assert resolve_precision("fp32", cpu, FORMAT_VERSION) == "fp32"
+    assert available_precision("fp16", cpu) == "auto" and available_precision("bf16", cpu) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("has", "multiplies"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True), ({}, False)],
+)
+def test_cpus(monkeypatch, has, multiplies):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert cpu_multiplies_bf16() is multiplies
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in earlier versions of PyTorch
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has.get("avx512_bf16", False))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has.get("amx_bf16", False))
+    assert cpu_multiplies_bf16() is (multiplies and "bf16" not in has)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -127,7 +127,7 @@ def test_other_data_is_refused(dcal, tasks, run, make_pictures, tmp_path):
     (more / "train" / "ant" / "12.png").write_bytes((more / "train" / "ant" / "00.png").read_bytes())
     outcome = dcal("train", *tasks["fgvc"], f"--data_root={more}", "--output_dir", run)
     assert outcome.status == 2
-    assert "the run was trained on 36 pictures, and there are 37 now" in outcome.err
+    assert "other data" in outcome.err and "train images (36 there, 37 here)" in outcome.err
 
 
 def test_checkpoints_without_settings_are_not_overwritten(dcal, tasks, run):
@@ -217,7 +217,7 @@ def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, asser
 def test_going_back_for_a_longer_training(train_until, tasks, run):
     """Also if it is killed before its settings are written."""
     flags = [*tasks["fgvc"], f"--resume={run / 'checkpoints' / 'epoch_0002'}", "--epochs=4"]
-    assert train_until(flags, run, kind="labels, before", number=1, does="kill").status == -signal.SIGKILL
+    assert train_until(flags, run, kind="build, before", number=1, does="kill").status == -signal.SIGKILL
     assert (run / "resumed_from.json").is_file()
     on = train_until(flags, run)
     assert on.status == 0, on.err
@@ -237,9 +237,9 @@ def went_on(interrupted, tasks, tmp_path_factory) -> Path:
 
 ENDS = {  # of the first start: what it has written by then
     "before its settings": ("rename, after", 1, ["resumed_from.json"]),
-    "before its first step": ("backward, before", 1, ["config.yaml", "resumed_from.json"]),
-    "before its first checkpoint": ("backward, before", 3, ["config.yaml", "resumed_from.json"]),
-    "after it": ("rename, after", 3, ["checkpoints", "config.yaml", "resumed_from.json"]),
+    "before its first step": ("backward, before", 1, ["config.yaml", "data.json", "resumed_from.json"]),
+    "before its first checkpoint": ("backward, before", 3, ["config.yaml", "data.json", "resumed_from.json"]),
+    "after it": ("rename, after", 4, ["checkpoints", "config.yaml", "data.json", "resumed_from.json"]),
 }
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -35,7 +34,7 @@ def config():
 
 def test_settings(folder, config):
     folder.write_config(config)
-    assert folder.read_config() == asdict(config)
+    assert folder.read_config() == config
     folder.config.write_text("{")
     with pytest.raises(InputError, match=r"cannot read '.*config.yaml' as YAML"):
         folder.read_config()

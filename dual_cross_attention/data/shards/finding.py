@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.data.files import read_text
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.durable import written_beside
@@ -108,6 +109,8 @@ def read_description(folder: Path) -> Description | None:
         if isinstance(error, InputError):
             raise
         raise InputError(f"shards: {printable(path)} cannot be read as JSON: {error}") from error
+    if isinstance(said, dict):
+        check_version(said.get("format_version"), f"shards: {printable(path)}")
     fields = (
         [said.get(name) for name in ("task", "dataset", "classes", "archives", "settings")]
         if isinstance(said, dict)
@@ -132,7 +135,7 @@ def read_description(folder: Path) -> Description | None:
 def write_description(folder: Path, description: Description) -> None:
     """What `read_description` reads; written beside and then renamed. Raises OSError if it cannot be written."""
     with written_beside(folder / DESCRIPTION) as temporary:
-        temporary.write_text(json.dumps(asdict(description), indent=1) + "\n")
+        temporary.write_text(json.dumps({"format_version": FORMAT_VERSION} | asdict(description), indent=1) + "\n")
 
 
 def expand(pattern: str) -> list[str]:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 ALIGNED = 64
 AT_ONCE = 1 << 16  # rows
+DIGEST_BYTES = 16
 
 
 class Index:
@@ -64,6 +65,19 @@ class Index:
             raise ValueError("it is not as long as it says")
         mapped = np.memmap(path, dtype, mode="r", offset=start, shape=(count,)) if count else np.empty(0, dtype)
         self.rows = np.asarray(mapped)  # a plain array over the same memory: rows of it are taken faster
+
+    @property
+    def digest(self) -> str:
+        """A hash over all rows: where each image lies, its name, label and camera.
+
+        It was written with the index; one of format 1 has none, so its rows are read.
+        """
+        if "digest" not in self.about:
+            digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+            for first in range(0, len(self.rows), AT_ONCE):
+                digest.update(self.rows[first : first + AT_ONCE].tobytes())
+            self.about["digest"] = digest.hexdigest()
+        return self.about["digest"]
 
     def __reduce__(self) -> tuple:
         return Index, (self.path, self.folder)  # a process that is spawned maps the file again
@@ -170,11 +184,20 @@ def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -
     Raises:
         OSError: it cannot be written.
     """
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with written_beside(path) as temporary, temporary.open("wb") as file:
-        head = json.dumps(about).encode()
-        file.write(head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n")
+        file.write(_head(about | {"digest": digest.hexdigest()}))
         for some in rows:
-            file.write(some.tobytes())
+            raw = some.tobytes()
+            digest.update(raw)
+            file.write(raw)
+        file.seek(0)
+        file.write(_head(about | {"digest": digest.hexdigest()}))
+
+
+def _head(about: dict[str, Any]) -> bytes:
+    head = json.dumps(about).encode()
+    return head + b" " * (-(len(head) + 1) % ALIGNED) + b"\n"
 
 
 class _Numbers:
@@ -333,6 +356,7 @@ def _read_about(path: Path) -> tuple[dict[str, Any], int]:
         and 0 < about["name_bytes"] <= MAX_NAME
         and len(counts) == len(labels)
         and sum(counts) == about["pictures"]
+        and isinstance(about.get("digest", ""), str)
     )
     if not good:
         raise ValueError("it is damaged")

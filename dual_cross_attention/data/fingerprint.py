@@ -1,0 +1,136 @@
+"""Which data a run was trained on, so that it never resumes on other data without a word.
+
+The fingerprint of a split has the number of its images and a hash over their names and labels, in order. Names are
+relative to the folder that holds them all, so a copy in another place, or a remounted disk, has the same fingerprint.
+Pixels are not read. Of tar archives, it is a hash over what their index says, which was taken when the index was made.
+"""
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.pictures import Picture
+from dual_cross_attention.data.shards.columns import IndexedPictures
+from dual_cross_attention.data.shards.index import Index
+from dual_cross_attention.errors import InputError
+
+AT_ONCE = 1 << 16  # names that are hashed at a time
+
+
+@dataclass(frozen=True)
+class SplitFingerprint:
+    """A split's number of images, and a hash over their names and labels."""
+
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class DataFingerprint:
+    """What tells one dataset from another.
+
+    Args:
+        dataset: its name.
+        label_names: number of classes, or of training identities.
+        label_digest: a hash over their names, in order.
+        splits: by name, such as "train" and "test".
+    """
+
+    dataset: str
+    label_names: int
+    label_digest: str
+    splits: dict[str, SplitFingerprint]
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "DataFingerprint":
+        """Reads what `to_json` wrote; `source` is where it is from, for errors.
+
+        Raises:
+            InputError: it is something else, or of a later version.
+        """
+        try:
+            read = json.loads(text)
+            check_version(read["format_version"], source)
+            splits = {
+                f"{name}": SplitFingerprint(int(s["images"]), f"{s['digest']}") for name, s in read["splits"].items()
+            }
+            return cls(f"{read['dataset']}", int(read["label_names"]), f"{read['label_digest']}", splits)
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            raise InputError(f"{source} does not say which data it is of ({type(error).__name__}: {error})") from error
+
+    def differences(self, other: "DataFingerprint", splits: Sequence[str] | None = None) -> list[str]:
+        """What differs, in words; empty if nothing does.
+
+        Args:
+            other: what there is now; this one is what was recorded.
+            splits: those to compare; None: all, and the names of the labels.
+        """
+        found = []
+        if splits is None and self.label_digest != other.label_digest:
+            same_number = self.label_names == other.label_names
+            what = "names of the labels" if same_number else "number of labels"
+            found.append(f"{what} ({self.label_names:,} there, {other.label_names:,} here)")
+        for name in splits if splits is not None else {**self.splits, **other.splits}:
+            there, here = (side.splits.get(name, SplitFingerprint(0, "")) for side in (self, other))
+            if there.images != here.images:
+                found.append(f"number of {name} images ({there.images:,} there, {here.images:,} here)")
+            elif there.digest != here.digest:
+                found.append(f"names or labels of the {there.images:,} {name} images")
+        return found
+
+
+def digest_names(names: Sequence[str]) -> str:
+    """A hash over names in their order, the same for composed and decomposed Unicode."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(_encoded(name))
+    return digest.hexdigest()
+
+
+def fingerprint_split(images: Sequence[Picture], *labels: Sequence[int]) -> SplitFingerprint:
+    """Of images in their order and their labels (of re-identification, identities and cameras).
+
+    Args:
+        images: files, members of tar archives, or images in memory, which have no names.
+        labels: sequences of whole numbers, each as long as `images`.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(images, IndexedPictures):
+        digest.update(_of_index(images.index))
+        for each in labels:
+            digest.update(np.ascontiguousarray(each.table, dtype="<i8").tobytes())
+    else:
+        for each in labels:
+            digest.update(np.ascontiguousarray(np.asarray(each), dtype="<i8").tobytes())
+        if len(images) and isinstance(images[0], Path):
+            paths = [os.fspath(path) for path in images]
+            # The first and the last in sorted order have in common what all have in common.
+            folder = os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))])
+            start = len(folder) + 1 if folder else 0
+            for begin in range(0, len(paths), AT_ONCE):
+                digest.update(b"".join(_encoded(path[start:]) for path in paths[begin : begin + AT_ONCE]))
+    return SplitFingerprint(len(images), digest.hexdigest())
+
+
+def _of_index(index: Index) -> bytes:
+    """What an index says of its archives without their times, which a copy does not keep."""
+    about = {name: index.about[name] for name in ("labels", "counts", "cameras", "pictures")}
+    archives = [[name, size] for name, (size, _) in index.about["archives"].items()]
+    return json.dumps([about, archives, index.digest], sort_keys=True).encode("utf-8", "surrogatepass")
+
+
+def _encoded(name: str) -> bytes:
+    return unicodedata.normalize("NFC", name.replace(os.sep, "/")).encode("utf-8", "surrogateescape") + b"\0"
