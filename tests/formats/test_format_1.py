@@ -1,4 +1,4 @@
-"""Files that revision a2eb0ad wrote, before there were format versions: they are read, resumed and evaluated as then."""
+"""Files that revision a2eb0ad wrote, before format versions: they are read, resumed and evaluated as then."""
 
 import hashlib
 import json

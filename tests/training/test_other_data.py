@@ -11,7 +11,7 @@ from dual_cross_attention.training.run_folder import RunFolder
 
 @pytest.fixture
 def two(make_pictures, tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """Two datasets of the same classes and counts; one has other names of a few images. Runs go to a folder of its own."""
+    """Two datasets of the same classes and counts, with other names of a few images; the working directory is empty."""
     one, other = (make_pictures(tmp_path / name) for name in ("one", "other"))
     for path in (other / "train" / "ant").iterdir():
         path.rename(path.with_name(f"new_{path.name}"))
