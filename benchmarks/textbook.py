@@ -7,6 +7,8 @@ Notable:
 - nothing is shared between the streams but the weights.
 """
 
+from collections.abc import Collection
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -41,8 +43,12 @@ class TextbookDCAL(nn.Module):
         """See `DualCrossAttentionViT.no_weight_decay`."""
         return {f"dcal.{name}" for name in self.dcal.no_weight_decay()}
 
-    def forward(self, images: Tensor, distractors: Tensor | None = None) -> DualOutput:
-        """See `DualCrossAttentionViT.forward`."""
+    def forward(
+        self, images: Tensor, distractors: Tensor | None = None, branches: Collection[str] | None = None
+    ) -> DualOutput:
+        """See `DualCrossAttentionViT.forward`; always with all branches."""
+        if branches is not None and set(branches) != set(self.branches):
+            raise ValueError(f"the textbook has all three branches: got {', '.join(branches)}")
         pictures = {"sa": images}
         if self.training:
             if distractors is None:

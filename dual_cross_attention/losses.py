@@ -19,6 +19,9 @@ class UncertaintyWeighting(nn.Module):
     Args:
         branches: their names, in the order of `w`.
         bound: largest |w|; 2 lets a branch weigh between e⁻² and e² times its loss.
+
+    Attributes:
+        absent: the branches that the last forward pass had no loss of; their w has a gradient of 0.
     """
 
     def __init__(self, branches: Sequence[str], bound: float = 2.0):
@@ -27,19 +30,36 @@ class UncertaintyWeighting(nn.Module):
             raise ValueError(f"expected at least one branch and a positive bound, got {list(branches)} and {bound}")
         self.branches = tuple(branches)
         self.bound = bound
+        self.absent: frozenset[str] = frozenset()
         self.w = nn.Parameter(torch.zeros(len(self.branches)))  # a vector: optimisers leave it out of weight decay
 
-    def forward(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar losses by branch → the total, and the detached weights {"w_sa": …}.
+    def forward(
+        self, losses: Mapping[str, Tensor], scales: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar losses by branch → the total, and the detached weights {"w_sa": …} of all branches.
+
+        Args:
+            losses: of the branches that are on.
+            scales: the branches that are on, each with a factor s of its whole term, s·(e^(−w)·L + w), so that it does
+                not move where w is drawn to; None: all, with 1.
 
         Raises:
-            ValueError: other branches than those it was made for.
+            ValueError: losses of other branches than those.
         """
-        if set(losses) != set(self.branches):
-            raise ValueError(f"expected the losses of {sorted(self.branches)}, got {sorted(losses)}")
+        scales = dict.fromkeys(self.branches, 1.0) if scales is None else scales
+        check_branches(losses, scales, self.branches)
         self.project()
-        stacked = torch.stack([losses[branch].float() for branch in self.branches])
-        total = 0.5 * (torch.exp(-self.w) * stacked + self.w).sum()
+        self.absent = frozenset(self.branches) - frozenset(losses)
+        if not self.absent and all(scale == 1.0 for scale in scales.values()):
+            stacked = torch.stack([losses[branch].float() for branch in self.branches])
+            total = 0.5 * (torch.exp(-self.w) * stacked + self.w).sum()
+        else:  # one by one: an index tensor would be copied to the device in every step
+            terms = [
+                scales[branch] * (torch.exp(-self.w[place]) * losses[branch].float() + self.w[place])
+                for place, branch in enumerate(self.branches)
+                if branch in losses
+            ]
+            total = 0.5 * torch.stack(terms).sum()
         used = self.w.detach().clone()  # the optimiser changes w in place
         return total, {f"w_{branch}": w for branch, w in zip(self.branches, used, strict=True)}
 
@@ -47,6 +67,12 @@ class UncertaintyWeighting(nn.Module):
     def project(self) -> None:
         """Takes w back onto ±bound; every forward pass begins with it."""
         self.w.clamp_(-self.bound, self.bound)
+
+
+def check_branches(losses: Mapping[str, Tensor], scales: Mapping[str, float], branches: Sequence[str]) -> None:
+    """Raises ValueError unless there is a loss of every branch that is on, and of no other."""
+    if not losses or set(losses) != set(scales) or not set(losses) <= set(branches):
+        raise ValueError(f"expected the losses of {sorted(scales)}, got {sorted(losses)}")
 
 
 class IdentityLoss(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import shown
 
@@ -24,6 +24,9 @@ class TrainingConfig:
     # Smallest and largest value of a number; None: no limit.
     RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
         "drop_path_rate": (0, 0.99),
+        "pwca_start": (0, 1),
+        "pwca_warmup": (0, 1),
+        "glca_start": (0, 1),
         "flip": (0, 1),
         "epochs": (1, None),
         "batch_size": (1, None),
@@ -79,6 +82,16 @@ class TrainingConfig:
     """PWCA's distractor lends the keys and values of its PWCA stream, or of its SA stream."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
+
+    # --- when the branches are trained ---
+    pwca_start: float = setting(0.0, before={1: 0.0})
+    """Share of the training, from 0 to 1, after which PWCA is trained. Before, it is not computed, and the loss has no
+    term of it."""
+    pwca_warmup: float = setting(0.0, before={1: 0.0})
+    """Share of the training, from PWCA's start on, over which its term of the loss grows linearly from 0 to 1."""
+    glca_start: float = setting(0.0, before={1: 0.0})
+    """Share of the training, from 0 to 1, after which GLCA is trained. Before, it is not computed in training, and
+    predictions are those of SA alone."""
 
     # --- pictures ---
     img_size: int | list[int]
@@ -165,6 +178,11 @@ class TrainingConfig:
         if self.warmup_epochs > self.epochs:
             raise InputError(
                 f"warmup_epochs: expected at most the {self.epochs} epochs of the training, got {self.warmup_epochs}"
+            )
+        if self.pwca_start + self.pwca_warmup > 1 + 1e-9:
+            raise InputError(
+                f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "
+                f"{self.pwca_warmup}"
             )
         if self.ablation in ("full", "sa_pwca") and self.batch_size < 2:
             raise InputError(

@@ -10,7 +10,7 @@ Notable:
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,6 +57,10 @@ class DualCrossAttentionViT(nn.Module):
         distractor_stream: where PWCA's distractor takes its keys and values from: its "pwca" or its "sa" rows.
         neck_classes: None: the backbone's head classifies; a number of identities: a `NeckClassifier` for SA and PWCA,
             and another for GLCA.
+
+    Attributes:
+        glca_is_trained: False as long as GLCA's start in the training is still to come: `predict` and `embed` then use
+            SA alone, unless they are told a branch.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class DualCrossAttentionViT(nn.Module):
         self.clean_distractors = distractor_stream == "sa"
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
+        self.glca_is_trained = True
         self.grad_checkpointing = False
         self._stacked_block, self._last_block = stacked_block, last_block  # or compiled, see `compile_blocks`
         self.has_necks = neck_classes is not None
@@ -107,6 +112,11 @@ class DualCrossAttentionViT(nn.Module):
     def branches(self) -> list[str]:
         """The branches with a loss in training, "sa" first."""
         return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
+
+    @property
+    def predicting_branches(self) -> list[str]:
+        """The branches that predict together at inference, "sa" first."""
+        return ["sa", *(["glca"] if self.has_glca and self.glca_is_trained else [])]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
@@ -137,20 +147,28 @@ class DualCrossAttentionViT(nn.Module):
         """Parameters that weight decay leaves alone, beside all vectors: embeddings of the backbone."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
-    def forward(self, images: Tensor, distractors: Tensor | None = None) -> DualOutput:
+    def forward(
+        self, images: Tensor, distractors: Tensor | None = None, branches: Collection[str] | None = None
+    ) -> DualOutput:
         """(B, 3, H, W) normalised images → logits and features of every branch.
 
         Args:
             distractors: (B,) which picture of the batch distracts picture i; None draws a random derangement.
+            branches: those to compute, "sa" always among them; None: all that the model has.
 
         Raises:
-            InputError: training with PWCA on a batch of one.
+            InputError: training with PWCA on a batch of one; branches that the model does not have.
         """
-        if not (self.training and self.has_pwca):
+        branches = self.branches if branches is None else branches
+        if "sa" not in branches or not set(branches) <= set(self.branches):
+            raise InputError(
+                f"branches: expected 'sa' and any of {', '.join(self.branches)}, got {', '.join(branches)}"
+            )
+        if not (self.training and "pwca" in branches):
             distractors = None
         elif distractors is None:
             distractors = draw_distractors(images.shape[0], images.device)
-        return self._forward(images, distractors, self.has_glca)
+        return self._forward(images, distractors, "glca" in branches)
 
     def _forward(self, images: Tensor, distractors: Tensor | None, with_glca: bool) -> DualOutput:
         sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca)
@@ -178,7 +196,8 @@ class DualCrossAttentionViT(nn.Module):
     def predict(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> Tensor:
         """Class probabilities, (B, num_classes): the mean of SA's and GLCA's softmax, or those of one branch.
 
-        The paper adds the two softmaxes (section 3.4); their mean ranks alike and is a distribution.
+        The paper adds the two softmaxes (section 3.4); their mean ranks alike and is a distribution. A model that was
+        saved before GLCA's training started predicts with SA alone.
 
         Raises:
             InputError: a model in training mode or for re-identification, or a branch that it does not have.
@@ -186,12 +205,14 @@ class DualCrossAttentionViT(nn.Module):
         if self.has_necks:
             raise InputError("a re-identification model knows its training identities only: use embed, not predict")
         out = self._infer(images, branch)
-        chosen = [branch] if branch else [name for name in ("sa", "glca") if name in out.logits]
+        chosen = [branch] if branch else self.predicting_branches
         return torch.stack([F.softmax(out.logits[name].float(), dim=-1) for name in chosen]).mean(0)
 
     @torch.no_grad()
     def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None, after_neck: bool = False) -> Tensor:
         """Image features, (B, 2D): SA's and GLCA's class tokens concatenated, or (B, D) of one branch.
+
+        A model without GLCA, or one that was saved before GLCA's training started, gives SA's (B, D).
 
         Args:
             after_neck: the features that the classifiers see, of a re-identification model.
@@ -200,7 +221,7 @@ class DualCrossAttentionViT(nn.Module):
             InputError: a model in training mode, a branch that it does not have, or a neck where there is none.
         """
         features = self._infer(images, branch).features
-        chosen = [branch] if branch else [name for name in ("sa", "glca") if name in features]
+        chosen = [branch] if branch else self.predicting_branches
         if after_neck:
             features = self.through_necks(features)
         return torch.cat([features[name] for name in chosen], dim=-1)
@@ -222,7 +243,7 @@ class DualCrossAttentionViT(nn.Module):
         if branch not in (None, *self.branches) or branch == "pwca":
             has = " and ".join(f"'{name}'" for name in self.branches if name != "pwca")
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
-        return self._forward(images, None, self.has_glca and branch != "sa")
+        return self._forward(images, None, branch == "glca" or (branch is None and "glca" in self.predicting_branches))
 
     def _encode(
         self, images: Tensor, distractors: Tensor | None, with_glca: bool

@@ -10,6 +10,7 @@ from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.training.model_files import branch_schedule
 
 
 class FGVCSetup(RunSetup):
@@ -40,7 +41,9 @@ class FGVCSetup(RunSetup):
         )
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
-        return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)
+        return FGVCTask(
+            model, self.config.weight_bound, self.config.label_smoothing, schedule=branch_schedule(self.config)
+        )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return train_loader(

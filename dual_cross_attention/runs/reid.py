@@ -23,6 +23,7 @@ from dual_cross_attention.data.reid.blocks import IdentityBlocks
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
+from dual_cross_attention.training.model_files import branch_schedule
 
 
 class ReIDSetup(RunSetup):
@@ -77,6 +78,7 @@ class ReIDSetup(RunSetup):
             config.feature,
             config.distance,
             config.normalize_features,
+            schedule=branch_schedule(config),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

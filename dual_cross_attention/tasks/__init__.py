@@ -1,6 +1,7 @@
 """A task owns its model, its losses and its metrics. The training loop knows nothing else of it."""
 
+from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.fgvc import FGVCTask
 from dual_cross_attention.tasks.reid import ReIDTask, RetrievalSplit
 
-__all__ = ["FGVCTask", "ReIDTask", "RetrievalSplit"]
+__all__ = ["BranchSchedule", "FGVCTask", "ReIDTask", "RetrievalSplit"]

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, Task, vote
 
 
@@ -22,28 +23,37 @@ class FGVCTask(Task):
         model: a model of `create_model(..., task="fgvc")`.
         weight_bound: largest |w| of the loss weights.
         label_smoothing: of the cross-entropy, in [0, 1].
+        schedule: see `Task`.
     """
 
     best_metric = "top1"
     epoch_metrics = ("top1", "top5", "top1_sa", "top1_glca")
 
-    def __init__(self, model: DualCrossAttentionViT, weight_bound: float = 2.0, label_smoothing: float = 0.0):
-        super().__init__(model, weight_bound)
+    def __init__(
+        self,
+        model: DualCrossAttentionViT,
+        weight_bound: float = 2.0,
+        label_smoothing: float = 0.0,
+        schedule: BranchSchedule | None = None,
+    ):
+        super().__init__(model, weight_bound, schedule)
         self.label_smoothing = label_smoothing
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. PWCA has the target's label: the distractor must not change the answer."""
         labels = batch["labels"]
-        logits = self.model(batch["images"]).logits
+        logits = self.model(batch["images"], None, self.scales).logits
         losses = {
             branch: F.cross_entropy(logits[branch].float(), labels, label_smoothing=self.label_smoothing)
-            for branch in self.model.branches
+            for branch in self.scales
         }
         return self.combine(losses, logits, labels)
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Batch]) -> dict[str, float]:
         """Accuracy in percent: "top1" and "top5" of SA and GLCA together, and of each ("top1_sa", "top5_glca", …).
+
+        As long as GLCA is not trained, "top1" and "top5" are those of SA alone.
 
         Raises:
             TrainingDivergedError: the model's output is not finite.
@@ -63,7 +73,8 @@ class FGVCTask(Task):
             if not readable.any():  # asked after the pass: under FSDP, other processes take part in it
                 continue
             logits = {branch: logits[branch].float()[readable] for branch in branches}
-            for suffix, scores in {"": vote(logits), **{f"_{branch}": logits[branch] for branch in branches}}.items():
+            together = vote({branch: logits[branch] for branch in self.model.predicting_branches})
+            for suffix, scores in {"": together, **{f"_{branch}": logits[branch] for branch in branches}}.items():
                 broken.update((~scores.isfinite()).sum())
                 for k in (1, 5):
                     meters[f"top{k}{suffix}"].update(scores, labels[readable])

@@ -14,6 +14,7 @@ from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.losses import IdentityLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, Task
 
 RANKS = (1, 5, 10)
@@ -39,7 +40,8 @@ class TestFeatures:
 
     Args:
         positions: (n,) which pictures of the `RetrievalSplit`, in its order.
-        features: by branch ("sa", "glca", and "" for what DCAL retrieves with: both concatenated), (n, D) or (n, 2D).
+        features: by branch ("sa", "glca", and "" for what DCAL retrieves with: both concatenated, or SA's as long as
+            GLCA is not trained), (n, D) or (n, 2D).
         split: the test split.
     """
 
@@ -71,6 +73,7 @@ class ReIDTask(Task):
         feature: retrieve with the class tokens before the BN neck, or after it.
         distance: between features.
         normalize_features: scale features to length 1 first; the Euclidean distance then ranks as the cosine does.
+        schedule: see `Task`.
     """
 
     best_metric = "mAP"
@@ -86,8 +89,9 @@ class ReIDTask(Task):
         feature: Literal["before_neck", "after_neck"] = "before_neck",
         distance: Literal["euclidean", "cosine"] = "euclidean",
         normalize_features: bool = True,
+        schedule: BranchSchedule | None = None,
     ):
-        super().__init__(model, weight_bound)
+        super().__init__(model, weight_bound, schedule)
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
         self.identity_loss = IdentityLoss(label_smoothing, triplet_margin)
@@ -95,11 +99,10 @@ class ReIDTask(Task):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other picture, seldom one of the same identity."""
         images, identities = batch["images"], batch["labels"]
-        distractors = draw_distractors(len(images), images.device, identities) if self.model.has_pwca else None
-        out = self.model(images, distractors)
+        distractors = draw_distractors(len(images), images.device, identities) if "pwca" in self.scales else None
+        out = self.model(images, distractors, self.scales)
         losses = {
-            branch: self.identity_loss(out.logits[branch], out.features[branch], identities)
-            for branch in self.model.branches
+            branch: self.identity_loss(out.logits[branch], out.features[branch], identities) for branch in self.scales
         }
         return self.combine(losses, out.logits, identities)
 
@@ -146,7 +149,8 @@ class ReIDTask(Task):
             features = self.model.through_necks(features)
         if not all(feature.isfinite().all() for feature in features.values()):
             raise TrainingDivergedError("evaluation: the model's features are NaN or infinite")
-        features = {"": torch.cat(list(features.values()), dim=1), **features}
+        together = torch.cat([features[branch] for branch in self.model.predicting_branches], dim=1)
+        features = {"": together, **features}
         if self.normalize_features:
             features = {branch: F.normalize(feature, dim=1) for branch, feature in features.items()}
         return TestFeatures(positions.cpu(), features, self.split)

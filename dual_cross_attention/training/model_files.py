@@ -22,6 +22,7 @@ from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.training.run_folder import RunFolder, versions
 
 
@@ -51,6 +52,11 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         drop_path_rate=config.drop_path_rate,
         **config.backbone_kwargs,
     )
+
+
+def branch_schedule(config: TrainingConfig) -> BranchSchedule:
+    """When the branches of the model are trained."""
+    return BranchSchedule(config.pwca_start, config.pwca_warmup, config.glca_start)
 
 
 def save_model(
@@ -110,6 +116,8 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
+    # Its last steps were those of its epoch; of models that do not name one, all.
+    model.glca_is_trained = branch_schedule(config).glca_is_on(metrics.get("epoch", config.epochs), config.epochs)
     return SavedModel(model.eval(), config, classes, metrics, data)
 
 

@@ -40,11 +40,17 @@ class OptimizerStep:
         self.limit = math.inf if clip_grad is None else clip_grad
         self.accelerator, self.optimizer = parallel.accelerator, parallel.optimizer
         self.device = self.accelerator.device
-        self.careful = CAREFUL if parallel.processes > 1 and not parallel.sharded else 0  # steps that still are
+        self.careful = 0  # steps that still are
+        self.be_careful()
         # Where the device cannot hold the weights by itself, somebody looks before every step; see `Freeze`.
         holds = self.device.type in ("cuda", "cpu") and not parallel.sharded
         self.freeze = Freeze(parallel.plain_optimizer, self.device) if holds else None
         self.statistics = RunningStatistics(parallel.task)
+
+    def be_careful(self) -> None:
+        """The next steps may take more memory than those before."""
+        if self.parallel.processes > 1 and not self.parallel.sharded:
+            self.careful = CAREFUL
 
     def take(
         self,

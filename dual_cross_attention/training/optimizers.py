@@ -59,6 +59,21 @@ def build_optimizer(
     return optimizer
 
 
+def complete_state(optimizer: Optimizer) -> None:
+    """Gives AdamW's parameters that had no gradient yet the zeros that it would begin with, so that its state can be
+    saved and loaded whole."""
+    if not isinstance(optimizer, AdamW):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in optimizer.state:
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
 def _stay_as_built(optimizer: Optimizer, state: dict) -> dict:
     """State of an optimiser that was fused where this one is not, or the reverse, would switch this one, only half."""
     fused = optimizer.defaults["fused"]

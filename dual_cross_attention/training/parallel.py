@@ -1,6 +1,7 @@
 """One process, or several that train together: gradients averaged, a state that does not tell how many there were."""
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,8 +17,21 @@ from torch.optim import Optimizer
 from dual_cross_attention.errors import InputError, InterruptedRun
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.fsdp import is_sharded
+from dual_cross_attention.training.held_weights import hold_absent_weights
+from dual_cross_attention.training.optimizers import complete_state
 
-DDP_OPTIONS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # else gradients take their memory twice
+
+def ddp_options(leaves_out_parameters: bool) -> DistributedDataParallelKwargs:
+    """How DDP is to wrap a task.
+
+    Args:
+        leaves_out_parameters: some steps have no gradient for some parameters, for which DDP would wait. In a step that
+            has them all, it then warns that it looked in vain.
+    """
+    if leaves_out_parameters:
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
+    # gradient_as_bucket_view: else gradients take their memory twice
+    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=leaves_out_parameters)
 
 
 class Parallel:
@@ -25,7 +39,7 @@ class Parallel:
     sharded.
 
     Args:
-        accelerator: knows device, precision and processes; made with `DDP_OPTIONS`.
+        accelerator: knows device, precision and processes; made with `ddp_options`.
         task: is moved to the device, unless it was sharded, and is there.
         optimizer: of its parameters.
 
@@ -48,6 +62,8 @@ class Parallel:
             self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
             # Of DDP, before forward passes; `RunningStatistics` keeps buffers alike.
             self.wrapped.broadcast_buffers = False
+        if task.weighting:
+            hold_absent_weights(optimizer, task.weighting)
 
     @property
     def processes(self) -> int:
@@ -81,6 +97,7 @@ class Parallel:
 
         All processes must call this after at least one step; what it gives is complete on the first.
         """
+        complete_state(self.plain_optimizer)
         options = StateDictOptions(full_state_dict=True, cpu_offload=self.processes > 1)
         task, optimizer = get_state_dict(self.task, self.plain_optimizer, options=options)
         scaler = self.accelerator.scaler

@@ -39,7 +39,7 @@ from dual_cross_attention.training.fsdp import shard
 from dual_cross_attention.training.interruptions import Interruptions
 from dual_cross_attention.training.optimizer_step import OptimizerStep
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
-from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
+from dual_cross_attention.training.parallel import Parallel, ddp_options
 from dual_cross_attention.training.pieces import OutOfMemory, Pieces, first_sentence, is_out_of_memory
 from dual_cross_attention.training.progress import ProgressBar, track
 from dual_cross_attention.training.results import Results, is_better
@@ -91,7 +91,7 @@ class Trainer:
             mixed_precision=choose_precision(config.precision, device, config.format_version),
             log_with="tensorboard",
             project_dir=str(folder.path),
-            kwargs_handlers=[DDP_OPTIONS],
+            kwargs_handlers=[ddp_options(task.leaves_out_parameters)],
             # Else variables of the environment would compile the whole task, and divide the losses.
             dynamo_backend="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
@@ -237,6 +237,8 @@ class Trainer:
         numbers = [number for share in shares for number, _ in share]
         batches = self._read_training(numbers)
         for share in shares:
+            if self.task.begin_step(self.step + 1, self.shares.steps * self.config.epochs):
+                self.optimizer_step.be_careful()
             scalars, weight = self.optimizer_step.take(self.epoch + 1, share, batches, advance)
             self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
             self.schedule.step_update(self.step)
@@ -253,6 +255,7 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """The epoch's metrics on the test split, every picture of which one process sees."""
         epoch, batches = self.epoch + 1, len(self.eval_batches)
+        self.task.begin_step(self.step, self.shares.steps * self.config.epochs)  # of a run that resumes right here, too
         shares = Shares(batches, batches, self.accelerator.process_index, self.parallel.processes).of(0)
         own = [number for number, _ in shares]
 

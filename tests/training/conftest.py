@@ -21,7 +21,7 @@ from dual_cross_attention.data import draw_toy, test_transform
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.order import SequentialOrder, ShuffledOrder
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training.model_files import build_model
+from dual_cross_attention.training.model_files import branch_schedule, build_model
 from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
@@ -73,7 +73,7 @@ def make_trainer(birds, tmp_path):
         torch.manual_seed(config.seed)
         model = build_model(config, 10, pretrained=False)
         model.set_grad_checkpointing(config.use_gradient_checkpointing)
-        task = FGVCTask(model, config.weight_bound, config.label_smoothing)
+        task = FGVCTask(model, config.weight_bound, config.label_smoothing, schedule=branch_schedule(config))
         prepare(task)
         samples = pictures if hasattr(pictures, "set_epoch") else Samples(pictures)
         batches = (

@@ -19,6 +19,7 @@ from dual_cross_attention.training.checkpoints import STATE, list_checkpoints, v
 from dual_cross_attention.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
+LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5"]
 MEASURED = ("train/images_per_second", "peak_memory_mb")  # of the machine, not of the training
 
 
@@ -102,6 +103,11 @@ def tensors_of(state, name=""):
         yield name, state
 
 
+def without_key_biases(state):
+    """A shift of all keys changes no attention: their gradient is rounding, which AdamW makes steps of full size of."""
+    return {name: value for name, value in state.items() if "qkv.bias" not in name}
+
+
 def assert_same_states(ours, expected, tolerance):
     assert ours.keys() == expected.keys()
     for name, value in expected.items():
@@ -135,6 +141,31 @@ def test_two_processes_compute_what_one_does(every_step, parallel):
     assert_same_rows(rows, expected_rows, 1e-4)
     first, *_, last = (state["/task/model.backbone.blocks.0.attn.qkv.weight"] for state in expected.values())
     assert (first - last).abs().max() > 1e-3  # so that 1e-5 means something
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_branches_that_start_late(run, flags, parallel):
+    """Before and after their starts, after every step; with DDP, GLCA's parameters have no gradient at first."""
+    done = {}
+    for processes in (1, 2):
+        more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}", *LATE]
+        outcome, folder = run(processes, [*flags, *more, "--checkpoint_minutes=0"], KEEP_ALL="1")
+        assert outcome.returncode == 0, outcome.stderr
+        assert "Warning: " not in outcome.stderr
+        states = {
+            path.name: dict(tensors_of(torch.load(path / STATE, weights_only=True)))
+            for path in list_checkpoints(folder.checkpoints)
+        }
+        done[processes] = states, folder.read_metrics()
+    (expected, expected_rows), (ours, rows) = done[1], done[2]
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        # A fresh GLCA has tiny gradients of its queries, whose rounding AdamW magnifies; a step is up to 1e-3.
+        assert_same_states(*map(without_key_biases, (ours[name], expected[name])), 1e-4)
+    assert_same_rows(rows, expected_rows, 1e-4)
+    w = [state["/task/weighting.w"].tolist() for state in expected.values()]
+    assert w[0][1:] == [0, 0] and w[0][0] and all(w[-1])
 
 
 @pytest.mark.slow

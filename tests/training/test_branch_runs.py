@@ -1,0 +1,74 @@
+"""Runs whose branches start late: they resume bit for bit, and their files say what is trained."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dual_cross_attention.training.model_files import load_model, save_model
+
+LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5"]
+IN_THE_THIRD_EPOCH = ["--glca_start=0.7", "--pwca_start=0.7", "--pwca_warmup=0"]
+NEVER = ["--glca_start=1", "--pwca_start=1", "--pwca_warmup=0"]
+
+
+@pytest.fixture(scope="module")
+def late(tasks):
+    """Flags by task of a training of 3 epochs in whose second one PWCA and GLCA start."""
+    return {task: [*flags, *LATE] for task, flags in tasks.items()}
+
+
+@pytest.mark.parametrize(("task", "number"), [("fgvc", 5), ("fgvc", 8), ("reid", 3), ("reid", 6)])
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
+    dcal, train_until, late, assert_same_results, tmp_path, task, number
+):
+    """Before any branch starts, and in PWCA's first step: the optimizer has no state of GLCA's parameters then."""
+    assert dcal("train", *late[task], "--output_dir", tmp_path / "whole").status == 0
+    ended = train_until(
+        [*late[task], "--checkpoint_minutes=0"], tmp_path / "run", kind="backward, after", number=number, does="SIGTERM"
+    )
+    assert ended.status == 75, ended.err
+    outcome = dcal("train", *late[task], "--output_dir", tmp_path / "run")
+    assert outcome.status == 0 and "resumed after epoch" in outcome.out, outcome.err
+    assert_same_results(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
+def test_rows_and_models_of_a_late_glca(dcal, late, tmp_path, task):
+    run_folder = tmp_path / "run"
+    outcome = dcal("train", *late[task], *IN_THE_THIRD_EPOCH, "--output_dir", run_folder)
+    assert outcome.status == 0, outcome.err
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    score = "top1" if task == "fgvc" else "mAP"
+    for row in rows[:2]:  # everything starts in the third epoch
+        assert row.keys() == rows[2].keys() - {"train/loss_glca", "train/loss_pwca"}
+        assert row[f"val/{score}"] == row[f"val/{score}_sa"]
+        assert row["train/w_glca"] == row["train/w_pwca"] == 0
+        assert row["train/loss"] == pytest.approx(0.5 * row["train/loss_sa"], rel=0.1)
+    assert rows[2]["train/w_glca"] != 0
+    initial = load_file(run_folder / "last.safetensors")
+    assert load_model(run_folder / "last.safetensors").model.glca_is_trained
+    best = load_model(run_folder / "best.safetensors")
+    assert best.model.glca_is_trained == (best.metrics["epoch"] > 2)
+    for epoch, trained in ((1, False), (2, False), (3, True)):
+        save_model(tmp_path / "m.safetensors", initial, best.config, best.classes, {"epoch": epoch})
+        assert load_model(tmp_path / "m.safetensors").model.glca_is_trained == trained
+
+
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
+def test_before_its_start_glca_stays_as_it_began(dcal, late, tmp_path, task):
+    """No weight decay, no running statistics: the whole branch, and its w."""
+    for name, epochs in (("long", 3), ("short", 1)):
+        flags = [*late[task], *NEVER, f"--epochs={epochs}", "--warmup_epochs=0"]
+        assert dcal("train", *flags, "--output_dir", tmp_path / name).status == 0
+    ours, theirs = (load_file(tmp_path / name / "last.safetensors") for name in ("long", "short"))
+    for name in ours:
+        if name.startswith("glca") and "num_batches" not in name:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+
+
+def test_a_start_is_part_of_the_run(dcal, late, tmp_path):
+    assert dcal("train", *late["fgvc"], "--output_dir", tmp_path / "run").status == 0
+    outcome = dcal("train", *late["fgvc"], "--glca_start=0.25", "--output_dir", tmp_path / "run")
+    assert outcome.status == 2 and "glca_start (0.5 there, 0.25 here)" in outcome.err
