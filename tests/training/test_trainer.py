@@ -249,9 +249,9 @@ def poison(monkeypatch, branch, at, value=math.nan):
     forward = DualCrossAttentionViT.forward
     steps = 0
 
-    def poisoned(model, images, distractors=None):
+    def poisoned(model, images, *more):
         nonlocal steps
-        out = forward(model, images, distractors)
+        out = forward(model, images, *more)
         steps += model.training
         if steps >= at and model.training:
             out.logits[branch] = out.logits[branch] + value
@@ -327,8 +327,8 @@ def test_an_evaluation_that_is_not_finite_names_the_checkpoint(make_trainer, mon
     predict = DualCrossAttentionViT.forward
     trainer = make_trainer()
 
-    def poisoned(model, images, distractors=None):
-        out = predict(model, images, distractors)
+    def poisoned(model, images, *more):
+        out = predict(model, images, *more)
         if not model.training and trainer.epoch == 1:
             out.logits["glca"] = out.logits["glca"] * math.inf
         return out
