@@ -3,20 +3,25 @@
     python -m benchmarks.train_step --img_size 448 --batch_size 4
     python -m benchmarks.train_step --task reid --img_size 256 128 --batch_size 64 --num_classes 751
     python -m benchmarks.train_step --rows timm full --compile true --memory false
+    python -m benchmarks.train_step --rows sa_only sa_glca full full:pwca_blocks=4 full:distractor_tokens=0.25
 
 Forward, loss, backward and the task's optimiser, on the same random batch. Rows: `timm` is timm's own model and
-cross-entropy, without any code of ours; `textbook` is `benchmarks.textbook`, never compiled nor checkpointed. FLOPs are
-those that run, forward and backward, counted by `torch.utils.flop_counter`, which does not see into kernels written in
-Triton. Rollout is also timed alone; on a GPU that is with its launches, which a step hides.
+cross-entropy, without any code of ours; `textbook` is `benchmarks.textbook`, never compiled nor checkpointed. An
+ablation may be followed by arguments of `create_model`, as `full:pwca_blocks=4,distractor_tokens=0.25`; the mean step
+with `pwca_every` K takes (full + (K - 1) · sa_glca) / K. FLOPs are those that run, forward and
+backward, counted by `torch.utils.flop_counter`, which does not see into kernels written in Triton. Rollout is also
+timed alone; on a GPU that is with its launches, which a step hides.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import timm
 import torch
+import yaml
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_timing_flags(parser)
     add_model_flags(parser)
     add_step_flags(parser)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), type=known_row)
     given = parser.parse_args(arguments)
 
     keep_freed_memory()
@@ -110,6 +115,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def known_row(row: str) -> str:
+    """A row of the command line; argparse tells of what is raised."""
+    name, settings = split_row(row)
+    if name not in ROWS or (settings and name not in ABLATIONS):
+        raise argparse.ArgumentTypeError(f"there are {', '.join(ROWS)}, and ABLATION:SETTING=VALUE,...; got {row}")
+    return row
+
+
+def split_row(row: str) -> tuple[str, dict[str, Any]]:
+    """`full:pwca_blocks=4` → `"full", {"pwca_blocks": 4}`."""
+    name, _, settings = row.partition(":")
+    pairs = (each.partition("=") for each in settings.split(",") if each)
+    return name, {setting: yaml.safe_load(value) for setting, _, value in pairs}
+
+
 def add_step_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a `TrainingStep`, beside those of every model."""
     parser.add_argument("--task", default="fgvc", choices=OPTIMIZERS)
@@ -121,7 +141,7 @@ class TrainingStep:
     """A whole step on the same random batch: forward, loss, backward, optimiser; fp16 with loss scaling.
 
     Args:
-        row: one of `ROWS`.
+        row: one of `ROWS`, or an ablation with settings.
         given: flags of `add_flags`, `add_model_flags` and `add_step_flags`.
     """
 
@@ -172,13 +192,15 @@ def timm_model(given: argparse.Namespace) -> VisionTransformer:
 def our_task(row: str, given: argparse.Namespace) -> FGVCTask | ReIDTask:
     """An ablation's task, or the textbook's."""
     textbook = row == "textbook"
+    ablation, settings = split_row("full" if textbook else row)
     model = create_model(
         given.backbone,
         given.num_classes,
         given.task,
         tuple(sides("img_size", given.img_size)),
-        "full" if textbook else row,
+        ablation,
         drop_path_rate=DROP_PATH_RATE,
+        **settings,
     )
     if textbook:
         model = TextbookDCAL(model)

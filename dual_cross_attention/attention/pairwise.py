@@ -49,6 +49,28 @@ def draw_distractors(batch_size: int, device: torch.device | str = "cpu", identi
     return distractors
 
 
+def sample_distractor_tokens(
+    batch_size: int, prefix: int, patches: int, share: float, device: torch.device | str = "cpu"
+) -> Tensor | None:
+    """Which tokens of each target's distractor are keys and values: its prefix, and a random part of its patch tokens.
+
+    Sampled from torch's generator of `device`, for every target by itself; one sample serves all blocks and heads.
+
+    Args:
+        prefix: tokens before the patches (CLS and its like), which are always among them.
+        patches: N, the number of patch tokens.
+        share: of them, in [0, 1]; round(share · N) are taken.
+
+    Returns:
+        (B, prefix + n) indices of tokens; None: all of them, and nothing is sampled.
+    """
+    number = round(share * patches)
+    if number == patches:
+        return None
+    sampled = torch.rand(batch_size, patches, device=device).topk(number, dim=1).indices
+    return torch.cat([torch.arange(prefix, device=device).expand(batch_size, -1), prefix + sampled], dim=1)
+
+
 def pairwise_attention(
     attention: Attention,
     query: Tensor,
@@ -57,6 +79,7 @@ def pairwise_attention(
     distracting_key: Tensor,
     distracting_value: Tensor,
     distractors: Tensor,
+    distractor_tokens: Tensor | None = None,
 ) -> Tensor:
     """softmax(Q₁[K₁; K₂]ᵀ/√d) [V₁; V₂], with heads merged.
 
@@ -67,12 +90,18 @@ def pairwise_attention(
         key, value: (B, heads, N, d) of the targets.
         distracting_key, distracting_value: (B, heads, N, d) of the stream that distracts.
         distractors: (B,) which row of it distracts picture i.
+        distractor_tokens: (B, m) which of that row's tokens do; None: all.
 
     Returns:
         (B, n, heads · d)
     """
-    both_keys = torch.cat([key, distracting_key.index_select(0, distractors)], dim=2)
-    both_values = torch.cat([value, distracting_value.index_select(0, distractors)], dim=2)
+    others = [tensor.index_select(0, distractors) for tensor in (distracting_key, distracting_value)]
+    if distractor_tokens is not None:
+        others = [
+            other.gather(2, distractor_tokens[:, None, :, None].expand(-1, other.shape[1], -1, other.shape[3]))
+            for other in others
+        ]
+    both_keys, both_values = (torch.cat(pair, dim=2) for pair in zip((key, value), others, strict=True))
     return attend(attention, query, both_keys, both_values)
 
 
@@ -83,6 +112,7 @@ def stacked_attention(
     value: Tensor,
     distractors: Tensor,
     clean_distractors: bool = False,
+    distractor_tokens: Tensor | None = None,
 ) -> Tensor:
     """SA on the first B rows, PWCA on the last B: (2B, n, heads · d), heads merged.
 
@@ -91,6 +121,7 @@ def stacked_attention(
             pictures in the same order. Or (B, heads, tokens, d), where both streams still have the same tokens.
         distractors: (B,) which picture distracts picture i.
         clean_distractors: take the distractor's keys and values from its SA stream, not its PWCA stream.
+        distractor_tokens: (B, m) which of the distractor's tokens are keys and values; None: all.
     """
     # split, not slices: its backward pass puts the halves together, where that of a slice fills the rest with zeros
     (sa_query, query), (sa_key, key), (sa_value, value) = (
@@ -98,4 +129,5 @@ def stacked_attention(
     )
     distracting = (sa_key, sa_value) if clean_distractors else (key, value)
     sa = attend(attention, sa_query, sa_key, sa_value)
-    return torch.cat([sa, pairwise_attention(attention, query, key, value, *distracting, distractors)])
+    pwca = pairwise_attention(attention, query, key, value, *distracting, distractors, distractor_tokens)
+    return torch.cat([sa, pwca])

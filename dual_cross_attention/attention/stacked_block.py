@@ -1,8 +1,8 @@
 """A backbone's block over the stack [SA ; PWCA] of 2B rows: the same weights, the same launches, two attentions.
 
 Notable:
-- at the first block both streams have the same tokens, so it takes B rows and gives 2B: norm, query, key and value are
-  computed once;
+- at PWCA's first block both streams have the same tokens, so it takes B rows and gives 2B: norm, query, key and value
+  are computed once;
 - at the last block, what is only classified asks with its prefix alone (CLS and its like): query, output projection and
   MLP of all other tokens would be thrown away. Key and value are needed of all.
 """
@@ -27,14 +27,15 @@ def stacked_block(
     distractors: Tensor | None,
     drop_path: DropPathMasks | None = None,
     clean_distractors: bool = False,
+    distractor_tokens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Any block but the last.
 
     Args:
-        tokens: (2B, N, D), SA above PWCA; (B, N, D) at the first block, or where there is no PWCA.
+        tokens: (2B, N, D), SA above PWCA; (B, N, D) at PWCA's first block, or where there is no PWCA.
         distractors: (B,) which picture distracts picture i; None: no PWCA.
         drop_path: of the rows that come out.
-        clean_distractors: see `stacked_attention`.
+        clean_distractors, distractor_tokens: see `stacked_attention`.
 
     Returns:
         tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
@@ -45,7 +46,7 @@ def stacked_block(
     if distractors is None:
         attended = attend(block.attn, query, key, value)
     else:
-        attended = stacked_attention(block.attn, query, key, value, distractors, clean_distractors)
+        attended = stacked_attention(block.attn, query, key, value, distractors, clean_distractors, distractor_tokens)
     batch = len(tokens) if distractors is None else len(distractors)
     return finish_block(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
 
@@ -56,6 +57,7 @@ def last_block(
     distractors: Tensor | None,
     drop_path: DropPathMasks | None = None,
     clean_distractors: bool = False,
+    distractor_tokens: Tensor | None = None,
     prefix: int = 1,
     whole_sa: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
@@ -87,7 +89,14 @@ def last_block(
     distracting = slice(batch) if clean_distractors else own
     query = project_query(attention, asking_normed)
     attended = pairwise_attention(
-        attention, query, key[own], value[own], key[distracting], value[distracting], distractors
+        attention,
+        query,
+        key[own],
+        value[own],
+        key[distracting],
+        value[distracting],
+        distractors,
+        distractor_tokens,
     )
     pwca = finish_block(block, tokens[own, :prefix], asking_normed, attended, pwca_drop)
     return sa, pwca, *for_rollout

@@ -24,6 +24,9 @@ class TrainingConfig:
     # Smallest and largest value of a number; None: no limit.
     RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
         "drop_path_rate": (0, 0.99),
+        "pwca_blocks": (1, None),
+        "distractor_tokens": (0, 1),
+        "pwca_every": (1, None),
         "pwca_start": (0, 1),
         "pwca_warmup": (0, 1),
         "glca_start": (0, 1),
@@ -80,6 +83,12 @@ class TrainingConfig:
     """GLCA's block starts at random, or as a copy of the backbone's last block."""
     distractor_stream: Literal["pwca", "sa"] = "pwca"
     """PWCA's distractor lends the keys and values of its PWCA stream, or of its SA stream."""
+    pwca_blocks: int | None = setting(None, before={1: None})
+    """T: PWCA is in the last T blocks of the backbone. Below, its tokens are those of SA and are computed once; unset:
+    all blocks."""
+    distractor_tokens: float = setting(1.0, before={1: 1.0})
+    """Share of the distractor's patch tokens, from 0 to 1, that are keys and values of PWCA, sampled at random in every
+    step; its class token always is."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
 
@@ -89,6 +98,8 @@ class TrainingConfig:
     term of it."""
     pwca_warmup: float = setting(0.0, before={1: 0.0})
     """Share of the training, from PWCA's start on, over which its term of the loss grows linearly from 0 to 1."""
+    pwca_every: int = setting(1, before={1: 1})
+    """K: from PWCA's start on, only every K-th step of the optimizer computes it."""
     glca_start: float = setting(0.0, before={1: 0.0})
     """Share of the training, from 0 to 1, after which GLCA is trained. Before, it is not computed in training, and
     predictions are those of SA alone."""

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.opened_block import draw_drop_path
-from dual_cross_attention.attention.pairwise import draw_distractors
+from dual_cross_attention.attention.pairwise import draw_distractors, sample_distractor_tokens
 from dual_cross_attention.attention.rollout import attention_rollout
 from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.errors import InputError
@@ -57,6 +57,9 @@ class DualCrossAttentionViT(nn.Module):
         distractor_stream: where PWCA's distractor takes its keys and values from: its "pwca" or its "sa" rows.
         neck_classes: None: the backbone's head classifies; a number of identities: a `NeckClassifier` for SA and PWCA,
             and another for GLCA.
+        pwca_blocks: T, the last blocks in which PWCA differs from SA; below, both are one. None: all blocks.
+        distractor_tokens: share of the distractor's patch tokens, in [0, 1], that are keys and values of PWCA, sampled
+            in every step; its prefix tokens always are.
 
     Attributes:
         glca_is_trained: False as long as GLCA's start in the training is still to come: `predict` and `embed` then use
@@ -71,6 +74,8 @@ class DualCrossAttentionViT(nn.Module):
         glca_init: Literal["random", "last_block"] = "random",
         distractor_stream: Literal["pwca", "sa"] = "pwca",
         neck_classes: int | None = None,
+        pwca_blocks: int | None = None,
+        distractor_tokens: float = 1.0,
     ):
         super().__init__()
         for name, value, known in (
@@ -82,10 +87,21 @@ class DualCrossAttentionViT(nn.Module):
                 raise InputError(f"unknown {name} '{value}': there are {', '.join(known)}")
         if not 0.0 < local_ratio <= 1.0:
             raise InputError(f"local_ratio is the share R of patch tokens that are local, in (0, 1]; got {local_ratio}")
+        depth = len(backbone.blocks)
+        if pwca_blocks is not None and not 1 <= pwca_blocks <= depth:
+            raise InputError(
+                f"pwca_blocks: expected a number of the backbone's blocks, from 1 to {depth}; got {pwca_blocks}"
+            )
+        if not 0.0 <= distractor_tokens <= 1.0:
+            raise InputError(
+                f"distractor_tokens: expected a share of the patch tokens, in [0, 1]; got {distractor_tokens}"
+            )
         self.backbone = backbone
         self.ablation = ablation
         self.local_ratio = local_ratio
         self.clean_distractors = distractor_stream == "sa"
+        self.pwca_blocks = depth if pwca_blocks is None else pwca_blocks
+        self.distractor_tokens = distractor_tokens
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
         self.glca_is_trained = True
@@ -130,8 +146,8 @@ class DualCrossAttentionViT(nn.Module):
         Args:
             backend: of `torch.compile`.
         """
-        # A graph each for the first block and the others, training and evaluation, a short last batch: too many for the
-        # default, at which a compiled function that may not break would give up.
+        # A graph each for the first block and the others, with and without PWCA, training and evaluation, a short last
+        # batch: too many for the default, at which a compiled function that may not break would give up.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         self._stacked_block = torch.compile(stacked_block, fullgraph=True, backend=backend)
         self._last_block = torch.compile(last_block, fullgraph=True, backend=backend)
@@ -264,24 +280,39 @@ class DualCrossAttentionViT(nn.Module):
             for kept, tensor in zip((queries, keys), query_and_key, strict=True):
                 kept.append(tensor.clone(memory_format=torch.contiguous_format) if copied else tensor)
 
+        prefix = self.backbone.num_prefix_tokens
+        tokens_of_distractors = None
+        if distractors is not None:
+            patches = tokens.shape[1] - prefix
+            tokens_of_distractors = sample_distractor_tokens(
+                len(tokens), prefix, patches, self.distractor_tokens, tokens.device
+            )
         *blocks, last = self.backbone.blocks
-        for block in blocks:
-            tokens, *query_and_key = self._run(self._stacked_block, block, tokens, distractors)
+        for place, block in enumerate(blocks):
+            both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
+            of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
+            tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
             if with_glca:
                 keep(*query_and_key)
-        prefix = self.backbone.num_prefix_tokens
-        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, distractors, prefix, with_glca)
+        of_pwca = distractors, tokens_of_distractors
+        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, with_glca)
         if with_glca:
             keep(*query_and_key)
         return sa, pwca, queries, keys
 
     def _run(
-        self, run_block: Callable, block: nn.Module, tokens: Tensor, distractors: Tensor | None, *options: Any
+        self,
+        run_block: Callable,
+        block: nn.Module,
+        tokens: Tensor,
+        distractors: Tensor | None,
+        distractor_tokens: Tensor | None,
+        *options: Any,
     ) -> tuple[Tensor, ...]:
         """A block, checkpointed if it is to be."""
         rows = len(tokens) if distractors is None else 2 * len(distractors)
         drop_path = draw_drop_path(block, rows, tokens.device)
-        given = block, tokens, distractors, drop_path, self.clean_distractors, *options
+        given = block, tokens, distractors, drop_path, self.clean_distractors, distractor_tokens, *options
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(run_block, *given, use_reentrant=False)
         return run_block(*given)
@@ -297,6 +328,8 @@ def create_model(
     pretrained: bool | str = False,
     glca_init: Literal["random", "last_block"] = "random",
     distractor_stream: Literal["pwca", "sa"] = "pwca",
+    pwca_blocks: int | None = None,
+    distractor_tokens: float = 1.0,
     **timm_kwargs: Any,
 ) -> DualCrossAttentionViT:
     """A DCAL model over a timm backbone.
@@ -311,6 +344,8 @@ def create_model(
         pretrained: False, True (timm's weights), or a path (.safetensors, .pth, .npz).
         glca_init: "random", or "last_block" to start GLCA as a copy of the backbone's last block and norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
+        pwca_blocks: T, PWCA in the last T blocks; below, its stream is SA's and is computed once. None: all blocks.
+        distractor_tokens: share of the distractor's patch tokens that are keys and values, beside its class token.
         **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
 
     Raises:
@@ -325,4 +360,6 @@ def create_model(
     vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), pretrained, **timm_kwargs)
     ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
     necks = num_classes if reid else None
-    return DualCrossAttentionViT(vit, ablation, ratio, glca_init, distractor_stream, necks)
+    return DualCrossAttentionViT(
+        vit, ablation, ratio, glca_init, distractor_stream, necks, pwca_blocks, distractor_tokens
+    )

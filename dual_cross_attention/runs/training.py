@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.runs.resuming import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
@@ -61,6 +62,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
             setup = _starting(interruptions, lambda: read_setup(config))
+            for line in settings_without_effect(config):
+                console.print(f"warning: {line}", style="yellow")
             path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locked))
             setup.config = _settled(config, stored, device, console)
             return _train(setup, console, interruptions, device, RunFolder(path), checkpoint)

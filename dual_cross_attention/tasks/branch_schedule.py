@@ -1,5 +1,6 @@
 """When the branches of a model are trained: a schedule over the optimizer's steps."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,11 +17,13 @@ class BranchSchedule:
         pwca_start: share of the training, in [0, 1], after which PWCA is trained.
         pwca_warmup: share of the training over which PWCA's term of the loss then grows linearly from 0 to 1.
         glca_start: share of the training, in [0, 1], after which GLCA is trained.
+        pwca_every: K: from its start on, only every K-th step computes PWCA, the first one included.
     """
 
     pwca_start: float = 0.0
     pwca_warmup: float = 0.0
     glca_start: float = 0.0
+    pwca_every: int = 1
 
     def scales(self, branches: Iterable[str], step: int, steps: int) -> dict[str, float]:
         """The branches that are on in a step, each with the factor of its term of the loss, in (0, 1].
@@ -44,7 +47,7 @@ class BranchSchedule:
     def _pwca_scale(self, step: int, steps: int) -> float:
         since = step - _exact(self.pwca_start) * steps
         warmup = _exact(self.pwca_warmup) * steps
-        if since <= 0:
+        if since <= 0 or (math.ceil(since) - 1) % self.pwca_every:  # the first step is at most 1 after the start
             return 0.0
         return 1.0 if since >= warmup else float(since / warmup)
 

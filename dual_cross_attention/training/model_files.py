@@ -49,6 +49,8 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         pretrained=pretrained,
         glca_init=config.glca_init,
         distractor_stream=config.distractor_stream,
+        pwca_blocks=config.pwca_blocks,
+        distractor_tokens=config.distractor_tokens,
         drop_path_rate=config.drop_path_rate,
         **config.backbone_kwargs,
     )
@@ -56,7 +58,7 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
 
 def branch_schedule(config: TrainingConfig) -> BranchSchedule:
     """When the branches of the model are trained."""
-    return BranchSchedule(config.pwca_start, config.pwca_warmup, config.glca_start)
+    return BranchSchedule(config.pwca_start, config.pwca_warmup, config.glca_start, config.pwca_every)
 
 
 def save_model(

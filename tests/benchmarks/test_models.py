@@ -20,14 +20,22 @@ def memory_is_given_back(monkeypatch):
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
 def test_train_step(task, tmp_path, capsys):
     flags = [*SMALL, *TIMING, f"--task={task}", "--batch_size=8", f"--json={tmp_path / 'numbers.json'}"]
-    assert train_step.main([*flags, "--rows", "timm", "sa_only", "full", "textbook"]) == 0
+    cheaper = "full:pwca_blocks=4,distractor_tokens=0.25"
+    assert train_step.main([*flags, "--rows", "timm", "sa_only", "full", "textbook", cheaper]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     flops = {row: cells["FLOPs / sa_only"] for row, cells in numbers["rows"].items()}
-    assert flops["sa_only"] == 1.0 < flops["full"] < flops["textbook"]
+    assert flops["sa_only"] == 1.0 < flops[cheaper] < flops["full"] < flops["textbook"]
     assert numbers["rows"]["full"]["peak MiB"] is None
     assert numbers["rows"]["full"]["images/s"] == pytest.approx(8e3 / numbers["rows"]["full"]["ms"])
     assert 0 < numbers["rollout_percent"] < 100
     assert "| `textbook` |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row", ["fuller", "timm:pwca_blocks=4"])
+def test_unknown_rows_are_refused(row, capsys):
+    with pytest.raises(SystemExit):
+        train_step.main(["--rows", row])
+    assert "there are timm, full" in capsys.readouterr().err
 
 
 def test_inference(tmp_path):

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from dual_cross_attention.training.model_files import load_model, save_model
 
-LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5"]
+CHEAPER = ["--pwca_every=2", "--pwca_blocks=1", "--distractor_tokens=0.5"]
+LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", *CHEAPER]
 IN_THE_THIRD_EPOCH = ["--glca_start=0.7", "--pwca_start=0.7", "--pwca_warmup=0"]
 NEVER = ["--glca_start=1", "--pwca_start=1", "--pwca_warmup=0"]
 

@@ -1,0 +1,25 @@
+"""Settings that were given and that a training does not use, so that none is ignored without a word."""
+
+from dual_cross_attention.configs.training_config import TrainingConfig
+
+OF_GLCA = ("glca_init", "glca_start")
+OF_PWCA = ("distractor_stream", "pwca_blocks", "distractor_tokens", "pwca_every", "pwca_start", "pwca_warmup")
+
+
+def settings_without_effect(config: TrainingConfig) -> list[str]:
+    """A line for each reason why settings have no effect that the command line or a --config file has changed.
+
+    Args:
+        config: as it was read; settings that were not (`given` is None) are not known to be anyone's wish.
+    """
+    lines = []
+    for branch, names, ablations in (("GLCA", OF_GLCA, ("full", "sa_glca")), ("PWCA", OF_PWCA, ("full", "sa_pwca"))):
+        if config.ablation not in ablations and (changed := _changed(config, names)):
+            lines.append(f"no effect: {', '.join(changed)}: ablation {config.ablation} has no {branch}")
+    return lines
+
+
+def _changed(config: TrainingConfig, names: tuple[str, ...]) -> list[str]:
+    """Those that were given another value than the default."""
+    default = type(config)()
+    return [name for name in names if name in (config.given or ()) and getattr(config, name) != getattr(default, name)]
