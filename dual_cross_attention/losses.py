@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,33 @@ class UncertaintyWeighting(nn.Module):
     def project(self) -> None:
         """Takes w back onto ±bound; every forward pass begins with it."""
         self.w.clamp_(-self.bound, self.bound)
+
+
+class FixedWeighting(nn.Module):
+    """The losses of the branches made one without learnable weights, so there is no w.
+
+    With s the factors of the branches that are on (1 but during a warm-up): "fixed" is ½ Σ s·L, what
+    `UncertaintyWeighting` computes while all w are 0; "sum" is Σ s·L; "mean" is Σ s·L / Σ s.
+
+    Args:
+        branches: their names.
+        kind: one of the three.
+    """
+
+    def __init__(self, branches: Sequence[str], kind: Literal["fixed", "sum", "mean"]):
+        super().__init__()
+        if not branches or kind not in ("fixed", "sum", "mean"):
+            raise ValueError(f"expected at least one branch, and fixed, sum or mean; got {list(branches)} and '{kind}'")
+        self.branches, self.kind = tuple(branches), kind
+
+    def forward(
+        self, losses: Mapping[str, Tensor], scales: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `UncertaintyWeighting.forward`; the weights to report are none."""
+        scales = dict.fromkeys(self.branches, 1.0) if scales is None else scales
+        check_branches(losses, scales, self.branches)
+        total = torch.stack([scales[branch] * loss.float() for branch, loss in losses.items()]).sum()
+        return total * {"fixed": 0.5, "sum": 1.0, "mean": 1.0 / sum(scales.values())}[self.kind], {}
 
 
 def check_branches(losses: Mapping[str, Tensor], scales: Mapping[str, float], branches: Sequence[str]) -> None:

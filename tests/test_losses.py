@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dual_cross_attention import UncertaintyWeighting
+from dual_cross_attention.losses import FixedWeighting
 
 
 def test_formula():
@@ -61,3 +62,45 @@ def test_other_branches_are_refused():
         weighting({"sa": torch.tensor(1.0)})
     with pytest.raises(ValueError, match="positive bound"):
         UncertaintyWeighting(["sa"], bound=0)
+
+
+LOSSES = {"pwca": 0.5, "sa": 2.0, "glca": 4.0}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("on", [["sa"], ["sa", "glca"], ["sa", "pwca"], ["sa", "glca", "pwca"]])
+def test_only_branches_that_are_on_count_and_the_warm_up_scales_the_whole_term(on, scale):
+    w = {"sa": 0.3, "glca": -0.7, "pwca": 1.5}
+    weighting = UncertaintyWeighting(list(w))
+    with torch.no_grad():
+        weighting.w.copy_(torch.tensor(list(w.values())))
+    losses = {branch: torch.tensor(LOSSES[branch]) for branch in on}
+    scales = dict.fromkeys(on, 1.0) | ({"pwca": scale} if "pwca" in on else {})
+    total, weights = weighting(losses, scales)
+    expected = 0.5 * sum(scales[b] * (math.exp(-w[b]) * LOSSES[b] + w[b]) for b in on)
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert weights.keys() == {"w_sa", "w_glca", "w_pwca"} and weighting.absent == set(w) - set(on)
+    total.backward()
+    gradients = [0.5 * scales[b] * (1 - math.exp(-w[b]) * LOSSES[b]) if b in on else 0 for b in w]
+    assert weighting.w.grad.tolist() == pytest.approx(gradients, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("fixed", 0.5 * 6.5), ("sum", 6.5), ("mean", 6.5 / 3)])
+def test_fixed_weights(kind, expected):
+    weighting = FixedWeighting(["sa", "glca", "pwca"], kind)
+    losses = {branch: torch.tensor(loss) for branch, loss in LOSSES.items()}
+    total, weights = weighting(losses)
+    assert total.item() == pytest.approx(expected, rel=1e-6) and not weights
+    assert not list(weighting.parameters()) and not weighting.state_dict()
+    if kind == "fixed":  # as the learned ones begin
+        assert torch.equal(total, UncertaintyWeighting(["sa", "glca", "pwca"])(losses)[0])
+    on = {"sa": torch.tensor(2.0), "pwca": torch.tensor(0.5)}
+    halves = {"fixed": 0.5 * 2.25, "sum": 2.25, "mean": 2.25 / 1.5}
+    assert weighting(on, {"sa": 1.0, "pwca": 0.5})[0].item() == pytest.approx(halves[kind], rel=1e-6)
+    with pytest.raises(ValueError, match="expected the losses"):
+        weighting(on)
+
+
+def test_unknown_fixed_weights_are_refused():
+    with pytest.raises(ValueError, match="fixed, sum or mean"):
+        FixedWeighting(["sa"], "learned")

@@ -135,6 +135,10 @@ class TrainingConfig:
     """Weight decay; AdamW leaves vectors and embeddings out of it, both leave out the loss weights."""
     clip_grad: float | None = 1.0
     """Largest norm of the gradient; null: no clipping."""
+    loss_weights: Literal["learned", "fixed", "sum", "mean"] = setting("learned", before={1: "learned"})
+    """How the losses L of the branches become one: learned is half the sum of e^-w L + w, with a learnable w for each;
+    fixed is the same with all w at 0, so half the sum of L; sum is their sum; mean is their mean. A branch that is not
+    trained in a step is left out."""
     weight_bound: float = 2.0
     """Loss weights w stay within plus and minus this."""
 

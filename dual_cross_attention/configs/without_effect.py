@@ -2,6 +2,7 @@
 
 from dual_cross_attention.configs.training_config import TrainingConfig
 
+OF_LEARNED_WEIGHTS = ("w_lr_factor", "weight_bound")
 OF_GLCA = ("glca_init", "glca_start")
 OF_PWCA = ("distractor_stream", "pwca_blocks", "distractor_tokens", "pwca_every", "pwca_start", "pwca_warmup")
 
@@ -16,6 +17,10 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
     for branch, names, ablations in (("GLCA", OF_GLCA, ("full", "sa_glca")), ("PWCA", OF_PWCA, ("full", "sa_pwca"))):
         if config.ablation not in ablations and (changed := _changed(config, names)):
             lines.append(f"no effect: {', '.join(changed)}: ablation {config.ablation} has no {branch}")
+    if config.ablation == "sa_only" and (changed := _changed(config, ("loss_weights",))):
+        lines.append(f"no effect: {', '.join(changed)}: ablation sa_only has one loss")
+    if config.loss_weights != "learned" and (changed := _changed(config, OF_LEARNED_WEIGHTS)):
+        lines.append(f"no effect: {', '.join(changed)}: loss_weights {config.loss_weights} has no learnable w")
     return lines
 
 

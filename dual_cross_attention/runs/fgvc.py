@@ -42,7 +42,11 @@ class FGVCSetup(RunSetup):
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(
-            model, self.config.weight_bound, self.config.label_smoothing, schedule=branch_schedule(self.config)
+            model,
+            self.config.weight_bound,
+            self.config.label_smoothing,
+            schedule=branch_schedule(self.config),
+            loss_weights=self.config.loss_weights,
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

@@ -79,6 +79,7 @@ class ReIDSetup(RunSetup):
             config.distance,
             config.normalize_features,
             schedule=branch_schedule(config),
+            loss_weights=config.loss_weights,
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

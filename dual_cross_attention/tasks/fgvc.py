@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
-from dual_cross_attention.tasks.task import Batch, Task, vote
+from dual_cross_attention.tasks.task import Batch, LossWeights, Task, vote
 
 
 class FGVCTask(Task):
@@ -23,7 +23,7 @@ class FGVCTask(Task):
         model: a model of `create_model(..., task="fgvc")`.
         weight_bound: largest |w| of the loss weights.
         label_smoothing: of the cross-entropy, in [0, 1].
-        schedule: see `Task`.
+        schedule, loss_weights: see `Task`.
     """
 
     best_metric = "top1"
@@ -35,8 +35,9 @@ class FGVCTask(Task):
         weight_bound: float = 2.0,
         label_smoothing: float = 0.0,
         schedule: BranchSchedule | None = None,
+        loss_weights: LossWeights = "learned",
     ):
-        super().__init__(model, weight_bound, schedule)
+        super().__init__(model, weight_bound, schedule, loss_weights)
         self.label_smoothing = label_smoothing
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from dual_cross_attention.losses import IdentityLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
-from dual_cross_attention.tasks.task import Batch, Task
+from dual_cross_attention.tasks.task import Batch, LossWeights, Task
 
 RANKS = (1, 5, 10)
 
@@ -73,7 +73,7 @@ class ReIDTask(Task):
         feature: retrieve with the class tokens before the BN neck, or after it.
         distance: between features.
         normalize_features: scale features to length 1 first; the Euclidean distance then ranks as the cosine does.
-        schedule: see `Task`.
+        schedule, loss_weights: see `Task`.
     """
 
     best_metric = "mAP"
@@ -90,8 +90,9 @@ class ReIDTask(Task):
         distance: Literal["euclidean", "cosine"] = "euclidean",
         normalize_features: bool = True,
         schedule: BranchSchedule | None = None,
+        loss_weights: LossWeights = "learned",
     ):
-        super().__init__(model, weight_bound, schedule)
+        super().__init__(model, weight_bound, schedule, loss_weights)
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
         self.identity_loss = IdentityLoss(label_smoothing, triplet_margin)

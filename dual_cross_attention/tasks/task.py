@@ -2,16 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dual_cross_attention.losses import UncertaintyWeighting
+from dual_cross_attention.losses import FixedWeighting, UncertaintyWeighting
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 
 Batch = dict[str, Any]
+LossWeights = Literal["learned", "fixed", "sum", "mean"]
 
 
 class Task(nn.Module, ABC):
@@ -21,6 +22,8 @@ class Task(nn.Module, ABC):
         model: a model of `create_model`.
         weight_bound: largest |w| of the loss weights.
         schedule: when its branches are trained; None: always.
+        loss_weights: how the losses of the branches become one: "learned" is `UncertaintyWeighting`, the others are
+            kinds of `FixedWeighting`.
 
     Attributes:
         model: what is saved, and what is used after training.
@@ -33,14 +36,24 @@ class Task(nn.Module, ABC):
     best_metric: str
     epoch_metrics: tuple[str, ...]
 
-    def __init__(self, model: DualCrossAttentionViT, weight_bound: float = 2.0, schedule: BranchSchedule | None = None):
+    def __init__(
+        self,
+        model: DualCrossAttentionViT,
+        weight_bound: float = 2.0,
+        schedule: BranchSchedule | None = None,
+        loss_weights: LossWeights = "learned",
+    ):
         super().__init__()
         self.model = model
         self.schedule = schedule or BranchSchedule()
         self.scales = dict.fromkeys(model.branches, 1.0)
         self._trained_together: set[tuple[str, ...]] = set()
         # The plain backbone is trained on its plain loss.
-        self.weighting = UncertaintyWeighting(model.branches, weight_bound) if len(model.branches) > 1 else None
+        self.weighting: UncertaintyWeighting | FixedWeighting | None = None
+        if len(model.branches) > 1 and loss_weights == "learned":
+            self.weighting = UncertaintyWeighting(model.branches, weight_bound)
+        elif len(model.branches) > 1:
+            self.weighting = FixedWeighting(model.branches, loss_weights)
 
     @property
     def leaves_out_parameters(self) -> bool:

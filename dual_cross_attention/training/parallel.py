@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from dual_cross_attention.errors import InputError, InterruptedRun
+from dual_cross_attention.losses import UncertaintyWeighting
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.fsdp import is_sharded
 from dual_cross_attention.training.held_weights import hold_absent_weights
@@ -56,13 +57,13 @@ class Parallel:
         if self.sharded:
             self.wrapped, self.optimizer = task, accelerator.prepare(optimizer)
             # A forward pass projects w where it was gathered, which is a copy.
-            if task.weighting:
+            if isinstance(task.weighting, UncertaintyWeighting):
                 optimizer.register_step_post_hook(lambda *_: task.weighting.project())
         else:
             self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
             # Of DDP, before forward passes; `RunningStatistics` keeps buffers alike.
             self.wrapped.broadcast_buffers = False
-        if task.weighting:
+        if isinstance(task.weighting, UncertaintyWeighting):
             hold_absent_weights(optimizer, task.weighting)
 
     @property

@@ -73,7 +73,8 @@ def make_trainer(birds, tmp_path):
         torch.manual_seed(config.seed)
         model = build_model(config, 10, pretrained=False)
         model.set_grad_checkpointing(config.use_gradient_checkpointing)
-        task = FGVCTask(model, config.weight_bound, config.label_smoothing, schedule=branch_schedule(config))
+        options = {"schedule": branch_schedule(config), "loss_weights": config.loss_weights}
+        task = FGVCTask(model, config.weight_bound, config.label_smoothing, **options)
         prepare(task)
         samples = pictures if hasattr(pictures, "set_epoch") else Samples(pictures)
         batches = (

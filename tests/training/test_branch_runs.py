@@ -73,3 +73,29 @@ def test_a_start_is_part_of_the_run(dcal, late, tmp_path):
     assert dcal("train", *late["fgvc"], "--output_dir", tmp_path / "run").status == 0
     outcome = dcal("train", *late["fgvc"], "--glca_start=0.25", "--output_dir", tmp_path / "run")
     assert outcome.status == 2 and "glca_start (0.5 there, 0.25 here)" in outcome.err
+
+
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
+@pytest.mark.parametrize("loss_weights", ["fixed", "sum", "mean"])
+def test_losses_without_learned_weights(dcal, train_until, tasks, assert_same_results, tmp_path, task, loss_weights):
+    """The total of the row is the formula of its losses, there is no w, and the run resumes."""
+    flags = [*tasks[task], "--loss_weights", loss_weights, "--epochs=1", "--warmup_epochs=0"]
+    assert dcal("train", *flags, "--output_dir", tmp_path / "whole").status == 0
+    (row,) = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert not [name for name in row if name.startswith("train/w_")]
+    losses = [row[f"train/loss_{branch}"] for branch in ("sa", "glca", "pwca")]
+    expected = {"fixed": sum(losses) / 2, "sum": sum(losses), "mean": sum(losses) / 3}
+    assert row["train/loss"] == pytest.approx(expected[loss_weights], rel=1e-5)
+    ended = train_until(
+        [*flags, "--checkpoint_minutes=0"], tmp_path / "run", kind="backward, after", number=3, does="SIGTERM"
+    )
+    assert ended.status == 75, ended.err
+    outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
+    assert outcome.status == 0 and "no effect" not in outcome.out
+    assert_same_results(tmp_path / "run", tmp_path / "whole")
+
+
+def test_bounds_of_weights_that_are_not_learned_are_told(dcal, tasks, tmp_path):
+    flags = [*tasks["fgvc"], "--loss_weights=mean", "--weight_bound=1", "--epochs=1"]
+    outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
+    assert "no effect: weight_bound: loss_weights mean has no learnable w" in " ".join(outcome.out.split())
