@@ -4,8 +4,13 @@ Notable:
 - one ordinary Transformer block with weights of its own; keys and values come from all tokens, while query, output
   projection and MLP are computed for the prefix (CLS and its like) and the local tokens only. That is what the
   paper's +9 % parameters and +2 % FLOPs pin down;
-- CLS is among the queries, since its output is what gets classified.
+- CLS is among the queries, since its output is what gets classified;
+- so with one block, the choice of the local tokens changes nothing of what is classified: queries do not see each
+  other, and keys and values are of all tokens. It matters from the second block on, whose keys and values are of the
+  local tokens as the first one left them, and where keys and values are of local tokens only ("local_only", "cross").
 """
+
+from typing import Literal
 
 import torch
 from timm.models.vision_transformer import Block
@@ -42,26 +47,52 @@ class GlobalLocalBlock(nn.Module):
 
     Args:
         block: a timm block whose weights this branch owns.
-        num_prefix_tokens: tokens before the patches; they always ask.
+        num_prefix_tokens: tokens before the patches; their queries are always computed.
+        attends: "global": prefix and local tokens attend to all tokens; "local_only": to prefix and local tokens only;
+            "cross": the prefix alone attends, to the local tokens only (as CLS does in CrossViT, arXiv 2103.14899).
     """
 
-    def __init__(self, block: Block, num_prefix_tokens: int):
+    def __init__(
+        self, block: Block, num_prefix_tokens: int, attends: Literal["global", "local_only", "cross"] = "global"
+    ):
         super().__init__()
         self.block = block
         self.num_prefix_tokens = num_prefix_tokens
+        self.attends = attends
+
+    def query_tokens(self, local: Tensor) -> Tensor:
+        """(B, n) local patch indices → (B, m) indices of the tokens whose queries are computed, the prefix first."""
+        prefix = torch.arange(self.num_prefix_tokens, device=local.device).expand(local.shape[0], -1)
+        return prefix if self.attends == "cross" else torch.cat([prefix, local + self.num_prefix_tokens], dim=1)
+
+    def update(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
+        """All tokens (B, prefix + N, D) after the block, for a further one; those without a query stay as they came."""
+        out = self(tokens, local, drop_path)
+        return tokens.to(out.dtype).scatter(1, _rows_of(self.query_tokens(local), tokens), out)
 
     def forward(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
-        """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D).
+        """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D), or (B, prefix, D) of "cross".
 
         Args:
             drop_path: the block's, of `draw_drop_path`; None: nothing is dropped.
         """
-        prefix = torch.arange(self.num_prefix_tokens, device=local.device).expand(local.shape[0], -1)
-        asking = torch.cat([prefix, local + self.num_prefix_tokens], dim=1)  # (B, prefix + n)
-        index = asking.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+        index = _rows_of(self.query_tokens(local), tokens)
+        if self.attends != "global":
+            own = tokens.gather(1, index)
+            normed = normed_context = self.block.norm1(own)
+            if self.attends == "cross":
+                normed_context = self.block.norm1(tokens.gather(1, _rows_of(local + self.num_prefix_tokens, tokens)))
+            query = project_query(self.block.attn, normed)
+            attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed_context))
+            return finish_block(self.block, own, normed, attended, drop_path)
 
         normed = self.block.norm1(tokens)
         normed_asking = normed.gather(1, index)
         query = project_query(self.block.attn, normed_asking)
         attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed))
         return finish_block(self.block, tokens.gather(1, index), normed_asking, attended, drop_path)
+
+
+def _rows_of(indices: Tensor, tokens: Tensor) -> Tensor:
+    """(B, m) indices of tokens as an index of their whole rows: (B, m, D)."""
+    return indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])

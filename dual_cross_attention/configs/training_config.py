@@ -24,6 +24,7 @@ class TrainingConfig:
     # Smallest and largest value of a number; None: no limit.
     RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
         "drop_path_rate": (0, 0.99),
+        "glca_blocks": (1, 100),
         "pwca_blocks": (1, None),
         "distractor_tokens": (0, 1),
         "pwca_every": (1, None),
@@ -80,7 +81,16 @@ class TrainingConfig:
     local_ratio: float
     """R: share of the patch tokens that are GLCA's local queries."""
     glca_init: Literal["random", "last_block"] = "random"
-    """GLCA's block starts at random, or as a copy of the backbone's last block."""
+    """GLCA's block starts at random, or as a copy of the backbone's last block; M of them: of its last M blocks."""
+    local_queries: Literal["rollout", "random", "penultimate", "local_only", "cross"] = setting(
+        "rollout", before={1: "rollout"}
+    )
+    """GLCA's local tokens are the R patch tokens with the largest attention rollout; random: any; penultimate: those
+    that the class token attends to most in the second to last block. They attend to all tokens; local_only: rollout's,
+    and they attend to themselves and the class token only; cross: the class token alone attends, to rollout's tokens
+    only. With glca_blocks 1, rollout, random and penultimate predict the same: its class token attends to all."""
+    glca_blocks: int = setting(1, before={1: 1})
+    """M: blocks of GLCA in a row, each with its own weights; tokens that are not local pass them unchanged."""
     distractor_stream: Literal["pwca", "sa"] = "pwca"
     """PWCA's distractor lends the keys and values of its PWCA stream, or of its SA stream."""
     pwca_blocks: int | None = setting(None, before={1: None})

@@ -3,7 +3,8 @@
 from dual_cross_attention.configs.training_config import TrainingConfig
 
 OF_LEARNED_WEIGHTS = ("w_lr_factor", "weight_bound")
-OF_GLCA = ("glca_init", "glca_start")
+OF_GLCA = ("glca_init", "glca_start", "local_queries", "glca_blocks")
+CHOICE_OF_LOCAL_TOKENS = ("local_queries", "local_ratio")
 OF_PWCA = ("distractor_stream", "pwca_blocks", "distractor_tokens", "pwca_every", "pwca_start", "pwca_warmup")
 
 
@@ -17,6 +18,13 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
     for branch, names, ablations in (("GLCA", OF_GLCA, ("full", "sa_glca")), ("PWCA", OF_PWCA, ("full", "sa_pwca"))):
         if config.ablation not in ablations and (changed := _changed(config, names)):
             lines.append(f"no effect: {', '.join(changed)}: ablation {config.ablation} has no {branch}")
+    to_all_tokens = config.local_queries in ("rollout", "random", "penultimate")
+    chosen_in_vain = config.ablation in ("full", "sa_glca") and config.glca_blocks == 1 and to_all_tokens
+    if chosen_in_vain and (changed := _changed(config, CHOICE_OF_LOCAL_TOKENS)):
+        lines.append(
+            f"no effect: {', '.join(changed)}: with glca_blocks 1, GLCA's class token attends to all tokens, whichever "
+            "are local"
+        )
     if config.ablation == "sa_only" and (changed := _changed(config, ("loss_weights",))):
         lines.append(f"no effect: {', '.join(changed)}: ablation sa_only has one loss")
     if config.loss_weights != "learned" and (changed := _changed(config, OF_LEARNED_WEIGHTS)):

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from timm.models import named_apply
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,10 +23,17 @@ from torch.utils.checkpoint import checkpoint
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.opened_block import draw_drop_path
 from dual_cross_attention.attention.pairwise import draw_distractors, sample_distractor_tokens
-from dual_cross_attention.attention.rollout import attention_rollout
 from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.backbones import create_backbone, embed_patches
+from dual_cross_attention.models.glca import (
+    GLCA_INITS,
+    LOCAL_QUERIES,
+    LocalQueries,
+    is_scored,
+    make_glca_blocks,
+    score_patches,
+)
 from dual_cross_attention.models.neck import NeckClassifier
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
@@ -42,7 +48,9 @@ class DualOutput:
 
     logits: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, num_classes)
     features: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, D)
-    rollout: Tensor | None = None  # (B, N) CLS's accumulated attention over the patch tokens, float32, no gradient
+    # (B, N) CLS's accumulated attention over the patch tokens, or the other scores of `local_queries`: float32, no
+    # gradient
+    rollout: Tensor | None = None
     local: Tensor | None = None  # (B, n) indices of the local patch tokens, the most attended first
 
 
@@ -53,13 +61,18 @@ class DualCrossAttentionViT(nn.Module):
         backbone: a timm `VisionTransformer` with a class token, and a head unless there are `neck_classes`.
         ablation: which branches there are: "full" is SA + GLCA + PWCA.
         local_ratio: R, the share of patch tokens that are local, in (0, 1].
-        glca_init: "random", or "last_block": GLCA's block and norm start as copies of the backbone's last.
+        glca_init: "random", or "last_block": GLCA's M blocks and norm start as copies of the backbone's last ones.
         distractor_stream: where PWCA's distractor takes its keys and values from: its "pwca" or its "sa" rows.
         neck_classes: None: the backbone's head classifies; a number of identities: a `NeckClassifier` for SA and PWCA,
             and another for GLCA.
         pwca_blocks: T, the last blocks in which PWCA differs from SA; below, both are one. None: all blocks.
         distractor_tokens: share of the distractor's patch tokens, in [0, 1], that are keys and values of PWCA, sampled
             in every step; its prefix tokens always are.
+        local_queries: one of `LOCAL_QUERIES`. Local are the patch tokens with the largest rollout; with "random" any;
+            with "penultimate" those that CLS attends to most in the second to last block. They attend to all tokens;
+            with "local_only" to themselves and the prefix; with "cross" the prefix alone attends, to them.
+        glca_blocks: M, GLCA's blocks in a row, each with its own weights. Tokens without a query pass a block as they
+            are, so with R = 1 they are M ordinary blocks.
 
     Attributes:
         glca_is_trained: False as long as GLCA's start in the training is still to come: `predict` and `embed` then use
@@ -76,12 +89,15 @@ class DualCrossAttentionViT(nn.Module):
         neck_classes: int | None = None,
         pwca_blocks: int | None = None,
         distractor_tokens: float = 1.0,
+        local_queries: LocalQueries = "rollout",
+        glca_blocks: int = 1,
     ):
         super().__init__()
         for name, value, known in (
             ("ablation", ablation, ABLATIONS),
-            ("glca_init", glca_init, ("random", "last_block")),
+            ("glca_init", glca_init, GLCA_INITS),
             ("distractor_stream", distractor_stream, ("pwca", "sa")),
+            ("local_queries", local_queries, LOCAL_QUERIES),
         ):
             if value not in known:
                 raise InputError(f"unknown {name} '{value}': there are {', '.join(known)}")
@@ -102,6 +118,7 @@ class DualCrossAttentionViT(nn.Module):
         self.clean_distractors = distractor_stream == "sa"
         self.pwca_blocks = depth if pwca_blocks is None else pwca_blocks
         self.distractor_tokens = distractor_tokens
+        self.local_queries = local_queries
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
         self.glca_is_trained = True
@@ -112,11 +129,15 @@ class DualCrossAttentionViT(nn.Module):
             self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
 
         if self.has_glca:
-            block, norm = copy.deepcopy(backbone.blocks[-1]), copy.deepcopy(backbone.norm)
+            norm = copy.deepcopy(backbone.norm)
             if glca_init == "random":
-                named_apply(init_weights_vit_timm, block)
                 norm.reset_parameters()
-            self.glca_block = GlobalLocalBlock(block, backbone.num_prefix_tokens)
+            first, *more = make_glca_blocks(
+                backbone.blocks, backbone.num_prefix_tokens, glca_init, local_queries, glca_blocks
+            )
+            self.glca_block = first
+            if more:
+                self.more_glca_blocks = nn.ModuleList(more)
             self.glca_norm = norm
             if self.has_necks:
                 self.glca_head = NeckClassifier(backbone.embed_dim, neck_classes)
@@ -128,6 +149,11 @@ class DualCrossAttentionViT(nn.Module):
     def branches(self) -> list[str]:
         """The branches with a loss in training, "sa" first."""
         return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
+
+    @property
+    def glca_blocks(self) -> list[GlobalLocalBlock]:
+        """GLCA's blocks in their order; none without GLCA."""
+        return [self.glca_block, *getattr(self, "more_glca_blocks", [])] if self.has_glca else []
 
     @property
     def predicting_branches(self) -> list[str]:
@@ -151,8 +177,8 @@ class DualCrossAttentionViT(nn.Module):
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         self._stacked_block = torch.compile(stacked_block, fullgraph=True, backend=backend)
         self._last_block = torch.compile(last_block, fullgraph=True, backend=backend)
-        if self.has_glca:
-            self.glca_block.compile(fullgraph=True, backend=backend)
+        for block in self.glca_blocks:
+            block.compile(fullgraph=True, backend=backend)
 
     def run_blocks_by(self, wrap: Callable[[Callable], Callable]) -> None:
         """Has `wrap` put around the functions that run an opened block: whoever splits a block's parameters over
@@ -195,10 +221,14 @@ class DualCrossAttentionViT(nn.Module):
         features = dict(zip(("sa", "pwca"), normed[:, 0].split(len(images)), strict=False))
         out = DualOutput(self._classify(normed, features), features)
         if with_glca:
-            out.rollout = attention_rollout(queries, keys)[:, prefix:]
+            out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
             out.local = select_local(out.rollout, self.local_ratio)
-            drop_path = draw_drop_path(self.glca_block.block, len(images), images.device)
-            out.features["glca"] = self.glca_norm(self.glca_block(sa_tokens, out.local, drop_path)[:, 0])
+            *blocks, last = self.glca_blocks
+            for block in blocks:
+                drop_path = draw_drop_path(block.block, len(images), images.device)
+                sa_tokens = block.update(sa_tokens, out.local, drop_path)
+            drop_path = draw_drop_path(last.block, len(images), images.device)
+            out.features["glca"] = self.glca_norm(last(sa_tokens, out.local, drop_path)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
@@ -268,7 +298,8 @@ class DualCrossAttentionViT(nn.Module):
 
         Returns:
             SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
-            GLCA, every layer's queries (of the last: CLS's) and keys of SA, (B, heads, tokens, head_dim).
+            GLCA, queries (of the last layer: CLS's) and keys of SA, (B, heads, tokens, head_dim), of every layer that
+            the choice of the local tokens needs.
         """
         tokens = embed_patches(self.backbone, images)
         # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
@@ -292,11 +323,11 @@ class DualCrossAttentionViT(nn.Module):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
             tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            if with_glca:
+            if with_glca and is_scored(place, len(blocks) + 1, self.local_queries):
                 keep(*query_and_key)
         of_pwca = distractors, tokens_of_distractors
         sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, with_glca)
-        if with_glca:
+        if with_glca and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
             keep(*query_and_key)
         return sa, pwca, queries, keys
 
@@ -330,6 +361,8 @@ def create_model(
     distractor_stream: Literal["pwca", "sa"] = "pwca",
     pwca_blocks: int | None = None,
     distractor_tokens: float = 1.0,
+    local_queries: LocalQueries = "rollout",
+    glca_blocks: int = 1,
     **timm_kwargs: Any,
 ) -> DualCrossAttentionViT:
     """A DCAL model over a timm backbone.
@@ -342,10 +375,12 @@ def create_model(
         ablation: "full" (SA + GLCA + PWCA), "sa_glca", "sa_pwca", or "sa_only": the plain timm model, the baseline.
         local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
         pretrained: False, True (timm's weights), or a path (.safetensors, .pth, .npz).
-        glca_init: "random", or "last_block" to start GLCA as a copy of the backbone's last block and norm.
+        glca_init: "random", or "last_block" to start GLCA's M blocks as copies of the backbone's last M, and its norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
         pwca_blocks: T, PWCA in the last T blocks; below, its stream is SA's and is computed once. None: all blocks.
         distractor_tokens: share of the distractor's patch tokens that are keys and values, beside its class token.
+        local_queries, glca_blocks: how local tokens are chosen and what they attend to, and M, the number of GLCA's
+            blocks; see `DualCrossAttentionViT`.
         **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
 
     Raises:
@@ -361,5 +396,14 @@ def create_model(
     ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
     necks = num_classes if reid else None
     return DualCrossAttentionViT(
-        vit, ablation, ratio, glca_init, distractor_stream, necks, pwca_blocks, distractor_tokens
+        vit,
+        ablation,
+        ratio,
+        glca_init,
+        distractor_stream,
+        necks,
+        pwca_blocks,
+        distractor_tokens,
+        local_queries,
+        glca_blocks,
     )

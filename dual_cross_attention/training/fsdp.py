@@ -33,8 +33,8 @@ def shard(task: Task, device: torch.device, processes: int) -> None:
         block.run_opened = MethodType(_run_opened, block)
         register_fsdp_forward_method(block, "run_opened")
     model.run_blocks_by(_gathered)
-    if model.has_glca:
-        fully_shard(model.glca_block, mesh=mesh)
+    for block in model.glca_blocks:
+        fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)  # the rest: stem, norms, heads, loss weights
     task.to(device)  # what is split is there already; buffers may not be
     register_fsdp_forward_method(task, "evaluate")

@@ -51,6 +51,8 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         distractor_stream=config.distractor_stream,
         pwca_blocks=config.pwca_blocks,
         distractor_tokens=config.distractor_tokens,
+        local_queries=config.local_queries,
+        glca_blocks=config.glca_blocks,
         drop_path_rate=config.drop_path_rate,
         **config.backbone_kwargs,
     )

@@ -251,7 +251,7 @@ def test_rollout_holds_queries_and_keys_of_sa_and_nothing_else(mode, monkeypatch
         kept.extend([*queries, *keys])
         return attention_rollout(queries, keys)
 
-    monkeypatch.setattr("dual_cross_attention.models.dual_vit.attention_rollout", watch)
+    monkeypatch.setattr("dual_cross_attention.models.glca.attention_rollout", watch)
     model = tiny("full").train()
     model.set_grad_checkpointing(mode == "checkpointing")
     with torch.set_grad_enabled(mode == "checkpointing"):

@@ -76,6 +76,27 @@ def test_a_start_is_part_of_the_run(dcal, late, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
+@pytest.mark.parametrize("local_queries", ["random", "cross"])
+def test_local_queries_and_blocks_are_of_the_run_and_its_files(
+    dcal, train_until, tasks, assert_same_results, tmp_path, task, local_queries
+):
+    flags = [*tasks[task], "--local_queries", local_queries, "--glca_blocks=2", "--epochs=1", "--warmup_epochs=0"]
+    assert dcal("train", *flags, "--output_dir", tmp_path / "whole").status == 0
+    ended = train_until(
+        [*flags, "--checkpoint_minutes=0"], tmp_path / "run", kind="backward, after", number=3, does="SIGTERM"
+    )
+    assert ended.status == 75, ended.err
+    assert dcal("train", *flags, "--output_dir", tmp_path / "run").status == 0
+    assert_same_results(tmp_path / "run", tmp_path / "whole")
+    saved = load_model(tmp_path / "run")
+    assert (saved.model.local_queries, len(saved.model.glca_blocks)) == (local_queries, 2)
+    assert dcal("eval", tmp_path / "run", "--device=cpu", f"--json={tmp_path / 'scores.json'}").status == 0
+    score = "top1" if task == "fgvc" else "mAP"
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores[score] == pytest.approx(saved.metrics[f"val/{score}"], abs=1e-3)
+
+
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
 @pytest.mark.parametrize("loss_weights", ["fixed", "sum", "mean"])
 def test_losses_without_learned_weights(dcal, train_until, tasks, assert_same_results, tmp_path, task, loss_weights):
     """The total of the row is the formula of its losses, there is no w, and the run resumes."""

@@ -19,7 +19,7 @@ from dual_cross_attention.training.checkpoints import STATE, list_checkpoints, v
 from dual_cross_attention.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
-LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5"]
+LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", "--glca_blocks=2", "--pwca_blocks=1"]
 MEASURED = ("train/images_per_second", "peak_memory_mb")  # of the machine, not of the training
 
 

@@ -1,0 +1,82 @@
+"""What GLCA is made of: its blocks, and the scores by which its local tokens are chosen."""
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from timm.models import named_apply
+from timm.models.vision_transformer import Block, init_weights_vit_timm
+from torch import Tensor
+
+from dual_cross_attention.attention.global_local import GlobalLocalBlock
+from dual_cross_attention.attention.rollout import attention_rollout
+from dual_cross_attention.errors import InputError
+
+LOCAL_QUERIES = ("rollout", "random", "penultimate", "local_only", "cross")
+GLCA_INITS = ("random", "last_block")
+MAX_GLCA_BLOCKS = 100
+
+LocalQueries = Literal["rollout", "random", "penultimate", "local_only", "cross"]
+
+
+def make_glca_blocks(
+    blocks: Sequence[Block], num_prefix_tokens: int, glca_init: str, local_queries: LocalQueries, number: int
+) -> list[GlobalLocalBlock]:
+    """M blocks of GLCA, with weights of their own.
+
+    Args:
+        blocks: of the backbone.
+        num_prefix_tokens: of the backbone.
+        glca_init: "last_block": copies of the backbone's last M blocks, in their order; "random".
+        local_queries: one of `LOCAL_QUERIES`.
+        number: M.
+
+    Raises:
+        InputError: more copies than there are blocks, or no second to last block for "penultimate".
+    """
+    most = len(blocks) if glca_init == "last_block" else MAX_GLCA_BLOCKS
+    if not 1 <= number <= most:
+        raise InputError(f"glca_blocks: expected 1 to {most} with glca_init {glca_init}, got {number}")
+    if local_queries == "penultimate" and len(blocks) < 2:
+        raise InputError("local_queries penultimate: expected a backbone of at least two blocks")
+    own = [copy.deepcopy(blocks[place - number if glca_init == "last_block" else -1]) for place in range(number)]
+    if glca_init == "random":
+        for block in own:
+            named_apply(init_weights_vit_timm, block)
+    attends = local_queries if local_queries in ("local_only", "cross") else "global"
+    return [GlobalLocalBlock(block, num_prefix_tokens, attends) for block in own]
+
+
+def is_scored(layer: int, layers: int, local_queries: LocalQueries) -> bool:
+    """Whether `score_patches` needs the queries and keys of a layer, counted from 0."""
+    return layer == layers - 2 if local_queries == "penultimate" else local_queries != "random"
+
+
+def score_patches(
+    tokens: Tensor,
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    num_prefix_tokens: int,
+    local_queries: LocalQueries,
+    training: bool,
+) -> Tensor:
+    """Scores of the patch tokens, the largest of which are local, (B, N), float32.
+
+    They are CLS's accumulated attention through all layers, or with "penultimate" its attention in the second to last
+    one, the mean over heads. With "random" they are uniform in [0, 1): in training sampled from torch's generator of
+    the device, for every image by itself; elsewhere the same for all images and calls, so that a prediction does not
+    depend on its batch or on chance.
+
+    Args:
+        tokens: (B, prefix + N, D), for shape and device.
+        queries, keys: of the layers that `is_scored` names, each (B, heads, prefix + N, head_dim).
+    """
+    if local_queries == "random":
+        batch, patches = len(tokens), tokens.shape[1] - num_prefix_tokens
+        if training:
+            return torch.rand(batch, patches, device=tokens.device)
+        scores = torch.rand(patches, generator=torch.Generator().manual_seed(0))
+        return scores.to(tokens.device, non_blocking=True).expand(batch, -1)
+    scores = attention_rollout(queries, keys)[:, num_prefix_tokens:]
+    return 2 * scores if local_queries == "penultimate" else scores  # of one layer, it is half the attention
