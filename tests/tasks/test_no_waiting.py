@@ -5,7 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dual_cross_attention import create_model
-from dual_cross_attention.tasks import FGVCTask, ReIDTask, RetrievalSplit
+from dual_cross_attention.tasks import BranchSchedule, FGVCTask, ReIDTask, RetrievalSplit
+from dual_cross_attention.training.held_weights import hold_absent_weights
 from dual_cross_attention.training.optimizers import build_optimizer
 
 # Those whose result, or its shape, the host has to read.
@@ -41,18 +42,33 @@ class Watch(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+# Of the model, and of the task's schedule.
+METHODS = {
+    "defaults": ({}, {}),
+    "cheaper PWCA": ({"pwca_blocks": 2, "distractor_tokens": 0.5}, {"pwca_warmup": 1.0}),
+    "branches off": ({}, {"glca_start": 0.5, "pwca_every": 2}),
+    "random queries": ({"local_queries": "random", "glca_blocks": 2}, {}),
+    "penultimate queries": ({"local_queries": "penultimate", "glca_blocks": 2}, {}),
+}
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
-def test_a_step_never_waits(task, checkpointing):
-    tiny = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "drop_path_rate": 0.3}
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_never_waits(task, checkpointing, method):
+    of_model, of_schedule = METHODS[method]
+    tiny = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "drop_path_rate": 0.3, **of_model}
+    schedule = BranchSchedule(**of_schedule)
     model = create_model("vit_tiny_patch16_224", 4, img_size=32, task=task, **tiny)
     model.set_grad_checkpointing(checkpointing)
     split = RetrievalSplit(torch.arange(2), torch.arange(2), 1)
-    made = (FGVCTask(model) if task == "fgvc" else ReIDTask(model, split)).train()
-    optimizer = build_optimizer(made, 1e-3, 0.05, "adamw" if task == "fgvc" else "sgd")
+    made = FGVCTask(model, schedule=schedule) if task == "fgvc" else ReIDTask(model, split, schedule=schedule)
+    optimizer = build_optimizer(made.train(), 1e-3, 0.05, "adamw" if task == "fgvc" else "sgd")
+    hold_absent_weights(optimizer, made.weighting)
     batch = {"images": torch.randn(8, 3, 32, 32), "labels": torch.arange(4).repeat_interleave(2)}
-    for _ in range(2):
+    for step in (1, 2, 8):
         with Watch() as watch:
+            made.begin_step(step, 10)
             made(batch)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
             optimizer.step()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from dual_cross_attention.training.checkpoints import STATE, list_checkpoints, v
 from dual_cross_attention.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
-LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", "--glca_blocks=2", "--pwca_blocks=1"]
+LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", "--pwca_every=2", "--glca_blocks=2"]
 MEASURED = ("train/images_per_second", "peak_memory_mb")  # of the machine, not of the training
 
 
@@ -166,6 +167,8 @@ def test_branches_that_start_late(run, flags, parallel):
     assert_same_rows(rows, expected_rows, 1e-2)
     w = [state["/task/weighting.w"].tolist() for state in expected.values()]
     assert w[0][1:] == [0, 0] and w[0][0] and all(w[-1])
+    moved = [before[2] != after[2] for before, after in pairwise(w)]
+    assert 0 < sum(moved) < len(moved) - moved.index(True)  # PWCA's stays in every second step from its start on
 
 
 @pytest.mark.slow
