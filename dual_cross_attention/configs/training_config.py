@@ -111,8 +111,8 @@ class TrainingConfig:
     pwca_every: int = setting(1, before={1: 1})
     """K: from PWCA's start on, only every K-th step of the optimizer computes it."""
     glca_start: float = setting(0.0, before={1: 0.0})
-    """Share of the training, from 0 to 1, after which GLCA is trained. Before, it is not computed in training, and
-    predictions are those of SA alone."""
+    """Share of the training, from 0 to 1, after which GLCA is trained, from the weights it had at the beginning (see
+    glca_init). Before, it is not computed in training, and predictions are those of SA alone."""
 
     # --- pictures ---
     img_size: int | list[int]
