@@ -97,6 +97,7 @@ def small(pictures) -> list[str]:
         "--lr=1e-3",
         "--num_workers=0",
         "--device=cpu",
+        "--precision=fp32",
     ]
 
 
@@ -143,6 +144,7 @@ def small_reid(people) -> list[str]:
         "--images_per_identity=2",
         "--num_workers=0",
         "--device=cpu",
+        "--precision=fp32",
     ]
 
 

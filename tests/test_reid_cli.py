@@ -16,6 +16,7 @@ from dual_cross_attention.runs import reid, training
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.training import trainer
 from dual_cross_attention.training.model_files import load_model
+from dual_cross_attention.training.run_folder import RunFolder
 
 TESTED = ("dan", "eva", "bob")
 
@@ -31,7 +32,7 @@ def flags(small_reid) -> list[str]:
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return RunFolder(run).read_metrics()
 
 
 BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
