@@ -207,8 +207,8 @@ def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, asser
     """Typed again, as by `torchrun --max-restarts`, the path of an earlier checkpoint is where the run went back to."""
     earlier = run / "checkpoints" / "epoch_0002"
     flags = [*tasks["fgvc"], "--checkpoint_minutes=0", f"--resume={earlier}"]
-    # After the names of resumed_from.json, data.json and config.yaml, that of the first checkpoint.
-    assert train_until(flags, run, kind="rename, after", number=4, does="kill").status == -signal.SIGKILL
+    # After a later checkpoint is set aside, and resumed_from.json, data.json and config.yaml, the first checkpoint.
+    assert train_until(flags, run, kind="rename, after", number=5, does="kill").status == -signal.SIGKILL
     on = train_until(flags, run)
     assert on.status == 0, on.err
     assert "resumed after epoch 2, step 1 of 3" in on.out and ".left1" not in on.out
