@@ -34,12 +34,14 @@ def test_test_in_place_of_val(folder):
     assert (names(data.test), data.test.labels) == (names(expected), expected.labels)
 
 
-def test_other_files_are_left_out(folder, write_picture):
+def test_other_files_are_left_out(folder):
     expected = load_fgvc("folder", folder)
-    write_picture(folder / "train/wren/.hidden.jpg")
     (folder / "train/wren/notes.txt").write_text("no picture")
     (folder / "train/labels.csv").write_text("no class")
     (folder / "train/.cache").mkdir()
+    (folder / "train/wren/.DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (folder / "train/wren/._a.jpg").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")  # of macOS: no image
+    (folder / "__MACOSX/train").mkdir(parents=True)
     assert load_fgvc("folder", folder) == expected
 
 
