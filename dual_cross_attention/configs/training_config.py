@@ -49,7 +49,8 @@ class TrainingConfig:
     dataset: str
     """Name of the data set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do."""
+    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do;
+    unset: looked for in $DCAL_DATA and ./data by the official name of its folder."""
     download: bool = False
     """Fetch the data set into data_root, where its source still offers that (aircraft)."""
 

@@ -100,4 +100,3 @@ def inside(folder: Path, name: str, where: str) -> Path:
     if ".." in path.parts or path.is_absolute() or not path.parts:
         raise InputError(f"{where}: expected the path of a file inside of {printable(folder)}, got {printable(name)!r}")
     return as_on_disk(folder, path)
-

@@ -45,7 +45,7 @@ def own_folder(data_root: Path, name: str, marker: str, wrapped: bool = True) ->
     """The folder of a dataset in its official layout, which has `marker` (a path in it).
 
     Looked at are `data_root`, its subfolder NAME, NAME/NAME (as archives unpack), ANY/NAME (as collections of datasets
-    keep them), and with `wrapped` also the only folder in `data_root`, unless it has the official name of another dataset.
+    keep them), and with `wrapped` also the only folder in `data_root`, unless it has another dataset's official name.
 
     Args:
         data_root: where to look.
@@ -89,7 +89,7 @@ def unwrapped(data_root: Path, is_it: Callable[[Path], bool], levels: int = 2) -
 
 
 def undoubled(folder: Path) -> Path:
-    """`folder`, or the folder of the same name in it if there is nothing else there: images/images, as archives unpack."""
+    """`folder`, or the folder of the same name in it if there is nothing else: images/images, as archives unpack."""
     inner = folder / folder.name
     if not inner.is_dir():
         return folder

@@ -14,14 +14,14 @@ from dual_cross_attention.messages import printable
 FolderId = tuple[int, int]
 """Device and inode: two paths with the same one lead to one folder."""
 
-OTHER_EXTENSIONS = frozenset(
-    ".apng .arw .avif .cr2 .cr3 .dib .dng .exr .heic .heif .hif .ico .j2c .j2k .jfi .jfif .jif .jp2 .jpc .jpe "
-    ".jpf .jpx .jxl .jxr .nef .orf .pbm .pcx .pfm .pgm .pnm .psd .qoi .rw2 .sgi .svg .tga .xbm .xpm".split()
+OTHER_EXTENSIONS = re.compile(
+    r"\.(apng|arw|avif|cr2|cr3|dib|dng|exr|heic|heif|hif|ico|j2c|j2k|jfi|jfif|jif|jp2|jpc|jpe|jpf|jpx|jxl|jxr|nef|orf"
+    r"|pbm|pcx|pfm|pgm|pnm|psd|qoi|rw2|sgi|svg|tga|xbm|xpm)"
 )
 """Of images that are not taken; they are known by their names, others by their first bytes."""
-SIDECARS = frozenset(
-    ".bin .cls .csv .db .gz .htm .html .ini .json .jsonl .log .mat .md .npy .npz .pdf .pickle .pkl .pt .py .sqlite "
-    ".tar .tfrecord .toml .tsv .txt .url .xml .xlsx .yaml .yml .zip".split()
+SIDECARS = re.compile(
+    r"\.(bin|cls|csv|db|gz|html?|ini|jsonl?|log|mat|md|np[yz]|pdf|pickle|pkl|pt|py|sqlite|tar|tfrecord|toml|tsv|txt|url"
+    r"|xlsx?|xml|ya?ml|zip)"
 )
 """Of files that lie beside images: they are not opened to see whether they are some."""
 MAGIC = re.compile(
@@ -38,7 +38,7 @@ class Listing:
     """What is below a folder. All are paths, in the order in which they were come across.
 
     Args:
-        images: files that are taken: those in the folder itself first, then subfolder by subfolder, each sorted by name.
+        images: files that are taken: those in the folder itself, then subfolder by subfolder, each sorted by name.
         nested: those of them in subfolders.
         other: files that look like images, but have none of `EXTENSIONS`.
         hidden: images that are hidden, or in hidden folders.
@@ -57,9 +57,7 @@ class Listing:
             getattr(self, name).extend(getattr(more, name))
 
 
-def list_images(
-    folder: Path, above: Collection[FolderId] = (), deep: bool = True, visible: bool = True
-) -> Listing:
+def list_images(folder: Path, above: Collection[FolderId] = (), deep: bool = True, visible: bool = True) -> Listing:
     """Lists the images below a folder; links to folders are followed, and a folder is read once.
 
     Args:
@@ -166,9 +164,9 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
 
 def _looks_like_an_image(path: Path, by_name: bool = True) -> bool:
     suffix = path.suffix.lower()
-    if suffix in SIDECARS:
+    if SIDECARS.fullmatch(suffix):
         return False
-    if by_name and suffix in OTHER_EXTENSIONS:
+    if by_name and OTHER_EXTENSIONS.fullmatch(suffix):
         return True
     try:
         with open_regular(path) as file:

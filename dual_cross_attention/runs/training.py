@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
+from dual_cross_attention.runs.data_roots import with_data_root
 from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
@@ -44,6 +45,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         InterruptedRun: a signal came, and the state is saved, if there was a step.
         LostProcessError: another process has ended.
     """
+    config = with_data_root(config)
     device = choose_device(config.device)
     refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet

@@ -36,7 +36,9 @@ def load_folder(data_root: Path) -> FineGrainedData:
     tests = [root / name for name in TESTS if (root / name).is_dir()]
     if not ((root / "train").is_dir() and tests):
         raise InputError(f"folder: expected {LAYOUT} in {printable(root)}, but {what_is_in(root)}")
-    warnings = [] if root == data_root else [f"folder: {printable(root)} is taken, the only folder in {data_root}"]
+    warnings = (
+        [] if root == data_root else [f"folder: {printable(root)} is taken, the only folder in {printable(data_root)}"]
+    )
     train, test = _class_level(root / "train", warnings), _class_level(tests[0], warnings)
     above = {folder_id(folder) for folder in (root, train)}
     folders, test_folders = _class_folders(train, above), _class_folders(test, above)
