@@ -114,7 +114,7 @@ def left_out_warnings(where: str, listing: Listing) -> list[str]:
     warnings = []
     if listing.other:
         kinds = Counter(path.suffix.lower() or "no extension" for path in listing.other)
-        said = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in kinds.most_common(4))
+        said = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in kinds.most_common(8))
         warnings.append(
             f"{where}: {_files(listing.other)} like images and are left out ({said}), such as "
             f"{printable(listing.other[0])}: convert or rename them to one of {', '.join(sorted(EXTENSIONS))}"
