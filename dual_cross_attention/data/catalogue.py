@@ -82,7 +82,7 @@ def load_by_name(
         return entry.load(**options)
     wanted = f"{name} needs data_root, a folder with {entry.layout}"
     if data_root is None and (data_root := find_data_root(catalogue, name)) is None:
-        searched = f", or one of them in {' or in '.join(_said_places())}" if entry.find else ""
+        searched = f"; none was given, and it is not in {' nor in '.join(_said_places())}" if entry.find else ""
         raise InputError(f"{wanted}{searched}; get it from {entry.source}")
     typed = f"{data_root}"
     if not typed.strip():
@@ -133,10 +133,10 @@ def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> P
     for said, place in _places():
         try:
             found = entry.find(absolute(place.expanduser()))
-        except (OSError, RuntimeError, ValueError):  # it may not be listed, or cannot be a path
-            continue
         except InputError as error:
             raise InputError(f"{name}: looked for in {said}: {error}") from error
+        except (OSError, RuntimeError, ValueError):  # it may not be listed, or cannot be a path
+            continue
         if found is not None:
             logger.info("%s: found in %s: %s", name, said, printable(found))
             return found
