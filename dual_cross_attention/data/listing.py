@@ -113,20 +113,21 @@ def left_out_warnings(where: str, listing: Listing) -> list[str]:
     """A warning for each kind of file that looks like an image and is not taken."""
     warnings = []
     if listing.other:
+        look = "look" if len(listing.other) > 1 else "looks"
         kinds = Counter(path.suffix.lower() or "no extension" for path in listing.other)
         said = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in kinds.most_common(8))
         warnings.append(
-            f"{where}: {_files(listing.other)} like images and are left out ({said}), such as "
+            f"{where}: {_are(len(listing.other), 'file')} left out that {look} like images ({said}), such as "
             f"{printable(listing.other[0])}: convert or rename them to one of {', '.join(sorted(EXTENSIONS))}"
         )
     if listing.hidden:
         warnings.append(
-            f"{where}: {len(listing.hidden):,} hidden images are left out, such as {printable(listing.hidden[0])}"
+            f"{where}: {_are(len(listing.hidden), 'hidden image')} left out, such as {printable(listing.hidden[0])}"
         )
     if listing.repeated:
         warnings.append(
-            f"{where}: {len(listing.repeated):,} links lead to folders that are read already, or to one that holds "
-            f"them, and are not followed, such as {printable(listing.repeated[0])}"
+            f"{where}: {_are(len(listing.repeated), 'link')} not followed, to folders that are read already or hold "
+            f"this one, such as {printable(listing.repeated[0])}"
         )
     return warnings
 
@@ -146,14 +147,14 @@ def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_f
     warnings = left_out_warnings(f"{where}: {printable(folder)}", found)
     if more:
         warnings.append(
-            f"{where}: {len(more):,} images in {printable(folder)} are not in {list_file} and left out, such as "
+            f"{where}: {_are(len(more), 'image')} left out of {printable(folder)}, not being in {list_file}, such as "
             f"{printable(more[0])}"
         )
     return warnings
 
 
-def _files(paths: list[Path]) -> str:
-    return f"{len(paths):,} files look" if len(paths) > 1 else "1 file looks"
+def _are(count: int, what: str) -> str:
+    return f"{count:,} {what}s are" if count > 1 else f"1 {what} is"
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:

@@ -40,21 +40,24 @@ def lists_of_people(root: Path) -> Path:
     return make_people(root / "mine")
 
 
+def write_archive(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
 def archives(task: str) -> Callable[[Path], Path]:
     def make(root: Path) -> Path:
-        (root / "mine").mkdir(parents=True)
         for split in ("train", "val") if task == "fgvc" else ("train", "query", "gallery"):
-            with tarfile.open(root / "mine" / f"{split}-000000.tar", "w") as archive:
-                for number in range(4):
-                    label = (
-                        ("cls", b"%d" % (number % 2))
-                        if task == "fgvc"
-                        else ("json", b'{"identity": "p%d", "camera": "%s"}' % (number % 2, split.encode()))
-                    )
-                    for suffix, content in (("jpg", SMALL.getvalue()), label):
-                        member = tarfile.TarInfo(f"{number}.{suffix}")
-                        member.size = len(content)
-                        archive.addfile(member, io.BytesIO(content))
+            members = []
+            for number in range(4):
+                said = b'{"label": %d, "identity": "p%d", "camera": "%s"}' % (number % 2, number % 2, split.encode())
+                members += [(f"{number}.jpg", SMALL.getvalue()), (f"{number}.json", said)]
+            write_archive(root / "mine" / f"{split}-000000.tar", members)
         return root / "mine"
 
     return make
@@ -166,11 +169,11 @@ def test_a_collection_with_a_folder_for_each(tmp_path, layout):
 )
 def test_images_doubled_inside(tmp_path, layout, inner):
     own = LAYOUTS[layout](tmp_path)
-    expected = [row[:1] + (Path(row[1]).name,) + row[2:] for row in contents(layout, own, own)]
+    expected = [(*row[:1], Path(row[1]).name, *row[2:]) for row in contents(layout, own, own)]
     (own / inner).rename(own / "moved")
     (own / inner).mkdir()
     (own / "moved").rename(own / inner / Path(inner).name)
-    assert [row[:1] + (Path(row[1]).name,) + row[2:] for row in contents(layout, own, own)] == expected
+    assert [(*row[:1], Path(row[1]).name, *row[2:]) for row in contents(layout, own, own)] == expected
 
 
 def test_annotations_of_cars_in_the_devkit(tmp_path):

@@ -62,7 +62,7 @@ def load_folder(data_root: Path) -> FineGrainedData:
     test_list, missing = _listed(test, test_folders, classes, {*above, folder_id(test)}, warnings)
     if empty := [test_folders[name][0] for name in missing if name in test_folders]:
         warnings.append(
-            f"folder: {printable(test)}: {len(empty):,} class folders have no image, such as {printable(empty[0])}"
+            f"folder: {printable(test)}: class folders without an image: {len(empty):,}, such as {printable(empty[0])}"
         )
     return FineGrainedData("folder", classes, train_list, test_list, warnings)
 
@@ -104,8 +104,8 @@ def _listed(
     where = f"folder: {printable(split)}"
     if twice := [paths for paths in folders.values() if len(paths) > 1]:
         warnings.append(
-            f"{where}: {len(twice):,} classes are in several folders each, whose names Unicode composes differently, "
-            f"such as {printable(twice[0][0].name)}: they are taken together"
+            f"{where}: folders whose names Unicode composes differently are taken together, as one class each: "
+            f"{len(twice):,} classes, such as {printable(twice[0][0].name)}"
         )
     if left_out.nested:
         warnings.append(
@@ -128,8 +128,8 @@ def _in_no_class(folder: Path, left_out: Listing) -> list[str]:
     if not outside.images:
         return []
     return [
-        f"folder: {printable(folder)}: {len(outside.images):,} images are left out since they are in no class folder, "
-        f"such as {printable(outside.images[0])}"
+        f"folder: {printable(folder)}: images in no class folder are left out: {len(outside.images):,}, such as "
+        f"{printable(outside.images[0])}"
     ]
 
 
