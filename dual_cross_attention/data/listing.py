@@ -141,7 +141,13 @@ def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_f
         listed: the images that are taken, below `folder`.
         list_file: what the list is called.
     """
-    found, known = list_images(folder), {*listed}
+    try:
+        found, known = list_images(folder), {*listed}
+    except OSError as error:  # the images may be readable all the same: their names are known
+        return [
+            f"{where}: {printable(error.filename or folder)} cannot be listed ({error.strerror}): images that are not in "
+            f"{list_file} are not counted"
+        ]
     found.other = [path for path in found.other if path not in known]
     more = [path for path in found.images if path not in known]
     warnings = left_out_warnings(f"{where}: {printable(folder)}", found)
