@@ -145,8 +145,8 @@ def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_f
         found, known = list_images(folder), {*listed}
     except OSError as error:  # the images may be readable all the same: their names are known
         return [
-            f"{where}: {printable(error.filename or folder)} cannot be listed ({error.strerror}): images that are not in "
-            f"{list_file} are not counted"
+            f"{where}: {printable(error.filename or folder)} cannot be listed ({error.strerror}): images that are not "
+            f"in {list_file} are not counted"
         ]
     found.other = [path for path in found.other if path not in known]
     more = [path for path in found.images if path not in known]
