@@ -50,6 +50,12 @@ def fresh_accelerate():
     GradientState._reset_state()
 
 
+@pytest.fixture(autouse=True)
+def no_data_elsewhere(monkeypatch):
+    """The machine's own datasets are not found."""
+    monkeypatch.delenv("DCAL_DATA", raising=False)
+
+
 @pytest.fixture
 def dcal(capsys) -> Callable[..., Outcome]:
     """`dcal("train", "--lr", 1e-4)` runs the command in this process."""

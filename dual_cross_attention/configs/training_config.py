@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
@@ -11,6 +11,8 @@ from dual_cross_attention.messages import shown
 
 LARGEST = 2**53  # of a number without a limit of its own: a float holds every whole number up to it
 MAX_SIDE = 4096  # 65,536 patches of 16 x 16: beyond, position embeddings alone fill the memory
+
+Config = TypeVar("Config", bound="TrainingConfig")
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,8 @@ class TrainingConfig:
     dataset: str
     """Name of the data set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do."""
+    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do;
+    unset: looked for in $DCAL_DATA and ./data by the official name of its folder."""
     download: bool = False
     """Fetch the data set into data_root, where its source still offers that (aircraft)."""
 
@@ -151,6 +154,13 @@ class TrainingConfig:
     resume: str = "auto"
     """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or PATH of another run or
     its checkpoint, from which a run in output_dir begins; with the same PATH again, that one goes on."""
+
+    def replaced(self: Config, **values: Any) -> Config:
+        """A copy with these values, which count as given; errors as of the settings themselves."""
+        copy = replace(self, **values)
+        if self.given is not None:
+            copy.given = {**self.given, **values}
+        return copy
 
     def __post_init__(self):
         check_version(self.format_version, "settings")

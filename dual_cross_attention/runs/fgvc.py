@@ -39,6 +39,12 @@ class FGVCSetup(RunSetup):
             {name: fingerprint_split(split.pictures, split.labels) for name, split in splits.items()},
         )
 
+    def check_fits(self, classes: list[str]) -> None:
+        """See `RunSetup`. Classes of the same names in another order get the labels that the model knows."""
+        self.data = self.data.with_order_of(classes)
+        self.classes = self.data.classes
+        super().check_fits(classes)
+
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)
 

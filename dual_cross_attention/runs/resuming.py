@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -247,7 +247,7 @@ def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> Training
     if stored.format_version == 1:  # such a run has decided nothing
         return config
     kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) == left_open]
-    return replace(config, **{name: getattr(stored, name) for name in kept})
+    return config.replaced(**{name: getattr(stored, name) for name in kept})
 
 
 def _other_data(folder: RunFolder, data: RunData) -> list[str]:

@@ -9,6 +9,7 @@ from timm.data import resolve_data_config
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.names import same_names
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.task import Task
@@ -63,7 +64,7 @@ class RunSetup(ABC):
 
     def check_fits(self, classes: list[str]) -> None:
         """Raises InputError if a model with these classes cannot be evaluated on this data."""
-        if self.test_has_the_classes and classes != self.classes:
+        if self.test_has_the_classes and not same_names(classes, self.classes):
             raise InputError(
                 f"the model knows {len(classes)} classes ({classes[0]}, …), the data at '{self.config.data_root}' has "
                 f"{len(self.classes)} ({self.classes[0]}, …): expected the same, in the same order"

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
+from dual_cross_attention.runs.data_roots import with_data_root
 from dual_cross_attention.runs.resuming import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
 from dual_cross_attention.runs.setup import RunSetup
 from dual_cross_attention.runs.setups import read_setup
@@ -52,6 +52,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         InterruptedRun: a signal came, and the state is saved, if there was a step.
         LostProcessError: another process has ended.
     """
+    config = with_data_root(config)
     device = choose_device(config.device)
     refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
@@ -98,7 +99,7 @@ def _settled(
         stored: those of the run that is resumed; None if there is none.
     """
     if stored is None:
-        return replace(config, precision=resolve_precision(config.precision, device, config.format_version))
+        return config.replaced(precision=resolve_precision(config.precision, device, config.format_version))
     left_open = config.precision == "auto"
     config = resumed_settings(config, stored)
     if left_open and available_precision(config.precision, device) != config.precision:
@@ -106,7 +107,7 @@ def _settled(
         console.print(
             f"the run was in {config.precision}, which {device.type} does not have: it resumes in {precision}"
         )
-        config = replace(config, precision=precision)
+        config = config.replaced(precision=precision)
     return config
 
 
