@@ -185,8 +185,8 @@ class DualCrossAttentionViT(nn.Module):
             images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, num_classes).
 
         Raises:
-            InputError: a model in training mode or for re-identification, a branch that it does not have, or images that
-                `check_images` refuses.
+            InputError: a model in training mode or for re-identification, a branch that it does not have, or images
+                that `check_images` refuses.
         """
         if self.has_necks:
             raise InputError("a re-identification model knows its training identities only: use embed, not predict")

@@ -164,6 +164,11 @@ def _build_trainer(
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"
     )
+    if config.warmup_epochs > config.epochs:
+        console.print(
+            f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
+            f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
+        )
     return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions)
 
 
