@@ -54,8 +54,8 @@ class IdentitySampler(BatchOrder):
             most = len(self.pictures) * pictures_per_identity
             smaller = f"--batch_size {most} or less" if len(self.pictures) > 1 else "more training identities"
             raise InputError(
-                f"a batch needs {identities_per_batch} identities, and there are {len(self.pictures)} to train on: take "
-                f"{smaller} ({len(self.pictures)} identities x {pictures_per_identity} images), or more "
+                f"a batch needs {identities_per_batch} identities, and there are {len(self.pictures)} to train on: "
+                f"take {smaller} ({len(self.pictures)} identities x {pictures_per_identity} images), or more "
                 "--images_per_identity"
             )
         self.identities_per_batch = identities_per_batch
