@@ -83,6 +83,8 @@ def evaluate(
     setup = read_setup(config, train=False)
     setup.check_fits(saved.classes)
     console = console or Console(quiet=True)
+    for note in setup.notes:
+        console.print(note)
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))

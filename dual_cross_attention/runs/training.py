@@ -159,7 +159,7 @@ def _build_trainer(
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     console.print(
-        f"{config.dataset}: {setup.description}\n"
+        "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"

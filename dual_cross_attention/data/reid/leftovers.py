@@ -31,27 +31,26 @@ def leftovers(where: str, folder: Path, taken: Iterable[Path], depth: int, liste
     kinds: dict[str, list[str]] = {}
     for path, levels in _files(folder):
         is_image = path.suffix.lower() in EXTENSIONS
-        if os.path.abspath(path) in known or not (is_image or _looks_like_an_image(path)):
+        if not (is_image or _looks_like_an_image(path)) or os.path.abspath(path) in known:
             continue
         if not is_image:
-            kind = "files in image formats or under names that are not read"
+            kind = "of a format or an extension that is not read"
         elif listed_in:
-            kind = f"images that are not in {listed_in}"
+            kind = f"not in {listed_in}"
         elif levels > depth:
-            kind = "images in subfolders of an identity's folder" if depth else "images in subfolders"
+            kind = "in subfolders of an identity's folder" if depth else "in subfolders"
         else:
-            kind = "images outside of an identity's folder"
+            kind = "outside of an identity's folder"
         kinds.setdefault(kind, []).append(f"{path.relative_to(folder)}")
-    mend = f"expected {', '.join(sorted(EXTENSIONS))}"
     return [
-        f"{where}: {len(names):,} {kind} are not taken, such as {printable(min(names))}"
-        f"{f': {mend}' if kind.startswith('files') else ''}"
+        f"{where}: {len(names):,} image{'s are' if len(names) > 1 else ' is'} left out, {kind}, such as "
+        f"{printable(min(names))}"
         for kind, names in kinds.items()
     ]
 
 
 def found_instead(folder: Path, depth: int) -> str:
-    """What `leftovers` finds where nothing is taken, for an error: ", but 3 images ... are not taken, such as ..."."""
+    """What `leftovers` finds where nothing is taken, for an error: "; 3 images are left out, in subfolders, ..."."""
     lines = leftovers("", folder, [], depth) if folder.is_dir() else []
     return "".join(f"; {line.removeprefix(': ')}" for line in lines)
 

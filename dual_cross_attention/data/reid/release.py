@@ -132,8 +132,10 @@ def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnin
     # Labels go by name, the numbers of query and gallery by value.
     warnings += look_alikes(release.name, {"training": splits["training"]})
     if not release.numbered_anew:
-        tested = {s.identity for split in ("query", "gallery") for s in splits[split]} - {release.distractors}
-        warnings += in_both(release.name, (s.identity for s in splits["training"]), tested)
+        tested = {f"{number}" for number in {*query.identities, *gallery.identities}}
+        tested -= {release.distractors and f"{int(release.distractors)}"}
+        trained = {s.identity for s in splits["training"]}
+        warnings += in_both(release.name, trained, (name for name in trained if (name.lstrip("0") or "0") in tested))
     labels = positions(s.identity for s in splits["training"])
     train = listed(splits["training"], labels.__getitem__)
     return ReIDData(release.name, list(labels), train, query, gallery, warnings, camera_source=source)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.reid.names import in_both
 from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
 from dual_cross_attention.data.shards.finding import find_shards
 from dual_cross_attention.data.shards.index import Index, index_of
@@ -17,6 +19,7 @@ LAYOUT = (
     "members are KEY.jpg with KEY.json (identity, camera)"
 )
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
+CAMERAS_MENDED = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
 BLOCK = 65_536
 """Pictures of as many whole identities that are shuffled at a time, about."""
 
@@ -39,8 +42,12 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
     query, gallery = (index_of(shards.splits[split], "reid", split, warnings) for split in ("query", "gallery"))
     numbers = [_numbers(query.labels, gallery.labels), _numbers(query.cameras, gallery.cameras)]
     sides = [_listed(side, *numbers) for side in (query, gallery)]
+    identity_names, camera_names = (
+        [*each] if all(isinstance(name, str) for name in each) else None for each in numbers
+    )
+    source = CameraSource("the camera of each KEY.json", CAMERAS_MENDED, camera_names, identity_names)
     if not train:
-        return ReIDData("shards", [], None, *sides, warnings)
+        return ReIDData("shards", [], None, *sides, warnings, camera_source=source)
     index = index_of(shards.splits["train"], "reid", "train", warnings)
     identities = [f"{label}" for label in index.labels] if shards.classes is None else shards.classes
     labels: dict[Label, int] = {name: label for label, name in enumerate(identities)}
@@ -51,7 +58,9 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
         )
     by_label = {label: labels[f"{label}"] for label in index.labels}
     training = _listed(index, by_label, _numbers(index.cameras), BLOCK)
-    return ReIDData("shards", identities, training, *sides, warnings)
+    # Numbers may be counted from 0 in each split, names are not.
+    warnings += in_both("shards", (name for name in index.labels if isinstance(name, str)), identity_names or [])
+    return ReIDData("shards", identities, training, *sides, warnings, camera_source=source)
 
 
 def _numbers(*sides: list[Label]) -> dict[Label, int]:

@@ -67,7 +67,7 @@ def test_lists_say_which_pictures_and_in_which_order(veri):
     assert (data.train.identities, data.train.cameras) == ([1, 0, 0], [20, 12, 1])
     assert (data.gallery.identities, data.gallery.cameras) == ([5, 2, 2], [1, 3, 2])
     assert [warning for warning in data.warnings if "0009_c009" in warning] == [
-        f"veri776: {veri / f'image_{split}'}: 1 images that are not in name_{split}.txt are not taken, such as "
+        f"veri776: {veri / f'image_{split}'}: 1 image is left out, not in name_{split}.txt, such as "
         "0009_c009_00000000_0.jpg"
         for split in SPLITS
     ]
