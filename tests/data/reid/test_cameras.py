@@ -1,8 +1,12 @@
 """What is taken for a camera is said with examples, and doubted where names do not tell cameras."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dual_cross_attention.data.reid import load_reid
 
@@ -113,3 +117,26 @@ def test_cameras_of_releases(tmp_path, refused, name, train, query, gallery, sai
     camera = said.split(" (")[0] if name != "market1501" else "12"
     with refused(name, "none of the 1 queries", f"the only camera is {camera} "):
         load_reid(name, tmp_path)
+
+
+def test_cameras_of_archives(tmp_path):
+    """Archives of another writer: names of identities and cameras as they stand there."""
+    rows = {
+        "train": [("ann", "x"), ("bo", "x")],
+        "query": [("bo", "bo1"), ("cy", "cy1")],
+        "gallery": [("bo", "bo2"), ("cy", "cy2")],
+    }
+    for split, labels in rows.items():
+        with tarfile.open(tmp_path / f"{split}-000000.tar", "w") as archive:
+            for number, (identity, camera) in enumerate(labels):
+                image = io.BytesIO()
+                Image.new("RGB", (8, 8)).save(image, "PNG")
+                label = json.dumps({"identity": identity, "camera": camera}).encode()
+                for name, content in ((f"{number}.png", image.getvalue()), (f"{number}.json", label)):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    data = load_reid("shards", tmp_path)
+    assert data.notes == ["cameras: 4 in query and gallery, from the camera of each KEY.json: bo1 (0.png), bo2 (0.png)"]
+    assert "4 of 4 images of query and gallery have a camera that no other image has" in doubts(data)[0]
+    assert any("1 identities are in both training and test, such as 'bo'" in warning for warning in data.warnings)
