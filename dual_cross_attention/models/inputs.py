@@ -44,7 +44,7 @@ def check_images(backbone: VisionTransformer, images: Tensor) -> None:
     # Autocast converts what the convolution is given.
     if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
         raise InputError(f"{expected} of {weight.dtype}, got {images.dtype}: images.to({weight.dtype})")
-    if images.device != weight.device:
+    if images.device != weight.device and not weight.is_meta:  # Accelerate loads offloaded weights when they are used
         raise InputError(f"{expected} on {weight.device}, where the model is, got {images.device}: images.to(device)")
 
 

@@ -19,7 +19,7 @@ LAYOUT = (
 SOURCE = "pictures of your own, sorted into one folder per identity"
 NAMING = 'a camera before its first "_", as door_0001.jpg has (a CSV file can name cameras too)'
 OTHER_SPLITS = ("val", "valid", "validation", "test", "probe")
-"""Folders that other layouts have, and this one does not read."""
+"""Splits that other layouts have, and this one does not read."""
 
 
 def load_folder(data_root: Path, train: bool = True) -> ReIDData:
@@ -41,8 +41,10 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     notes: list[str] = []
     names = ("train", "query", "gallery") if train else ("query", "gallery")
     splits = {name: _read(data_root, name, warnings, notes) for name in names}
-    if ignored := [name for name in OTHER_SPLITS if (data_root / name).is_dir()]:
-        warnings.append(f"folder: {data_root / ignored[0]} is not read: expected train/, query/ and gallery/")
+    other = [path for name in OTHER_SPLITS for path in (data_root / name, data_root / f"{name}.csv")]
+    warnings += [
+        f"folder: {path} is not read: splits are train, query and gallery" for path in other if os.path.lexists(path)
+    ]
     splits = one_spelling("folder", splits, warnings)
     warnings += look_alikes("folder", splits)
     test = [*splits["query"], *splits["gallery"]]
