@@ -103,7 +103,7 @@ class TrainingConfig:
     min_lr: float = 0.0
     """Where the cosine schedule ends."""
     warmup_epochs: float = 0.0
-    """Linear warm-up before the cosine; at most as long as the training."""
+    """Linear warm-up before the cosine; a longer one than the training ends with it."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
     bias_lr_factor: float = 1.0
@@ -172,10 +172,6 @@ class TrainingConfig:
                     wanted = f"from {low} to {LARGEST:,}"
                 raise InputError(f"{name}: expected a number {wanted}, got {shown(value)}")
         self.img_size = sides("img_size", self.img_size)
-        if self.warmup_epochs > self.epochs:
-            raise InputError(
-                f"warmup_epochs: expected at most the {self.epochs} epochs of the training, got {self.warmup_epochs}"
-            )
         if self.ablation in ("full", "sa_pwca") and self.batch_size < 2:
             raise InputError(
                 f"batch_size {self.batch_size}: PWCA takes its distractor from the same batch, so it needs at least 2; "

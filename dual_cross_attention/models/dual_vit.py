@@ -28,6 +28,7 @@ from dual_cross_attention.attention.rollout import attention_rollout
 from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.backbones import create_backbone, embed_patches
+from dual_cross_attention.models.inputs import check_images
 from dual_cross_attention.models.neck import NeckClassifier
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
@@ -180,8 +181,12 @@ class DualCrossAttentionViT(nn.Module):
 
         The paper adds the two softmaxes (section 3.4); their mean ranks alike and is a distribution.
 
+        Args:
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, num_classes).
+
         Raises:
-            InputError: a model in training mode or for re-identification, or a branch that it does not have.
+            InputError: a model in training mode or for re-identification, a branch that it does not have, or images
+                that `check_images` refuses.
         """
         if self.has_necks:
             raise InputError("a re-identification model knows its training identities only: use embed, not predict")
@@ -194,10 +199,12 @@ class DualCrossAttentionViT(nn.Module):
         """Image features, (B, 2D): SA's and GLCA's class tokens concatenated, or (B, D) of one branch.
 
         Args:
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, 2D).
             after_neck: the features that the classifiers see, of a re-identification model.
 
         Raises:
-            InputError: a model in training mode, a branch that it does not have, or a neck where there is none.
+            InputError: a model in training mode, a branch that it does not have, a neck where there is none, or images
+                that `check_images` refuses.
         """
         features = self._infer(images, branch).features
         chosen = [branch] if branch else [name for name in ("sa", "glca") if name in features]
@@ -222,7 +229,17 @@ class DualCrossAttentionViT(nn.Module):
         if branch not in (None, *self.branches) or branch == "pwca":
             has = " and ".join(f"'{name}'" for name in self.branches if name != "pwca")
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
+        check_images(self.backbone, images)
+        if not images.shape[0]:
+            return self._empty(images)
         return self._forward(images, None, self.has_glca and branch != "sa")
+
+    def _empty(self, images: Tensor) -> DualOutput:
+        """Logits and features of no image, (0, num_classes) and (0, D) for every branch of inference."""
+        classes = self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
+        names = [name for name in self.branches if name != "pwca"]
+        logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (classes, self.backbone.embed_dim))
+        return DualOutput(logits, features)
 
     def _encode(
         self, images: Tensor, distractors: Tensor | None, with_glca: bool

@@ -45,7 +45,7 @@ def check_data(
         raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    pictures, report = (_fgvc if task == "fgvc" else _reid)(name, data_root)
+    pictures, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
     total = sum(split.pictures for split in report.splits.values())
     drawn = is_synthetic(task, name)
     with ProgressBar("check", total, console) as advance:
@@ -89,8 +89,10 @@ def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
     return {split: each.pictures for split, each in splits.items()}, report
 
 
-def _reid(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
+def _reid(name: str, data_root: str | None, console: Console) -> tuple[Pictures, DataReport]:
     data = load_reid(name, data_root)
+    for note in data.notes:
+        console.print(note, soft_wrap=True)
     splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
     report = DataReport({split: Split(len(each), len(distinct(each.identities))) for split, each in splits.items()})
     report.warnings = list(data.warnings)

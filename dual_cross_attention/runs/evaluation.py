@@ -91,6 +91,8 @@ def evaluate(
     setup = read_setup(with_data_root(config), train=False)
     setup.check_fits(saved.classes)
     console = console or Console(quiet=True)
+    for note in setup.notes:
+        console.print(note)
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     if saved.data and config.dataset == saved.data.dataset:

@@ -47,6 +47,7 @@ class ReIDSetup(RunSetup):
             f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
             f"{len(self.data.gallery):,} gallery pictures, {len(cameras)} cameras"
         )
+        self.notes = self.data.notes
         self.warnings = self.data.warnings
         self.num_test = len(self.pictures)
         self.cache = train and config.cache == "ram"

@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from timm.data import resolve_data_config
@@ -27,6 +28,7 @@ class RunSetup(ABC):
             test side does not say.
         description: the data in a line.
         warnings: what is wrong with it.
+        notes: how it was read, where that was a choice, a line each.
         num_test: test pictures.
         cache: whether loaders keep their pictures in memory. Not for evaluation only, which reads each of them once.
         test_splits: names of the splits of the fingerprint that the test images are in.
@@ -37,6 +39,7 @@ class RunSetup(ABC):
     classes: list[str]
     description: str
     warnings: list[str]
+    notes: Sequence[str] = ()
     num_test: int
     cache: bool
     test_splits: tuple[str, ...] = ("test",)

@@ -88,6 +88,8 @@ def shard(
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     data = load_fgvc(name, data_root) if task == "fgvc" else load_reid(name, data_root)
+    for note in data.notes if isinstance(data, ReIDData) else ():  # cameras become numbers in the archives
+        console.print(note)
     for warning in data.warnings:
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)

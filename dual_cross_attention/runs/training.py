@@ -200,11 +200,16 @@ def _build_trainer(
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     console.print(
-        f"{config.dataset}: {setup.description}\n"
+        "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
         f"run folder: {folder.path}"
     )
+    if config.warmup_epochs > config.epochs:
+        console.print(
+            f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
+            f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
+        )
     return Trainer(
         task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, setup.fingerprint()
     )
