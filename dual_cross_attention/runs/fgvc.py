@@ -7,12 +7,12 @@ from dual_cross_attention.data import load_fgvc, test_loader, test_transform, tr
 from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
+from dual_cross_attention.runs.setup import RunSetup, pixel_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
 
 
 class FGVCSetup(RunSetup):
-    """See `RunSetup`. Pictures are normalised as the backbone was pretrained."""
+    """See `RunSetup`. Images are normalized as `pixel_stats` says."""
 
     test_has_the_classes = True
 
@@ -55,4 +55,5 @@ class FGVCSetup(RunSetup):
         )
 
     def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
-        return tuple(self.config.img_size), tuple(self.config.resize()), *backbone_stats(model)
+        mean, std, _ = pixel_stats(self.config, model)
+        return tuple(self.config.img_size), tuple(self.config.resize()), mean, std

@@ -1,7 +1,7 @@
 """Where a run goes, and where it goes on from."""
 
 from collections.abc import Callable, Set
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
@@ -26,6 +26,17 @@ FREE_TO_CHANGE = {
     "output_dir",
     "resume",
 }
+
+LEFT_OPEN = {"mean": "auto", "std": "auto"}
+"""Settings that a command may leave open: a run that goes on takes what it has recorded of them."""
+
+
+def with_recorded(config: TrainingConfig, folder: RunFolder) -> TrainingConfig:
+    """Settings of a run that goes on: what the command leaves open is what the run in `folder` has recorded, and None,
+    as before there was the setting, where it has not."""
+    recorded = folder.read_config() if folder.config.is_file() else {}
+    values = {n: recorded.get(n) for n, is_open in LEFT_OPEN.items() if getattr(config, n) == is_open}
+    return replace(config, **values)
 
 
 def choose_folder(config: TrainingConfig) -> RunFolder:
@@ -178,7 +189,7 @@ def _other_settings(config: TrainingConfig, folder: RunFolder) -> list[str]:
     return [
         f"{name} ({old.get(name)} there, {new[name]} here)"
         for name in new
-        if name not in FREE_TO_CHANGE and old.get(name) != new[name]
+        if name not in FREE_TO_CHANGE and old.get(name) != new[name] and new[name] != LEFT_OPEN.get(name, ...)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,8 @@ from safetensors import SafetensorError
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
-from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint
+from dual_cross_attention.runs.resuming import choose_folder, find_checkpoint, with_recorded
+from dual_cross_attention.runs.setup import doubtful_stats, pixel_stats
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory
@@ -95,7 +97,7 @@ def _open_folder(
             remove_leftovers(folder.path, folder.diverged.name)
         checkpoint = find_checkpoint(config, folder, warn)
         if checkpoint and checkpoint.parent == folder.checkpoints:
-            complete_results(folder, config, checkpoint)
+            complete_results(folder, with_recorded(config, folder), checkpoint)
         return checkpoint
 
     try:
@@ -119,6 +121,8 @@ def _train(
             _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
+    if checkpoint:
+        config = with_recorded(config, RunFolder(checkpoint.resolve().parent.parent))
     trainer = _starting(
         interruptions, lambda: _build_trainer(config, console, interruptions, device, folder, checkpoint)
     )
@@ -126,7 +130,7 @@ def _train(
         if trainer.accelerator.is_main_process:
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
                 folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
-            folder.write_config(config)
+            folder.write_config(trainer.config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
     best = trainer.fit()
@@ -142,15 +146,20 @@ def _build_trainer(
     folder: RunFolder,
     checkpoint: Path | None,
 ) -> Trainer:
-    """Data read, model built, weights loaded; nothing is written."""
+    """Data read, model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
     keep_freed_memory()
     choose_precision(config.precision, device)  # refuse before anything is read or fetched
     setup = read_setup(config)
     set_seed(config.seed)
-    pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
         console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
     model = build_model(config, len(setup.classes), pretrained)
+    stats = pixel_stats(config, model)
+    if doubt := None if checkpoint else doubtful_stats(config, stats):
+        console.print(f"warning: {doubt}", style="yellow", soft_wrap=True)
+    config = replace(config, mean=list(stats.mean), std=list(stats.std))
+    setup.config = config
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
@@ -162,6 +171,7 @@ def _build_trainer(
         f"{config.dataset}: {setup.description}\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"pixels: {stats}\n"
         f"run folder: {folder.path}"
     )
     return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions)
