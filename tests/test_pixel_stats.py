@@ -1,4 +1,4 @@
-"""Mean and standard deviation of pixels: by the flag, the weights file, pixel_stats, the backbone, in this order; kept."""
+"""Mean and standard deviation of pixels: by the flag, the weights file, pixel_stats, the backbone; kept by a run."""
 
 import json
 import shutil
@@ -44,27 +44,18 @@ def weights(tmp_path):
 def normalized(monkeypatch):
     """What pixels are really normalized by: (mean, std) of each transform that was made."""
     seen = []
+    makers = ((fgvc, "train_transform", 2), (fgvc, "test_transform", 2))
+    makers += ((reid, "reid_train_transform", 1), (reid, "test_transform", 2))
 
-    def watch(module, name):
-        original = getattr(module, name)
-
-        def record(*arguments, **options):
-            seen.append(tuple(list(map(float, values)) for values in arguments[2:4]))
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(module, name, record)
-
-    for module, name in ((fgvc, "train_transform"), (fgvc, "test_transform")):
-        watch(module, name)
-    for module, name in ((reid, "reid_train_transform"), (reid, "test_transform")):
-        original = getattr(module, name)
-
-        def record(*arguments, original=original, name=name, **options):
-            start = 1 if name == "reid_train_transform" else 2
+    def watch(original, start):
+        def record(*arguments):
             seen.append(tuple(list(map(float, values)) for values in arguments[start : start + 2]))
-            return original(*arguments, **options)
+            return original(*arguments)
 
-        monkeypatch.setattr(module, name, record)
+        return record
+
+    for module, name, start in makers:
+        monkeypatch.setattr(module, name, watch(getattr(module, name), start))
     return seen
 
 
@@ -178,7 +169,8 @@ def test_null_takes_the_backbones_whatever_the_file_says(dcal, small, tmp_path, 
         ("--mean 0.5 0.5 --std 0.5", "one or three"),
         ("--mean 0.5 --std 0", "above 0"),
         ("--mean 0.5", "together"),
-        ("--mean nan --std 0.5", "from 0 to 1"),
+        ("--mean nan --std 0.5", "--mean: expected"),
+        ("--mean .nan --std 0.5", "mean: expected"),
         ("--mean half --std 0.5", "expected a number"),
     ],
 )
@@ -188,7 +180,7 @@ def test_values_that_cannot_be_are_refused(flags, token):
 
 
 def test_one_number_stands_for_all_channels():
-    config = parse_config("--mean 0.5 --std 0.25 --epochs 3".split())
+    config = parse_config(["--mean", "0.5", "--std", "0.25", "--epochs", "3"])
     assert (config.mean, config.std, config.epochs) == ([0.5] * 3, [0.25] * 3, 3)
 
 

@@ -31,10 +31,11 @@ LEFT_OPEN = {"mean": "auto", "std": "auto"}
 """Settings that a command may leave open: a run that goes on takes what it has recorded of them."""
 
 
-def with_recorded(config: TrainingConfig, folder: RunFolder) -> TrainingConfig:
-    """Settings of a run that goes on: what the command leaves open is what the run in `folder` has recorded, and None,
-    as before there was the setting, where it has not."""
-    recorded = folder.read_config() if folder.config.is_file() else {}
+def with_recorded(config: TrainingConfig, path: Path) -> TrainingConfig:
+    """Settings of a run that resumes: what the command leaves open is what the run at `path`, its folder or a
+    checkpoint in it, has recorded, and None, as before there was the setting, where it has not."""
+    folders = map(RunFolder, (path.resolve(), *path.resolve().parents))
+    recorded = next((folder.read_config() for folder in folders if folder.config.is_file()), {})
     values = {n: recorded.get(n) for n, is_open in LEFT_OPEN.items() if getattr(config, n) == is_open}
     return replace(config, **values)
 

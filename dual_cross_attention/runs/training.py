@@ -97,7 +97,7 @@ def _open_folder(
             remove_leftovers(folder.path, folder.diverged.name)
         checkpoint = find_checkpoint(config, folder, warn)
         if checkpoint and checkpoint.parent == folder.checkpoints:
-            complete_results(folder, with_recorded(config, folder), checkpoint)
+            complete_results(folder, with_recorded(config, folder.path), checkpoint)
         return checkpoint
 
     try:
@@ -122,7 +122,7 @@ def _train(
             return progress["best"]
 
     if checkpoint:
-        config = with_recorded(config, RunFolder(checkpoint.resolve().parent.parent))
+        config = with_recorded(config, checkpoint)
     trainer = _starting(
         interruptions, lambda: _build_trainer(config, console, interruptions, device, folder, checkpoint)
     )

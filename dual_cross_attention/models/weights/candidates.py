@@ -1,6 +1,7 @@
 """Where in a file a backbone may be: nested dicts (`model`, `state_dict`, `teacher`) and prefixes (`module.`)."""
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -8,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-MAX_DEPTH, MAX_DICTS, MAX_PREFIXES = 4, 200, 16
+MAX_DEPTH, MAX_DICTS, MAX_VISITED, MAX_PREFIXES = 4, 200, 10_000, 16
 ANCHORS = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "cls_token")
 """Names of every timm ViT; what stands in front of one is a prefix."""
 PREFERRED = ("", "state_dict", "model", "model_state_dict", "net", "network", "params", "module", "backbone")
@@ -63,9 +64,10 @@ def select(candidates: list[Candidate], key: str) -> list[Candidate]:
 
 def _dicts(tree: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Nested dicts that hold tensors by name, from the outside in; other values in them are passed over."""
-    left, found = [("", tree, 0)], 0
-    while left and found < MAX_DICTS:
-        key, node, depth = left.pop(0)
+    left, visited, found = deque([("", tree, 0)]), 0, 0
+    while left and found < MAX_DICTS and visited < MAX_VISITED:
+        key, node, depth = left.popleft()
+        visited += 1
         if not isinstance(node, dict):
             continue
         tensors = {name: value for name, value in node.items() if isinstance(name, str) and isinstance(value, Tensor)}

@@ -11,9 +11,9 @@ from torch import Tensor
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
-HEADS = ("head.", "head_dist.")
-DECODERS = ("decoder_", "mask_token")
-"""Of MAE's pretraining, which is not part of the backbone."""
+HEADS = ("head.", "head_dist.", "fc.", "classifier.")
+DECODERS = ("decoder_", "mask_token", "masked_embed")
+"""Of masked pretraining, as MAE's: not part of the backbone."""
 
 
 @dataclass
@@ -23,7 +23,8 @@ class Fit:
     Args:
         state: tensors with timm's names, the patch embedding resampled to the backbone's patches.
         fitting: names that fit; a position embedding of any grid does.
-        left_out: heads of another width or none, which are trained afresh; decoders.
+        left_out: heads of another width or none, which are trained afresh.
+        decoder: how many tensors of a decoder are left out.
         missing, unexpected: names.
         shapes: "NAME (shape) for (expected shape)".
         patch: (height, width) of the file's patches in pixels, before they are resampled; None: unknown.
@@ -33,6 +34,7 @@ class Fit:
     state: dict[str, Tensor]
     fitting: list[str]
     left_out: list[str]
+    decoder: int
     missing: list[str]
     unexpected: list[str]
     shapes: list[str]
@@ -54,7 +56,8 @@ def fit(state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool =
     patch = next((tuple(kernel.shape[-2:]) for kernel in kernels), None)
     is_radio = any(name.startswith("radio_model.") for name in state)
     state = _to_timm(state, backbone, is_radio)
-    state = {name: value for name, value in state.items() if not name.startswith(DECODERS)}
+    decoder = {name for name in state if name.startswith(DECODERS)}
+    state = {name: value for name, value in state.items() if name not in decoder}
     expected = {name: value.shape for name, value in backbone.state_dict().items()}
 
     def fits(name: str) -> bool:
@@ -74,6 +77,7 @@ def fit(state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool =
         state,
         [name for name in common if fits(name)],
         left_out,
+        len(decoder),
         sorted(expected.keys() - state.keys() - set(left_out)),
         sorted(state.keys() - expected.keys()),
         [f"{name} {tuple(state[name].shape)} for {tuple(expected[name])}" for name in common if not fits(name)],

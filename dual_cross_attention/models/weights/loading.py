@@ -211,8 +211,9 @@ def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, said: str, 
     state = {name: value.to(expected[name].dtype) for name, value in state.items()}
     check_finite(state, source)  # float64 beyond float32
     backbone.load_state_dict(state, strict=False)
-    left_out = f"; left out, trained afresh: {', '.join(given.left_out)}" if given.left_out else ""
-    logger.info("weights: %s%s", said, left_out)
+    left_out = f"; left out, trained afresh: {', '.join(map(printable, given.left_out[:6]))}" if given.left_out else ""
+    decoder = f"; left out: {given.decoder} tensors of a decoder" if given.decoder else ""
+    logger.info("weights: %s%s%s", said, left_out, decoder)
     if positions:
         logger.log(logging.WARNING if positions.is_guess else logging.INFO, "%s", positions.line)
 

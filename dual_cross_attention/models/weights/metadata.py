@@ -44,11 +44,12 @@ def read_metadata(path: Path, header: Mapping[str, str]) -> Metadata:
         settings = json.loads(header["config"])
     except (KeyError, ValueError, RecursionError):
         settings = None
-    if isinstance(settings, dict):
+    if isinstance(settings, dict) and {"task", "backbone", "img_size"} <= settings.keys():
         return _of_run(settings, f"the header of '{path}'")
-    run_config = path.parent.parent.parent / "config.yaml"  # RUN/checkpoints/epoch_NNNN/state.pt
-    if path.name == "state.pt" and path.parent.parent.name == "checkpoints" and run_config.is_file():
-        return _of_run(read_yaml(run_config), f"'{run_config}'")
+    if path.name == "state.pt":  # in RUN/checkpoints/epoch_NNNN or RUN/diverged
+        for folder in path.resolve().parents[1:3]:
+            if (run_config := folder / "config.yaml").is_file():
+                return _of_run(read_yaml(run_config), f"'{run_config}'")
     return _of_timm(path.with_name("config.json"))
 
 
