@@ -143,6 +143,15 @@ def test_the_same_command_again_goes_on_with_what_was_recorded(dcal, small, tmp_
     assert "holds a run with other settings: mean" in dcal(*command, "--mean=0.5", "--std=0.5").err
 
 
+def test_a_run_that_begins_from_anothers_checkpoint_takes_what_that_one_recorded(dcal, small, tmp_path, normalized):
+    assert dcal("train", *small, "--epochs=1", *FLAGS, "--output_dir", tmp_path / "a").status == 0
+    normalized.clear()
+    longer = ["--epochs=2", "--resume", tmp_path / "a", "--output_dir", tmp_path / "b"]
+    outcome = dcal("train", *small, *longer)
+    assert outcome.status == 0, outcome.err
+    assert normalized == [OWN, OWN] and of_run(tmp_path / "b") == of_header(tmp_path / "b") == OWN
+
+
 @pytest.mark.parametrize(("task", "expected"), [("fgvc", HALF), ("reid", HALF)])
 def test_a_run_of_format_1_goes_on_as_it_was(dcal, tmp_path, normalized, task, expected):
     run = shutil.copytree(FIXTURES / f"{task}-interrupted", tmp_path / "run")

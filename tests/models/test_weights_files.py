@@ -1,6 +1,7 @@
 """Weights as people have them: prefixes, nested dicts, EMA, runs of this project; and refusals that say why."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,32 @@ def test_a_bare_state_dict_of_ones_own_model(own, tmp_path):
     assert torch.equal(model.backbone.pos_embed, source.backbone.pos_embed)
 
 
+def test_a_run_knows_its_grid(caplog, tmp_path):
+    """4×9 = 6×6 patches: nothing is asked, and nothing is resampled."""
+    config = FGVC_CONFIGS["folder"](backbone=VIT, backbone_kwargs=TINY, weights="none", img_size=[32, 72])
+    source = create_model(VIT, 7, img_size=(32, 72), **TINY)
+    save_model(tmp_path / "a.safetensors", source.state_dict(), config, list("abcdefg"), {"epoch": 1})
+    model = create_model(VIT, 5, img_size=(32, 72), pretrained=str(tmp_path / "a.safetensors"), **TINY)
+    assert torch.equal(model.backbone.pos_embed, source.backbone.pos_embed)
+    assert "WARNING" not in caplog.text
+
+
+def test_on_the_command_line(dcal, small, tmp_path):
+    source = timm.create_model(VIT, num_classes=5, img_size=(64, 32), **TINY)
+    torch.save({"model": source.state_dict(), "ema": source.state_dict()}, tmp_path / "a.pth")
+    command = ["train", *small, "--epochs=1", "--output_dir", tmp_path / "run", "--weights", tmp_path / "a.pth"]
+    outcome = dcal(*command)
+    assert outcome.status == 2 and "--weights_img_size" in outcome.err and not (tmp_path / "run").exists()
+    outcome = dcal(*command, "--weights_img_size", 64, 32, "--weights_key", "model")
+    assert outcome.status == 0, outcome.err
+    assert "position embedding 8×4 → 4×4" in outcome.out.splitlines()
+    assert "of 'model'" in outcome.out
+    again = dcal("train", *small, "--epochs=1", "--output_dir", tmp_path / "again", "--weights", tmp_path / "run")
+    assert again.status == 0, again.err
+    assert "weights: backbone, GLCA's block and norm are taken" in again.out
+    assert "weights_key is of a weights file" in dcal(*command[:-2], "--weights=none", "--weights_key=a").err
+
+
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
 def test_runs_of_format_1_and_their_checkpoints_are_weights_too(caplog, task):
     run = FIXTURES / f"{task}-finished"
@@ -258,6 +285,11 @@ def test_runs_of_format_1_and_their_checkpoints_are_weights_too(caplog, task):
     for name, value in loaded[checkpoint].items():
         if "head" not in name and name != "backbone.pos_embed":
             assert torch.equal(value, last[name]), name
+
+
+def test_a_run_with_another_backbone_says_which(own):
+    message = refused(own()[1], depth=1)
+    assert f"the file is of a run with --backbone {VIT} --backbone_kwargs '{json.dumps(TINY)}'" in message
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):

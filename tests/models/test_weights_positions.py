@@ -1,5 +1,6 @@
 """Position embeddings: untouched on the same grid, resampled from the true one otherwise, or refused."""
 
+import argparse
 import logging
 
 import numpy as np
@@ -194,6 +195,15 @@ def test_timms_config_beside_a_file_says_the_size(write):
     source, path = write((32, 72))
     (path.parent / "config.json").write_text('{"model_args": {"img_size": [32, 72]}, "pretrained_cfg": {}}')
     assert torch.equal(load(path, (32, 72)).pos_embed, source.pos_embed)
+
+
+def test_arguments_of_timms_training_script_say_the_size_and_the_normalization(write):
+    source, path = write((32, 72))
+    arguments = argparse.Namespace(input_size=[3, 32, 72], img_size=None, mean=[0.1, 0.2, 0.3], std=(0.4, 0.5, 0.6))
+    torch.save({"state_dict": source.state_dict(), "args": arguments}, path.with_suffix(".pth"))
+    model = load(path.with_suffix(".pth"), (32, 72))
+    assert torch.equal(model.pos_embed, source.pos_embed)
+    assert (model.pretrained_cfg["mean"], model.pretrained_cfg["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_fetched_weights_have_the_grid_of_their_model(write, monkeypatch):

@@ -18,7 +18,7 @@ from dual_cross_attention.models.weights.fitting import Fit, check_finite, fit
 from dual_cross_attention.models.weights.metadata import Metadata, read_metadata
 from dual_cross_attention.models.weights.npz import read_npz
 from dual_cross_attention.models.weights.positions import SourceGrid, resample_positions
-from dual_cross_attention.models.weights.reasons import refusal
+from dual_cross_attention.models.weights.reasons import refusal, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def load_weights(
     except Exception as error:  # what readers raise on damaged or hostile bytes is not limited to any list of types
         raise InputError(f"cannot read weights '{path}': {_first_line(error)}") from error
     if not given.is_complete:
-        raise InputError(refusal(str(path), given, [*chosen.state, *chosen.outside], backbone))
+        raise InputError(refusal(str(path), given, [*chosen.state, *chosen.outside], backbone, metadata.model))
 
     is_npz = path.name.lower().endswith(".npz")
     grid = SourceGrid(
@@ -157,7 +157,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
                 f"--weights_key {shown(key)}: '{path}' has {', '.join(map(printable, names))[:200] or 'one dict only'}"
             )
         candidates = named
-    metadata = read_metadata(path, content.header)
+    metadata = read_metadata(path, content.header, content.tree)
     fits, failed = [], None
     for candidate in candidates:
         check_tensors(candidate.state | candidate.outside, str(path))
@@ -176,7 +176,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
 
 def _say_choice(chosen: Candidate, others: list[tuple[Candidate, Fit]]) -> None:
     """Logs what else would have fitted, and that EMA weights do not."""
-    alike = [each for each, its in others if its.is_complete]
+    alike = [each for each, its in others if its.is_complete and not _is_same(each, chosen)]
     if alike:
         logger.info(
             "weights: %s: '%s' is taken, not %s; --weights_key takes another",
@@ -186,6 +186,12 @@ def _say_choice(chosen: Candidate, others: list[tuple[Candidate, Fit]]) -> None:
         )
     elif left := [each for each, _ in others if each.is_ema and not chosen.is_ema]:
         logger.warning("weights: the EMA weights in '%s' do not fit, others are taken", printable(left[0].name))
+
+
+def _is_same(one: Candidate, other: Candidate) -> bool:
+    """Whether two are views of the same tensors: timm reads some layouts under a prefix, too."""
+    is_inside = one.prefix.startswith(other.prefix) or other.prefix.startswith(one.prefix)
+    return one.key == other.key and is_inside
 
 
 def _beside(candidate: Candidate) -> dict[str, Tensor]:
@@ -205,7 +211,7 @@ def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, said: str, 
         try:
             positions = resample_positions(state["pos_embed"], grid, backbone.patch_embed.grid_size, prefix)
         except InputError as error:
-            raise InputError(f"weights from {source}: {error}") from error
+            raise InputError(f"weights from {shortened(source)}: {error}") from error
         state = state | {"pos_embed": positions.embedding}
     check_finite(state, source)
     state = {name: value.to(expected[name].dtype) for name, value in state.items()}

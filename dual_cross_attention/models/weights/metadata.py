@@ -1,5 +1,6 @@
 """What a weights file, or a file beside it, says of the images that the weights were trained on."""
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import timm
 from timm.models import get_pretrained_cfg
 
 from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.messages import printable
 from dual_cross_attention.models.pixels import HALF, PixelStats, read_stats, stats_of_cfg
 
 MAX_CONFIG_BYTES = 100_000
@@ -23,19 +25,23 @@ class Metadata:
     is_exact: whether `img_size` is that of the very file: a position embedding of another number of tokens is an error.
     stats: normalization of the pixels, None where nothing says.
     is_run: whether a run of this project wrote the file.
+    model: the flags of the run's backbone.
     """
 
     img_size: tuple[int, int] | None = None
     is_exact: bool = False
     stats: PixelStats | None = None
     is_run: bool = False
+    model: str | None = None
 
 
-def read_metadata(path: Path, header: Mapping[str, str]) -> Metadata:
-    """Metadata of a weights file: its own header, the config.yaml of its run, or a timm `config.json` beside it.
+def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Metadata:
+    """Metadata of a weights file: its own header, the config.yaml of its run, the arguments of timm's training script,
+    or a timm `config.json` beside it.
 
     Args:
         header: the metadata of a `.safetensors`.
+        tree: the content of the file, where timm's script keeps its arguments as "args".
 
     Raises:
         InputError: a mean or std in it that cannot be one.
@@ -50,6 +56,14 @@ def read_metadata(path: Path, header: Mapping[str, str]) -> Metadata:
         for folder in path.resolve().parents[1:3]:
             if (run_config := folder / "config.yaml").is_file():
                 return _of_run(read_yaml(run_config), f"'{run_config}'")
+    arguments = tree.get("args") if isinstance(tree, dict) else None
+    if isinstance(arguments, argparse.Namespace):
+        given = vars(arguments)
+        size = _size(given.get("img_size")) or _size(given.get("input_size"))
+        has_stats = isinstance(given.get("mean"), list | tuple) and isinstance(given.get("std"), list | tuple)
+        stats = read_stats(given["mean"], given["std"], f"the arguments in '{path}'") if has_stats else None
+        if size or stats:
+            return Metadata(size, False, stats)
     return _of_timm(path.with_name("config.json"))
 
 
@@ -64,16 +78,21 @@ def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
         stats = PixelStats(HALF, HALF, source)
     elif isinstance(name := settings.get("backbone"), str) and timm.is_model(name):
         stats = stats_of_cfg(get_pretrained_cfg(name).to_dict(), source)
-    return Metadata(tuple(size) if is_size else None, True, stats, is_run=True)
+    model = f"--backbone {printable(settings.get('backbone')):.60}"
+    if settings.get("backbone_kwargs"):
+        model += f" --backbone_kwargs '{printable(json.dumps(settings['backbone_kwargs'])):.100}'"
+    return Metadata(tuple(size) if is_size else None, True, stats, is_run=True, model=model)
 
 
 def _of_timm(path: Path) -> Metadata:
     """From a timm `config.json`: {"architecture": …, "pretrained_cfg": {"mean": …, "std": …, "input_size": …}}."""
+    if not path.is_file():
+        return Metadata()
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
         content = json.loads(raw) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError):  # none, or a config.json of something else
+    except (OSError, ValueError, RecursionError):  # a config.json of something else
         content = None
     cfg = content.get("pretrained_cfg") if isinstance(content, dict) else None
     if not isinstance(cfg, dict):

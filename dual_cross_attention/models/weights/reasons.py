@@ -30,7 +30,9 @@ SEPARATE = {
 """Other libraries with a ViT of other names."""
 
 
-def refusal(source: str, given: Fit, names: Iterable[str], backbone: VisionTransformer) -> str:
+def refusal(
+    source: str, given: Fit, names: Iterable[str], backbone: VisionTransformer, model: str | None = None
+) -> str:
     """The message of a file that does not fit, of `MAX_LENGTH` characters at most.
 
     Args:
@@ -38,10 +40,13 @@ def refusal(source: str, given: Fit, names: Iterable[str], backbone: VisionTrans
         given: the part of it that fits best.
         names: all of the tensors in that part, as in the file.
         backbone: that it is to fill.
+        model: the backbone that the file is of, where a run of this project wrote it.
     """
     total = len(given.fitting) + len(given.missing) + len(given.shapes)
-    source = source if len(source) <= 200 else f"…{source[-199:]}"
-    reason = _reason(given, list(names), backbone)
+    source = shortened(source)
+    ours = f"the file is of a run with {model:.150}" if model else None
+    reason = ours or _other_model(list(names)) or _other_vit(given, backbone)
+    reason = f"; likely reason: {reason}" if reason else ""
     for examples, width in ((EXAMPLES, 60), (EXAMPLES, 30), (2, 30), (1, 30), (1, 12)):
         lists = [
             f"{len(found)} {word} [{_listed(found, examples, width)}]"
@@ -61,15 +66,15 @@ def refusal(source: str, given: Fit, names: Iterable[str], backbone: VisionTrans
     return message[:MAX_LENGTH]
 
 
+def shortened(source: str) -> str:
+    """The end of a long path."""
+    return source if len(source) <= 200 else f"…{source[-199:]}"
+
+
 def _listed(names: list[str], examples: int, width: int) -> str:
     shown = [printable(name) for name in names[:examples]]
     shown = [name if len(name) <= width else f"{name[: width - 1]}…" for name in shown]
     return ", ".join(shown) + (", …" if len(names) > examples else "")
-
-
-def _reason(given: Fit, names: list[str], backbone: VisionTransformer) -> str:
-    reason = _other_model(names) or _other_vit(given, backbone)
-    return f"; likely reason: {reason}" if reason else ""
 
 
 def _other_model(names: list[str]) -> str | None:
