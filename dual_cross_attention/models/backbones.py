@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable, shown
 from dual_cross_attention.models.weights import Loaded, fetch_imagenet_weights, load_weights
-
-# timm's modules that hold plain ViTs; `_check_can_be_opened` has the last word on each model.
-PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+from dual_cross_attention.models.weights.metadata import PLAIN_VIT_MODULES  # each model is checked when it is made
 
 READING_KWARGS = {
     "cache_dir",

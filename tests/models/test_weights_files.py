@@ -292,6 +292,11 @@ def test_a_run_with_another_backbone_says_which(own):
     assert f"the file is of a run with --backbone {VIT} --backbone_kwargs '{json.dumps(TINY)}'" in message
 
 
+@pytest.mark.parametrize("heads", [1, 4, 6])
+def test_a_run_with_other_heads_is_refused_though_all_shapes_fit(own, heads):
+    assert f"3 attention heads for {heads}" in refused(own()[1], num_heads=heads)
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     assert "best.safetensors" in refused(tmp_path)
 

@@ -97,6 +97,12 @@ def load_weights(
     if not given.is_complete:
         raise InputError(refusal(str(path), given, [*chosen.state, *chosen.outside], backbone, metadata.model))
 
+    heads = backbone.blocks[0].attn.num_heads
+    if metadata.num_heads not in (None, heads):  # the shapes are alike, the attention is not
+        raise InputError(
+            f"weights from {path} do not fit the backbone: {metadata.num_heads} attention heads for {heads}; the file "
+            f"is of a run with {metadata.model}"
+        )
     is_npz = path.name.lower().endswith(".npz")
     grid = SourceGrid(
         img_size or metadata.img_size,

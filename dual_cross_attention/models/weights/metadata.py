@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg
+import torch
+from timm.models import get_pretrained_cfg, is_model_in_modules
 
 from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.messages import printable
 from dual_cross_attention.models.pixels import HALF, PixelStats, read_stats, stats_of_cfg
 
+PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+"""timm's modules that hold plain ViTs."""
 MAX_CONFIG_BYTES = 100_000
 """Of a config.json beside a file; timm's have 1,000."""
 
@@ -26,6 +29,7 @@ class Metadata:
     stats: normalization of the pixels, None where nothing says.
     is_run: whether a run of this project wrote the file.
     model: the flags of the run's backbone.
+    num_heads: of the run's backbone; shapes do not tell.
     """
 
     img_size: tuple[int, int] | None = None
@@ -33,6 +37,7 @@ class Metadata:
     stats: PixelStats | None = None
     is_run: bool = False
     model: str | None = None
+    num_heads: int | None = None
 
 
 def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Metadata:
@@ -78,10 +83,21 @@ def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
         stats = PixelStats(HALF, HALF, source)
     elif isinstance(name := settings.get("backbone"), str) and timm.is_model(name):
         stats = stats_of_cfg(get_pretrained_cfg(name).to_dict(), source)
-    model = f"--backbone {printable(settings.get('backbone')):.60}"
-    if settings.get("backbone_kwargs"):
-        model += f" --backbone_kwargs '{printable(json.dumps(settings['backbone_kwargs'])):.100}'"
-    return Metadata(tuple(size) if is_size else None, True, stats, is_run=True, model=model)
+    name, more = settings.get("backbone"), settings.get("backbone_kwargs")
+    model = f"--backbone {printable(name):.60}"
+    if more:
+        model += f" --backbone_kwargs '{printable(json.dumps(more)):.100}'"
+    heads = more.get("num_heads") if isinstance(more, dict) else None
+    return Metadata(tuple(size) if is_size else None, True, stats, True, model, heads or _heads_of(name))
+
+
+def _heads_of(name: Any) -> int | None:
+    """Attention heads of a backbone of timm, by its name."""
+    if not isinstance(name, str) or not timm.is_model(name) or not is_model_in_modules(name, PLAIN_VIT_MODULES):
+        return None
+    with torch.device("meta"):
+        block = timm.create_model(name, depth=1).blocks[0]
+    return getattr(getattr(block, "attn", None), "num_heads", None)
 
 
 def _of_timm(path: Path) -> Metadata:
