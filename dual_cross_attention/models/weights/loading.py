@@ -233,6 +233,7 @@ def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, said: str, 
 def _said(chosen: Candidate, path: Path) -> str:
     key = f", of '{printable(chosen.key)}'" if chosen.key else ""
     prefix = f", prefix '{printable(chosen.prefix)}' removed" if chosen.prefix else ""
+    prefix += " (EMA weights)" if chosen.is_ema else ""
     outside = len(chosen.outside) - len(_beside(chosen))
     return f"{path}{key}{prefix}{f', {outside} tensors without it passed over' if outside else ''}"
 
