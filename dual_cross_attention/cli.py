@@ -332,7 +332,9 @@ def _show_log(console: Console) -> None:
 
     class Show(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(self.format(record))
+            is_warning = record.levelno >= logging.WARNING
+            start, style = ("warning: ", "yellow") if is_warning else ("", None)
+            console.print(f"{start}{self.format(record)}", style=style, soft_wrap=True, markup=False)
 
     logger = logging.getLogger("dual_cross_attention")
     logger.setLevel("INFO")

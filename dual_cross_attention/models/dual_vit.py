@@ -27,9 +27,11 @@ from dual_cross_attention.attention.pairwise import draw_distractors
 from dual_cross_attention.attention.rollout import attention_rollout
 from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.backbones import create_backbone, embed_patches
+from dual_cross_attention.models.backbones import create_backbone, embed_patches, load_pretrained
 from dual_cross_attention.models.inputs import check_images
 from dual_cross_attention.models.neck import NeckClassifier
+from dual_cross_attention.models.pixels import PixelStats
+from dual_cross_attention.models.weights import load_glca
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 LOCAL_RATIOS = {"fgvc": 0.1, "reid": 0.3}  # R of the paper, by task
@@ -86,6 +88,7 @@ class DualCrossAttentionViT(nn.Module):
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
         self.grad_checkpointing = False
+        self.pretrained_stats: PixelStats | None = None  # of the pixels, as the weights' file names them
         self._stacked_block, self._last_block = stacked_block, last_block  # or compiled, see `compile_blocks`
         self.has_necks = neck_classes is not None
         if self.has_necks:
@@ -293,6 +296,8 @@ def create_model(
     pretrained: bool | str = False,
     glca_init: Literal["random", "last_block"] = "random",
     distractor_stream: Literal["pwca", "sa"] = "pwca",
+    weights_key: str | None = None,
+    weights_img_size: int | tuple[int, int] | None = None,
     **timm_kwargs: Any,
 ) -> DualCrossAttentionViT:
     """A DCAL model over a timm backbone.
@@ -301,12 +306,17 @@ def create_model(
         backbone: timm's name of a plain ViT, such as `deit_tiny_patch16_224`; `list_backbones()` has them all.
         num_classes: width of each classifier: classes, or training identities.
         task: "fgvc", or "reid": a BN neck before a bias-free classifier in every branch. It decides the default of R.
-        img_size: input size in pixels, int or (height, width); position embeddings are interpolated to it.
+        img_size: input size in pixels, int or (height, width); position embeddings are resampled to it.
         ablation: "full" (SA + GLCA + PWCA), "sa_glca", "sa_pwca", or "sa_only": the plain timm model, the baseline.
         local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
-        pretrained: False, True (timm's weights), or a path (.safetensors, .pth, .npz).
+        pretrained: False, True (timm's weights), or a path: .safetensors, .pth, .npz, …, or a run of this project,
+            whose GLCA is taken too. `backbone.pretrained_cfg` of the model then has the mean and std of its pixels, if
+            the file, or a timm `config.json` beside it, names them.
         glca_init: "random", or "last_block" to start GLCA as a copy of the backbone's last block and norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
+        weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.
+        weights_img_size: of a path: int or (height, width) in pixels that the file was trained at, where it cannot be
+            known from the file; None: what the file says, else a square.
         **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
 
     Raises:
@@ -318,7 +328,13 @@ def create_model(
         raise InputError(f"expected at least two classes to tell apart, got num_classes={num_classes}")
     height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     reid = task == "reid"
-    vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), pretrained, **timm_kwargs)
+    vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), **timm_kwargs)
+    trained_at = (weights_img_size, weights_img_size) if isinstance(weights_img_size, int) else weights_img_size
+    loaded = load_pretrained(vit, backbone, pretrained, weights_key, trained_at and tuple(trained_at))
     ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
     necks = num_classes if reid else None
-    return DualCrossAttentionViT(vit, ablation, ratio, glca_init, distractor_stream, necks)
+    model = DualCrossAttentionViT(vit, ablation, ratio, glca_init, distractor_stream, necks)  # copies loaded weights
+    if loaded:
+        load_glca(model, loaded, glca_init)
+        model.pretrained_stats = loaded.stats
+    return model

@@ -8,12 +8,12 @@ from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
+from dual_cross_attention.runs.setup import RunSetup, pixel_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
 
 
 class FGVCSetup(RunSetup):
-    """See `RunSetup`. Pictures are normalised as the backbone was pretrained."""
+    """See `RunSetup`. Images are normalized as `pixel_stats` says."""
 
     test_has_the_classes = True
 
@@ -71,4 +71,5 @@ class FGVCSetup(RunSetup):
         )
 
     def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
-        return tuple(self.config.img_size), tuple(self.config.resize()), *backbone_stats(model)
+        mean, std, _ = pixel_stats(self.config, model)
+        return tuple(self.config.img_size), tuple(self.config.resize()), mean, std

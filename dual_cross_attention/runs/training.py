@@ -17,7 +17,7 @@ from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessE
 from dual_cross_attention.messages import printable
 from dual_cross_attention.runs.data_roots import with_data_root
 from dual_cross_attention.runs.resuming import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
-from dual_cross_attention.runs.setup import RunSetup
+from dual_cross_attention.runs.setup import RunSetup, doubtful_stats, pixel_stats
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import (
@@ -169,7 +169,7 @@ def _train(
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
                 folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
             folder.write_data(setup.fingerprint())
-            folder.write_config(config)
+            folder.write_config(trainer.config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
     best = trainer.fit()
@@ -185,13 +185,18 @@ def _build_trainer(
     folder: RunFolder,
     checkpoint: Path | None,
 ) -> Trainer:
-    """Model built, weights loaded; nothing is written."""
+    """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
     config = setup.config
     set_seed(config.seed)
-    pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
         console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
     model = build_model(config, len(setup.classes), pretrained)
+    stats = pixel_stats(config, model)
+    if doubt := None if checkpoint else doubtful_stats(config, stats):
+        console.print(f"warning: {doubt}", style="yellow", soft_wrap=True)
+    if config.format_version > 1:  # else None stays: the rule of that time
+        config = setup.config = config.replaced(mean=list(stats.mean), std=list(stats.std))
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
@@ -203,6 +208,7 @@ def _build_trainer(
         "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"pixels: {stats}\n"
         f"run folder: {folder.path}"
     )
     if config.warmup_epochs > config.epochs:

@@ -22,6 +22,7 @@ from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.models.weights.fitting import check_finite
 from dual_cross_attention.training.run_folder import RunFolder, versions
 
 
@@ -37,7 +38,8 @@ class SavedModel:
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """The model that the settings describe; `pretrained` as in `create_model`."""
+    """The model that the settings describe; `pretrained` as in `create_model`, of whose paths they say more."""
+    of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
     return create_model(
         config.backbone,
         num_classes,
@@ -49,6 +51,7 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         glca_init=config.glca_init,
         distractor_stream=config.distractor_stream,
         drop_path_rate=config.drop_path_rate,
+        **(of_a_file if isinstance(pretrained, str) else {}),
         **config.backbone_kwargs,
     )
 
@@ -110,6 +113,10 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
+    check_finite(state, str(path))
+    if isinstance(config.mean, list):  # for timm's resolve_data_config
+        named = {"mean": tuple(config.mean), "std": tuple(config.std)}
+        model.backbone.pretrained_cfg = {**model.backbone.pretrained_cfg, **named}
     return SavedModel(model.eval(), config, classes, metrics, data)
 
 
