@@ -142,7 +142,7 @@ class CheckOptions:
     dataset: str | None = None
     """Name of the data set, as of dcal train; unset: the built-in toy set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it."""
+    """The data set's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
     num_workers: int | None = None
     """Processes that read pictures; unset: one per core."""
     json: str | None = None
@@ -158,7 +158,7 @@ class ShardOptions:
     dataset: str | None = None
     """Name of the data set, as of dcal train; unset: the built-in toy set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it."""
+    """The data set's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
     output_dir: str | None = None
     """Folder for the archives; needed. The same command writes them again, as after an interruption."""
     shard_mb: int = 256
@@ -235,8 +235,8 @@ def _check_data(arguments: list[str]) -> int:
                 CheckOptions,
                 "dcal check-data [--OPTION VALUE ...]",
                 "Reads the labels of a data set and decodes every picture of all splits; reports what is broken, tiny, "
-                "very large or animated, and files that are in more than one split. Exit status 0: all can be read, "
-                "1: some cannot, 2: the data set cannot be used.",
+                "very large, animated, constant or of few levels, and files that are in more than one split. Exit "
+                "status 0: all can be read, 1: some cannot, 2: the data set cannot be used.",
             )
         )
         return 0
@@ -332,7 +332,9 @@ def _show_log(console: Console) -> None:
 
     class Show(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.print(self.format(record))
+            is_warning = record.levelno >= logging.WARNING
+            start, style = ("warning: ", "yellow") if is_warning else ("", None)
+            console.print(f"{start}{self.format(record)}", style=style, soft_wrap=True, markup=False)
 
     logger = logging.getLogger("dual_cross_attention")
     logger.setLevel("INFO")

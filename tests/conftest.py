@@ -50,6 +50,12 @@ def fresh_accelerate():
     GradientState._reset_state()
 
 
+@pytest.fixture(autouse=True)
+def no_data_elsewhere(monkeypatch):
+    """The machine's own datasets are not found."""
+    monkeypatch.delenv("DCAL_DATA", raising=False)
+
+
 @pytest.fixture
 def dcal(capsys) -> Callable[..., Outcome]:
     """`dcal("train", "--lr", 1e-4)` runs the command in this process."""
@@ -97,6 +103,7 @@ def small(pictures) -> list[str]:
         "--lr=1e-3",
         "--num_workers=0",
         "--device=cpu",
+        "--precision=fp32",
     ]
 
 
@@ -143,6 +150,7 @@ def small_reid(people) -> list[str]:
         "--images_per_identity=2",
         "--num_workers=0",
         "--device=cpu",
+        "--precision=fp32",
     ]
 
 

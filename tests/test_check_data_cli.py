@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -41,6 +42,22 @@ def test_bad_data(dcal, folder):
     assert [found["path"] for found in report["bad"]] == [f"{path}" for path in broken]
     assert report["without_test"] == ["ant"]
     assert report["duplicates"] == [[["train", f"{folder}/train/cat/11.png"], ["test", f"{folder}/val/bee/copy.png"]]]
+
+
+def test_constant_images_and_few_levels_are_counted(dcal, tmp_path):
+    for split in ("train", "val"):
+        for name, levels in (("black", 1), ("masks", 2), ("photographs", 200)):
+            (tmp_path / split / name).mkdir(parents=True)
+            pixels = Image.linear_gradient("L").point([value * levels // 256 for value in range(256)])
+            pixels.save(tmp_path / split / name / "1.png")
+    outcome = dcal("check-data", "--dataset", "folder", "--data_root", tmp_path, "--num_workers", 0)
+    assert outcome.status == 0
+    lines = outcome.out.splitlines()
+    for title, name in (("2 images are constant", "black"), ("2 images have few levels", "masks")):
+        at = next(number for number, line in enumerate(lines) if title in line)
+        assert f"train: {tmp_path}/train/{name}/1.png" in lines[at + 1]
+        assert f"test: {tmp_path}/val/{name}/1.png" in lines[at + 2]
+    assert "oddities" not in outcome.out and sum("photographs" in line for line in lines) == 1  # a duplicate
 
 
 def test_drawn_sets_and_help(dcal):

@@ -12,6 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -547,7 +548,7 @@ def test_our_own_settings_have_no_aliases(tmp_path):
 def make_model_file(path: Path, **header: str) -> None:
     config = parse_config(["--backbone_kwargs", '{"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}'])
     model = build_model(config, 2, pretrained=False)
-    settings = {**vars(config)}
+    settings = asdict(config)
     metadata = {"config": json.dumps(settings), "classes": '["a", "b"]', "metrics": '{"epoch": 1}'}
     metadata |= {name: text.replace("SETTINGS", json.dumps(settings)[1:-1]) for name, text in header.items()}
     save_file(model.state_dict(), path, {name: text for name, text in metadata.items() if text != "DROP"})
@@ -555,7 +556,7 @@ def make_model_file(path: Path, **header: str) -> None:
 
 def open_model_file(path: Path) -> None:
     """As `load_model` does."""
-    state, config, classes, _ = read_model_file(path)
+    state, config, classes, *_ = read_model_file(path)
     with torch.device("meta"):
         check_fits(build_model(config, len(classes), pretrained=False), state, path)
 

@@ -16,6 +16,7 @@ from dual_cross_attention.runs import reid, training
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.training import trainer
 from dual_cross_attention.training.model_files import load_model
+from dual_cross_attention.training.run_folder import RunFolder
 
 TESTED = ("dan", "eva", "bob")
 
@@ -31,7 +32,7 @@ def flags(small_reid) -> list[str]:
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return RunFolder(run).read_metrics()
 
 
 BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
@@ -100,6 +101,27 @@ def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, cr
         # What the file says is what the metrics are of.
         assert results[name]["mAP"] == pytest.approx(100 * sum(precisions) / len(precisions))
         assert results[name]["rank1"] == pytest.approx(100 * sum(first_hits) / len(first_hits))
+
+
+def test_what_was_taken_for_a_camera_is_printed_by_every_command(dcal, flags, crowd, tmp_path):
+    data = ["--task=reid", "--dataset=folder", f"--data_root={crowd}"]
+    said = 'cameras: 2 in query and gallery, from the part of a file name before its first "_": door ('
+    outcomes = [
+        dcal("train", *flags, "--epochs=1", "--output_dir", tmp_path / "run"),
+        dcal("eval", tmp_path / "run"),
+        dcal("check-data", *data, "--num_workers=0"),
+        dcal("shard", *data, "--output_dir", tmp_path / "shards"),
+    ]
+    for outcome in outcomes:
+        assert outcome.status == 0 and said in outcome.out, outcome
+        assert "folder: 2 identities are in both training and test" in outcome.out or outcome is outcomes[1]
+    evaluated = dcal("eval", tmp_path / "run", "--dataset=shards", f"--data_root={tmp_path / 'shards'}")
+    assert (
+        evaluated.status == 0
+        and "cameras: 2 in query and gallery, from the camera of each KEY.json: 0 (" in evaluated.out
+    )
+    as_json = dcal("check-data", *data, "--num_workers=0", "--json", "-")
+    assert as_json.status == 0 and json.loads(as_json.out)["splits"]  # nothing else is on the standard output
 
 
 def test_retrieval_can_be_changed_at_evaluation(dcal, flags, tmp_path, made):

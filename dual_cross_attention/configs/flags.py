@@ -20,6 +20,8 @@ from dual_cross_attention.messages import printable, shown
 
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
+LENGTHS = {list[int]: 2, list[float]: 3}
+"""Words that a flag of such a list takes at most: height and width, or three channels."""
 MAX_YAML_BYTES = 100_000
 """Of a file of settings; a run's config.yaml has 2,000."""
 
@@ -48,7 +50,8 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], Flags]:
 def read_flags(settings: type, flags: Flags) -> tuple[list[str], dict[str, Any]]:
     """Flags as values of the fields of `settings`; given twice, the later wins.
 
-    A flag takes one word; one of a size also takes a second number; one of a truth value can stand alone.
+    A flag takes one word; one of a size also takes a second number, one of three channels two more; one of a truth
+    value can stand alone.
 
     Returns:
         The words that belong to no flag, and the values.
@@ -65,8 +68,10 @@ def read_flags(settings: type, flags: Flags) -> tuple[list[str], dict[str, Any]]
         if not following and hints[name] is not bool:
             raise InputError(f"--{name}: expected {_expected(hints[name])}, got nothing")
         value, taken = following[0] if following else "true", 1
-        if list[int] in get_args(hints[name]) and len(following) > 1:
-            value, taken = f"[{following[0]},{following[1]}]", 2
+        longest = max((LENGTHS[each] for each in get_args(hints[name]) if each in LENGTHS), default=1)
+        if longest > 1 and len(following) > 1:
+            taken = min(longest, len(following))
+            value = f"[{','.join(following[:taken])}]"
         values[name] = _convert(settings, name, value, f"--{name}")
         words += following[taken:]
     return words, values
@@ -164,8 +169,8 @@ def _expected(hint: Any) -> str:
         return f"one of {', '.join(get_args(hint))}"
     if get_origin(hint) in (Union, types.UnionType):
         return ", or ".join(_expected(part) for part in get_args(hint))
-    if hint == list[int]:
-        return "two (height and width)"
+    if hint in LENGTHS:
+        return {list[int]: "two (height and width)", list[float]: "three (of red, green and blue)"}[hint]
     return """names and values, such as '{"depth": 6}'"""
 
 

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
@@ -11,6 +11,8 @@ from dual_cross_attention.messages import shown
 
 LARGEST = 2**53  # of a number without a limit of its own: a float holds every whole number up to it
 MAX_SIDE = 4096  # 65,536 patches of 16 x 16: beyond, position embeddings alone fill the memory
+
+Config = TypeVar("Config", bound="TrainingConfig")
 
 
 @dataclass(kw_only=True)
@@ -65,7 +67,8 @@ class TrainingConfig:
     dataset: str
     """Name of the data set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do."""
+    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do;
+    unset: looked for in $DCAL_DATA and ./data by the official name of its folder."""
     download: bool = False
     """Fetch the data set into data_root, where its source still offers that (aircraft)."""
 
@@ -75,7 +78,13 @@ class TrainingConfig:
     backbone_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """More arguments of timm.create_model, such as '{"depth": 6}'."""
     weights: str = "imagenet"
-    """Start from: imagenet (timm's published weights), none (from scratch), or a file (.safetensors, .pth, .npz)."""
+    """Start from: imagenet (timm's published weights), none (from scratch), a file (.safetensors, .pth, .npz, …), or a
+    run's folder (its best model: backbone and GLCA are taken, heads start anew)."""
+    weights_key: str | None = setting(None, before={1: None})
+    """Of a weights file: the nested dict or prefix of names to take, such as teacher; unset: the one that fits."""
+    weights_img_size: int | list[int] | None = setting(None, before={1: None})
+    """Of a weights file: the image size that it was trained at, a side or height and width, from which the grid of its
+    position embedding follows; unset: what the file says, else a square."""
     ablation: Literal["full", "sa_only", "sa_glca", "sa_pwca"] = "full"
     """Branches: full is SA + GLCA + PWCA; sa_only is the plain backbone, the baseline."""
     local_ratio: float
@@ -119,6 +128,11 @@ class TrainingConfig:
     """Input size in pixels: a side, or height and width (--img_size 256 128); multiples of the patch size."""
     flip: float = 0.5
     """Probability of a horizontal flip in training."""
+    mean: float | list[float] | Literal["auto"] | None = setting("auto", before={1: None})
+    """Mean of the pixels (0 to 1) of each channel, one number or three: images are normalized by it. auto: what the
+    weights file says, else (re-ID) pixel_stats, else the backbone's; null: without looking at the weights file."""
+    std: float | list[float] | Literal["auto"] | None = setting("auto", before={1: None})
+    """Standard deviation of the pixels, like mean, and given with it."""
 
     # --- optimisation ---
     epochs: int
@@ -134,7 +148,7 @@ class TrainingConfig:
     min_lr: float = 0.0
     """Where the cosine schedule ends."""
     warmup_epochs: float = 0.0
-    """Linear warm-up before the cosine; at most as long as the training."""
+    """Linear warm-up before the cosine; a longer one than the training ends with it."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
     bias_lr_factor: float = 1.0
@@ -190,6 +204,13 @@ class TrainingConfig:
     """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or PATH of another run or
     its checkpoint, from which a run in output_dir begins; with the same PATH again, that one goes on."""
 
+    def replaced(self: Config, **values: Any) -> Config:
+        """A copy with these values, which count as given; errors as of the settings themselves."""
+        copy = replace(self, **values)
+        if self.given is not None:
+            copy.given = {**self.given, **values}
+        return copy
+
     def __post_init__(self):
         check_version(self.format_version, "settings")
         for name, (low, high) in self.RANGES.items():
@@ -200,10 +221,12 @@ class TrainingConfig:
                     wanted = f"from {low} to {LARGEST:,}"
                 raise InputError(f"{name}: expected a number {wanted}, got {shown(value)}")
         self.img_size = sides("img_size", self.img_size)
-        if self.warmup_epochs > self.epochs:
-            raise InputError(
-                f"warmup_epochs: expected at most the {self.epochs} epochs of the training, got {self.warmup_epochs}"
-            )
+        if self.weights_img_size is not None:
+            self.weights_img_size = sides("weights_img_size", self.weights_img_size)
+        for name in ("weights_key", "weights_img_size"):
+            if self.weights in ("imagenet", "none") and getattr(self, name) is not None:
+                raise InputError(f"{name} is of a weights file, and weights is {self.weights}: give a file, or omit it")
+        self._check_pixel_stats()
         if self.pwca_start + self.pwca_warmup > 1 + 1e-9:
             raise InputError(
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "
@@ -214,6 +237,22 @@ class TrainingConfig:
                 f"batch_size {self.batch_size}: PWCA takes its distractor from the same batch, so it needs at least 2; "
                 "or train with --ablation sa_glca or sa_only"
             )
+
+    def _check_pixel_stats(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is None or value == "auto":
+                continue
+            values = [float(each) for each in value] if isinstance(value, list) else [float(value)] * 3
+            if len(values) != 3 or not all(0 <= each <= 1 for each in values):
+                raise InputError(
+                    f"{name}: expected one or three numbers from 0 to 1, of pixels from 0 to 1, got {shown(value)}"
+                )
+            setattr(self, name, values)
+        if isinstance(self.std, list) and min(self.std) <= 0:
+            raise InputError(f"std: expected numbers above 0, got {shown(self.std)}")
+        if isinstance(self.mean, list) != isinstance(self.std, list):
+            raise InputError("mean and std are given together: got one without the other")
 
 
 def sides(name: str, size: int | list[int]) -> list[int]:

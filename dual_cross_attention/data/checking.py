@@ -14,13 +14,18 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from dual_cross_attention.data.joined import Joined
-from dual_cross_attention.data.pictures import Picture, UnreadablePicture, open_bytes, open_picture, upright_rgb
+from dual_cross_attention.data.pictures import Picture, UnreadablePicture, open_bytes, open_picture
+from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
 
 TINY = 8
 """Pixels; a picture with a shorter side is hardly one."""
 LARGE = 89_478_485
 """Pixels from which PIL would warn of a decompression bomb; half of what is read at all (`MAX_PIXELS`)."""
+FEW = 8
+"""Distinct values in a channel, below which an image hardly is one: values of another range than was taken, perhaps."""
+CONSTANT, FEW_LEVELS = "constant", "few levels"
+"""What findings of such images begin with."""
 USUAL_MODES = ("RGB", "L")
 AT_ONCE = 16  # pictures that a process is given at a time
 AHEAD = 64  # such portions for each process, before a new pool is started
@@ -62,7 +67,8 @@ class DataReport:
     Args:
         splits: by name.
         bad: pictures that cannot be read.
-        odd: pictures that can be read, and may not be meant: tiny, very large, animated, of an unusual mode.
+        odd: pictures that can be read, and may not be meant: tiny, very large, animated, of an unusual mode, constant,
+            with few levels.
         duplicates: files of the same content in more than one split, as lists of (split, path).
         without_test: classes to train on that have no picture to test with.
         without_training: classes without a picture to train on.
@@ -106,7 +112,7 @@ def look_at(picture: Picture) -> Look:
         with open_picture(picture) as opened:
             width, height, mode = opened.width, opened.height, opened.mode
             animated = getattr(opened, "is_animated", False)
-            upright_rgb(opened)
+            levels = count_levels(upright_rgb(opened))
         digest = None if isinstance(picture, Image.Image) else _digest(picture)
     except UnreadablePicture as error:
         return Look(error.reason, odd, None)
@@ -120,7 +126,17 @@ def look_at(picture: Picture) -> Look:
         odd.append("holds several pictures, of which the first is taken")
     if mode not in USUAL_MODES:
         odd.append(f"mode {mode}, which becomes RGB")
+    if levels == 1:
+        odd.append(f"{CONSTANT}: all pixels are the same")
+    elif levels < FEW:
+        odd.append(f"{FEW_LEVELS}: {levels} of 256")
     return Look(None, odd, digest)
+
+
+def count_levels(picture: Image.Image) -> int:
+    """Of an image in RGB: how many of the 256 values occur, in the channel that has most."""
+    histogram = picture.histogram()
+    return max(sum(count > 0 for count in histogram[first : first + 256]) for first in (0, 256, 512))
 
 
 def check_pictures(

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from dual_cross_attention.data.names import as_on_disk
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
@@ -77,17 +78,25 @@ def read_label_bytes(path: Path, data_set: str) -> bytes:
 def inside(folder: Path, name: str, where: str) -> Path:
     """The path `name`, relative to `folder` or absolute, which must not lead out of `folder`.
 
-    It is decided by the names alone: a link in the folder may point to anywhere, since whoever made it has access.
+    It is decided by the names alone: a link in the folder may point to anywhere, since whoever made it has access. An
+    absolute name may spell the folder with links or without. What is composed in `name` may be decomposed on disk (see
+    `names`), and the other way round.
 
     Args:
         where: the file and line that have the name, for the error.
+
+    Returns:
+        The path below `folder`, which is spelled as it is given.
 
     Raises:
         InputError: it leads out of the folder, or is no path.
     """
     path = Path(name)
-    home = Path(os.path.abspath(folder))
-    leads_out = ".." in path.parts or (path.is_absolute() and not path.is_relative_to(home))
-    if leads_out or not path.parts or path == home:
+    if path.is_absolute():
+        for spelled in (os.path.abspath, os.path.realpath):
+            if path.is_relative_to(home := spelled(folder)):
+                path = path.relative_to(home)
+                break
+    if ".." in path.parts or path.is_absolute() or not path.parts:
         raise InputError(f"{where}: expected the path of a file inside of {printable(folder)}, got {printable(name)!r}")
-    return folder / path
+    return as_on_disk(folder, path)

@@ -8,7 +8,6 @@ Pixels are not read. Of tar archives, it is a hash over what their index says, w
 import hashlib
 import json
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.data.shards.columns import IndexedPictures
 from dual_cross_attention.data.shards.index import Index
@@ -133,4 +133,4 @@ def _of_index(index: Index) -> bytes:
 
 
 def _encoded(name: str) -> bytes:
-    return unicodedata.normalize("NFC", name.replace(os.sep, "/")).encode("utf-8", "surrogateescape") + b"\0"
+    return composed(name.replace(os.sep, "/")).encode("utf-8", "surrogateescape") + b"\0"

@@ -10,12 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from dual_cross_attention.data.cache import PictureCache
 from dual_cross_attention.data.files import open_regular
+from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.data.unreadable import Unreadable
@@ -25,6 +26,8 @@ from dual_cross_attention.messages import printable
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """PIL's formats that are read, whatever the file is called: those of `folders.EXTENSIONS`. Others PIL would hand to
 programs of the system (EPS to Ghostscript), which is no place for a stranger's file."""
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first bytes of one."""
 MAX_PIXELS = 178_956_970
 """Of a picture: 0.5 GB in RGB, and what PIL takes for a decompression bomb beyond (twice Image.MAX_IMAGE_PIXELS)."""
 MAX_BYTES = 2 * 2**30
@@ -104,7 +107,7 @@ def open_picture(picture: Picture) -> Iterator[Image.Image]:
                 raise ValueError(f"expected a file of at most {MAX_BYTES:,} bytes, got {size:,}")
             if not size:
                 raise ValueError("the file is empty")
-            with Image.open(file, formats=FORMATS) as opened:
+            with _opened(file) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise ValueError(
                         f"expected at most {MAX_PIXELS:,} pixels, got {opened.width:,} x {opened.height:,}: if it is "
@@ -119,7 +122,7 @@ def open_picture(picture: Picture) -> Iterator[Image.Image]:
 def read_picture(picture: Picture, size: tuple[int, int] | None = None) -> Image.Image:
     """A picture from disk (or memory), upright and in RGB.
 
-    EXIF orientation is applied, what is transparent becomes white, 16-bit grey keeps its upper 8 bits; of an animation
+    EXIF orientation is applied; what becomes of other pixels than 8-bit ones, see `pixels.upright_rgb`; of an animation
     it is the first frame.
 
     Args:
@@ -128,12 +131,32 @@ def read_picture(picture: Picture, size: tuple[int, int] | None = None) -> Image
             smaller than it is, and still at least twice as large. None: as large as it is.
 
     Raises:
-        UnreadablePicture: it cannot be opened (see `open_picture`), or not be decoded to its end.
+        UnreadablePicture: it cannot be opened (see `open_picture`), or not be decoded to its end, or its values have a
+            range that is not known.
     """
     with open_picture(picture) as opened:
         if size and not isinstance(picture, Image.Image):
             _decode_smaller(opened, size)
         return upright_rgb(opened)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """As PIL opens it; of a TIFF whose pixels it does not read, the error says so. PIL itself takes it for no image."""
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) in TIFF:
+            file.seek(0)
+            try:
+                TiffImagePlugin.TiffImageFile(file)
+            except SyntaxError as error:
+                if "pixel mode" in f"{error}":
+                    raise ValueError(
+                        "it is a TIFF with pixels of a type that is not read, such as numbers of 64 bits or several "
+                        "channels of 32: convert it to 8 bits"
+                    ) from error
+        raise
 
 
 @contextmanager
@@ -170,18 +193,6 @@ def _decode_smaller(opened: Image.Image, size: tuple[int, int]) -> None:
         if divides and smaller[0] >= 2 * width and smaller[1] >= 2 * height:
             opened.draft(None, smaller)
             return
-
-
-def upright_rgb(picture: Image.Image) -> Image.Image:
-    """The pixels, decoded to the last, with EXIF orientation applied and in RGB; see `read_picture`."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # PIL would clip 16 bits at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
 
 
 class PictureDataset(Dataset):

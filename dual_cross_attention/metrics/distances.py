@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import shown
+from dual_cross_attention.metrics.inputs import as_numbers, at_least_1
 
 BLOCK_SIZE = 2**23  # (query, gallery) pairs held at once: 64 MiB of keys
 CHUNK = 2**19  # feature values converted to float64 at once: 4 MiB, which stay in the cache for the product
@@ -26,7 +28,7 @@ class Distances:
     What is within float64's noise of 0 is 0.
 
     Args:
-        query: (Q, D), tensor or array of any real type.
+        query: (Q, D), tensor, array or list of any real type.
         gallery: (G, D), likewise.
         distance: "euclidean" or "cosine".
         device: where to compute. None: where the features are if that is CUDA, else CUDA where there is one, else the
@@ -79,19 +81,26 @@ class Distances:
 
 def as_features(query, gallery, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
     """Tensors of (Q, D) and (G, D), on the device to compute on; see `Distances`."""
-    query, gallery = (torch.as_tensor(features).detach() for features in (query, gallery))
+    query, gallery = as_numbers(query, "query"), as_numbers(gallery, "gallery")
     for name, features in (("query", query), ("gallery", gallery)):
         if features.ndim != 2 or not features.numel() or features.is_complex():
+            hint = f": one image is {name}[None]" if features.ndim == 1 and features.numel() else ""
             raise InputError(
                 f"{name}: expected real features of shape (images, dimensions), at least one of each; "
-                f"got {features.dtype} of shape {tuple(features.shape)}"
+                f"got {features.dtype} of shape {tuple(features.shape)}{hint}"
             )
     if query.shape[1] != gallery.shape[1]:
-        raise InputError(f"expected features of one length, got query {query.shape[1]}, gallery {gallery.shape[1]}")
+        raise InputError(
+            f"expected features of one length, got query {query.shape[1]}, gallery {gallery.shape[1]}: both must come "
+            "from the same model and branch"
+        )
     if device is None:
         device = next((one.device for one in (query, gallery) if one.is_cuda), None)
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+    try:
+        device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected a name such as 'cpu' or 'cuda', got {shown(device)}") from error
     query, gallery = query.to(device), gallery.to(device)
     return tuple(one if one.is_floating_point() else one.double() for one in (query, gallery))
 
@@ -111,9 +120,7 @@ def squared_norms(features: Tensor, name: str, cosine: bool = False) -> Tensor:
 
 def blocks(rows: int, columns: int, size: int) -> list[slice]:
     """Cuts rows × columns values into blocks of whole rows, at most `size` values each but at least one row."""
-    if size < 1:
-        raise InputError(f"block_size: expected at least 1, got {size}")
-    step = max(1, size // columns)
+    step = max(1, at_least_1("block_size", size) // columns)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 

@@ -7,6 +7,7 @@ Notable:
 """
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import shown
 from dual_cross_attention.metrics.distances import (
     BLOCK_SIZE,
     Distances,
@@ -23,6 +25,7 @@ from dual_cross_attention.metrics.distances import (
     read_keys,
     squared_norms,
 )
+from dual_cross_attention.metrics.inputs import at_least_1
 
 
 def rerank(
@@ -89,8 +92,9 @@ class KReciprocalDistances:
         device: torch.device | str | None = None,
         progress: Callable[[Iterable], Iterable] | None = None,
     ):
-        if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
-            raise InputError(f"expected k1 and k2 of at least 1 and λ from 0 to 1, got {k1}, {k2} and {lambda_value}")
+        k1, k2 = at_least_1("k1", k1), at_least_1("k2", k2)
+        if not isinstance(lambda_value, Real) or not 0 <= lambda_value <= 1:
+            raise InputError(f"lambda_value: expected λ from 0 to 1, got {shown(lambda_value)}")
         query, gallery = as_features(query, gallery, device)
         for name, features in (("query", query), ("gallery", gallery)):
             squared_norms(features, name, distance == "cosine")  # raises with the name and rows the user knows

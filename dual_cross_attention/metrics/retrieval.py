@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.metrics.distances import BLOCK_SIZE, Distances, as_features, blocks, order_keys, read_keys
+from dual_cross_attention.metrics.inputs import as_integers, at_least_1
 from dual_cross_attention.metrics.reranking import KReciprocalDistances
 
 LAST = torch.iinfo(torch.int64).max  # behind every key: what a query must not find
@@ -69,9 +70,10 @@ def retrieval_metrics(
     precisions, which gives slightly less). A query without a match left is skipped.
 
     Args:
-        query: features (Q, D), tensor or array.
+        query: features (Q, D), a tensor, an array, or a list of rows.
         gallery: features (G, D).
-        query_ids: Q integers; 0 is an identity like others. Likewise gallery_ids, query_cameras, gallery_cameras.
+        query_ids: Q integers, a tensor, an array or a list; 0 is an identity like others. Likewise gallery_ids,
+            query_cameras, gallery_cameras.
         distance: "euclidean" or "cosine"; ranked as float32, of euclidean distances their squares.
         max_rank: length of the CMC curve, which is flat beyond the gallery's size.
         rerank: rank by `metrics.rerank`'s distances, with their default arguments.
@@ -83,8 +85,7 @@ def retrieval_metrics(
         InputError: features, identities or cameras that cannot be compared, no query with a match, a max_rank or
             block_size below 1.
     """
-    if max_rank < 1:
-        raise InputError(f"max_rank: expected at least 1, got {max_rank}")
+    max_rank = at_least_1("max_rank", max_rank)
     labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
     search = _Search(query, gallery, *labels, distance, rerank, block_size, device, progress, need_matches=True)
     parts = [_evaluate(keys, matches) for keys, matches in search]
@@ -140,10 +141,10 @@ class _Search:
         distance, rerank, block_size, device, progress, need_matches=False,
     ):  # fmt: skip
         query, gallery = as_features(query, gallery, device)
-        self.query_ids = _integers(query_ids, "query_ids", query)
-        self.gallery_ids = _integers(gallery_ids, "gallery_ids", gallery)
-        self.query_cameras = _integers(query_cameras, "query_cameras", query)
-        self.gallery_cameras = _integers(gallery_cameras, "gallery_cameras", gallery)
+        self.query_ids = as_integers(query_ids, "query_ids", query)
+        self.gallery_ids = as_integers(gallery_ids, "gallery_ids", gallery)
+        self.query_cameras = as_integers(query_cameras, "query_cameras", query)
+        self.gallery_cameras = as_integers(gallery_cameras, "gallery_cameras", gallery)
         if need_matches:  # before anything that takes long
             self._expect_a_match()
         self.progress = progress or iter
@@ -179,19 +180,6 @@ class _Search:
                 f"no query has a match in the gallery: of {len(queries)} queries, {alone} have their identity there "
                 f"under their own camera only, {absent} not at all; check the identities and cameras of both sets"
             )
-
-
-def _integers(values, name: str, features: Tensor) -> Tensor:
-    """One int64 for every row of the features, on their device."""
-    try:
-        values = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name}: expected integers, got {type(values).__name__}: {error}") from None
-    if values.shape != features.shape[:1]:
-        raise InputError(f"{name}: expected {len(features)}, one per row of features; got shape {tuple(values.shape)}")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"{name}: expected integers, got {values.dtype}")
-    return values.to(features.device, torch.int64)
 
 
 def _evaluate(keys: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:

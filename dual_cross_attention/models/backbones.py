@@ -9,11 +9,9 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import shown
-from dual_cross_attention.models.weights import fetch_imagenet_weights, load_weights
-
-# timm's modules that hold plain ViTs; `_check_can_be_opened` has the last word on each model.
-PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+from dual_cross_attention.messages import printable, shown
+from dual_cross_attention.models.weights import Loaded, fetch_imagenet_weights, load_weights
+from dual_cross_attention.models.weights.metadata import PLAIN_VIT_MODULES  # each model is checked when it is made
 
 READING_KWARGS = {
     "cache_dir",
@@ -37,7 +35,7 @@ def list_backbones() -> list[str]:
 def create_backbone(
     name: str, num_classes: int, img_size: tuple[int, int], pretrained: bool | str = False, **timm_kwargs: Any
 ) -> VisionTransformer:
-    """A timm ViT with a head of `num_classes`, its position embedding interpolated to `img_size`.
+    """A timm ViT with a head of `num_classes`, its position embedding resampled to `img_size`.
 
     Args:
         name: timm's name, with or without a pretrained tag (`vit_base_patch16_224.augreg_in21k`).
@@ -49,15 +47,15 @@ def create_backbone(
     Raises:
         InputError: unknown or unsuitable backbone, size, or weights.
     """
-    if not timm.is_model(name):
-        known = list_backbones()
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}? " if close else ""
-        raise InputError(f"unknown backbone '{name}': {hint}there are {', '.join(known)}")
-    if not is_model_in_modules(name, PLAIN_VIT_MODULES):
+    if not timm.is_model(name) or not is_model_in_modules(name, PLAIN_VIT_MODULES):
+        nearest = ", ".join(difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0))
+        if timm.is_model(name):
+            raise InputError(
+                f"backbone '{name}' is not a plain ViT of timm, so its attention cannot be opened; the nearest that "
+                f"are: {nearest} (list_backbones() has all)"
+            )
         raise InputError(
-            f"backbone '{name}' is not a plain ViT of timm, so its attention cannot be opened; "
-            f"there are {', '.join(list_backbones())}"
+            f"unknown backbone '{printable(name):.80}': did you mean {nearest}? (list_backbones() has all)"
         )
     _check_kwargs(timm_kwargs)
     try:
@@ -74,11 +72,38 @@ def create_backbone(
             f"img_size {img_size[0]}x{img_size[1]} is not a multiple of the patch size {patch[0]}x{patch[1]} of "
             f"'{name}': take {down[0]}x{down[1]} or {down[0] + patch[0]}x{down[1] + patch[1]}"
         )
+    load_pretrained(backbone, name, pretrained)
+    return backbone
+
+
+def load_pretrained(
+    backbone: VisionTransformer,
+    name: str,
+    pretrained: bool | str,
+    key: str | None = None,
+    img_size: tuple[int, int] | None = None,
+) -> Loaded | None:
+    """Weights into a backbone, and the mean and std that a file names for its pixels into its `pretrained_cfg`.
+
+    Args:
+        name: timm's name of it.
+        pretrained, key, img_size: as `pretrained`, `weights_key` and `weights_img_size` of `create_model`.
+
+    Returns:
+        What a file gave beside the backbone; None where `pretrained` is no path.
+
+    Raises:
+        InputError: weights that cannot be read or do not fit.
+    """
     if pretrained is True:
         fetch_imagenet_weights(backbone, name)
-    elif pretrained:
-        load_weights(backbone, pretrained)
-    return backbone
+    if isinstance(pretrained, bool):
+        return None
+    loaded = load_weights(backbone, pretrained, key, img_size)
+    if loaded.stats:
+        named = {"mean": loaded.stats.mean, "std": loaded.stats.std}
+        backbone.pretrained_cfg = {**backbone.pretrained_cfg, **named}  # timm's resolve_data_config reads them there
+    return loaded
 
 
 def embed_patches(backbone: VisionTransformer, images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from dual_cross_attention.attention.opened_block import draw_drop_path
 from dual_cross_attention.attention.pairwise import draw_distractors, sample_distractor_tokens
 from dual_cross_attention.attention.stacked_block import last_block, stacked_block
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.backbones import create_backbone, embed_patches
+from dual_cross_attention.models.backbones import create_backbone, embed_patches, load_pretrained
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
     LOCAL_QUERIES,
@@ -34,7 +34,10 @@ from dual_cross_attention.models.glca import (
     make_glca_blocks,
     score_patches,
 )
+from dual_cross_attention.models.inputs import check_images
 from dual_cross_attention.models.neck import NeckClassifier
+from dual_cross_attention.models.pixels import PixelStats
+from dual_cross_attention.models.weights import load_glca
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 LOCAL_RATIOS = {"fgvc": 0.1, "reid": 0.3}  # R of the paper, by task
@@ -123,6 +126,7 @@ class DualCrossAttentionViT(nn.Module):
         self.has_pwca = ablation in ("full", "sa_pwca")
         self.glca_is_trained = True
         self.grad_checkpointing = False
+        self.pretrained_stats: PixelStats | None = None  # of the pixels, as the weights' file names them
         self._stacked_block, self._last_block = stacked_block, last_block  # or compiled, see `compile_blocks`
         self.has_necks = neck_classes is not None
         if self.has_necks:
@@ -245,8 +249,12 @@ class DualCrossAttentionViT(nn.Module):
         The paper adds the two softmaxes (section 3.4); their mean ranks alike and is a distribution. A model that was
         saved before GLCA's training started predicts with SA alone.
 
+        Args:
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, num_classes).
+
         Raises:
-            InputError: a model in training mode or for re-identification, or a branch that it does not have.
+            InputError: a model in training mode or for re-identification, a branch that it does not have, or images
+                that `check_images` refuses.
         """
         if self.has_necks:
             raise InputError("a re-identification model knows its training identities only: use embed, not predict")
@@ -261,10 +269,12 @@ class DualCrossAttentionViT(nn.Module):
         A model without GLCA, or one that was saved before GLCA's training started, gives SA's (B, D).
 
         Args:
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, 2D).
             after_neck: the features that the classifiers see, of a re-identification model.
 
         Raises:
-            InputError: a model in training mode, a branch that it does not have, or a neck where there is none.
+            InputError: a model in training mode, a branch that it does not have, a neck where there is none, or images
+                that `check_images` refuses.
         """
         features = self._infer(images, branch).features
         chosen = [branch] if branch else self.predicting_branches
@@ -289,7 +299,17 @@ class DualCrossAttentionViT(nn.Module):
         if branch not in (None, *self.branches) or branch == "pwca":
             has = " and ".join(f"'{name}'" for name in self.branches if name != "pwca")
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
+        check_images(self.backbone, images)
+        if not images.shape[0]:
+            return self._empty(images)
         return self._forward(images, None, branch == "glca" or (branch is None and "glca" in self.predicting_branches))
+
+    def _empty(self, images: Tensor) -> DualOutput:
+        """Logits and features of no image, (0, num_classes) and (0, D) for every branch of inference."""
+        classes = self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
+        names = [name for name in self.branches if name != "pwca"]
+        logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (classes, self.backbone.embed_dim))
+        return DualOutput(logits, features)
 
     def _encode(
         self, images: Tensor, distractors: Tensor | None, with_glca: bool
@@ -363,6 +383,8 @@ def create_model(
     distractor_tokens: float = 1.0,
     local_queries: LocalQueries = "rollout",
     glca_blocks: int = 1,
+    weights_key: str | None = None,
+    weights_img_size: int | tuple[int, int] | None = None,
     **timm_kwargs: Any,
 ) -> DualCrossAttentionViT:
     """A DCAL model over a timm backbone.
@@ -371,16 +393,21 @@ def create_model(
         backbone: timm's name of a plain ViT, such as `deit_tiny_patch16_224`; `list_backbones()` has them all.
         num_classes: width of each classifier: classes, or training identities.
         task: "fgvc", or "reid": a BN neck before a bias-free classifier in every branch. It decides the default of R.
-        img_size: input size in pixels, int or (height, width); position embeddings are interpolated to it.
+        img_size: input size in pixels, int or (height, width); position embeddings are resampled to it.
         ablation: "full" (SA + GLCA + PWCA), "sa_glca", "sa_pwca", or "sa_only": the plain timm model, the baseline.
         local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
-        pretrained: False, True (timm's weights), or a path (.safetensors, .pth, .npz).
+        pretrained: False, True (timm's weights), or a path: .safetensors, .pth, .npz, …, or a run of this project,
+            whose GLCA is taken too. `backbone.pretrained_cfg` of the model then has the mean and std of its pixels, if
+            the file, or a timm `config.json` beside it, names them.
         glca_init: "random", or "last_block" to start GLCA's M blocks as copies of the backbone's last M, and its norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
         pwca_blocks: T, PWCA in the last T blocks; below, its stream is SA's and is computed once. None: all blocks.
         distractor_tokens: share of the distractor's patch tokens that are keys and values, beside its class token.
         local_queries, glca_blocks: how local tokens are chosen and what they attend to, and M, the number of GLCA's
             blocks; see `DualCrossAttentionViT`.
+        weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.
+        weights_img_size: of a path: int or (height, width) in pixels that the file was trained at, where it cannot be
+            known from the file; None: what the file says, else a square.
         **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
 
     Raises:
@@ -392,10 +419,12 @@ def create_model(
         raise InputError(f"expected at least two classes to tell apart, got num_classes={num_classes}")
     height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     reid = task == "reid"
-    vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), pretrained, **timm_kwargs)
+    vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), **timm_kwargs)
+    trained_at = (weights_img_size, weights_img_size) if isinstance(weights_img_size, int) else weights_img_size
+    loaded = load_pretrained(vit, backbone, pretrained, weights_key, trained_at and tuple(trained_at))
     ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
     necks = num_classes if reid else None
-    return DualCrossAttentionViT(
+    model = DualCrossAttentionViT(  # copies loaded weights
         vit,
         ablation,
         ratio,
@@ -407,3 +436,7 @@ def create_model(
         local_queries,
         glca_blocks,
     )
+    if loaded:
+        load_glca(model, loaded, glca_init)
+        model.pretrained_stats = loaded.stats
+    return model

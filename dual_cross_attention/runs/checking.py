@@ -5,12 +5,21 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from dual_cross_attention.configs.parse import choose_settings
-from dual_cross_attention.data.checking import DataReport, Split, check_pictures, processes
+from dual_cross_attention.data.checking import (
+    CONSTANT,
+    FEW,
+    FEW_LEVELS,
+    DataReport,
+    Split,
+    check_pictures,
+    processes,
+)
 from dual_cross_attention.data.fgvc import load_fgvc
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.data.reid import load_reid
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.runs.data_roots import is_synthetic
 from dual_cross_attention.training.progress import ProgressBar
 
 Pictures = Mapping[str, Sequence[Picture]]
@@ -25,7 +34,7 @@ def check_data(
     Args:
         task: "fgvc" or "reid".
         dataset: a data set of the task; None: its toy set.
-        data_root: where it is.
+        data_root: where it is; None: as it is found, see `find_data_root`.
         num_workers: processes; None: one per core.
         console: where progress is shown.
 
@@ -36,9 +45,9 @@ def check_data(
         raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    pictures, report = (_fgvc if task == "fgvc" else _reid)(name, data_root)
+    pictures, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
     total = sum(split.pictures for split in report.splits.values())
-    drawn = data_root is None  # pictures in memory: no process needs to read them
+    drawn = is_synthetic(task, name)
     with ProgressBar("check", total, console) as advance:
         check_pictures(pictures, report, 0 if drawn else processes(num_workers), advance)
     return report
@@ -51,12 +60,17 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
         for name, split in report.splits.items()
     ]
     lines += [f"warning: {warning}" for warning in report.warnings]
-    odd = [f"{split}: {path}: {reason}" for split, path, reason in report.odd]
+    odd: dict[str, list[str]] = {CONSTANT: [], FEW_LEVELS: [], "": []}
+    for split, path, reason in report.odd:
+        kind = reason.partition(":")[0]
+        odd[kind if kind in odd else ""].append(f"{split}: {path}: {reason}")
     doubles = [" = ".join(f"{split}: {path}" for split, path in files) for files in report.duplicates]
     for what, names in (
         ("classes have no picture to train on", report.without_training),
         ("classes have no picture to test with", report.without_test),
-        ("oddities of pictures", odd),
+        ("images are constant: every pixel has the same color", odd[CONSTANT]),
+        (f"images have few levels, less than {FEW} in each channel", odd[FEW_LEVELS]),
+        ("oddities of pictures", odd[""]),
         ("files are in more than one split, byte for byte", doubles),
     ):
         lines += _some(f"warning: {len(names):,} {what}", names, EXAMPLES)
@@ -75,8 +89,10 @@ def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
     return {split: each.pictures for split, each in splits.items()}, report
 
 
-def _reid(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
+def _reid(name: str, data_root: str | None, console: Console) -> tuple[Pictures, DataReport]:
     data = load_reid(name, data_root)
+    for note in data.notes:
+        console.print(note, soft_wrap=True)
     splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
     report = DataReport({split: Split(len(each), len(distinct(each.identities))) for split, each in splits.items()})
     report.warnings = list(data.warnings)

@@ -12,6 +12,7 @@ from rich.console import Console
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.unreadable import UnreadablePictures
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.runs.data_roots import with_data_root
 from dual_cross_attention.runs.ranking_file import write_ranking
 from dual_cross_attention.runs.setup import RunSetup
 from dual_cross_attention.runs.setups import read_setup
@@ -87,9 +88,11 @@ def evaluate(
         **retrieval,
     }
     config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
-    setup = read_setup(config, train=False)
+    setup = read_setup(with_data_root(config), train=False)
     setup.check_fits(saved.classes)
     console = console or Console(quiet=True)
+    for note in setup.notes:
+        console.print(note)
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     if saved.data and config.dataset == saved.data.dataset:

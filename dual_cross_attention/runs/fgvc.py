@@ -8,13 +8,13 @@ from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
+from dual_cross_attention.runs.setup import RunSetup, pixel_stats, reading_processes
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.model_files import branch_schedule
 
 
 class FGVCSetup(RunSetup):
-    """See `RunSetup`. Pictures are normalised as the backbone was pretrained."""
+    """See `RunSetup`. Images are normalized as `pixel_stats` says."""
 
     test_has_the_classes = True
 
@@ -39,6 +39,12 @@ class FGVCSetup(RunSetup):
             digest_names(self.classes),
             {name: fingerprint_split(split.pictures, split.labels) for name, split in splits.items()},
         )
+
+    def check_fits(self, classes: list[str]) -> None:
+        """See `RunSetup`. Classes of the same names in another order get the labels that the model knows."""
+        self.data = self.data.with_order_of(classes)
+        self.classes = self.data.classes
+        super().check_fits(classes)
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(
@@ -72,4 +78,5 @@ class FGVCSetup(RunSetup):
         )
 
     def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
-        return tuple(self.config.img_size), tuple(self.config.resize()), *backbone_stats(model)
+        mean, std, _ = pixel_stats(self.config, model)
+        return tuple(self.config.img_size), tuple(self.config.resize()), mean, std

@@ -21,7 +21,7 @@ from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.order import BatchOrder
 from dual_cross_attention.data.reid.blocks import IdentityBlocks
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs.setup import RunSetup, backbone_stats, reading_processes
+from dual_cross_attention.runs.setup import RunSetup, pixel_stats, reading_processes
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.training.model_files import branch_schedule
 
@@ -48,6 +48,7 @@ class ReIDSetup(RunSetup):
             f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
             f"{len(self.data.gallery):,} gallery pictures, {len(cameras)} cameras"
         )
+        self.notes = self.data.notes
         self.warnings = self.data.warnings
         self.num_test = len(self.pictures)
         self.cache = train and config.cache == "ram"
@@ -119,4 +120,5 @@ class ReIDSetup(RunSetup):
 
     def _stats(self, model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the pixels."""
-        return ((0.5,) * 3, (0.5,) * 3) if self.config.pixel_stats == "half" else backbone_stats(model)
+        mean, std, _ = pixel_stats(self.config, model)
+        return mean, std

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ FREE_TO_CHANGE = {
 }
 
 # What a command leaves open with these values is decided at the start of a run, and the run keeps it.
-LEFT_OPEN = {"precision": "auto"}
+LEFT_OPEN = {"precision": ("auto",), "mean": ("auto", None), "std": ("auto", None)}
 
 
 class RunData(NamedTuple):
@@ -246,8 +246,8 @@ def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> Training
     config = as_of(config, stored.format_version)
     if stored.format_version == 1:  # such a run has decided nothing
         return config
-    kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) == left_open]
-    return replace(config, **{name: getattr(stored, name) for name in kept})
+    kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) in left_open]
+    return config.replaced(**{name: getattr(stored, name) for name in kept})
 
 
 def _other_data(folder: RunFolder, data: RunData) -> list[str]:

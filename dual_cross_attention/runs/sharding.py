@@ -23,6 +23,7 @@ from dual_cross_attention.data.shards.finding import DESCRIPTION, Description, r
 from dual_cross_attention.data.shards.writing import ArchiveWriter, encode_all
 from dual_cross_attention.data.unreadable import Unreadable, UnreadablePictures, allowed_unreadable
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.runs.data_roots import is_synthetic
 from dual_cross_attention.training.progress import ProgressBar
 
 OURS = re.compile(r"(train|val|query|gallery)-(\d{6,}\.tar(\.tmp)?|[0-9a-f]{8}\.index(\.tmp)?)")
@@ -64,7 +65,7 @@ def shard(
     Args:
         task: "fgvc" or "reid".
         dataset: a data set of the task; None: its toy set.
-        data_root: where it is.
+        data_root: where it is; None: as it is found, see `find_data_root`.
         output_dir: the folder for the archives. If it has some of the same data set, they are written again.
         shard_mb: largest size of an archive in 10⁶ bytes.
         seed: of the random order.
@@ -87,6 +88,8 @@ def shard(
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     data = load_fgvc(name, data_root) if task == "fgvc" else load_reid(name, data_root)
+    for note in data.notes if isinstance(data, ReIDData) else ():  # cameras become numbers in the archives
+        console.print(note)
     for warning in data.warnings:
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)
@@ -99,7 +102,7 @@ def shard(
         lambda message: console.print(f"warning: {message}", style="yellow"),
         allowed_unreadable(max_bad_images, sum(counts.values())),
     )
-    drawn = data_root is None  # pictures in memory: no process needs to read them
+    drawn = is_synthetic(task, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".dcal-shards.lock", timeout=0):

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +16,9 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.messages import printable
+from dual_cross_attention.runs.data_roots import with_data_root
 from dual_cross_attention.runs.resuming import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
-from dual_cross_attention.runs.setup import RunSetup
+from dual_cross_attention.runs.setup import RunSetup, doubtful_stats, pixel_stats
 from dual_cross_attention.runs.setups import read_setup
 from dual_cross_attention.training.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.devices import (
@@ -53,6 +53,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         InterruptedRun: a signal came, and the state is saved, if there was a step.
         LostProcessError: another process has ended.
     """
+    config = with_data_root(config)
     device = choose_device(config.device)
     refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
@@ -101,7 +102,7 @@ def _settled(
         stored: those of the run that is resumed; None if there is none.
     """
     if stored is None:
-        return replace(config, precision=resolve_precision(config.precision, device, config.format_version))
+        return config.replaced(precision=resolve_precision(config.precision, device, config.format_version))
     left_open = config.precision == "auto"
     config = resumed_settings(config, stored)
     if left_open and available_precision(config.precision, device) != config.precision:
@@ -109,7 +110,7 @@ def _settled(
         console.print(
             f"the run was in {config.precision}, which {device.type} does not have: it resumes in {precision}"
         )
-        config = replace(config, precision=precision)
+        config = config.replaced(precision=precision)
     return config
 
 
@@ -171,7 +172,7 @@ def _train(
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
                 folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
             folder.write_data(setup.fingerprint())
-            folder.write_config(config)
+            folder.write_config(trainer.config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
     best = trainer.fit()
@@ -187,13 +188,18 @@ def _build_trainer(
     folder: RunFolder,
     checkpoint: Path | None,
 ) -> Trainer:
-    """Model built, weights loaded; nothing is written."""
+    """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
     config = setup.config
     set_seed(config.seed)
-    pretrained = {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
         console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
     model = build_model(config, len(setup.classes), pretrained)
+    stats = pixel_stats(config, model)
+    if doubt := None if checkpoint else doubtful_stats(config, stats):
+        console.print(f"warning: {doubt}", style="yellow", soft_wrap=True)
+    if config.format_version > 1:  # else None stays: the rule of that time
+        config = setup.config = config.replaced(mean=list(stats.mean), std=list(stats.std))
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
@@ -202,11 +208,17 @@ def _build_trainer(
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     console.print(
-        f"{config.dataset}: {setup.description}\n"
+        "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
         f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"pixels: {stats}\n"
         f"run folder: {folder.path}"
     )
+    if config.warmup_epochs > config.epochs:
+        console.print(
+            f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
+            f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
+        )
     return Trainer(
         task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, setup.fingerprint()
     )

@@ -22,6 +22,7 @@ from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.models.weights.fitting import check_finite
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.training.run_folder import RunFolder, versions
 
@@ -38,7 +39,8 @@ class SavedModel:
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """The model that the settings describe; `pretrained` as in `create_model`."""
+    """The model that the settings describe; `pretrained` as in `create_model`, of whose paths they say more."""
+    of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
     return create_model(
         config.backbone,
         num_classes,
@@ -54,6 +56,7 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         local_queries=config.local_queries,
         glca_blocks=config.glca_blocks,
         drop_path_rate=config.drop_path_rate,
+        **(of_a_file if isinstance(pretrained, str) else {}),
         **config.backbone_kwargs,
     )
 
@@ -122,6 +125,10 @@ def load_model(run_or_checkpoint: str | Path) -> SavedModel:
         raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
     # Its last steps were those of its epoch; of models that do not name one, all.
     model.glca_is_trained = branch_schedule(config).glca_is_on(metrics.get("epoch", config.epochs), config.epochs)
+    check_finite(state, str(path))
+    if isinstance(config.mean, list):  # for timm's resolve_data_config
+        named = {"mean": tuple(config.mean), "std": tuple(config.std)}
+        model.backbone.pretrained_cfg = {**model.backbone.pretrained_cfg, **named}
     return SavedModel(model.eval(), config, classes, metrics, data)
 
 

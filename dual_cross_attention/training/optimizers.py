@@ -85,10 +85,11 @@ def build_schedule(
 ) -> CosineLRScheduler:
     """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update.
 
-    Groups with an "lr_scale" follow at that multiple.
+    Groups with an "lr_scale" follow at that multiple. A warm-up longer than the training is shortened to it here, not
+    in the settings: a longer training that goes on from this one, or takes its config.yaml, has the warm-up asked for.
     """
     peak = optimizer.param_groups[0]["lr"]
-    warmup = round(warmup_epochs * updates_per_epoch)
+    warmup = round(min(warmup_epochs, epochs) * updates_per_epoch)
     schedule = CosineLRScheduler(
         optimizer,
         t_initial=max(2, epochs * updates_per_epoch - warmup),  # at 1 or less, timm warns that there is no cosine

@@ -22,6 +22,7 @@ from rich.console import Console
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.names import same_names
 from dual_cross_attention.data.pictures import UNREADABLE
 from dual_cross_attention.data.unreadable import UnreadablePictures, allowed_unreadable
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
@@ -368,7 +369,7 @@ class Trainer:
         }
 
     def _restore(self, path: Path, progress: dict[str, Any]) -> None:
-        if progress["classes"] != self.classes:
+        if not same_names(progress["classes"], self.classes):
             raise InputError(
                 f"the checkpoint knows {len(progress['classes'])} classes ({progress['classes'][0]}, …), the data has "
                 f"{len(self.classes)} ({self.classes[0]}, …): expected the same names in the same order"

@@ -11,6 +11,15 @@ from dual_cross_attention.data import checking
 from dual_cross_attention.data.checking import DataReport, Split, check_pictures, look_at
 
 
+def ramp(path: Path | None = None, first: int = 0, size: tuple[int, int] = (10, 8)) -> Path | Image.Image:
+    """An image of many levels, which nothing is odd about; written if there is a path."""
+    picture = Image.linear_gradient("L").resize(size).point([(value + first) % 256 for value in range(256)])
+    if path is None:
+        return picture
+    picture.save(path)
+    return path
+
+
 def report_of(splits: dict[str, list], num_workers: int) -> DataReport:
     report = DataReport({name: Split(len(pictures), 1) for name, pictures in splits.items()})
     seen = []
@@ -21,24 +30,29 @@ def report_of(splits: dict[str, list], num_workers: int) -> DataReport:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_what_is_found(tmp_path, write_picture, num_workers):
-    good = [write_picture(tmp_path / f"{number}.png", (number, 0, 0)) for number in range(40)]
+    good = [ramp(tmp_path / f"{number}.png", number) for number in range(40)]
     copy = tmp_path / "copy.png"
     copy.write_bytes(good[3].read_bytes())
     broken = tmp_path / "broken: a.jpg"
     broken.write_bytes(good[0].read_bytes()[:40])
-    tiny = write_picture(tmp_path / "tiny.png", size=(7, 30))
+    tiny = ramp(tmp_path / "tiny.png", size=(7, 30))
+    red = write_picture(tmp_path / "red.png", size=(7, 30))
     grey = tmp_path / "grey.png"
     Image.new("LA", (8, 8)).save(grey)
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    report = report_of({"train": [*good, broken, tiny], "test": [copy, grey, tmp_path / "a.gif"]}, num_workers)
+    report = report_of({"train": [*good, broken, tiny, red], "test": [copy, grey, tmp_path / "a.gif"]}, num_workers)
     assert [(split, path) for split, path, _ in report.bad] == [("train", f"{broken}")]
     assert {name: split.bad for name, split in report.splits.items()} == {"train": 1, "test": 0}
     assert {(Path(path).name, reason.partition(":")[0].partition(",")[0]) for _, path, reason in report.odd} == {
         ("tiny.png", "tiny"),
+        ("red.png", "tiny"),
+        ("red.png", "constant"),
         ("grey.png", "mode LA"),
+        ("grey.png", "constant"),
         ("a.gif", "holds several pictures"),
         ("a.gif", "mode P"),
+        ("a.gif", "constant"),
     }
     assert report.duplicates == [[("train", f"{good[3]}"), ("test", f"{copy}")]]
     assert report.as_json()["bad"][0].keys() == {"split", "path", "reason"}
@@ -49,13 +63,13 @@ def test_same_content_in_one_split_is_no_matter(tmp_path, write_picture):
     assert report_of({"train": pictures, "test": []}, 0).duplicates == []
 
 
-def test_large_ones_are_told(tmp_path, monkeypatch, write_picture):
+def test_large_ones_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(checking, "LARGE", 79)
-    assert look_at(write_picture(tmp_path / "a.png")).odd == ["very large: 10x8 pixels"]
+    assert look_at(ramp(tmp_path / "a.png")).odd == ["very large: 10x8 pixels"]
 
 
 def test_pictures_in_memory():
-    report = report_of({"train": [Image.new("RGB", (9, 9))], "test": [Image.new("RGB", (9, 9))]}, 0)
+    report = report_of({"train": [ramp()], "test": [ramp()]}, 0)
     assert (report.bad, report.odd, report.duplicates) == ([], [], [])
 
 

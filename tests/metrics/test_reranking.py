@@ -1,5 +1,7 @@
 """k-reciprocal re-ranking against its definition, with dense matrices and Python sets in float64."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,21 @@ def test_equal_features_are_as_near_as_can_be():
     assert rerank(torch.ones(2, 3), torch.ones(4, 3)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("wrong", [{"k1": 0}, {"k2": 0}, {"lambda_value": 1.5}, {"block_size": 0}, {"distance": "l1"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"k1": 0},
+        {"k1": 2.5},
+        {"k2": 0},
+        {"k2": "6"},
+        {"lambda_value": 1.5},
+        {"lambda_value": math.nan},
+        {"lambda_value": "0.3"},
+        {"block_size": 0},
+        {"distance": "l1"},
+        {"device": "gpu"},
+    ],
+)
 def test_arguments_out_of_range(wrong):
     with pytest.raises(InputError, match="expected"):
         rerank(*clusters(), **wrong)

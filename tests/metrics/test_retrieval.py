@@ -125,6 +125,26 @@ def test_lists_arrays_and_other_types(tied):
     assert result.mAP == expected.mAP and torch.equal(result.cmc, expected.cmc)
 
 
+@pytest.mark.parametrize("rerank", [False, True])
+def test_whatever_holds_the_same_numbers_gives_the_same_metrics(tied, rerank):
+    """Lists of tensors or arrays, reversed views, the other byte order, 8-bit floats: values of `tied` are exact."""
+    expected = retrieval_metrics(*tied, rerank=rerank)
+    query, gallery, *labels = tied
+    array = query.numpy()
+    for given in (
+        list(query),
+        tuple(array),
+        array.tolist(),
+        np.ascontiguousarray(array[::-1])[::-1],
+        array.astype(">f8"),
+        query.to(torch.float8_e4m3fn),
+        query.clone().requires_grad_(),
+    ):
+        result = retrieval_metrics(given, gallery, *labels, rerank=rerank)
+        assert torch.equal(result.average_precisions.nan_to_num(), expected.average_precisions.nan_to_num())
+        assert torch.equal(result.cmc, expected.cmc)
+
+
 def real_data(queries=20, gallery=300, dimensions=24):
     random = torch.Generator().manual_seed(1)
     ids = torch.arange(8).repeat(100)
@@ -223,7 +243,25 @@ def with_bad_rows(features, value):
         ({"query_ids": [1, 2]}, r"query_ids: expected 14.*\(2,\)"),
         ({"gallery_cameras": torch.zeros(61, dtype=torch.int64)}, r"gallery_cameras: expected 60.*\(61,\)"),
         ({"query_cameras": torch.zeros(14)}, "query_cameras: expected integers, got torch.float32"),
-        ({"gallery_ids": ["a"] * 60}, "gallery_ids: expected integers, got list"),
+        ({"query_cameras": np.zeros(14)}, r"query_cameras: expected integers, got torch.float64.*astype\(int\)"),
+        ({"gallery_ids": ["a"] * 60}, "gallery_ids: expected integers, got list.*np.unique"),
+        ({"gallery_ids": np.array(["a"] * 60)}, "gallery_ids: expected integers, got ndarray.*np.unique"),
+        ({"query_ids": [None] * 14}, "query_ids: expected integers, got list"),
+        ({"query_ids": [2**70] * 14}, "query_ids: expected integers, got list"),
+        ({"query_ids": np.full(14, 2**64 - 1, dtype=np.uint64)}, r"query_ids: expected integers below 2\^63"),
+        ({"query_ids": [[1]] * 14}, r"query_ids: expected 14.*\(14, 1\)"),
+        ({"query": [[1.0, 2.0], [3.0]]}, "query: expected numbers .*got list"),
+        ({"query": [["a"] * 4] * 14}, "query: expected numbers .*got list"),
+        ({"query": None}, "query: expected numbers, got NoneType"),
+        ({"gallery": {"features": 1}}, "gallery: expected numbers, got dict"),
+        (
+            {"gallery": [torch.zeros(30, 4)] * 2},
+            r"gallery: expected one tensor, got 2 of .*torch\.cat\(gallery\)",
+        ),
+        ({"gallery": torch.ones(60, 4).to_sparse()}, "gallery: expected a dense tensor"),
+        ({"query": torch.ones(4)}, r"query: .*shape \(4,\): one image is query\[None\]"),
+        ({"device": "gpu"}, "device: expected a name"),
+        ({"block_size": 2.5}, "block_size: expected at least 1, got 2.5"),
         ({"distance": "manhattan"}, "'euclidean' or 'cosine', got 'manhattan'"),
         ({"block_size": 0}, "block_size: expected at least 1, got 0"),
     ],
@@ -257,8 +295,9 @@ def test_no_query_with_a_match(tied):
 
 
 def test_ranks_that_do_not_exist(tied):
-    with pytest.raises(InputError, match="max_rank: expected at least 1, got 0"):
-        retrieval_metrics(*tied, max_rank=0)
+    for max_rank in (0, 5.0, "5", None):
+        with pytest.raises(InputError, match=f"max_rank: expected at least 1, got {max_rank!r}"):
+            retrieval_metrics(*tied, max_rank=max_rank)
     result = retrieval_metrics(*tied, max_rank=5)
     for k in (0, 6):
         with pytest.raises(InputError, match=f"from 1 to 5 .*, got {k}"):

@@ -66,6 +66,7 @@ def make_trainer(birds, tmp_path):
                 "batch_size": 16,
                 "lr": 1e-3,
                 "device": "cpu",
+                "precision": "fp32",
                 "output_dir": str(tmp_path),
                 **settings,
             }

@@ -94,6 +94,7 @@ def test_test_images_count(dcal, small, two):
 def test_what_a_command_leaves_open_stays_as_the_run_has_it(dcal, small, two):
     """Precision "auto" is decided once."""
     one, _ = two
+    small = [*small, "--precision=auto"]
     assert dcal("train", *on(small, one), "--output_dir=run").status == 0
     config = RunFolder("run").config
     stored = yaml.safe_load(config.read_text())

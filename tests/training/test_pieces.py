@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data import collate
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -103,7 +104,11 @@ def test_it_is_told_and_remembered(dcal, small, tmp_path, monkeypatch):
         "accumulation; effective batch and learning rate stay",
     ]
     assert set(passed) == {1, 2}  # 1: of the last batch, which is half as large
-    assert json.loads((tmp_path / "memory.json").read_text()) == {"device": "cpu", "pieces": 4}
+    assert json.loads((tmp_path / "memory.json").read_text()) == {
+        "format_version": FORMAT_VERSION,
+        "device": "cpu",
+        "pieces": 4,
+    }
     # A run that goes on need not find out again.
     on = tmp_path / "on"
     (on).mkdir()

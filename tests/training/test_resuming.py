@@ -207,7 +207,8 @@ def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, asser
     """Typed again, as by `torchrun --max-restarts`, the path of an earlier checkpoint is where the run went back to."""
     earlier = run / "checkpoints" / "epoch_0002"
     flags = [*tasks["fgvc"], "--checkpoint_minutes=0", f"--resume={earlier}"]
-    assert train_until(flags, run, kind="backward, after", number=4, does="kill").status == -signal.SIGKILL
+    # After a later checkpoint is set aside, and resumed_from.json, data.json and config.yaml, the first checkpoint.
+    assert train_until(flags, run, kind="rename, after", number=5, does="kill").status == -signal.SIGKILL
     on = train_until(flags, run)
     assert on.status == 0, on.err
     assert "resumed after epoch 2, step 1 of 3" in on.out and ".left1" not in on.out
@@ -442,3 +443,13 @@ def test_a_second_training_is_kept_out(train_until, dcal, tasks, undisturbed, tm
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name[0] != "."} == before
     first.unlock()
     assert dcal("train", *tasks["fgvc"], "--output_dir", run).status == 0
+
+
+def test_bf16_resumes_to_the_bit(train_until, tasks, assert_same_results, tmp_path):
+    """What `--precision auto` takes on a CPU that multiplies bf16."""
+    flags = [*tasks["fgvc"], "--precision=bf16"]
+    assert main(["train", *flags, f"--output_dir={tmp_path / 'undisturbed'}"]) == 0
+    run = tmp_path / "run"
+    assert train_until(flags, run, kind="backward, after", number=15, does="SIGTERM").status == 75
+    assert train_until(flags, run).status == 0
+    assert_same_results(run, tmp_path / "undisturbed")

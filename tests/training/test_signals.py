@@ -21,7 +21,7 @@ MOMENTS = {
     "reading in the evaluation": ("picture of epoch 0", 20, "SIGTERM"),
     "an evaluated picture": ("picture, after", 30, "SIGTERM"),
     "writing a checkpoint": ("checkpoint, before", 1, "SIGINT"),
-    "renaming one": ("rename, before", 2, "SIGTERM"),
+    "renaming one": ("rename, before", 3, "SIGTERM"),
     "the first step": ("backward, before", 1, "SIGTERM"),  # there is nothing to save
 }
 

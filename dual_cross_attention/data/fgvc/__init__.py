@@ -22,6 +22,7 @@ FGVC_DATASETS: dict[str, CatalogueEntry[FineGrainedData]] = {
         cub.LAYOUT,
         cub.SOURCE,
         no_download="its source asks for a visit to the page",
+        find=cub.find_cub,
     ),
     "cars": CatalogueEntry(
         "Stanford Cars: 196 models of cars",
@@ -29,12 +30,14 @@ FGVC_DATASETS: dict[str, CatalogueEntry[FineGrainedData]] = {
         torchvision_sets.CARS_LAYOUT,
         torchvision_sets.CARS_SOURCE,
         no_download="its official source is gone",
+        find=torchvision_sets.find_cars,
     ),
     "aircraft": CatalogueEntry(
         "FGVC-Aircraft: 100 variants of aircraft",
         torchvision_sets.load_aircraft,
         torchvision_sets.AIRCRAFT_LAYOUT,
         torchvision_sets.AIRCRAFT_SOURCE,
+        find=torchvision_sets.find_aircraft,
     ),
     "folder": CatalogueEntry(
         "your own pictures, one folder per class",

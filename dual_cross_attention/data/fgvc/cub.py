@@ -4,13 +4,20 @@ from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.files import inside, read_text
-from dual_cross_attention.data.folders import own_folder, what_is_in
+from dual_cross_attention.data.folders import own_folder, undoubled, what_is_in
+from dual_cross_attention.data.listing import not_listed_warnings
+from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
 SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+
+
+def find_cub(folder: Path) -> Path | None:
+    """The folder CUB_200_2011 in a folder or below it; None if it is not there."""
+    return own_folder(folder, "CUB_200_2011", "images.txt", wrapped=False)
 
 
 def load_cub(data_root: Path) -> FineGrainedData:
@@ -39,23 +46,24 @@ def load_cub(data_root: Path) -> FineGrainedData:
                 f"{len(table)}, and image {printable(odd)} is in one of them only"
             )
     index = {class_id: position for position, class_id in enumerate(classes)}
-
-    pictures = _pictures(folder, paths)
+    images = undoubled(folder / "images")
+    pictures = _pictures(folder, images, paths)
+    warnings = not_listed_warnings("cub", images, pictures.values(), "images.txt")
 
     def split(flag: str) -> PictureList:
         chosen = [image for image in paths if is_training[image] == flag]
         return PictureList([pictures[i] for i in chosen], [index[labels[i]] for i in chosen])
 
-    return FineGrainedData("cub", list(classes.values()), split("1"), split("0"))
+    return FineGrainedData("cub", [composed(name) for name in classes.values()], split("1"), split("0"), warnings)
 
 
-def _pictures(folder: Path, paths: dict[str, str]) -> dict[str, Path]:
+def _pictures(folder: Path, images: Path, paths: dict[str, str]) -> dict[str, Path]:
     """The file of each image, which is in the folder and has one id only."""
     pictures: dict[str, Path] = {}
     first_id: dict[Path, str] = {}
     for image, name in paths.items():
         where = f"cub: {folder / 'images.txt'}, image {printable(image)}"
-        pictures[image] = inside(folder / "images", name, where)
+        pictures[image] = inside(images, name, where)
         if (first := first_id.setdefault(pictures[image], image)) != image:
             raise InputError(f"{where}: expected each picture once, but {printable(name)} is image {first} already")
     return pictures

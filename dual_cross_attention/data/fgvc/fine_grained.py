@@ -1,8 +1,12 @@
 """What a fine-grained data set is."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from dual_cross_attention.data.labels import distinct
+from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 
@@ -39,3 +43,18 @@ class FineGrainedData:
                     f"{self.name}: expected labels from 0 to {len(self.classes) - 1}, one for each class, but those of "
                     f"the {split} split go from {labels[0]} to {labels[-1]}"
                 )
+
+    def with_order_of(self, classes: Sequence[str]) -> "FineGrainedData":
+        """The same data with labels by the order of other names, if these are its own classes in another order.
+
+        Sorted names come in another order where they are decomposed (see `data.names`), as on a copy made by macOS.
+        """
+        mine, wanted = ([composed(name) for name in names] for names in (self.classes, classes))
+        if mine == wanted or sorted(mine) != sorted(wanted) or len({*mine}) < len(mine):
+            return self
+        places = np.array([wanted.index(name) for name in mine])
+        train, test = (
+            replace(split, labels=places[np.asarray(split.labels, dtype=np.int64)].tolist())
+            for split in (self.train, self.test)
+        )
+        return replace(self, classes=list(classes), train=train, test=test)

@@ -1,56 +1,149 @@
 """A user's own pictures: one folder per class."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.folders import EXTENSIONS, picture_files, what_is_in
+from dual_cross_attention.data.folders import EXTENSIONS, is_visible, subfolders, undoubled, unwrapped, what_is_in
+from dual_cross_attention.data.listing import FolderId, Listing, folder_id, left_out_warnings, list_images
+from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
 
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do in place of val/)"
 SOURCE = "pictures of your own, sorted into one folder per class"
+TESTS = ("val", "test")
+"""Folders to test on; the first that is there is taken."""
+LIKE_TESTS = {"dev", "eval", "holdout", "test", "testing", "val", "valid", "validation"}
+"""Names, in any case, of folders that look like another test split."""
 
 
 def load_folder(data_root: Path) -> FineGrainedData:
-    """Classes are the folders in train/, sorted by name, and so are the pictures of each.
+    """Classes are the folders in train/, sorted by name; images in their subfolders are taken, too.
+
+    Names that differ only in how Unicode composes them are the same class, whose name is the composed one. Warnings
+    say what is left out: files that look like images and have another extension, lie in no class folder, or are
+    hidden, and a second folder to test on.
 
     Args:
-        data_root: the folder that holds train/ and val/ (or test/).
+        data_root: the folder that holds train/ and val/ (or test/), or one that holds nothing but that folder.
 
     Raises:
         InputError: a folder is missing, a class of train/ is without pictures, or val/ has a class that train/ has not.
     """
-    train = data_root / "train"
-    test = data_root / "val" if (data_root / "val").is_dir() else data_root / "test"
-    if not (train.is_dir() and test.is_dir()):
-        raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
-    classes = _class_names(train)
-    unknown = [name for name in _class_names(test) if name not in classes]
+    root = unwrapped(data_root, lambda folder: (folder / "train").is_dir()) or data_root
+    tests = [root / name for name in TESTS if (root / name).is_dir()]
+    if not ((root / "train").is_dir() and tests):
+        raise InputError(f"folder: expected {LAYOUT} in {printable(root)}, but {what_is_in(root)}")
+    warnings = (
+        [] if root == data_root else [f"folder: {printable(root)} is taken, the only folder in {printable(data_root)}"]
+    )
+    train, test = _class_level(root / "train", warnings), _class_level(tests[0], warnings)
+    above = {folder_id(folder) for folder in (root, train)}
+    folders, test_folders = _class_folders(train, above), _class_folders(test, above)
+    classes = composed_order(path.name for paths in folders.values() for path in paths)
+    unknown = [name for name in test_folders if name not in folders]
     if unknown:
-        raise InputError(f"folder: {test} has the class {unknown[0]!r}, but {train} has not; it has {_few(classes)}")
-    train_list = _listed(train, classes)
-    seen = set(train_list.labels)
+        raise InputError(
+            f"folder: {printable(test)} has the class {unknown[0]!r}, but {printable(train)} has not; it has "
+            f"{_few(classes)}"
+        )
+    warnings += _other_splits(root, tests[0])
+    at_root = Listing()
+    warnings += [*_in_no_class(root, at_root), *left_out_warnings(f"folder: {printable(root)}", at_root)]
+    train_list, missing = _listed(train, folders, classes, above, warnings)
+    for name in missing:
+        folder = folders[name][0]
+        raise InputError(
+            f"folder: expected pictures ({', '.join(sorted(EXTENSIONS))}) in {printable(folder)}, but "
+            f"{what_is_in(folder)}"
+        )
+    test_list, missing = _listed(test, test_folders, classes, {*above, folder_id(test)}, warnings)
+    if empty := [test_folders[name][0] for name in missing if name in test_folders]:
+        warnings.append(
+            f"folder: {printable(test)}: class folders without an image: {len(empty):,}, such as {printable(empty[0])}"
+        )
+    return FineGrainedData("folder", classes, train_list, test_list, warnings)
+
+
+def _class_level(split: Path, warnings: list[str]) -> Path:
+    """The folder of a split, or train/train, where unpacking an archive has made it so."""
+    inner = undoubled(split)
+    if inner != split:
+        warnings.append(f"folder: {printable(inner)} is taken, the only folder in {printable(split)}")
+    return inner
+
+
+def _class_folders(split: Path, above: set[FolderId]) -> dict[str, list[Path]]:
+    """The folders of each class by its composed name; several where the same name is spelled in several ways."""
+    folders: dict[str, list[Path]] = defaultdict(list)
+    for folder in subfolders(split):
+        if folder_id(folder) not in above:
+            folders[composed(folder.name)].append(folder)
+    return folders
+
+
+def _listed(
+    split: Path,
+    folders: dict[str, list[Path]],
+    classes: list[str],
+    above: set[FolderId],
+    warnings: list[str],
+) -> tuple[PictureList, list[str]]:
+    """The images of a split with their labels, and the classes without any; warnings are added."""
+    pictures: list[Path] = []
+    labels: list[int] = []
+    left_out = Listing()
     for label, name in enumerate(classes):
-        if label not in seen:
-            raise InputError(
-                f"folder: expected pictures ({', '.join(sorted(EXTENSIONS))}) in {train / name}, but "
-                f"{what_is_in(train / name)}"
-            )
-    return FineGrainedData("folder", classes, train_list, _listed(test, classes))
+        for folder in folders.get(name, []):
+            found = list_images(folder, above)
+            pictures += found.images
+            labels += [label] * len(found.images)
+            left_out.add(found)
+    where = f"folder: {printable(split)}"
+    if twice := [paths for paths in folders.values() if len(paths) > 1]:
+        warnings.append(
+            f"{where}: folders whose names Unicode composes differently are taken together, as one class each: "
+            f"{len(twice):,} classes, such as {printable(twice[0][0].name)}"
+        )
+    if left_out.nested:
+        warnings.append(
+            f"{where}: {len(left_out.nested):,} of {len(pictures):,} images are in subfolders of class folders and are "
+            f"taken, such as {printable(left_out.nested[0])}"
+        )
+    left_out.repeated += [folder for folder in subfolders(split) if folder_id(folder) in above]
+    for hidden in sorted(path for path in split.iterdir() if path.is_dir() and not is_visible(path.name)):
+        left_out.add(list_images(hidden, above, visible=False))
+    warnings += [*_in_no_class(split, left_out), *left_out_warnings(where, left_out)]
+    seen = {*labels}
+    return PictureList(pictures, labels), [name for label, name in enumerate(classes) if label not in seen]
 
 
-def _class_names(split: Path) -> list[str]:
-    return sorted(entry.name for entry in split.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _listed(split: Path, classes: list[str]) -> PictureList:
-    found = [
-        (path, label)
-        for label, name in enumerate(classes)
-        if (split / name).is_dir()
-        for path in picture_files(split / name)
+def _in_no_class(folder: Path, left_out: Listing) -> list[str]:
+    """A warning if images are in a folder itself, where those in class folders are taken; other files are added."""
+    outside = list_images(folder, deep=False)
+    left_out.other += outside.other
+    left_out.hidden += outside.hidden
+    if not outside.images:
+        return []
+    return [
+        f"folder: {printable(folder)}: images in no class folder are left out: {len(outside.images):,}, such as "
+        f"{printable(outside.images[0])}"
     ]
-    return PictureList([path for path, _ in found], [label for _, label in found])
+
+
+def _other_splits(root: Path, taken: Path) -> list[str]:
+    others = [
+        folder.name for folder in subfolders(root) if folder.name.lower() in LIKE_TESTS and folder.name != taken.name
+    ]
+    if not others:
+        return []
+    names = " and ".join(f"{printable(name)}/" for name in others)
+    return [
+        f"folder: {printable(root)} has {taken.name}/ and {names}: {taken.name}/ is taken to test on, {names} "
+        f"{'is' if len(others) == 1 else 'are'} not read"
+    ]
 
 
 def _few(names: list[str], shown: int = 10) -> str:

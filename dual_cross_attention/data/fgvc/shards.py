@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
 from dual_cross_attention.data.shards.finding import Shards, find_shards
@@ -32,15 +33,15 @@ def load_shards(data_root: Path) -> FineGrainedData:
         InputError: archives are missing or cannot be used, or a picture has a class that is none of the training's.
     """
     shards = find_shards(data_root, "fgvc", [["val", "test"]])
-    warnings: list[str] = []
+    warnings = shards.warnings
     train, test = (index_of(shards.splits[split], "fgvc", split, warnings) for split in ("train", "val"))
-    classes = shards.classes or _classes(train, shards)
+    classes = [composed(name) for name in shards.classes or _classes(train, shards)]
     return FineGrainedData("shards", classes, pictures_of(train, classes), pictures_of(test, classes), warnings)
 
 
 def _classes(train: Index, shards: Shards) -> list[str]:
     if not train.labels or isinstance(train.labels[0], str):
-        return train.labels
+        return composed_order(train.labels)
     if train.labels[-1] >= MAX_CLASSES:
         raise InputError(
             f"shards: expected classes from 0 to at most {MAX_CLASSES - 1:,} in {printable(shards.folder)}, got "
@@ -51,12 +52,14 @@ def _classes(train: Index, shards: Shards) -> list[str]:
 
 def pictures_of(index: Index, classes: list[str]) -> PictureList:
     """The pictures of an index with their classes; raises InputError if one is none of `classes`."""
-    places = {name: place for place, name in enumerate(classes)}
+    places = {composed(name): place for place, name in enumerate(classes)}
     for label in index.labels:
-        if not (label in places if isinstance(label, str) else label < len(classes)):
+        if not (composed(label) in places if isinstance(label, str) else label < len(classes)):
             raise InputError(
                 f"shards: {printable(index.archives[0])} (or one after it) has the class {printable(label)}, which "
                 f"is none of the {len(classes):,} to train on"
             )
-    table = np.array([places[label] if isinstance(label, str) else label for label in index.labels], dtype=np.int64)
+    table = np.array(
+        [places[composed(label)] if isinstance(label, str) else label for label in index.labels], dtype=np.int64
+    )
     return PictureList(IndexedPictures(index), IndexedNumbers(index, "label", table), BLOCK)

@@ -1,22 +1,27 @@
-"""Stanford Cars, read by torchvision, and FGVC-Aircraft, downloaded by it."""
+"""Stanford Cars and FGVC-Aircraft, which torchvision can download."""
 
-import os
 from pathlib import Path
 
-from torchvision.datasets import FGVCAircraft, StanfordCars, VisionDataset
+import numpy as np
+from scipy.io import loadmat
+from torchvision.datasets import FGVCAircraft
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.files import inside, open_regular, read_text
-from dual_cross_attention.data.folders import holding_folder, what_is_in
+from dual_cross_attention.data.folders import holding_folder, own_folder, undoubled, what_is_in
+from dual_cross_attention.data.listing import not_listed_warnings
+from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
+CARS, AIRCRAFT = "stanford_cars", "fgvc-aircraft-2013b"
 CARS_LAYOUT = (
     "stanford_cars/ with cars_train/, cars_test/, cars_test_annos_withlabels.mat and devkit/ (cars_meta.mat, "
     "cars_train_annos.mat)"
 )
-CARS_TEST = "cars_test_annos_withlabels.mat"
+CARS_TRAIN, CARS_TEST = "cars_train_annos.mat", "cars_test_annos_withlabels.mat"
+CARS_META = "cars_meta.mat"
 CARS_SOURCE = "a copy (the official page is gone): https://github.com/pytorch/vision/issues/7545 tells where and how"
 AIRCRAFT_LAYOUT = (
     "fgvc-aircraft-2013b/ with data/ (variants.txt, images_variant_trainval.txt, images_variant_test.txt, images/)"
@@ -24,28 +29,76 @@ AIRCRAFT_LAYOUT = (
 AIRCRAFT_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ or with download (2.75 GB)"
 
 
+def find_cars(folder: Path) -> Path | None:
+    """The folder stanford_cars in a folder or below it; None if it is not there."""
+    return _cars_folder(folder, wrapped=False)
+
+
+def find_aircraft(folder: Path) -> Path | None:
+    """The folder fgvc-aircraft-2013b in a folder or below it; None if it is not there."""
+    return own_folder(folder, AIRCRAFT, "data/variants.txt", wrapped=False)
+
+
+def _cars_folder(folder: Path, wrapped: bool) -> Path | None:
+    found = (own_folder(folder, CARS, f"{devkit}/{CARS_META}", wrapped) for devkit in ("devkit", "devkit/devkit"))
+    return next(filter(None, found), None)
+
+
 def load_cars(data_root: Path) -> FineGrainedData:
     """196 models of cars, 8,144 training and 8,041 test pictures.
 
     Args:
-        data_root: the folder stanford_cars, or the one that holds it.
+        data_root: the folder stanford_cars, or the one that holds it. The annotations of the test images may be in it
+            or in devkit/; cars_train/cars_train and the like will do for cars_train.
 
     Raises:
         InputError: the layout is another one, or its files cannot be read.
     """
-    root = holding_folder(data_root, "stanford_cars")
-    for name in ("devkit/cars_meta.mat", "devkit/cars_train_annos.mat", CARS_TEST):
-        _check_regular(root / "stanford_cars" / name, "cars")
+    home = _cars_folder(data_root, wrapped=True) or holding_folder(data_root, CARS) / CARS
+    devkit = undoubled(home / "devkit")
+    test = next((path for path in (home / CARS_TEST, devkit / CARS_TEST) if path.exists()), home / CARS_TEST)
     try:
-        train, test = (StanfordCars(root, split, loader=Path) for split in ("train", "test"))
-    except Exception as error:  # torchvision's RuntimeError, and whatever SciPy raises on a damaged .mat file
+        classes = [f"{name}" for name in _read_mat(devkit / CARS_META, "class_names")]
+        rows = {"train": devkit / CARS_TRAIN, "test": test}
+        annotations = {split: _annotations(path) for split, path in rows.items()}
+    except InputError:
+        raise
+    except Exception as error:  # a file that is not there, and whatever SciPy raises on a damaged .mat file
         raise InputError(
             f"cars: expected {CARS_LAYOUT} at {data_root}, but {what_is_in(data_root)} ({_reason(error)}); "
             f"get it from {CARS_SOURCE}"
         ) from error
-    home = root / "stanford_cars"
-    splits = _listed(train, home, "cars: cars_train_annos.mat"), _listed(test, home, f"cars: {CARS_TEST}")
-    return FineGrainedData("cars", [f"{name}" for name in train.classes], *splits)
+    warnings: list[str] = []
+    splits = []
+    for split, path in rows.items():
+        folder = undoubled(home / f"cars_{split}")
+        pictures = [inside(folder, name, f"cars: {path.name}") for name, _ in annotations[split]]
+        splits.append(PictureList(pictures, [number - 1 for _, number in annotations[split]]))
+        if folder.is_dir():
+            warnings += not_listed_warnings("cars", folder, pictures, path.name)
+    return FineGrainedData("cars", [composed(name) for name in classes], *splits, warnings)
+
+
+def _annotations(path: Path) -> list[tuple[str, int]]:
+    """File names with the numbers of their classes, from 1."""
+    return [(f"{row['fname']}", int(row["class"])) for row in _read_mat(path, "annotations")]
+
+
+def _read_mat(path: Path, name: str) -> np.ndarray:
+    """A variable of a MATLAB file as an array (rows,).
+
+    Raises:
+        InputError: it is no regular file, or it cannot be read.
+        Exception: it does not exist, is damaged, or has no such variable.
+    """
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"cars: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with file:
+        return np.atleast_1d(loadmat(file, squeeze_me=True)[name])
 
 
 def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
@@ -58,31 +111,36 @@ def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
     Raises:
         InputError: the layout is another one, its files cannot be read, or the download failed.
     """
-    root = holding_folder(data_root, "fgvc-aircraft-2013b")
-    if download:
+    home = own_folder(data_root, AIRCRAFT, "data/variants.txt")
+    if download and home is None:
+        root = holding_folder(data_root, AIRCRAFT)
         try:
             FGVCAircraft(root, "trainval", loader=Path, download=True)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"aircraft: the download to {root} failed ({_reason(error)}); get it from {AIRCRAFT_SOURCE}"
             ) from error
-    data = root / "fgvc-aircraft-2013b" / "data"
+    data = (home or holding_folder(data_root, AIRCRAFT) / AIRCRAFT) / "data"
+    images = undoubled(data / "images")
     try:
         # Not by torchvision: it takes wrong lines as they are, and a byte order mark for a part of the first name.
         classes = _variants(data / "variants.txt")
-        train, test = (_aircraft(data, split, classes) for split in ("trainval", "test"))
+        train, test = (_aircraft(data, images, split, classes) for split in ("trainval", "test"))
     except FileNotFoundError as error:
         raise InputError(
             f"aircraft: expected {AIRCRAFT_LAYOUT} at {data_root}, but {what_is_in(data_root)} ({error.filename} does "
             f"not exist); get it from {AIRCRAFT_SOURCE}"
         ) from error
-    return FineGrainedData("aircraft", classes, train, test)
+    lists = "images_variant_trainval.txt or images_variant_test.txt"
+    listed = [*train.pictures, *test.pictures]
+    warnings = not_listed_warnings("aircraft", images, listed, lists) if images.is_dir() else []
+    return FineGrainedData("aircraft", classes, train, test, warnings)
 
 
 def _variants(path: Path) -> list[str]:
     names: list[str] = []
     for number, line in enumerate(read_text(path, "aircraft").rstrip().split("\n"), start=1):
-        name = line.strip()
+        name = composed(line.strip())
         if not name or name in names:
             raise InputError(
                 f"aircraft: {path}, line {number}: expected the name of another variant, got {line!r:.200}"
@@ -91,7 +149,7 @@ def _variants(path: Path) -> list[str]:
     return names
 
 
-def _aircraft(data: Path, split: str, classes: list[str]) -> PictureList:
+def _aircraft(data: Path, images: Path, split: str, classes: list[str]) -> PictureList:
     """Lines are "picture variant", of pictures in images/ without their .jpg; variants have spaces."""
     path = data / f"images_variant_{split}.txt"
     index = {name: label for label, name in enumerate(classes)}
@@ -100,30 +158,13 @@ def _aircraft(data: Path, split: str, classes: list[str]) -> PictureList:
     for number, line in enumerate(text.split("\n") if text else [], start=1):
         where = f"aircraft: {path}, line {number}"
         name, _, variant = line.strip().partition(" ")
-        if variant not in index:
+        if (variant := composed(variant)) not in index:
             raise InputError(f'{where}: expected "picture variant" with a variant of variants.txt, got {line!r:.200}')
-        picture = inside(data / "images", f"{name}.jpg", where)
+        picture = inside(images, f"{name}.jpg", where)
         if picture in labels:
             raise InputError(f"{where}: expected each picture once, but {printable(name)} is listed again")
         labels[picture] = index[variant]
     return PictureList(list(labels), list(labels.values()))
-
-
-def _check_regular(path: Path, data_set: str) -> None:
-    """torchvision would wait for a pipe for ever; that the file is missing it says itself."""
-    try:
-        open_regular(path).close()
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise InputError(f"{data_set}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _listed(data_set: VisionDataset, home: Path, where: str) -> PictureList:
-    """torchvision's pictures; none of them may be outside of the data set's folder."""
-    items = [data_set[i] for i in range(len(data_set))]  # paths, not pictures: the loader is `Path`
-    pictures = [inside(Path(os.path.abspath(home)), f"{Path(os.path.abspath(home), path)}", where) for path, _ in items]
-    return PictureList(pictures, [int(label) for _, label in items])
 
 
 def _reason(error: Exception) -> str:

@@ -1,15 +1,44 @@
 """The re-identification data sets by name."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
+from dual_cross_attention.data.folders import own_folder, unwrapped
 from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.reid.release import Release
 from dual_cross_attention.data.reid.toy import draw_toy_people
+from dual_cross_attention.messages import printable
 
 __all__ = ["REID_DATASETS", "IdentityList", "ReIDData", "draw_toy_people", "load_reid"]
 
 _BY_REQUEST = "its authors ask for a request"
+
+
+def _finder(release: Release, marker: str) -> Callable[[Path], Path | None]:
+    """`CatalogueEntry.find` of a release: by its official folder names, so another release is not taken for it."""
+
+    def find(folder: Path) -> Path | None:
+        if not any(own_folder(folder, name, marker, wrapped=False) for name in release.folders):
+            return None
+        return release.found_in(folder, marker)
+
+    return find
+
+
+def _load_folder(data_root: Path, train: bool = True) -> ReIDData:
+    """`folder.load_folder`, also of a folder that holds nothing but the one with the splits."""
+
+    def has_queries(root: Path) -> bool:
+        return (root / "query").is_dir() or os.path.lexists(root / "query.csv")
+
+    root = unwrapped(data_root, has_queries) or data_root
+    data = folder.load_folder(root, train)
+    if root != data_root:
+        data.warnings.append(f"folder: {printable(root)} is taken, the only folder in {printable(data_root)}")
+    return data
 
 
 REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
@@ -24,6 +53,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         market1501.MARKET1501.layout,
         market1501.MARKET1501.source,
         no_download="its source asks for a visit to the page",
+        find=_finder(market1501.MARKET1501, market1501.FOLDERS["gallery"]),
     ),
     "dukemtmc": CatalogueEntry(
         "DukeMTMC-reID: 1,404 people by 8 cameras",
@@ -31,6 +61,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         market1501.DUKEMTMC.layout,
         market1501.DUKEMTMC.source,
         no_download="its authors have withdrawn it",
+        find=_finder(market1501.DUKEMTMC, market1501.FOLDERS["gallery"]),
     ),
     "msmt17": CatalogueEntry(
         "MSMT17: 4,101 people by 15 cameras",
@@ -38,6 +69,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         msmt17.MSMT17.layout,
         msmt17.MSMT17.source,
         no_download=_BY_REQUEST,
+        find=_finder(msmt17.MSMT17, msmt17.LISTS["query"][0]),
     ),
     "veri776": CatalogueEntry(
         "VeRi-776: 776 vehicles by 20 cameras",
@@ -45,10 +77,11 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         veri776.VERI776.layout,
         veri776.VERI776.source,
         no_download=_BY_REQUEST,
+        find=_finder(veri776.VERI776, veri776.SPLITS["gallery"][0]),
     ),
     "folder": CatalogueEntry(
         "your own pictures, one folder per identity, or listed in CSV files",
-        folder.load_folder,
+        _load_folder,
         folder.LAYOUT,
         folder.SOURCE,
         no_download="these are your own pictures",

@@ -1,30 +1,32 @@
 """A user's own pictures for re-identification: one folder per identity, or a CSV file per split."""
 
-import csv
-import io
 import os
 from pathlib import Path
 
-from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import picture_files, what_is_in
+from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
-from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, parsed, positions
+from dual_cross_attention.data.reid.leftovers import found_instead, leftovers
+from dual_cross_attention.data.reid.names import in_both, look_alikes, one_spelling
+from dual_cross_attention.data.reid.sightings import Sighting, listed, parsed, positions
+from dual_cross_attention.data.reid.tables import COLUMNS, read_table
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
 
-COLUMNS = ("path", "identity", "camera")
 LAYOUT = (
     "train/, query/ and gallery/, each with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv, each with "
     f"the columns {','.join(COLUMNS)}"
 )
 SOURCE = "pictures of your own, sorted into one folder per identity"
 NAMING = 'a camera before its first "_", as door_0001.jpg has (a CSV file can name cameras too)'
+OTHER_SPLITS = ("val", "valid", "validation", "test", "probe")
+"""Splits that other layouts have, and this one does not read."""
 
 
 def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     """Each split is a CSV file (query.csv), or else a folder (query/IDENTITY/CAMERA_*.jpg).
 
-    Identities and cameras have any names, and become numbers by sorted name, which query and gallery share.
+    Identities and cameras have any names, and become numbers by sorted name, which query and gallery share. Names that
+    differ in a decimal of 0 or in their form of Unicode only are one, see `one_spelling`.
 
     Args:
         data_root: the folder that holds the splits; paths in a CSV file are relative to it, or absolute, and do not
@@ -36,74 +38,61 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
             used.
     """
     warnings: list[str] = []
+    notes: list[str] = []
     names = ("train", "query", "gallery") if train else ("query", "gallery")
-    splits = {name: _read(data_root, name, warnings) for name in names}
+    splits = {name: _read(data_root, name, warnings, notes) for name in names}
+    other = [path for name in OTHER_SPLITS for path in (data_root / name, data_root / f"{name}.csv")]
+    warnings += [
+        f"folder: {path} is not read: splits are train, query and gallery" for path in other if os.path.lexists(path)
+    ]
+    splits = one_spelling("folder", splits, warnings)
+    warnings += look_alikes("folder", splits)
     test = [*splits["query"], *splits["gallery"]]
-    numbers = [positions(s.identity for s in test).__getitem__, positions(s.camera for s in test).__getitem__]
+    identities, cameras = positions(s.identity for s in test), positions(s.camera for s in test)
+    numbers = identities.__getitem__, cameras.__getitem__
     query, gallery = listed(splits["query"], *numbers), listed(splits["gallery"], *numbers)
+    source = _camera_source(data_root, list(cameras), list(identities))
     if not train:
-        return ReIDData("folder", [], None, query, gallery, warnings)
+        return ReIDData("folder", [], None, query, gallery, warnings, notes, source)
+    warnings += in_both("folder", (s.identity for s in splits["train"]), identities)
     labels = positions(s.identity for s in splits["train"])
-    cameras = positions(s.camera for s in splits["train"])
-    train_list = listed(splits["train"], labels.__getitem__, cameras.__getitem__)
-    return ReIDData("folder", list(labels), train_list, query, gallery, warnings)
+    train_cameras = positions(s.camera for s in splits["train"])
+    train_list = listed(splits["train"], labels.__getitem__, train_cameras.__getitem__)
+    return ReIDData("folder", list(labels), train_list, query, gallery, warnings, notes, source)
 
 
-def _read(data_root: Path, split: str, warnings: list[str]) -> list[Sighting]:
+def _camera_source(data_root: Path, cameras: list[str], identities: list[str]) -> CameraSource:
+    in_tables = [os.path.lexists(data_root / f"{split}.csv") for split in ("query", "gallery")]
+    column, prefix = "the column camera", 'the part of a file name before its first "_"'
+    taken_from = column if all(in_tables) else f"{prefix}, or {column}" if any(in_tables) else prefix
+    mend = (
+        f"{'' if all(in_tables) else 'name the files CAMERA_*.jpg, or '}give cameras in the column camera of query.csv "
+        "and gallery.csv: one name for query.csv and another for gallery.csv if nothing should be left out"
+    )
+    return CameraSource(taken_from, mend, cameras, identities)
+
+
+def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) -> list[Sighting]:
     folder, table = data_root / split, data_root / f"{split}.csv"
+    where = f"folder: {folder}"
     if os.path.lexists(table):  # a link to nothing is a mistake, not a missing table
-        return _read_csv(table)
+        sightings = read_table(table, notes)
+        if folder.is_dir():
+            warnings += leftovers(where, folder, (seen.picture for seen in sightings), 1, table.name)
+        return sightings
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
     identities = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = [file for identity in identities for file in picture_files(identity)]
     if not files:
-        raise InputError(f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}")
+        raise InputError(
+            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}{found_instead(folder, 1)}"
+        )
 
     def sighting(file: Path) -> Sighting | None:
         camera, found, _ = file.name.partition("_")
         return Sighting(file, file.parent.name, camera) if camera and found else None
 
-    return parsed(files, sighting, f"folder: {folder}", NAMING, warnings)
-
-
-def _read_csv(path: Path) -> list[Sighting]:
-    sightings: list[Sighting] = []
-    lines: list[int] = []
-    try:
-        rows = csv.DictReader(io.StringIO(read_text(path, "folder"), newline=""), strict=True)
-        header = rows.fieldnames or []
-        if wrong := [name for name in COLUMNS if header.count(name) != 1]:
-            raise InputError(
-                f"folder: {path}, line 1: expected the columns {','.join(COLUMNS)}, but there "
-                f"{'are several' if wrong[0] in header else 'is no'} {wrong[0]}"
-            )
-        for row in rows:
-            where = f"folder: {path}, line {rows.line_num}"
-            if None in row:  # DictReader's key of what is beyond the header
-                raise InputError(
-                    f"{where}: expected {len(header)} fields, got {len(header) + len(row[None])}: a field with a comma "
-                    "needs quotes"
-                )
-            fields = {name: (row[name] or "").strip() for name in COLUMNS}
-            if empty := [name for name, field in fields.items() if not field]:
-                raise InputError(f"{where}: the field {empty[0]} is empty")
-            picture = inside(path.parent, fields["path"], where)
-            sightings.append(Sighting(picture, fields["identity"], fields["camera"]))
-            lines.append(rows.line_num)
-    except (OSError, csv.Error) as error:
-        raise InputError(
-            f"folder: {path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    pictures = [sighting.picture for sighting in sightings]
-    if not pictures:
-        raise InputError(f"folder: expected pictures in {path}, but it lists none")
-    first_at: dict[Path, int] = {}
-    for line, picture in zip(lines, pictures, strict=True):
-        if first_at.setdefault(picture, line) != line:
-            raise InputError(
-                f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already"
-            )
-    if gone := absent(pictures):
-        raise InputError(f"folder: {path}, line {lines[pictures.index(gone[0])]}: {printable(gone[0])} does not exist")
+    sightings = parsed(files, sighting, where, NAMING, warnings)
+    warnings += leftovers(where, folder, files, 1)
     return sightings

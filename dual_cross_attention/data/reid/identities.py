@@ -6,8 +6,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from dual_cross_attention.data.joined import Joined
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.pictures import Picture
+from dual_cross_attention.data.reid.cameras import (
+    CameraSource,
+    describe_cameras,
+    doubt_cameras,
+    list_cameras,
+    shown_picture,
+)
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
 
@@ -51,6 +59,8 @@ class ReIDData:
         query: pictures to look for. Identities and cameras are numbers of the data set's own, shared with `gallery`.
         gallery: pictures to find them in. Junk is not in it; distractors are, with an identity that no query has.
         warnings: what a user should know before a run: missing pictures, files left out.
+        notes: how the dataset was read, where that was a choice: what was taken for a camera is added.
+        camera_source: where cameras come from; None: there is nothing to say, as of synthetic images.
 
     Raises:
         InputError: a split without pictures, fewer than two training identities, or no query that could be found.
@@ -62,6 +72,8 @@ class ReIDData:
     query: IdentityList
     gallery: IdentityList
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    camera_source: CameraSource | None = None
 
     def __post_init__(self):
         for split, pictures in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
@@ -75,6 +87,7 @@ class ReIDData:
         if self.train is not None and len(self.identities) < 2:
             raise InputError(f"{self.name}: expected at least two training identities, found {self.identities}")
         self._check_queries()
+        self._look_at_cameras()
 
     def _check_queries(self) -> None:
         """A query counts if the gallery has its identity under another camera; the protocol skips the rest."""
@@ -87,21 +100,40 @@ class ReIDData:
         place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
         found = (there[place] == wanted) & ((lowest[place] != cameras) | (highest[place] != cameras))
         alone = np.flatnonzero(~found)
-        if not len(alone):
-            return
-        first = self.query.pictures[int(alone[0])]
-        in_memory = isinstance(first, Image.Image)
-        named = f"such as number {alone[0]}" if in_memory else f"such as {printable(first.name)}"
         if len(alone) == len(self.query):
-            raise InputError(
-                f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no picture of their "
-                f"identities from another camera ({named}: identity {self.query.identities[alone[0]]}, camera "
-                f"{self.query.cameras[alone[0]]})"
+            raise InputError(self._unfindable(int(alone[0])))
+        if len(alone):
+            first = self.query.pictures[int(alone[0])]
+            shown = f"number {alone[0]}" if isinstance(first, Image.Image) else printable(first.name)
+            self.warnings.append(
+                f"{len(alone)} of {len(self.query)} queries (such as {shown}) have no match in the gallery from "
+                "another camera; the protocol skips them"
             )
-        self.warnings.append(
-            f"{len(alone)} of {len(self.query)} queries ({named}) have no match in the gallery from another camera; "
-            "the protocol skips them"
+
+    def _unfindable(self, first: int) -> str:
+        """Why no query can be found, by the example of one."""
+        source = self.camera_source or CameraSource("the numbers given")
+        identity, camera = int(self.query.identities[first]), int(self.query.cameras[first])
+        return (
+            f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no image of their "
+            f"identities from another camera (such as {shown_picture(self.query.pictures, first)}: identity "
+            f"{source.identity(identity)}, camera {source.camera(camera)}); {list_cameras(source, *self._tested()[:2])}"
         )
+
+    def _tested(self) -> tuple[Sequence[Picture], np.ndarray, np.ndarray]:
+        """Images, cameras and identities of the queries, then of the gallery."""
+        sides = (self.query, self.gallery)
+        return (
+            Joined(*(side.pictures for side in sides)),
+            np.concatenate([_numbers(side.cameras) for side in sides]),
+            np.concatenate([_numbers(side.identities) for side in sides]),
+        )
+
+    def _look_at_cameras(self) -> None:
+        if self.camera_source is not None:
+            pictures, cameras, identities = self._tested()
+            self.notes.append(describe_cameras(self.camera_source, pictures, cameras))
+            self.warnings.extend(doubt_cameras(self.name, self.camera_source, pictures, identities, cameras))
 
 
 def _numbers(numbers: Sequence[int]) -> np.ndarray:

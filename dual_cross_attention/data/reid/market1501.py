@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.leftovers import leftovers
 from dual_cross_attention.data.reid.release import Counts, Release, files_in, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
 
@@ -20,8 +21,10 @@ MARKET1501 = Release(
     # bounding_box_test has 19,732 files, of which 3,819 are junk.
     {"training": Counts(12_936, 751), "query": Counts(3_368, 750), "gallery": Counts(15_913, 750)},
     DISTRACTORS,
+    'the number after "c" in a file name',
 )
-MARKET1501_NAME = re.compile(r"(-1|\d+)_c(\d)s\d+_")
+MARKET1501_NAME = re.compile(r"(-?[0-9]+)_c([0-9]+)s[0-9]+_", re.IGNORECASE)
+"""Any number of digits: datasets in this layout have more cameras, sequences and frames than Market-1501."""
 
 DUKEMTMC = Release(
     "dukemtmc",
@@ -30,14 +33,16 @@ DUKEMTMC = Release(
     ("DukeMTMC-reID",),
     "identity and camera, as 0001_c2_f0046182.jpg has",
     {"training": Counts(16_522, 702), "query": Counts(2_228, 702), "gallery": Counts(17_661, 1_110)},
+    taken_from='the number after "c" in a file name',
 )
-DUKEMTMC_NAME = re.compile(r"(\d+)_c(\d)_f\d")
+DUKEMTMC_NAME = re.compile(r"(-?[0-9]+)_c([0-9]+)_f[0-9]", re.IGNORECASE)
 
 
 def load_market1501(data_root: Path, train: bool = True) -> ReIDData:
     """Identity and camera are in the file name: 0002_c1s1_000451_03.jpg is identity 2, seen by camera 1.
 
     Junk (identity -1) is left out and counted in a warning; distractors (0000) are in the gallery, as identity 0.
+    Numbers have any count of digits: 0001_c12s1_000001_00.jpg is of camera 12.
     From https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html.
 
     Args:
@@ -70,7 +75,14 @@ def _load(release: Release, pattern: re.Pattern, data_root: Path, train: bool) -
 
     def sighting(file: Path) -> Sighting | None:
         match = pattern.match(file.name)
-        return Sighting(file, *match.groups()) if match else None
+        if not match:
+            return None
+        identity, camera = match.groups()
+        if identity.startswith("-"):
+            identity = JUNK
+        elif not identity.strip("0"):  # in any number of digits
+            identity = DISTRACTORS
+        return Sighting(file, identity, camera)
 
     warnings: list[str] = []
     splits = {}
@@ -78,7 +90,9 @@ def _load(release: Release, pattern: re.Pattern, data_root: Path, train: bool) -
         if split == "training" and not train:
             continue
         where = f"{release.name}: {home / name}"
-        seen = parsed(files_in(release, home / name), sighting, where, release.naming, warnings)
+        files = files_in(release, home / name)
+        seen = parsed(files, sighting, where, release.naming, warnings)
+        warnings += leftovers(where, home / name, files, 0)
         nobody = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
         splits[split] = [s for s in seen if s.identity not in nobody]
         if junk := len(seen) - len(splits[split]):

@@ -1,10 +1,12 @@
 """MSMT17 in its official layout, of version 1 or of version 2, whose faces are masked."""
 
+import re
 from pathlib import Path
 
-from dual_cross_attention.data.files import inside
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.leftovers import leftovers
+from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
@@ -18,6 +20,8 @@ MSMT17 = Release(
     ("MSMT17_V1", "MSMT17_V2"),
     "a camera in its third field, as 0000_000_01_0303morning_0015_0.jpg has",
     {"training": Counts(32_621, 1_041), "query": Counts(11_659, 3_060), "gallery": Counts(82_161, 3_060)},
+    taken_from="the third field of a file name",
+    numbered_anew=True,
 )
 FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 LISTS = {
@@ -42,11 +46,18 @@ def load_msmt17(data_root: Path, train: bool = True) -> ReIDData:
     """
     home = MSMT17.found_in(data_root, LISTS["query"][0])
     warnings: list[str] = []
-    splits = {
-        split: [seen for name in names for seen in _read(home / name, _pictures(home, split), warnings)]
-        for split, names in LISTS.items()
-        if train or split != "training"
-    }
+    splits: dict[str, list[Sighting]] = {}
+    on_lists: dict[Path, dict[Path, str]] = {}  # by folder: query and gallery share one
+    for split, names in LISTS.items():
+        if split == "training" and not train:
+            continue
+        folder = _pictures(home, split)
+        lists = {home / name: _listed(home / name, folder) for name in names}
+        splits[split] = [seen for path, identities in lists.items() for seen in _seen(path, identities, warnings)]
+        for identities in lists.values():
+            on_lists.setdefault(folder, {}).update(identities)
+    for folder, files in on_lists.items():
+        warnings += leftovers(f"msmt17: {folder}", folder, files, 1, "any of the lists")
     return released_data(MSMT17, splits, warnings)
 
 
@@ -58,17 +69,23 @@ def _pictures(home: Path, split: str) -> Path:
     raise MSMT17.error(f"expected the folder {' or '.join(names)} in {home}, but {what_is_in(home)}")
 
 
-def _read(path: Path, pictures: Path, warnings: list[str]) -> list[Sighting]:
+def _listed(path: Path, pictures: Path) -> dict[Path, str]:
+    """The identity of each image that a list has."""
     identities: dict[Path, str] = {}
     for number, line in lines_of(MSMT17, path):
-        name, _, identity = line.rpartition(" ")
-        if not (name and identity.isdecimal()):
-            raise InputError(f'msmt17: {path}, line {number}: expected "path identity", got {line!r:.200}')
-        picture = inside(pictures, name, f"msmt17: {path}, line {number}")
+        where = f"msmt17: {path}, line {number}"
+        found = re.fullmatch(r"(.*\S)[ \t]+([0-9]+)", line)
+        if not found:
+            raise InputError(f'{where}: expected "path identity", got {line!r:.200}')
+        name, identity = found.groups()
+        picture = listed_path(pictures, name, where)
         if picture in identities:
-            raise InputError(f"msmt17: {path}, line {number}: {printable(name)} is listed a second time")
+            raise InputError(f"{where}: {printable(name)} is listed a second time")
         identities[picture] = identity.zfill(4)  # as the folder of its pictures is named
+    return identities
 
+
+def _seen(path: Path, identities: dict[Path, str], warnings: list[str]) -> list[Sighting]:
     def sighting(file: Path) -> Sighting | None:
         camera = [*file.name.split("_"), "", "", ""][2]
         return Sighting(file, identities[file], camera) if camera.isdecimal() else None

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from dual_cross_attention.data.files import read_text
 from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_files, what_is_in
+from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.leftovers import found_instead
+from dual_cross_attention.data.reid.names import in_both, look_alikes
 from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
@@ -30,6 +33,8 @@ class Release(NamedTuple):
         naming: what a file name has, with an example.
         counts: of its splits "training", "query" and "gallery".
         distractors: an identity that is none, of gallery pictures that show nobody in question.
+        taken_from: what is taken for a camera.
+        numbered_anew: whether training and test count their identities each from 0: equal numbers are two identities.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Release(NamedTuple):
     naming: str
     counts: Mapping[str, Counts]
     distractors: str | None = None
+    taken_from: str = "file names"
+    numbered_anew: bool = False
 
     def found_in(self, data_root: Path, marker: str) -> Path:
         """The data set's own folder, which has `marker`: `data_root`, or a folder in it."""
@@ -67,6 +74,7 @@ def files_in(release: Release, folder: Path) -> list[Path]:
     if not files:
         raise release.error(
             f"expected pictures ({', '.join(sorted(EXTENSIONS))}) in {folder}, but {what_is_in(folder)}"
+            f"{found_instead(folder, 0)}"
         )
     return files
 
@@ -118,11 +126,19 @@ def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnin
     """
     warnings = [*warnings, *filter(None, (_difference(release, split, seen) for split, seen in splits.items()))]
     query, gallery = listed(splits["query"]), listed(splits["gallery"])
+    source = CameraSource(release.taken_from)
     if "training" not in splits:
-        return ReIDData(release.name, [], None, query, gallery, warnings)
+        return ReIDData(release.name, [], None, query, gallery, warnings, camera_source=source)
+    # Labels go by name, the numbers of query and gallery by value.
+    warnings += look_alikes(release.name, {"training": splits["training"]})
+    if not release.numbered_anew:
+        tested = {f"{number}" for number in {*query.identities, *gallery.identities}}
+        tested -= {release.distractors and f"{int(release.distractors)}"}
+        trained = {s.identity for s in splits["training"]}
+        warnings += in_both(release.name, trained, (name for name in trained if (name.lstrip("0") or "0") in tested))
     labels = positions(s.identity for s in splits["training"])
     train = listed(splits["training"], labels.__getitem__)
-    return ReIDData(release.name, list(labels), train, query, gallery, warnings)
+    return ReIDData(release.name, list(labels), train, query, gallery, warnings, camera_source=source)
 
 
 def _difference(release: Release, split: str, sightings: list[Sighting]) -> str | None:

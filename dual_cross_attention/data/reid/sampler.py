@@ -51,9 +51,12 @@ class IdentitySampler(BatchOrder):
         order = np.argsort(labels, kind="stable")
         self.pictures = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)  # of each identity
         if len(self.pictures) < identities_per_batch:
+            most = len(self.pictures) * pictures_per_identity
+            smaller = f"--batch_size {most} or less" if len(self.pictures) > 1 else "more training identities"
             raise InputError(
                 f"a batch needs {identities_per_batch} identities, and there are {len(self.pictures)} to train on: "
-                "take a smaller --batch_size or more --images_per_identity"
+                f"take {smaller} ({len(self.pictures)} identities x {pictures_per_identity} images), or more "
+                "--images_per_identity"
             )
         self.identities_per_batch = identities_per_batch
         self.pictures_per_identity = pictures_per_identity

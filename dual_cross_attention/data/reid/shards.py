@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dual_cross_attention.data.names import composed, composed_order
+from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.reid.names import in_both
 from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
 from dual_cross_attention.data.shards.finding import find_shards
 from dual_cross_attention.data.shards.index import Index, index_of
@@ -17,6 +20,7 @@ LAYOUT = (
     "members are KEY.jpg with KEY.json (identity, camera)"
 )
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
+CAMERAS_MENDED = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
 BLOCK = 65_536
 """Pictures of as many whole identities that are shuffled at a time, about."""
 
@@ -35,23 +39,35 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
         InputError: archives are missing or cannot be used.
     """
     shards = find_shards(data_root, "reid", [["query"], ["gallery"]], train)
-    warnings: list[str] = []
+    warnings = shards.warnings
     query, gallery = (index_of(shards.splits[split], "reid", split, warnings) for split in ("query", "gallery"))
     numbers = [_numbers(query.labels, gallery.labels), _numbers(query.cameras, gallery.cameras)]
     sides = [_listed(side, *numbers) for side in (query, gallery)]
+    identity_names, camera_names = map(_names, numbers)
+    source = CameraSource("the camera of each KEY.json", CAMERAS_MENDED, camera_names, identity_names)
     if not train:
-        return ReIDData("shards", [], None, *sides, warnings)
+        return ReIDData("shards", [], None, *sides, warnings, camera_source=source)
     index = index_of(shards.splits["train"], "reid", "train", warnings)
-    identities = [f"{label}" for label in index.labels] if shards.classes is None else shards.classes
+    identities = [composed(f"{label}") for label in (index.labels if shards.classes is None else shards.classes)]
+    if len({*identities}) < len(identities):
+        twice = next(name for name in identities if identities.count(name) > 1)
+        raise InputError(
+            f"shards: {printable(shards.folder)} has the identity {printable(twice)} in two spellings, which Unicode "
+            "composes differently: write the archives with one of them"
+        )
     labels: dict[Label, int] = {name: label for label, name in enumerate(identities)}
-    if strangers := [label for label in index.labels if f"{label}" not in labels]:
+    if strangers := [label for label in index.labels if composed(f"{label}") not in labels]:
         raise InputError(
             f"shards: {printable(index.archives[0])} (or one after it) has the identity "
             f"{printable(strangers[0])}, which is none of the {len(identities):,} that dcal shard has written down"
         )
-    by_label = {label: labels[f"{label}"] for label in index.labels}
+    by_label = {label: labels[composed(f"{label}")] for label in index.labels}
     training = _listed(index, by_label, _numbers(index.cameras), BLOCK)
-    return ReIDData("shards", identities, training, *sides, warnings)
+    # Numbers may be counted from 0 in each split, names are not.
+    warnings += in_both(
+        "shards", (composed(name) for name in index.labels if isinstance(name, str)), identity_names or []
+    )
+    return ReIDData("shards", identities, training, *sides, warnings, camera_source=source)
 
 
 def _numbers(*sides: list[Label]) -> dict[Label, int]:
@@ -60,11 +76,20 @@ def _numbers(*sides: list[Label]) -> dict[Label, int]:
     if all(isinstance(label, int) for label in labels):
         return {label: label for label in labels}
     if all(isinstance(label, str) for label in labels):
-        return {label: place for place, label in enumerate(sorted(labels))}
+        places = {name: place for place, name in enumerate(composed_order(labels))}
+        return {label: places[composed(label)] for label in labels}
     raise InputError(
         "shards: expected identities and cameras of query and gallery as numbers in both, or as names in both, got "
         "numbers in one and names in the other"
     )
+
+
+def _names(numbers: dict[Label, int]) -> list[str] | None:
+    """The names that numbers of `_numbers` stand for, by number; None where numbers are their own names."""
+    if not all(isinstance(name, str) for name in numbers):
+        return None
+    by_number = {number: composed(name) for name, number in numbers.items()}
+    return [by_number[number] for number in range(len(by_number))]
 
 
 def _listed(

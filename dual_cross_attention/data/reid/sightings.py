@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.data.reid.identities import IdentityList
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable
@@ -65,9 +66,18 @@ def absent(files: list[Path]) -> list[Path]:
     return gone
 
 
+class _Positions(dict[str, int]):
+    """By composed name; `positions[name]` takes a decomposed one, too."""
+
+    def __missing__(self, name: str) -> int:
+        if (same := composed(name)) == name:
+            raise KeyError(name)
+        return self[same]
+
+
 def positions(names: Iterable[str]) -> dict[str, int]:
-    """Each of the names with its place among them, sorted."""
-    return {name: place for place, name in enumerate(sorted(set(names)))}
+    """Each of the names, composed (see `data.names`), with its place among them, sorted."""
+    return _Positions({name: place for place, name in enumerate(composed_order(names))})
 
 
 def listed(

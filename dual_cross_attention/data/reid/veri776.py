@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dual_cross_attention.data.files import inside, read_label_bytes
+from dual_cross_attention.data.files import read_label_bytes
 from dual_cross_attention.data.reid.identities import ReIDData
+from dual_cross_attention.data.reid.leftovers import leftovers
+from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.release import Counts, Release, files_in, lines_of, on_disk, released_data
 from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
@@ -21,6 +23,7 @@ VERI776 = Release(
     ("VeRi",),
     "identity and camera, as 0001_c001_00016450_0.jpg has",
     {"training": Counts(37_778, 576), "query": Counts(1_678, 200), "gallery": Counts(11_579, 200)},
+    taken_from='the number after "c" in a file name, or the cameraID of an XML file',
 )
 NAME = re.compile(r"(\d+)_c(\d+)_")
 SPLITS = {
@@ -59,8 +62,10 @@ def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
                 f"veri776: {list_file}: expected each picture once, but {printable(twice[0].name)} is listed again"
             )
         files, where = on_disk(VERI776, list_file, named, warnings), list_file
+        warnings += leftovers(f"veri776: {folder}", folder, named, 0, list_file.name)
     else:
         files, where = files_in(VERI776, folder), folder
+        warnings += leftovers(f"veri776: {folder}", folder, files, 0)
     labels = _read_xml(xml_file) if os.path.lexists(xml_file) else {}
 
     def sighting(file: Path) -> Sighting | None:
@@ -78,7 +83,7 @@ def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
 
 
 def _listed(folder: Path, list_file: Path, number: int, line: str) -> Path:
-    return inside(folder, line, f"veri776: {list_file}, line {number}")
+    return listed_path(folder, line, f"veri776: {list_file}, line {number}")
 
 
 def _read_xml(path: Path) -> dict[str, tuple[str, str]]:

@@ -4,13 +4,13 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.data.files import read_text
-from dual_cross_attention.data.folders import what_is_in
+from dual_cross_attention.data.folders import unwrapped, what_is_in
 from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.messages import printable, shown
@@ -48,18 +48,21 @@ class Shards:
         folder: where they are.
         splits: the archives of each split, in their order.
         classes: names of the labels, where `dcal shard` has said them.
+        warnings: archives that are there and are not read.
     """
 
     folder: Path
     splits: dict[str, list[Path]]
     classes: list[str] | None
+    warnings: list[str] = field(default_factory=list)
 
 
 def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], train: bool = True) -> Shards:
     """The training archives that a pattern names, and the test archives in the same folder.
 
     Args:
-        data_root: DIR/train-{000000..000127}.tar, a single archive, or DIR: all of its train-*.tar.
+        data_root: DIR/train-{000000..000127}.tar, a single archive, or DIR: all of its train-*.tar. In place of DIR, a
+            folder that holds nothing but DIR will do.
         task: that they should be for.
         tests: of each test split its names, of which one is to be there: [["val", "test"]]. The archives are
             NAME-*.tar, or, where those to train on are called x-train-000000.tar, x-NAME-*.tar.
@@ -68,6 +71,8 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
     Raises:
         InputError: there are none, or those that `dcal shard` has left are unfinished or for another task.
     """
+    if os.path.isdir(data_root):
+        data_root = unwrapped(data_root, _has_archives) or data_root
     named, folder, prefix = _training_archives(data_root)
     description = read_description(folder)
     if description and description.task != task:
@@ -91,7 +96,8 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
             wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
             raise InputError(f"shards: expected {wanted} in {printable(folder)}, to test on, but {what_is_in(folder)}")
         splits[names[0]] = found
-    return Shards(folder, splits, description.classes if description else None)
+    warnings = _not_read(folder, prefix, splits, tests, named)
+    return Shards(folder, splits, description.classes if description else None, warnings)
 
 
 def read_description(folder: Path) -> Description | None:
@@ -195,6 +201,33 @@ def _split(folder: Path, prefix: str, name: str, description: Description | None
     # "train.tar", "train-000000.tar", "train_00.tar": not "trainset.tar"
     ours = re.compile(re.escape(start) + r"([-_.].*)?\.tar")
     return [folder / each for each in sorted(names) if ours.fullmatch(each)]
+
+
+def _has_archives(folder: Path) -> bool:
+    return os.path.lexists(folder / DESCRIPTION) or any(name.endswith(".tar") for name in os.listdir(folder))
+
+
+def _not_read(
+    folder: Path, prefix: str, splits: dict[str, list[Path]], tests: Sequence[Sequence[str]], named: list[Path]
+) -> list[str]:
+    """Warnings of archives that belong to a split by their names, and are not in it.
+
+    Of the training archives, none if some are named one by one: then the others are left out on purpose.
+    """
+    taken = {path.name for each in splits.values() for path in each}
+    wanted = {name: splits[names[0]] for names in tests for name in names}
+    if TRAINING in splits and not named:
+        wanted |= {TRAINING: splits[TRAINING]}
+    warnings = []
+    for name, instead in wanted.items():
+        ours = re.compile(re.escape(f"{prefix}{name}") + r"([-_.].*)?\.(tar(\.(gz|bz2|xz|zst))?|tgz|tzst)")
+        others = sorted(each for each in os.listdir(folder) if ours.fullmatch(each) and each not in taken)
+        if others:
+            warnings.append(
+                f"shards: {printable(folder)}: {len(others):,} archives of {name} are not read, such as "
+                f"{printable(others[0])}; those that are read begin with {printable(instead[0].name)}"
+            )
+    return warnings
 
 
 def _is_lists_of_names(value: object) -> bool:

@@ -17,8 +17,8 @@ from dual_cross_attention.data.pictures import (
     UnreadablePicture,
     open_bytes,
     open_picture,
-    upright_rgb,
 )
+from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import BLOCK
 from dual_cross_attention.errors import InputError
 

@@ -120,3 +120,15 @@ def test_real_birds():
         folders = [path.parent.name for path in pictures.pictures]
         assert folders == [data.classes[label] for label in pictures.labels]
         assert read_picture(pictures.pictures[-1]).size == (227, 227)
+
+
+def test_images_that_are_not_listed_are_counted(cub, write_picture):
+    expected = load_fgvc("cub", cub)
+    write_picture(cub / "images" / CLASSES[0] / "more.jpg")
+    write_picture(cub / "images" / "more.jpg")
+    (cub / "images" / CLASSES[1] / "more.jfif").write_bytes((cub / "images" / "more.jpg").read_bytes())
+    data = load_fgvc("cub", cub)
+    assert (data.train, data.test) == (expected.train, expected.test)
+    assert len(data.warnings) == 2
+    assert "1 file is left out" in data.warnings[0] and ".jfif: 1" in data.warnings[0]
+    assert "2 images" in data.warnings[1] and "images.txt" in data.warnings[1]

@@ -113,3 +113,12 @@ def test_download_of_aircraft(aircraft, tmp_path, refused, monkeypatch):
     assert load_fgvc("aircraft", aircraft, download=True).classes == VARIANTS  # it is there: nothing to fetch
     with refused("aircraft", "download", tmp_path / "new", "no network"):
         load_fgvc("aircraft", tmp_path / "new", download=True)
+
+
+def test_images_that_are_not_listed_are_counted(cars, aircraft, write_picture):
+    write_picture(cars / "cars_test" / "more.jpg")
+    (warning,) = load_fgvc("cars", cars).warnings
+    assert "1 image is left out" in warning and "cars_test_annos_withlabels.mat" in warning
+    write_picture(aircraft / "data" / "images" / "more.jpg")
+    (warning,) = load_fgvc("aircraft", aircraft).warnings
+    assert "1 image is left out" in warning and "images_variant_test.txt" in warning

@@ -116,6 +116,26 @@ def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
     assert f"market1501: {market / 'query'}: 2 junk pictures (identity -1 or 0000) are left out" in data.warnings
 
 
+@pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
+def test_other_numbers_of_digits(tmp_path, name):
+    """More cameras, sequences and frames than the original has; junk and distractors in any number of digits."""
+    middle = {"market1501": "s{}_{}_00", "dukemtmc": "_f{}{}"}[name]
+    files = {
+        "bounding_box_train": ["00002_c12" + middle.format(1, "000451"), "15_C1" + middle.format(12, "00000451")],
+        "query": ["0001_c10" + middle.format(1, "000001"), "00000_c1" + middle.format(1, "7")],
+        "bounding_box_test": [
+            *("00001_c2" + middle.format(123, "1"), "0001_c110" + middle.format(1, "0001051")),
+            *("-1_c12" + middle.format(1, "1"), "-01_c1" + middle.format(1, "1"), "00000_c9" + middle.format(3, "1")),
+        ],
+    }
+    data = load_reid(name, tree(tmp_path, files))
+    assert (data.identities, data.train.cameras) == (["00002", "15"], [12, 1])
+    assert (data.query.identities, data.query.cameras) == ([1], [10])
+    assert (data.gallery.identities, data.gallery.cameras) == ([0, 1, 1], [9, 2, 110])
+    assert f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk pictures (identity -1) are left out" in data.warnings
+    assert not any("their names lack" in warning for warning in data.warnings)
+
+
 def test_without_training_pictures(market, refused):
     expected = load_reid("market1501", market)
     (market / "bounding_box_train").rename(market / "elsewhere")

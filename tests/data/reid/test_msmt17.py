@@ -119,10 +119,10 @@ def test_listed_pictures_that_are_not_there(msmt17, refused):
 
 
 def test_names_without_camera(msmt17, refused):
+    expected = load_reid("msmt17", msmt17)
     for path in ("0007/short.jpg", "0007/0007_000_x4_0303noon_0100_0.jpg"):
         (msmt17 / "test" / path).parent.mkdir(exist_ok=True)
         (msmt17 / "test" / path).touch()
-    expected = load_reid("msmt17", msmt17)
     added = "0007/short.jpg 7\n0007/0007_000_x4_0303noon_0100_0.jpg 7\n"
     (msmt17 / "list_query.txt").write_text((msmt17 / "list_query.txt").read_text() + added)
     data = load_reid("msmt17", msmt17)

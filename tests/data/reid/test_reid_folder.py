@@ -136,7 +136,7 @@ def test_names_without_camera(folder, refused):
 
 def test_other_files_are_left_out(folder):
     expected = load_reid("folder", folder)
-    for name in ("query/Eve/notes_1.txt", "query/Eve/.door_2.jpg", "query/.cache/door_1.jpg", "query/door_1.jpg"):
+    for name in ("query/Eve/notes_1.txt", "query/Eve/.door_2.jpg", "query/.cache/door_1.jpg", "query/Eve/door_1.xml"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     assert load_reid("folder", folder) == expected

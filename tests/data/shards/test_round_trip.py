@@ -1,6 +1,7 @@
 """What comes out of archives is what went in: pixels, labels, cameras and names, picture by picture."""
 
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -238,3 +239,24 @@ def test_real_pictures(shard_set, tmp_path, task):
             zip((p.read_bytes() for p in their.pictures), *(getattr(their, c) for c in columns), strict=True)
         )
     assert len(list(tmp_path.glob("train-*.tar"))) > 1
+
+
+def test_archives_that_are_not_read_are_said(classified, tmp_path, shard_set, make_pictures):
+    folder = classified(tmp_path / "a")
+    expected = load_fgvc("shards", folder)
+    assert expected.warnings == []
+    for name in ("val-000000.tar", "val-000001.tar"):
+        shutil.copy(folder / name, folder / name.replace("val", "test"))
+    (folder / "train-000002.tar.gz").write_bytes(b"\x1f\x8b")
+    data = load_fgvc("shards", folder)
+    assert [*data.test.labels] == [*expected.test.labels]
+    assert len(data.warnings) == 2
+    assert "2 archives of test" in data.warnings[0] and "val-000000.tar" in data.warnings[0]
+    assert "1 archives of train" in data.warnings[1] and "train-000002.tar.gz" in data.warnings[1]
+    named = load_fgvc("shards", folder / "train-000000.tar")  # the others are left out on purpose
+    assert ["of test" in warning for warning in named.warnings] == [True]
+    out = tmp_path / "out"
+    shard_set("fgvc", "folder", make_pictures(tmp_path / "pictures"), out)
+    shutil.copy(out / "val-000000.tar", out / "test-000000.tar")
+    (warning,) = load_fgvc("shards", out).warnings
+    assert "1 archives of test" in warning

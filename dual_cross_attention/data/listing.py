@@ -1,0 +1,182 @@
+"""All images below a folder, and the files that look like images and are not taken."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dual_cross_attention.data.files import open_regular
+from dual_cross_attention.data.folders import EXTENSIONS, is_visible
+from dual_cross_attention.messages import printable
+
+FolderId = tuple[int, int]
+"""Device and inode: two paths with the same one lead to one folder."""
+
+OTHER_EXTENSIONS = re.compile(
+    r"\.(apng|arw|avif|cr2|cr3|dib|dng|exr|heic|heif|hif|ico|j2c|j2k|jfi|jfif|jif|jp2|jpc|jpe|jpf|jpx|jxl|jxr|nef|orf"
+    r"|pbm|pcx|pfm|pgm|pnm|psd|qoi|rw2|sgi|svg|tga|xbm|xpm)"
+)
+"""Of images that are not taken; they are known by their names, others by their first bytes."""
+SIDECARS = re.compile(
+    r"\.(bin|cls|csv|db|gz|html?|ini|jsonl?|log|mat|md|np[yz]|pdf|pickle|pkl|pt|py|sqlite|tar|tfrecord|toml|tsv|txt|url"
+    r"|xlsx?|xml|ya?ml|zip)"
+)
+"""Of files that lie beside images: they are not opened to see whether they are some."""
+MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0\0\0\0|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP|P[1-6]\s+\d|8BPS\0\x01"
+    rb"|\0\0\0\x0c(jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a|.{4}ftyp(avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1)"
+    rb"|\x76\x2f\x31\x01|#\?RADIANCE|qoif",
+    re.DOTALL,
+)
+"""The first bytes of image files."""
+
+
+@dataclass
+class Listing:
+    """What is below a folder. All are paths, in the order in which they were come across.
+
+    Args:
+        images: files that are taken: those in the folder itself, then subfolder by subfolder, each sorted by name.
+        nested: those of them in subfolders.
+        other: files that look like images, but have none of `EXTENSIONS`.
+        hidden: images that are hidden, or in hidden folders.
+        repeated: folders that a link leads to, and that are read already, or hold the folder that is listed.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    nested: list[Path] = field(default_factory=list)
+    other: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    repeated: list[Path] = field(default_factory=list)
+
+    def add(self, more: "Listing") -> None:
+        """Appends what another listing has."""
+        for name in ("images", "nested", "other", "hidden", "repeated"):
+            getattr(self, name).extend(getattr(more, name))
+
+
+def list_images(folder: Path, above: Collection[FolderId] = (), deep: bool = True, visible: bool = True) -> Listing:
+    """Lists the images below a folder; links to folders are followed, and a folder is read once.
+
+    Args:
+        folder: where to look.
+        above: folders that are not read, whatever leads there: those that hold `folder`.
+        deep: False: only what is in the folder itself; its subfolders are not looked at.
+        visible: False: the folder counts as hidden, and so does all that is in it.
+
+    Raises:
+        OSError: the folder or one below it, which is not hidden, cannot be listed.
+    """
+    listing = Listing()
+    seen = {*above}
+    waiting = [(folder, visible)]
+    while waiting:
+        current, visible = waiting.pop()
+        try:
+            identity, entries = folder_id(current), _entries(current)
+        except OSError:
+            if visible:
+                raise
+            continue
+        if identity in seen:
+            listing.repeated.append(current)
+            continue
+        seen.add(identity)
+        inner = []
+        for name, is_folder in entries:
+            path, shown = current / name, visible and is_visible(name)
+            if is_folder:
+                inner.append((path, shown))
+            elif not shown:
+                if _looks_like_an_image(path, by_name=False):
+                    listing.hidden.append(path)
+            elif path.suffix.lower() in EXTENSIONS:
+                listing.images.append(path)
+                if current is not folder:
+                    listing.nested.append(path)
+            elif _looks_like_an_image(path):
+                listing.other.append(path)
+        if deep:
+            waiting += reversed(inner)
+    return listing
+
+
+def folder_id(folder: Path) -> FolderId:
+    """Raises OSError if there is none."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def left_out_warnings(where: str, listing: Listing) -> list[str]:
+    """A warning for each kind of file that looks like an image and is not taken."""
+    warnings = []
+    if listing.other:
+        look = "look" if len(listing.other) > 1 else "looks"
+        kinds = Counter(path.suffix.lower() or "no extension" for path in listing.other)
+        said = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in kinds.most_common(8))
+        warnings.append(
+            f"{where}: {_are(len(listing.other), 'file')} left out that {look} like images ({said}), such as "
+            f"{printable(listing.other[0])}: convert or rename them to one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    if listing.hidden:
+        warnings.append(
+            f"{where}: {_are(len(listing.hidden), 'hidden image')} left out, such as {printable(listing.hidden[0])}"
+        )
+    if listing.repeated:
+        warnings.append(
+            f"{where}: {_are(len(listing.repeated), 'link')} not followed, to folders that are read already or hold "
+            f"this one, such as {printable(listing.repeated[0])}"
+        )
+    return warnings
+
+
+def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_file: str) -> list[str]:
+    """A warning if a folder has images that a list of its images does not name, and those of `left_out_warnings`.
+
+    Args:
+        where: the dataset, for the message.
+        folder: what holds the images; also in subfolders.
+        listed: the images that are taken, below `folder`.
+        list_file: what the list is called.
+    """
+    try:
+        found, known = list_images(folder), {*listed}
+    except OSError as error:  # the images may be readable all the same: their names are known
+        return [
+            f"{where}: {printable(error.filename or folder)} cannot be listed ({error.strerror}): images that are not "
+            f"in {list_file} are not counted"
+        ]
+    found.other = [path for path in found.other if path not in known]
+    more = [path for path in found.images if path not in known]
+    warnings = left_out_warnings(f"{where}: {printable(folder)}", found)
+    if more:
+        warnings.append(
+            f"{where}: {_are(len(more), 'image')} left out of {printable(folder)}, not being in {list_file}, such as "
+            f"{printable(more[0])}"
+        )
+    return warnings
+
+
+def _are(count: int, what: str) -> str:
+    return f"{count:,} {what}s are" if count > 1 else f"1 {what} is"
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Name, and whether it is a folder (or a link to one), sorted by name."""
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, entry.is_dir()) for entry in entries)
+
+
+def _looks_like_an_image(path: Path, by_name: bool = True) -> bool:
+    suffix = path.suffix.lower()
+    if SIDECARS.fullmatch(suffix):
+        return False
+    if by_name and OTHER_EXTENSIONS.fullmatch(suffix):
+        return True
+    try:
+        with open_regular(path) as file:
+            return MAGIC.match(file.read(32)) is not None
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,94 @@
+"""Names of identities and cameras that are written in more than one way, or in training and test alike."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from dual_cross_attention.data.names import composed
+from dual_cross_attention.data.reid.sightings import Sighting
+from dual_cross_attention.messages import printable
+
+WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
+"""A whole number as a column with gaps is written: pandas makes floats of it."""
+
+Splits = Mapping[str, list[Sighting]]
+
+
+def one_spelling(data_set: str, splits: Splits, warnings: list[str]) -> dict[str, list[Sighting]]:
+    """The same images, with one name for each identity and each camera that is written in two ways.
+
+    `1` and `1.0` are one name, and so are the composed and the decomposed form of Unicode. A name that is written in
+    one way only stays as it is: runs of before know it by that.
+
+    Args:
+        warnings: a line for identities and one for cameras is added.
+    """
+    renamed = {}
+    for field, plural in (("identity", "identities"), ("camera", "cameras")):
+        groups = _groups((getattr(s, field) for split in splits.values() for s in split), _same)
+        renamed[field] = {name: key for key, names in groups.items() if len(names) > 1 for name in names}
+        if merged := [names for names in groups.values() if len(names) > 1]:
+            # Both forms of Unicode look the same: code points tell them apart.
+            examples = "; ".join(" and ".join(map(ascii, sorted(names))) for names in merged[:3])
+            warnings.append(
+                f"{data_set}: {len(merged):,} {plural} are written in two ways and taken for one: {examples}"
+            )
+    if not any(renamed.values()):
+        return dict(splits)
+    return {
+        name: [
+            s._replace(
+                identity=renamed["identity"].get(s.identity, s.identity),
+                camera=renamed["camera"].get(s.camera, s.camera),
+            )
+            for s in split
+        ]
+        for name, split in splits.items()
+    }
+
+
+def look_alikes(data_set: str, splits: Splits) -> list[str]:
+    """Lines on names that are different, and may not be meant to be: `001` and `1`, `Ann` and `ann`."""
+    lines = []
+    for field, plural in (("identity", "identities"), ("camera", "cameras")):
+        groups = _groups((getattr(s, field) for split in splits.values() for s in split), _alike)
+        if doubtful := [names for names in groups.values() if len(names) > 1]:
+            examples = "; ".join(" and ".join(map(_quoted, sorted(names))) for names in doubtful[:3])
+            lines.append(
+                f"{data_set}: {len(doubtful):,} {plural} differ from another in leading zeros, capitals or spaces only "
+                f"and are taken for different ones: {examples}; write them alike if they are the same"
+            )
+    return lines
+
+
+def in_both(data_set: str, trained: Iterable[str], tested: Iterable[str]) -> list[str]:
+    """A line on identities of training that are in query or gallery too."""
+    both = sorted(set(trained) & set(tested))
+    if not both:
+        return []
+    return [
+        f"{data_set}: {len(both):,} identities are in both training and test, such as "
+        f"{', '.join(map(_quoted, both[:3]))}: results on them say little about identities that are new to the model"
+    ]
+
+
+def _same(name: str) -> str:
+    whole = WHOLE_FLOAT.fullmatch(name)
+    return whole[1] if whole else composed(name)
+
+
+def _alike(name: str) -> str:
+    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return folded.lstrip("0") or "0" if re.fullmatch("[0-9]+", folded) else folded
+
+
+def _groups(names: Iterable[str], key: Callable[[str], str]) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = defaultdict(set)
+    for name in set(names):
+        groups[key(name)].add(name)
+    return dict(sorted(groups.items()))
+
+
+def _quoted(name: str) -> str:
+    return f"'{printable(name)}'"

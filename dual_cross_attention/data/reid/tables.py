@@ -1,0 +1,111 @@
+"""CSV files that list a split's images: path, identity and camera of each."""
+
+import csv
+import io
+from pathlib import Path
+
+from dual_cross_attention.data.files import read_text
+from dual_cross_attention.data.reid.paths import as_on_disk, listed_path
+from dual_cross_attention.data.reid.sightings import Sighting, absent
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.messages import printable
+
+COLUMNS = ("path", "identity", "camera")
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+
+
+def read_table(path: Path, notes: list[str]) -> list[Sighting]:
+    """The images that a CSV file lists, in its order.
+
+    Columns are found by their names, in any order and in capitals or not; what separates them, by the header.
+
+    Args:
+        path: the file; paths in it are relative to its folder, with slashes or backslashes, or absolute.
+        notes: a line is added on a separator other than the comma, on backslashes, and on other forms of Unicode.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column or a field, or lists no image, one twice, or one that does
+            not exist.
+    """
+    text = read_text(path, "folder")
+    separator = _separator(text.split("\n", 1)[0])
+    if separator != ",":
+        notes.append(f"folder: {printable(path.name)} is read with {SEPARATORS[separator]} between its columns")
+    rows = _read_rows(path, text, separator)
+    if not rows:
+        raise InputError(f"folder: expected images in {path}, but it lists none")
+    lines = [line for line, _ in rows]
+    sightings, switched = [], 0
+    for line, fields in rows:
+        picture = listed_path(path.parent, fields["path"], f"folder: {path}, line {line}")
+        switched += fields["path"].count("\\") > f"{picture}".count("\\")
+        sightings.append(Sighting(picture, fields["identity"], fields["camera"]))
+    if switched:
+        notes.append(f"folder: {printable(path.name)}: the backslashes of {switched:,} paths are read as slashes")
+    sightings = _on_disk(path, lines, sightings, notes)
+    first_at: dict[Path, int] = {}
+    for line, (picture, _, _) in zip(lines, sightings, strict=True):
+        if first_at.setdefault(picture, line) != line:
+            raise InputError(
+                f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already"
+            )
+    return sightings
+
+
+def _separator(header: str) -> str:
+    """What separates the columns of a header, by how many of the expected names it gives; the comma where none does."""
+
+    def columns(separator: str) -> int:
+        try:
+            names = next(csv.reader([header], delimiter=separator), [])
+        except csv.Error:
+            return 0
+        return len({name.strip().casefold() for name in names} & set(COLUMNS))
+
+    return max(SEPARATORS, key=columns)  # of equals, the first
+
+
+def _read_rows(path: Path, text: str, separator: str) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers, and the fields of `COLUMNS`."""
+    found = []
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+        header = [name.strip().casefold() for name in rows.fieldnames or []]
+        rows.fieldnames = header
+        if wrong := [name for name in COLUMNS if header.count(name) != 1]:
+            raise InputError(
+                f"folder: {path}, line 1: expected the columns {','.join(COLUMNS)}, but there "
+                f"{'are several' if wrong[0] in header else 'is no'} {wrong[0]}"
+            )
+        for row in rows:
+            where = f"folder: {path}, line {rows.line_num}"
+            if None in row:  # DictReader's key of what is beyond the header
+                raise InputError(
+                    f"{where}: expected {len(header)} fields, got {len(header) + len(row[None])}: a field with "
+                    f"{SEPARATORS[separator]} needs quotes"
+                )
+            fields = {name: (row[name] or "").strip() for name in COLUMNS}
+            if empty := [name for name, field in fields.items() if not field]:
+                raise InputError(f"{where}: the field {empty[0]} is empty")
+            found.append((rows.line_num, fields))
+    except (OSError, csv.Error) as error:
+        raise InputError(
+            f"folder: {path} cannot be read as CSV: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    return found
+
+
+def _on_disk(path: Path, lines: list[int], sightings: list[Sighting], notes: list[str]) -> list[Sighting]:
+    """The images as they are named on disk. Raises InputError for the first that is not there."""
+    gone = absent([seen.picture for seen in sightings])
+    there = as_on_disk(path.parent, gone)
+    if lost := set(gone) - set(there):
+        line, picture = next(
+            (line, seen.picture) for line, seen in zip(lines, sightings, strict=True) if seen.picture in lost
+        )
+        raise InputError(f"folder: {path}, line {line}: {printable(picture)} does not exist")
+    if there:
+        notes.append(
+            f"folder: {printable(path.name)}: {len(there):,} paths are found under another Unicode form of their names"
+        )
+    return [seen._replace(picture=there.get(seen.picture, seen.picture)) for seen in sightings]

@@ -1,0 +1,67 @@
+"""Images given to `predict` and `embed`, checked before the network sees them.
+
+Only shapes, types and devices are read, never values: no device synchronization, and nothing that `torch.compile` or
+`torch.export` cannot trace.
+"""
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from dual_cross_attention.errors import InputError
+
+
+def check_images(backbone: VisionTransformer, images: Tensor) -> None:
+    """Checks that `images` is a normalized float batch (B, C, H, W) of the backbone's input size; B may be 0.
+
+    Raises:
+        InputError: another type, rank, number of channels, size, dtype or device; the message says how to convert.
+    """
+    patches = backbone.patch_embed
+    channels, weight = patches.proj.in_channels, patches.proj.weight
+    size = tuple(patches.img_size) if patches.img_size is not None and patches.strict_img_size else None
+    sides = f"{size[0]}, {size[1]}" if size else "H, W"
+    expected = f"images: expected a tensor of normalized images, (B, {channels}, {sides})"
+    if not isinstance(images, Tensor):
+        raise InputError(f"{expected}, got {_other_type(images)}")
+    shape = tuple(images.shape)
+    if images.ndim != 4:
+        hint = ": one image needs a batch axis, images[None]" if images.ndim == 3 else ""
+        raise InputError(f"{expected}, got shape {shape}{hint}")
+    if images.shape[1] != channels:
+        raise InputError(f"{expected}, got shape {shape}{_other_channels(shape, channels)}")
+    height, width = images.shape[2:]
+    if size:
+        if (height, width) != size:
+            raise InputError(f"{expected}, got shape {shape}: resize to {size[0]} x {size[1]} pixels, as in training")
+    elif not patches.dynamic_img_pad and (height % patches.patch_size[0] or width % patches.patch_size[1]):
+        raise InputError(f"{expected}, got shape {shape}: height and width must be multiples of {patches.patch_size}")
+    if not images.is_floating_point():
+        raise InputError(
+            f"{expected}, got {images.dtype}: scale pixels to 0 ... 1 and normalize them as in training, as "
+            "dual_cross_attention.data.test_transform does; images.float() / 255 alone is not enough"
+        )
+    # Autocast converts what the convolution is given.
+    if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise InputError(f"{expected} of {weight.dtype}, got {images.dtype}: images.to({weight.dtype})")
+    if images.device != weight.device and not weight.is_meta:  # Accelerate loads offloaded weights when they are used
+        raise InputError(f"{expected} on {weight.device}, where the model is, got {images.device}: images.to(device)")
+
+
+def _other_type(images: object) -> str:
+    name = f"{type(images).__module__}.{type(images).__qualname__}".removeprefix("builtins.")
+    if name == "numpy.ndarray":
+        return f"a NumPy array of shape {images.shape}: torch.from_numpy(images)"
+    if isinstance(images, list | tuple) and images and all(isinstance(image, Tensor) for image in images):
+        return f"a {name} of {len(images)} tensors: torch.stack(images)"
+    return f"{name}: dual_cross_attention.data.test_transform makes such tensors of PIL images, torch.stack a batch"
+
+
+def _other_channels(shape: tuple[int, ...], channels: int) -> str:
+    if shape[3] == channels:
+        return ": channels come before height and width, images.permute(0, 3, 1, 2)"
+    if shape[1] == 1:
+        return f": repeat the gray channel, images.expand(-1, {channels}, -1, -1)"
+    if (shape[1], channels) == (4, 3):
+        return ": drop the alpha channel, images[:, :3]"
+    return ""
