@@ -9,9 +9,9 @@ from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import sample_distractor_tokens
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import settings_without_effect
+from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models import dual_vit
 from dual_cross_attention.tasks import BranchSchedule
-from dual_cross_attention.training.model_files import build_model
 
 TINY = {"patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
 PREFIX, PATCHES = 1, 24

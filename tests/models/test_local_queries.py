@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import GlobalLocalBlock, attention_rollout
-from dual_cross_attention.attention.opened_block import project
+from dual_cross_attention.backbones.opened_block import project
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import settings_without_effect
+from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models.glca import LOCAL_QUERIES
-from dual_cross_attention.training.model_files import build_model
 
 TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 

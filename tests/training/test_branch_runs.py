@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dual_cross_attention.training.model_files import load_model, save_model
+from dual_cross_attention.inference.model_files import load_model, save_model
 
 CHEAPER = ["--pwca_every=2", "--pwca_blocks=1", "--distractor_tokens=0.5"]
 LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", *CHEAPER]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dual_cross_attention.training.checkpoints import STATE, list_checkpoints, verify
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.training.checkpointing.checkpoints import STATE, list_checkpoints, verify
 
 ROOT = Path(__file__).parents[2]
 LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", "--pwca_every=2", "--glca_blocks=2"]
