@@ -21,9 +21,9 @@ from benchmarks.measure import add_flags, chosen_device, describe_machine, synch
 from dual_cross_attention import create_model
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training.checkpoints import CheckpointWriter, read_state, verify
+from dual_cross_attention.training.checkpointing.checkpoints import CheckpointWriter, read_state, verify
+from dual_cross_attention.training.distributed.strategy import Parallel
 from dual_cross_attention.training.optimizers import build_optimizer
-from dual_cross_attention.training.parallel import Parallel
 
 MINUTES = next(field.default for field in fields(TrainingConfig) if field.name == "checkpoint_minutes")
 

@@ -12,8 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from dual_cross_attention.training.checkpoints import list_checkpoints, read_progress
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, read_progress
 
 SETTINGS = [
     "task",

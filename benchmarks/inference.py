@@ -31,8 +31,8 @@ from benchmarks.measure import (
 from benchmarks.train_step import compile_model, timm_model
 from dual_cross_attention import create_model
 from dual_cross_attention.configs.training_config import sides
+from dual_cross_attention.devices import keep_freed_memory
 from dual_cross_attention.models import DualCrossAttentionViT
-from dual_cross_attention.training.devices import keep_freed_memory
 
 BRANCHES = {"sa": "sa", "glca": "glca", "both": None}  # rows, and the branch that `predict` takes
 WARMUP = 2

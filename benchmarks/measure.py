@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from dual_cross_attention.training.devices import choose_device, choose_precision, keep_freed_memory, peak_memory_mb
+from dual_cross_attention.devices import choose_device, choose_precision, keep_freed_memory, peak_memory_mb
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by Accelerate's names of precisions
 for like in ("_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward"):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from benchmarks.epoch import TRAIN
 from benchmarks.measure import add_flags, chosen_device, describe_machine, table, write_json
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import RunFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,8 +54,8 @@ def measure(size: str, given: argparse.Namespace) -> dict[str, str | int | float
     """One row of the table."""
     import torch  # only in the fresh process: the other one stays small
 
+    from dual_cross_attention.devices import peak_memory_mb
     from dual_cross_attention.metrics import retrieval_metrics
-    from dual_cross_attention.training.devices import peak_memory_mb
 
     here = torch.device("cpu")  # the resident set of this process, wherever it computes
     imports = peak_memory_mb(here)

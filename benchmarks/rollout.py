@@ -25,7 +25,7 @@ from benchmarks.measure import (
     write_json,
 )
 from dual_cross_attention import attention_rollout
-from dual_cross_attention.training.devices import peak_memory_mb
+from dual_cross_attention.devices import peak_memory_mb
 
 Layers = list[Tensor]
 

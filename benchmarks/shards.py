@@ -81,9 +81,9 @@ def small_jpeg() -> bytes:
 def start_up(task: str, dataset: str, home: Path) -> tuple[float, float, float]:
     """Seconds of start-up, milliseconds for a first batch in the middle of an epoch, MiB of peak memory for both."""
     from dual_cross_attention.configs import CONFIGS
+    from dual_cross_attention.devices import peak_memory_mb
     from dual_cross_attention.models.dual_vit import create_model
-    from dual_cross_attention.runs.setups import read_setup
-    from dual_cross_attention.training.devices import peak_memory_mb
+    from dual_cross_attention.tasks.registry import read_setup
 
     model = create_model("vit_tiny_patch16_224", 2, img_size=32, depth=1, embed_dim=48, num_heads=3)
     config = CONFIGS[task][dataset](dataset=dataset, data_root=str(home), num_workers=0)
@@ -173,7 +173,7 @@ def reading(folder: Path, count: int) -> dict[str, Row]:
 
 def read_bytes(picture) -> bytes:
     """All of a file or member, as the decoder would get it."""
-    from dual_cross_attention.data.pictures import open_bytes
+    from dual_cross_attention.data.images import open_bytes
 
     with open_bytes(picture) as file:
         return file.read()

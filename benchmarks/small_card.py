@@ -23,8 +23,8 @@ from benchmarks.measure import (
     write_json,
 )
 from benchmarks.train_step import TrainingStep, add_step_flags, compile_model
+from dual_cross_attention.devices import keep_freed_memory, peak_memory_mb
 from dual_cross_attention.models import ABLATIONS
-from dual_cross_attention.training.devices import keep_freed_memory, peak_memory_mb
 
 SETTLED = 10  # steps
 

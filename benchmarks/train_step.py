@@ -43,9 +43,9 @@ from benchmarks.textbook import TextbookDCAL
 from dual_cross_attention import create_model
 from dual_cross_attention.attention import attention_rollout
 from dual_cross_attention.configs.training_config import sides
+from dual_cross_attention.devices import keep_freed_memory
 from dual_cross_attention.models import ABLATIONS, DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask, ReIDTask, RetrievalSplit
-from dual_cross_attention.training.devices import keep_freed_memory
 from dual_cross_attention.training.optimizers import build_optimizer
 
 ROWS = ("timm", *ABLATIONS, "textbook")

@@ -16,9 +16,9 @@ from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.configs.parse import describe_config, parse_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
-from dual_cross_attention.messages import printable
-from dual_cross_attention.training.interruptions import ending_at_once
-from dual_cross_attention.training.progress import make_console
+from dual_cross_attention.progress import make_console
+from dual_cross_attention.text import printable
+from dual_cross_attention.training.signals import ending_at_once
 from dual_cross_attention.version import __version__
 
 COMMANDS = {
@@ -180,10 +180,10 @@ def _train(arguments: list[str]) -> None:
     config = parse_config(arguments)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
     with ending_at_once():
-        from dual_cross_attention import runs  # late: help and mistyped flags need not wait for torch
+        from dual_cross_attention.training.run import train  # late: help and mistyped flags need not wait for torch
 
     try:
-        runs.train(config, console)
+        train(config, console)
     finally:
         _flush_or_forget(sys.stdout)
 
@@ -218,10 +218,10 @@ def _evaluate(arguments: list[str]) -> None:
     _check_writable("save_ranking", options.save_ranking)
     console = make_console(stderr=options.json == "-")
     _show_log(console)
-    from dual_cross_attention import runs
+    from dual_cross_attention.inference.evaluation import evaluate
 
     given = {name: value for name, value in asdict(options).items() if name != "json"}
-    result = runs.evaluate(models[0], **given, console=console)
+    result = evaluate(models[0], **given, console=console)
     console.print(_table(result))
     if result["unreadable"]:
         console.print(f"{result['unreadable']} pictures could not be read and were left out")
@@ -248,7 +248,7 @@ def _check_data(arguments: list[str]) -> int:
     _check_writable("json", None if options.json == "-" else options.json)
     console = make_console(stderr=options.json == "-")
     _show_log(console)
-    from dual_cross_attention.runs import checking
+    from dual_cross_attention.tasks import data_check as checking
 
     report = checking.check_data(options.task, options.dataset, options.data_root, options.num_workers, console)
     for line in checking.as_lines(report, SHOWN_BAD):
@@ -280,7 +280,7 @@ def _shard(arguments: list[str]) -> None:
         raise InputError("dcal shard: expected --output_dir, a folder for the archives")
     console = make_console()
     _show_log(console)
-    from dual_cross_attention.runs import sharding
+    from dual_cross_attention.tasks import sharding
 
     for line in sharding.shard(**asdict(options), console=console):
         console.print(printable(line), soft_wrap=True)

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dual_cross_attention.data.pictures import read_picture
+from dual_cross_attention.data.images import read_picture
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def test_a_broken_picture_is_replaced_in_training_batches(dcal, small, make_pict
         read.append(picture)
         return read_picture(picture, *size)
 
-    monkeypatch.setattr("dual_cross_attention.data.pictures.read_picture", watch)
+    monkeypatch.setattr("dual_cross_attention.data.images.read_picture", watch)
     outcome = dcal("train", *small, "--data_root", root, "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0
     assert f"warning: unreadable picture, replaced by the next one that can be read: {broken}: " in outcome.out

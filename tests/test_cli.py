@@ -22,12 +22,13 @@ from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVC_CONFIGS
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc
-from dual_cross_attention.runs import fgvc, training
+from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.tasks import fgvc_data as fgvc
+from dual_cross_attention.training import run as training
 from dual_cross_attention.training import trainer
-from dual_cross_attention.training.checkpoints import read_progress, read_state, write_checkpoint
-from dual_cross_attention.training.model_files import load_model
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, write_checkpoint
 
 ALWAYS = {"epoch", "train/loss", "train/accuracy", "train/images_per_second", "peak_memory_mb", "lr"}
 BRANCHES = {

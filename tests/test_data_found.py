@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from dual_cross_attention.data import load_fgvc, load_reid
-from dual_cross_attention.data.catalogue import find_data_root
 from dual_cross_attention.data.fgvc import FGVC_DATASETS
+from dual_cross_attention.data.registry import find_data_root
 from dual_cross_attention.data.reid import REID_DATASETS
 from dual_cross_attention.errors import InputError
 from tests.data.test_data_roots import LAYOUTS, OFFICIAL

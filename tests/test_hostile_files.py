@@ -21,13 +21,13 @@ import torch
 from PIL import Image, ImageFile
 from safetensors.torch import save_file
 
+from dual_cross_attention.backbones.plain_vit import create_backbone
 from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.data import PictureDataset, PictureList, load_fgvc, load_reid, test_transform
-from dual_cross_attention.data.pictures import UnreadablePicture, read_picture
+from dual_cross_attention.data.images import UnreadablePicture, read_picture
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.backbones import create_backbone
-from dual_cross_attention.training.model_files import build_model, check_fits, read_model_file
+from dual_cross_attention.inference.model_files import build_model, check_fits, read_model_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and names of any bytes")
 
@@ -206,7 +206,7 @@ def test_bad_pictures_take_no_memory(tmp_path):
     code = """
 import resource, sys
 from pathlib import Path
-from dual_cross_attention.data.pictures import UnreadablePicture, read_picture
+from dual_cross_attention.data.images import UnreadablePicture, read_picture
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 before = peak()
@@ -534,7 +534,7 @@ def test_bad_settings_are_refused(tmp_path, monkeypatch, text):
 
 def test_our_own_settings_have_no_aliases(tmp_path):
     """A run's config.yaml is read back."""
-    from dual_cross_attention.training.run_folder import RunFolder
+    from dual_cross_attention.runs.run_folder import RunFolder
 
     for arguments in ([], ["--dataset=cub"], ["--task=reid"], ["--dataset=cub", "--resize_size=500", "--img_size=448"]):
         folder = RunFolder(tmp_path / "run")

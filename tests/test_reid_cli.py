@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_reid
-from dual_cross_attention.runs import reid, training
+from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import ReIDTask
+from dual_cross_attention.tasks import reid_data as reid
+from dual_cross_attention.training import run as training
 from dual_cross_attention.training import trainer
-from dual_cross_attention.training.model_files import load_model
-from dual_cross_attention.training.run_folder import RunFolder
 
 TESTED = ("dan", "eva", "bob")
 

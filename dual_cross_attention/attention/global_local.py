@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from dual_cross_attention.attention.opened_block import (
+from dual_cross_attention.backbones.opened_block import (
     DropPathMasks,
     attend,
     finish_block,

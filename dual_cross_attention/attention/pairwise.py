@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
-from dual_cross_attention.attention.opened_block import attend
+from dual_cross_attention.backbones.opened_block import attend
 from dual_cross_attention.errors import InputError
 
 CIRCLES = 16  # drawn, to take the one in which the fewest pictures are distracted by their own identity

@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable, shown
+from dual_cross_attention.text import printable, shown
 
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 

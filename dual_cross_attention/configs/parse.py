@@ -10,7 +10,7 @@ from dual_cross_attention.configs.flags import Flags, describe, read_flags, read
 from dual_cross_attention.configs.training_config import TrainingConfig
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, earlier_defaults
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable, shown
+from dual_cross_attention.text import printable, shown
 
 logger = logging.getLogger(__name__)
 

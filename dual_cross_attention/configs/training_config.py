@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import shown
+from dual_cross_attention.text import shown
 
 LARGEST = 2**53  # of a number without a limit of its own: a float holds every whole number up to it
 MAX_SIDE = 4096  # 65,536 patches of 16 x 16: beyond, position embeddings alone fill the memory

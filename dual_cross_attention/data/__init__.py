@@ -1,8 +1,7 @@
 """Data sets, and how their pictures reach the model."""
 
 from dual_cross_attention.data.fgvc import FGVC_DATASETS, FineGrainedData, draw_toy, load_fgvc
-from dual_cross_attention.data.loaders import test_loader, train_loader
-from dual_cross_attention.data.pictures import (
+from dual_cross_attention.data.images import (
     UNREADABLE,
     PictureDataset,
     PictureList,
@@ -10,6 +9,7 @@ from dual_cross_attention.data.pictures import (
     collate,
     read_picture,
 )
+from dual_cross_attention.data.loaders import test_loader, train_loader
 from dual_cross_attention.data.reid import REID_DATASETS, load_reid
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.sampler import IdentitySampler

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.images import Picture
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.data.shards.columns import IndexedPictures
 from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.errors import InputError

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Of files that are taken for pictures, in any case."""

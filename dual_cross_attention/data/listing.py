@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dual_cross_attention.data.files import open_regular
 from dual_cross_attention.data.folders import EXTENSIONS, is_visible
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import open_regular
 
 FolderId = tuple[int, int]
 """Device and inode: two paths with the same one lead to one folder."""

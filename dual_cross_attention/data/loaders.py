@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dual_cross_attention.data.cache import PictureCache
-from dual_cross_attention.data.order import BatchOrder, SequentialOrder, ShuffledOrder
-from dual_cross_attention.data.pictures import PictureDataset, PictureList, collate
+from dual_cross_attention.data.images import PictureDataset, PictureList, collate
+from dual_cross_attention.data.samplers import BatchOrder, SequentialOrder, ShuffledOrder
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
 

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 SHOWN = 3  # pictures that the error names
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import shown
 from dual_cross_attention.metrics.inputs import as_numbers, at_least_1
+from dual_cross_attention.text import shown
 
 BLOCK_SIZE = 2**23  # (query, gallery) pairs held at once: 64 MiB of keys
 CHUNK = 2**19  # feature values converted to float64 at once: 4 MiB, which stay in the cache for the product

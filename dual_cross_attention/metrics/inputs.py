@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import shown
+from dual_cross_attention.text import shown
 
 
 def as_numbers(values, name: str) -> Tensor:

@@ -15,7 +15,6 @@ from scipy import sparse
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import shown
 from dual_cross_attention.metrics.distances import (
     BLOCK_SIZE,
     Distances,
@@ -26,6 +25,7 @@ from dual_cross_attention.metrics.distances import (
     squared_norms,
 )
 from dual_cross_attention.metrics.inputs import at_least_1
+from dual_cross_attention.text import shown
 
 
 def rerank(

@@ -1,6 +1,6 @@
 """timm's Vision Transformers, opened, and the dual model built on them."""
 
-from dual_cross_attention.models.backbones import create_backbone, list_backbones
+from dual_cross_attention.backbones.plain_vit import create_backbone, list_backbones
 from dual_cross_attention.models.dual_vit import ABLATIONS, DualCrossAttentionViT, DualOutput, create_model
 
 __all__ = ["ABLATIONS", "DualCrossAttentionViT", "DualOutput", "create_backbone", "create_model", "list_backbones"]

@@ -22,16 +22,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
-from dual_cross_attention.attention.opened_block import draw_drop_path
 from dual_cross_attention.attention.pairwise import draw_distractors
 from dual_cross_attention.attention.rollout import attention_rollout
-from dual_cross_attention.attention.stacked_block import last_block, stacked_block
+from dual_cross_attention.backbones.opened_block import draw_drop_path
+from dual_cross_attention.backbones.plain_vit import create_backbone, embed_patches, load_pretrained
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.backbones import create_backbone, embed_patches, load_pretrained
 from dual_cross_attention.models.inputs import check_images
 from dual_cross_attention.models.neck import NeckClassifier
-from dual_cross_attention.models.pixels import PixelStats
-from dual_cross_attention.models.weights import load_glca
+from dual_cross_attention.models.stacked_block import last_block, stacked_block
+from dual_cross_attention.weights import load_glca
+from dual_cross_attention.weights.pixel_stats import PixelStats
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 LOCAL_RATIOS = {"fgvc": 0.1, "reid": 0.3}  # R of the paper, by task

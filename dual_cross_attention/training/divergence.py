@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
-from dual_cross_attention.training.checkpoints import put_in_place, write_checkpoint
-from dual_cross_attention.training.run_folder import versions
+from dual_cross_attention.runs.run_folder import versions
+from dual_cross_attention.training.checkpointing.checkpoints import put_in_place, write_checkpoint
 
 
 class Freeze:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.fsdp import is_sharded
+from dual_cross_attention.training.distributed.fsdp import is_sharded
 
 MOMENTUM = 0.9
 

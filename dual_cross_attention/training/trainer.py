@@ -21,31 +21,31 @@ from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
+from dual_cross_attention.data.images import UNREADABLE
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
-from dual_cross_attention.data.pictures import UNREADABLE
 from dual_cross_attention.data.unreadable import UnreadablePictures, allowed_unreadable
+from dual_cross_attention.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
+from dual_cross_attention.progress import ProgressBar, track
+from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.checkpoints import (
+from dual_cross_attention.training.checkpointing.artifacts import Results, is_better
+from dual_cross_attention.training.checkpointing.checkpoints import (
     CheckpointWriter,
     checkpoint_name,
     list_checkpoints,
     read_progress,
     read_state,
 )
-from dual_cross_attention.training.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
+from dual_cross_attention.training.distributed.fsdp import shard
+from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.strategy import DDP_OPTIONS, Parallel
 from dual_cross_attention.training.divergence import save_diverged
-from dual_cross_attention.training.fsdp import shard
-from dual_cross_attention.training.interruptions import Interruptions
-from dual_cross_attention.training.optimizer_step import OptimizerStep
+from dual_cross_attention.training.oom import OutOfMemory, Pieces, first_sentence, is_out_of_memory
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
-from dual_cross_attention.training.parallel import DDP_OPTIONS, Parallel
-from dual_cross_attention.training.pieces import OutOfMemory, Pieces, first_sentence, is_out_of_memory
-from dual_cross_attention.training.progress import ProgressBar, track
-from dual_cross_attention.training.results import Results, is_better
-from dual_cross_attention.training.run_folder import RunFolder
-from dual_cross_attention.training.shares import Shares
+from dual_cross_attention.training.signals import Interruptions
+from dual_cross_attention.training.step import OptimizerStep
 from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog, combine, means
 
 UNTOLD = {"grad_norm", SHARED_LOSS, LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl

@@ -12,7 +12,7 @@ from PIL import Image
 from dual_cross_attention import InputError
 from dual_cross_attention.configs import FGVCConfig, ReIDConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint, SplitFingerprint, digest_names, fingerprint_split
-from dual_cross_attention.runs.setups import read_setup
+from dual_cross_attention.tasks.registry import read_setup
 
 
 def of_folder(root: Path, dataset: str = "folder") -> DataFingerprint:

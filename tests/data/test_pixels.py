@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dual_cross_attention.data import UnreadablePicture, read_picture
-from dual_cross_attention.data.checking import look_at
+from dual_cross_attention.data.validation import look_at
 
 
 def tiff(path: Path, raw: bytes, bits: int, kind: int, width: int = 4, *, order: str = "<", zero: int = 1) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dual_cross_attention.data import load_fgvc, load_reid
-from dual_cross_attention.data.files import inside
 from dual_cross_attention.data.names import composed, composed_order, same_names
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.untrusted_files import inside
 from tests.data.test_data_roots import SMALL, files, write_archive
 from tests.test_hostile_files import make_aircraft, make_cub
 

@@ -11,9 +11,9 @@ import torch
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.shards import index as shard_index
-from dual_cross_attention.training.checkpoints import read_state
-from dual_cross_attention.training.model_files import load_model
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.training.checkpointing.checkpoints import read_state
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "format_1"
 COMMANDS = {

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from benchmarks.measure import count_flops
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
-from dual_cross_attention.attention.opened_block import DropPathMasks, draw_drop_path
-from dual_cross_attention.attention.stacked_block import last_block, stacked_block
+from dual_cross_attention.backbones.opened_block import DropPathMasks, draw_drop_path
 from dual_cross_attention.models import ABLATIONS
+from dual_cross_attention.models.stacked_block import last_block, stacked_block
 
 TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 

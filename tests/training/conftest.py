@@ -19,10 +19,10 @@ from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import draw_toy, test_transform
 from dual_cross_attention.data.loaders import Batches
-from dual_cross_attention.data.order import SequentialOrder, ShuffledOrder
+from dual_cross_attention.data.samplers import SequentialOrder, ShuffledOrder
+from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training.model_files import build_model
-from dual_cross_attention.training.run_folder import RunFolder
 from dual_cross_attention.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

@@ -35,11 +35,14 @@ from torch.optim import SGD, AdamW
 
 from dual_cross_attention import cli
 from dual_cross_attention.data import loaders
-from dual_cross_attention.data.pictures import PictureDataset
+from dual_cross_attention.data.images import PictureDataset
+from dual_cross_attention.inference import model_files
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs import training
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
-from dual_cross_attention.training import checkpoints, model_files, results, trainer
+from dual_cross_attention.training import run as training
+from dual_cross_attention.training import trainer
+from dual_cross_attention.training.checkpointing import artifacts as results
+from dual_cross_attention.training.checkpointing import checkpoints
 
 OWN = ".of-the-test"
 

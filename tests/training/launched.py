@@ -26,11 +26,12 @@ from accelerate import Accelerator
 
 from dual_cross_attention import cli
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
-from dual_cross_attention.runs import training
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training import checkpoints, divergence
+from dual_cross_attention.training import divergence
+from dual_cross_attention.training import run as training
 from dual_cross_attention.training import trainer as trainer_module
-from dual_cross_attention.training.optimizer_step import OptimizerStep
+from dual_cross_attention.training.checkpointing import checkpoints
+from dual_cross_attention.training.step import OptimizerStep
 from dual_cross_attention.training.trainer import Trainer
 
 if os.environ.get("KEEP_ALL"):

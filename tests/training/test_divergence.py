@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from torch.utils._pytree import tree_map_only
 
 from dual_cross_attention.errors import TrainingDivergedError
-from dual_cross_attention.runs import fgvc
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
+from dual_cross_attention.tasks import fgvc_data as fgvc
 from dual_cross_attention.training import trainer as trainer_module
-from dual_cross_attention.training.checkpoints import read_progress, read_state, verify
+from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, verify
 from dual_cross_attention.training.step_log import SMALLEST_SCALE, StepLog
 from dual_cross_attention.training.trainer import Trainer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dual_cross_attention.training.checkpoints import list_checkpoints, verify
+from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, verify
 
 EVERYTHING = {
     "part of a checkpoint": ("write state or progress", 3000),

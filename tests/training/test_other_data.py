@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import RunFolder
 
 
 @pytest.fixture

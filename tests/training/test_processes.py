@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dual_cross_attention.training.checkpoints import STATE, list_checkpoints, verify
-from dual_cross_attention.training.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.training.checkpointing.checkpoints import STATE, list_checkpoints, verify
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ("train/images_per_second", "peak_memory_mb")  # of the machine, not of the training

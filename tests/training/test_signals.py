@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dual_cross_attention.errors import InterruptedRun
-from dual_cross_attention.runs import training
-from dual_cross_attention.training.checkpoints import list_checkpoints, verify
-from dual_cross_attention.training.interruptions import IMPATIENT, LEFT_EARLY, Interruptions, ending_at_once
+from dual_cross_attention.training import run as training
+from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, verify
+from dual_cross_attention.training.signals import IMPATIENT, LEFT_EARLY, Interruptions, ending_at_once
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = {
@@ -153,7 +153,7 @@ def test_a_signal_within_a_library_that_fails():
 def test_a_signal_while_libraries_are_loaded(tmp_path):
     """In a process of its own, which loads one that takes long; the status is that of any other moment."""
     (tmp_path / "slow.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM); import this")
-    code = "from dual_cross_attention.training.interruptions import *\nwith ending_at_once(): import slow"
+    code = "from dual_cross_attention.training.signals import *\nwith ending_at_once(): import slow"
     path = os.pathsep.join((str(ROOT), str(tmp_path)))
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False

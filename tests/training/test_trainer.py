@@ -15,8 +15,8 @@ from dual_cross_attention.data import collate
 from dual_cross_attention.errors import TrainingDivergedError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training.checkpoints import list_checkpoints
-from dual_cross_attention.training.shares import Shares
+from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints
+from dual_cross_attention.training.distributed.partition import Shares
 from dual_cross_attention.training.trainer import Trainer
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
 from dual_cross_attention.data.fgvc import cub, folder, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.fgvc.toy import draw_toy
+from dual_cross_attention.data.registry import CatalogueEntry, load_by_name
+from dual_cross_attention.data.synthetic.birds import draw_toy
 
 __all__ = ["FGVC_DATASETS", "FineGrainedData", "draw_toy", "load_fgvc"]
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.files import inside, read_text
 from dual_cross_attention.data.folders import own_folder, undoubled, what_is_in
+from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import inside, read_text
 
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
 SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"

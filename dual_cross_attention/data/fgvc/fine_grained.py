@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
 
 

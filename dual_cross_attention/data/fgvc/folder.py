@@ -5,11 +5,11 @@ from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.folders import EXTENSIONS, is_visible, subfolders, undoubled, unwrapped, what_is_in
+from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.listing import FolderId, Listing, folder_id, left_out_warnings, list_images
 from dual_cross_attention.data.names import composed, composed_order
-from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do in place of val/)"
 SOURCE = "pictures of your own, sorted into one folder per class"

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.names import composed, composed_order
-from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
-from dual_cross_attention.data.shards.finding import Shards, find_shards
+from dual_cross_attention.data.shards.discovery import Shards, find_shards
 from dual_cross_attention.data.shards.index import Index, index_of
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 LAYOUT = (
     "train-*.tar and val-*.tar (test-*.tar will do), or a pattern of the first, DIR/train-{000000..000127}.tar; "

@@ -7,13 +7,13 @@ from scipy.io import loadmat
 from torchvision.datasets import FGVCAircraft
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.files import inside, open_regular, read_text
 from dual_cross_attention.data.folders import holding_folder, own_folder, undoubled, what_is_in
+from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.pictures import PictureList
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import inside, open_regular, read_text
 
 CARS, AIRCRAFT = "stanford_cars", "fgvc-aircraft-2013b"
 CARS_LAYOUT = (

@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dual_cross_attention.data.catalogue import CatalogueEntry, load_by_name
 from dual_cross_attention.data.folders import own_folder, unwrapped
+from dual_cross_attention.data.registry import CatalogueEntry, load_by_name
 from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.release import Release
-from dual_cross_attention.data.reid.toy import draw_toy_people
-from dual_cross_attention.messages import printable
+from dual_cross_attention.data.synthetic.people import draw_toy_people
+from dual_cross_attention.text import printable
 
 __all__ = ["REID_DATASETS", "IdentityList", "ReIDData", "draw_toy_people", "load_reid"]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dual_cross_attention.data.order import BatchOrder
 from dual_cross_attention.data.reid.sampler import IdentitySampler, batches_of
+from dual_cross_attention.data.samplers import BatchOrder
 
 
 class IdentityBlocks(BatchOrder):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dual_cross_attention.data.pictures import Picture
-from dual_cross_attention.messages import printable
+from dual_cross_attention.data.images import Picture
+from dual_cross_attention.text import printable
 
 SHOWN = 3
 """Cameras that are named in an error."""

@@ -8,7 +8,7 @@ from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import found_instead, leftovers
 from dual_cross_attention.data.reid.names import in_both, look_alikes, one_spelling
-from dual_cross_attention.data.reid.sightings import Sighting, listed, parsed, positions
+from dual_cross_attention.data.reid.records import Sighting, listed, parsed, positions
 from dual_cross_attention.data.reid.tables import COLUMNS, read_table
 from dual_cross_attention.errors import InputError
 

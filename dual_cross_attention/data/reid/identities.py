@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from dual_cross_attention.data.joined import Joined
+from dual_cross_attention.data.concat_sequence import Joined
+from dual_cross_attention.data.images import Picture
 from dual_cross_attention.data.labels import distinct
-from dual_cross_attention.data.pictures import Picture
 from dual_cross_attention.data.reid.cameras import (
     CameraSource,
     describe_cameras,
@@ -17,7 +17,7 @@ from dual_cross_attention.data.reid.cameras import (
     shown_picture,
 )
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 
 @dataclass(frozen=True)

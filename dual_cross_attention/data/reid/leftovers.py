@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dual_cross_attention.data.files import open_regular
 from dual_cross_attention.data.folders import EXTENSIONS
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import open_regular
 
 OTHER_EXTENSIONS = {
     *(".apng", ".arw", ".avif", ".cr2", ".dib", ".dng", ".exr", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
+from dual_cross_attention.data.reid.records import Sighting, parsed
 from dual_cross_attention.data.reid.release import Counts, Release, files_in, released_data
-from dual_cross_attention.data.reid.sightings import Sighting, parsed
 
 FOLDERS = {"training": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 JUNK = "-1"

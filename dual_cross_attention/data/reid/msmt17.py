@@ -7,10 +7,10 @@ from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
 from dual_cross_attention.data.reid.paths import listed_path
+from dual_cross_attention.data.reid.records import Sighting, parsed
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data
-from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 MSMT17 = Release(
     "msmt17",

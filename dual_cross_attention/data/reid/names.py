@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.reid.sightings import Sighting
-from dual_cross_attention.messages import printable
+from dual_cross_attention.data.reid.records import Sighting
+from dual_cross_attention.text import printable
 
 WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 """A whole number as a column with gaps is written: pandas makes floats of it."""

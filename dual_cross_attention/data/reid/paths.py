@@ -5,9 +5,9 @@ import re
 import unicodedata
 from pathlib import Path
 
-from dual_cross_attention.data.files import inside
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import inside
 
 WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\]")
 """A drive letter, or the name of a server: `C:\\images`, `\\\\server\\images`."""

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dual_cross_attention.data.files import read_text
 from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_files, what_is_in
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import found_instead
 from dual_cross_attention.data.reid.names import in_both, look_alikes
-from dual_cross_attention.data.reid.sightings import Sighting, absent, listed, positions
+from dual_cross_attention.data.reid.records import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import read_text
 
 
 class Counts(NamedTuple):

@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 
-from dual_cross_attention.data.order import BatchOrder
+from dual_cross_attention.data.samplers import BatchOrder
 from dual_cross_attention.errors import InputError
 
 

@@ -9,11 +9,11 @@ from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.names import in_both
 from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
-from dual_cross_attention.data.shards.finding import find_shards
+from dual_cross_attention.data.shards.discovery import find_shards
 from dual_cross_attention.data.shards.index import Index, index_of
 from dual_cross_attention.data.shards.samples import Label
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 LAYOUT = (
     "train-*.tar, query-*.tar and gallery-*.tar, or a pattern of the first, DIR/train-{000000..000127}.tar; "

@@ -4,11 +4,11 @@ import csv
 import io
 from pathlib import Path
 
-from dual_cross_attention.data.files import read_text
 from dual_cross_attention.data.reid.paths import as_on_disk, listed_path
-from dual_cross_attention.data.reid.sightings import Sighting, absent
+from dual_cross_attention.data.reid.records import Sighting, absent
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import read_text
 
 COLUMNS = ("path", "identity", "camera")
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}

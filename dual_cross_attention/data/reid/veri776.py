@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dual_cross_attention.data.files import read_label_bytes
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
 from dual_cross_attention.data.reid.paths import listed_path
+from dual_cross_attention.data.reid.records import Sighting, parsed
 from dual_cross_attention.data.reid.release import Counts, Release, files_in, lines_of, on_disk, released_data
-from dual_cross_attention.data.reid.sightings import Sighting, parsed
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import read_label_bytes
 
 VERI776 = Release(
     "veri776",

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dual_cross_attention.data.pictures import MAX_BYTES
+from dual_cross_attention.data.images import MAX_BYTES
 from dual_cross_attention.data.shards.member import BLOCK, Member
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 MAX_EXTENDED = 1 << 20
 """Bytes of an extended header, which holds a long name."""

@@ -7,7 +7,7 @@ import numpy as np
 from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
 
 
 class IndexedPictures(Sequence[Member]):

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from dual_cross_attention.data.files import MAX_LABEL_BYTES, open_regular
+from dual_cross_attention.atomic_io import written_beside
 from dual_cross_attention.data.shards.archive import MAX_NAME
 from dual_cross_attention.data.shards.samples import MAX_NUMBER, Label, samples
-from dual_cross_attention.durable import written_beside
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable
+from dual_cross_attention.text import printable
+from dual_cross_attention.untrusted_files import MAX_LABEL_BYTES, open_regular
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from dual_cross_attention.data.files import open_regular
+from dual_cross_attention.untrusted_files import open_regular
 
 BLOCK = 512
 """Bytes: a tar archive consists of such blocks. A member is a header of one, then its content."""

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from dual_cross_attention.data.files import open_regular
 from dual_cross_attention.data.folders import EXTENSIONS
 from dual_cross_attention.data.shards.archive import members
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.messages import printable, shown
+from dual_cross_attention.text import printable, shown
+from dual_cross_attention.untrusted_files import open_regular
 
 MAX_LABEL = 1 << 20
 """Bytes of a member with a label."""

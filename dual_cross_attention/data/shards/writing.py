@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dual_cross_attention.data.pictures import (
+from dual_cross_attention.data.images import (
     Picture,
     UnreadablePicture,
     open_bytes,

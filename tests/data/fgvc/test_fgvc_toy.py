@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dual_cross_attention.data import draw_toy, load_fgvc
-from dual_cross_attention.data.fgvc.toy import SPECIES, draw_bird
+from dual_cross_attention.data.synthetic.birds import SPECIES, draw_bird
 
 # SHA-256 of the pixels, first 16 digits: a change of one of them is another data set, with other results.
 PIXELS = {(0, "train 0"): "39a67161014a662a", (3, "train 3"): "76e5e8c01fa713df", (9, "test 499"): "6151912acfc92448"}

@@ -7,7 +7,7 @@ import pytest
 
 from dual_cross_attention.data import IdentitySampler
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.shares import Shares
+from dual_cross_attention.training.distributed.partition import Shares
 
 LABELS = {
     "even": [identity for identity in range(20) for _ in range(8)],

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dual_cross_attention.runs.sharding import shard
+from dual_cross_attention.tasks.sharding import shard
 
 Content = bytes | tarfile.TarInfo
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dual_cross_attention.data import load_fgvc
-from dual_cross_attention.data.shards.finding import DESCRIPTION, expand
+from dual_cross_attention.data.shards.discovery import DESCRIPTION, expand
 from dual_cross_attention.data.shards.writing import ArchiveWriter
 from dual_cross_attention.errors import InputError
 

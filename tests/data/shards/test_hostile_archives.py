@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dual_cross_attention.data import load_fgvc, load_reid
-from dual_cross_attention.data.pictures import UnreadablePicture, read_picture
+from dual_cross_attention.data.images import UnreadablePicture, read_picture
 from dual_cross_attention.data.shards import archive as archive_module
 from dual_cross_attention.data.shards.archive import members
 from dual_cross_attention.data.shards.samples import samples

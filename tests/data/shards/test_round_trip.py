@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from dual_cross_attention.data import load_fgvc, load_reid, read_picture
-from dual_cross_attention.data.fgvc import toy as fgvc_toy
-from dual_cross_attention.data.reid import toy as reid_toy
-from dual_cross_attention.data.shards import finding
+from dual_cross_attention.data.shards import discovery as finding
+from dual_cross_attention.data.synthetic import birds as fgvc_toy
+from dual_cross_attention.data.synthetic import people as reid_toy
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -88,9 +88,8 @@ def assert_same_people(ours, theirs) -> None:
 
 def test_drawn_birds(shard_set, tmp_path, monkeypatch):
     birds = fgvc_toy.draw_toy(4, 2)
-    monkeypatch.setattr(
-        "dual_cross_attention.runs.sharding.load_fgvc", lambda *given: birds if given[0] == "toy" else load_fgvc(*given)
-    )
+    by_name = "dual_cross_attention.tasks.sharding.load_fgvc"
+    monkeypatch.setattr(by_name, lambda *given: birds if given[0] == "toy" else load_fgvc(*given))
     lines = shard_set("fgvc", "toy", None, tmp_path)
     assert "40 of train in 1 archive, 20 of val in 1 archive;" in lines[0]
     assert_same_classes(load_fgvc("shards", tmp_path), birds)
@@ -99,7 +98,7 @@ def test_drawn_birds(shard_set, tmp_path, monkeypatch):
 def test_drawn_people(shard_set, tmp_path, monkeypatch):
     people = reid_toy.draw_toy_people(True, 1, 1)
     monkeypatch.setattr(
-        "dual_cross_attention.runs.sharding.load_reid",
+        "dual_cross_attention.tasks.sharding.load_reid",
         lambda *given: people if given[0] == "toy" else load_reid(*given),
     )
     shard_set("reid", "toy", None, tmp_path)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dual_cross_attention.data import IdentitySampler
-from dual_cross_attention.data.order import ShuffledOrder
 from dual_cross_attention.data.reid.blocks import IdentityBlocks
+from dual_cross_attention.data.samplers import ShuffledOrder
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.shares import Shares
+from dual_cross_attention.training.distributed.partition import Shares
 
 some = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

@@ -1,0 +1,1 @@
+"""timm's Vision Transformers, opened at their attention: one file a family."""

@@ -1,0 +1,167 @@
+"""What is known of a data set before it is read, and reading it by its name."""
+
+import difflib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from dual_cross_attention.data.folders import absolute, what_is_in
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import printable
+
+Data = TypeVar("Data")
+VARIABLE = "DCAL_DATA"
+"""Environment variable: a folder that holds datasets under their official names, or one dataset's own folder."""
+NEARBY = "data"
+"""Subfolder of the working directory that is searched after it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CatalogueEntry(Generic[Data]):
+    """A data set that a task knows by name.
+
+    Args:
+        description: for a list of what exists.
+        load: reads it from its own folder or the one that holds it; without arguments if it has no `layout`.
+        layout: the files and folders expected; None if it is drawn, not read from disk.
+        source: where to get it.
+        no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
+        by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
+        find: the dataset's own folder in (or below) a folder, by its official names; None if it is not there. Without
+            it, the dataset has no official names, and `data_root` is always needed.
+    """
+
+    description: str
+    load: Callable[..., Data]
+    layout: str | None = None
+    source: str = ""
+    no_download: str | None = None
+    by_pattern: bool = False
+    find: Callable[[Path], Path | None] | None = None
+
+
+def load_by_name(
+    catalogue: Mapping[str, CatalogueEntry[Data]],
+    name: str,
+    data_root: str | Path | None,
+    download: bool = False,
+    **options: Any,
+) -> Data:
+    """A data set of the catalogue; pictures stay on disk until they are used.
+
+    Args:
+        catalogue: the data sets of a task, by name.
+        name: one of them.
+        data_root: the data set's own folder, or the folder that holds it (or a pattern, see `CatalogueEntry`); None: as
+            `find_data_root` finds it, or for one that is drawn.
+        download: fetch it into `data_root` first, if it is not there.
+        **options: passed on to the entry's `load`.
+
+    Raises:
+        InputError: an unknown name, a missing or wrong `data_root`, a download that is not on offer, or a data set that
+            cannot be used.
+    """
+    if name not in catalogue:
+        raise InputError(f"unknown data set {name!r}{_closest(name, catalogue)}; there are: {', '.join(catalogue)}")
+    entry = catalogue[name]
+    if entry.layout is None and data_root is not None:
+        others = [known for known, other in catalogue.items() if other.layout]
+        raise InputError(
+            f"{name} is drawn by the project and takes no data_root, but {data_root} was given; "
+            f"did you mean the data set {others[0]}, or folder (your own pictures)?"
+        )
+    if download and entry.no_download is not None:
+        get = f"; get it from {entry.source}" if entry.source.startswith("http") else ""
+        raise InputError(f"{name} cannot be downloaded from here: {entry.no_download}{get}")
+    if entry.layout is None:
+        return entry.load(**options)
+    wanted = f"{name} needs data_root, a folder with {entry.layout}"
+    if data_root is None and (data_root := find_data_root(catalogue, name)) is None:
+        searched = f"; none was given, and it is not in {' nor in '.join(_said_places())}" if entry.find else ""
+        raise InputError(f"{wanted}{searched}; get it from {entry.source}")
+    typed = f"{data_root}"
+    if not typed.strip():
+        raise InputError(f"{wanted}; it was given, but is empty: is a variable of the shell not set?")
+    try:
+        root = absolute(Path(typed).expanduser())
+    except (OSError, RuntimeError) as error:  # no working directory; a user whom the system does not know
+        raise InputError(f"{wanted}; {printable(typed)} was given: {error}") from error
+    try:
+        return _load(entry, name, root, wanted, download, options)
+    except InputError as error:
+        if typed in f"{error}" or printable(typed) in f"{error}":
+            raise
+        raise InputError(f"{error} (data_root: {printable(typed)})") from error
+
+
+def _load(
+    entry: CatalogueEntry[Data], name: str, root: Path, wanted: str, download: bool, options: dict[str, Any]
+) -> Data:
+    if download:
+        return entry.load(root, download=True, **options)
+    if not entry.by_pattern and not os.path.isdir(root):  # False too for what cannot be a name
+        raise InputError(f"{wanted}; {printable(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
+    try:
+        return entry.load(root, **options)
+    except OSError as error:  # a folder that may not be listed, a link that leads to itself
+        raise InputError(
+            f"{name}: cannot read {printable(error.filename or root)}: {error.strerror or error}"
+        ) from error
+
+
+def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> Path | None:
+    """The folder of a dataset where no `data_root` is given: in `$DCAL_DATA`, else in `./data`. It is logged.
+
+    Args:
+        catalogue: the datasets of a task, by name.
+        name: one of them.
+
+    Returns:
+        Its own folder, absolute; None if it is in neither, or has no official names to be found by.
+
+    Raises:
+        InputError: there are several of it.
+    """
+    entry = catalogue.get(name)
+    if entry is None or entry.find is None:
+        return None
+    for said, place in _places():
+        try:
+            found = entry.find(absolute(place.expanduser()))
+        except InputError as error:
+            raise InputError(f"{name}: looked for in {said}: {error}") from error
+        except (OSError, RuntimeError, ValueError):  # it may not be listed, or cannot be a path
+            continue
+        if found is not None:
+            logger.info("%s: found in %s: %s", name, said, printable(found))
+            return found
+    return None
+
+
+def _places() -> list[tuple[str, Path]]:
+    """What each place is called, and where it is."""
+    given = os.environ.get(VARIABLE, "").strip()
+    own = [(f"${VARIABLE} ({printable(given)})", Path(given))] if given else []
+    return [*own, (f"./{NEARBY}", Path(NEARBY))]
+
+
+def _said_places() -> list[str]:
+    """The places as an error lists them, those that do not exist with a remark."""
+    said = [] if os.environ.get(VARIABLE, "").strip() else [f"${VARIABLE} (not set)"]
+    for name, place in _places():
+        try:
+            there = os.path.isdir(place.expanduser())
+        except RuntimeError:
+            there = False
+        said.append(name if there else f"{name} (no such folder)")
+    return said
+
+
+def _closest(name: str, catalogue: Mapping[str, Any]) -> str:
+    matches = difflib.get_close_matches(name.lower(), catalogue, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""

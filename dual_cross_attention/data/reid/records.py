@@ -1,0 +1,100 @@
+"""Who was seen on which picture by which camera, in the names of a data set, and how names become numbers."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dual_cross_attention.data.names import composed, composed_order
+from dual_cross_attention.data.reid.identities import IdentityList
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import printable
+
+MAX_DIGITS = 18  # what an int64 of PyTorch holds for certain
+
+
+class Sighting(NamedTuple):
+    """A picture with its identity and camera as the data set names them."""
+
+    picture: Path
+    identity: str
+    camera: str
+
+
+def parsed(
+    files: list[Path], parse: Callable[[Path], Sighting | None], where: str, naming: str, warnings: list[str]
+) -> list[Sighting]:
+    """What `parse` makes of each file; a warning counts those that it makes nothing of, and they are left out.
+
+    Args:
+        files: at least one.
+        parse: a file's identity and camera, or None.
+        where: the data set and the file or folder that has them, for messages.
+        naming: what a file name should have.
+        warnings: a warning is added here.
+
+    Raises:
+        InputError: it makes nothing of any.
+    """
+    sightings = [parse(file) for file in files]
+    odd = [file for file, sighting in zip(files, sightings, strict=True) if sighting is None]
+    if len(odd) == len(files):
+        raise InputError(
+            f"{where}: none of the {len(files):,} file names has {naming}; the first is {printable(odd[0].name)}"
+        )
+    if odd:
+        warnings.append(
+            f"{where}: {len(odd):,} of {len(files):,} pictures are left out, such as {printable(odd[0].name)}: "
+            f"their names lack {naming}"
+        )
+    return [sighting for sighting in sightings if sighting is not None]
+
+
+def absent(files: list[Path]) -> list[Path]:
+    """Those that do not exist. Folders are listed once each: asking for 100,000 files is slow on a network disk."""
+    names: dict[str, set[str]] = {}
+    gone = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in names:
+            try:
+                names[folder] = set(os.listdir(folder))
+            except (OSError, ValueError):  # there is none, it cannot be read, or none can have that name
+                names[folder] = set()
+        if name not in names[folder]:
+            gone.append(file)
+    return gone
+
+
+class _Positions(dict[str, int]):
+    """By composed name; `positions[name]` takes a decomposed one, too."""
+
+    def __missing__(self, name: str) -> int:
+        if (same := composed(name)) == name:
+            raise KeyError(name)
+        return self[same]
+
+
+def positions(names: Iterable[str]) -> dict[str, int]:
+    """Each of the names, composed (see `data.names`), with its place among them, sorted."""
+    return _Positions({name: place for place, name in enumerate(composed_order(names))})
+
+
+def listed(
+    sightings: list[Sighting], identity: Callable[[str], int] = int, camera: Callable[[str], int] = int
+) -> IdentityList:
+    """The pictures with their identities and cameras as numbers, which two functions make of the names.
+
+    Raises:
+        InputError: a name is a number of more than `MAX_DIGITS` digits.
+    """
+    for sighting in sightings:
+        for what, name in (("identity", sighting.identity), ("camera", sighting.camera)):
+            if len(name) > MAX_DIGITS and int in (identity, camera):
+                raise InputError(
+                    f"{printable(sighting.picture)}: expected a number of at most {MAX_DIGITS} digits as {what}, got "
+                    f"{len(name)} digits"
+                )
+    return IdentityList(
+        [s.picture for s in sightings], [identity(s.identity) for s in sightings], [camera(s.camera) for s in sightings]
+    )

@@ -1,0 +1,236 @@
+"""Which archives make a data set: a pattern of the training archives, and those beside them to test on."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+
+from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.folders import unwrapped, what_is_in
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import printable, shown
+from dual_cross_attention.untrusted_files import read_text
+
+DESCRIPTION = "dcal-shards.json"
+"""What `dcal shard` leaves beside its archives."""
+MAX_ARCHIVES = 100_000
+TRAINING = "train"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `dcal shard` says of its archives.
+
+    Args:
+        task: "fgvc" or "reid".
+        dataset: the name of the data set that they were made of.
+        classes: of the training pictures, by label: classes, or identities.
+        archives: the names of each split's archives; None while they are being written.
+        settings: what else decides what is in them.
+    """
+
+    task: str
+    dataset: str
+    classes: list[str]
+    archives: dict[str, list[str]] | None
+    settings: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The archives of a data set.
+
+    Args:
+        folder: where they are.
+        splits: the archives of each split, in their order.
+        classes: names of the labels, where `dcal shard` has said them.
+        warnings: archives that are there and are not read.
+    """
+
+    folder: Path
+    splits: dict[str, list[Path]]
+    classes: list[str] | None
+    warnings: list[str] = field(default_factory=list)
+
+
+def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], train: bool = True) -> Shards:
+    """The training archives that a pattern names, and the test archives in the same folder.
+
+    Args:
+        data_root: DIR/train-{000000..000127}.tar, a single archive, or DIR: all of its train-*.tar. In place of DIR, a
+            folder that holds nothing but DIR will do.
+        task: that they should be for.
+        tests: of each test split its names, of which one is to be there: [["val", "test"]]. The archives are
+            NAME-*.tar, or, where those to train on are called x-train-000000.tar, x-NAME-*.tar.
+        train: False: the training archives need not be there.
+
+    Raises:
+        InputError: there are none, or those that `dcal shard` has left are unfinished or for another task.
+    """
+    if os.path.isdir(data_root):
+        data_root = unwrapped(data_root, _has_archives) or data_root
+    named, folder, prefix = _training_archives(data_root)
+    description = read_description(folder)
+    if description and description.task != task:
+        raise InputError(f"shards: {printable(folder)} has archives for --task {description.task}, not for {task}")
+    if description and description.archives is None:
+        raise InputError(
+            f"shards: {printable(folder)} is unfinished: expected all archives, but dcal shard was interrupted; run it "
+            "again"
+        )
+    splits: dict[str, list[Path]] = {}
+    if train:
+        found = named or _split(folder, prefix, TRAINING, description)
+        if not found:
+            raise InputError(
+                f"shards: expected {prefix}{TRAINING}-*.tar in {printable(folder)}, but {what_is_in(folder)}"
+            )
+        splits[TRAINING] = found
+    for names in tests:
+        found = next(filter(None, (_split(folder, prefix, name, description) for name in names)), None)
+        if found is None:
+            wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
+            raise InputError(f"shards: expected {wanted} in {printable(folder)}, to test on, but {what_is_in(folder)}")
+        splits[names[0]] = found
+    warnings = _not_read(folder, prefix, splits, tests, named)
+    return Shards(folder, splits, description.classes if description else None, warnings)
+
+
+def read_description(folder: Path) -> Description | None:
+    """What `dcal shard` says of the archives in a folder; None if it has not written them.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    path = folder / DESCRIPTION
+    try:
+        said = json.loads(read_text(path, "shards"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"shards: {printable(path)} cannot be read as JSON: {error}") from error
+    if isinstance(said, dict):
+        check_version(said.get("format_version"), f"shards: {printable(path)}")
+    fields = (
+        [said.get(name) for name in ("task", "dataset", "classes", "archives", "settings")]
+        if isinstance(said, dict)
+        else []
+    )
+    task, dataset, classes, archives, settings = fields or [None] * 5
+    names = [name for each in archives.values() for name in each] if _is_lists_of_names(archives) else []
+    good = (
+        isinstance(task, str)
+        and isinstance(dataset, str)
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+        and (archives is None or _is_lists_of_names(archives))
+        and all(name and os.path.basename(name) == name for name in names)
+        and isinstance(settings, dict)
+    )
+    if not good:
+        raise InputError(f"shards: {printable(path)}: expected what dcal shard writes, got {shown(said)}")
+    return Description(task, dataset, classes, archives, settings)
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """What `read_description` reads; written beside and then renamed. Raises OSError if it cannot be written."""
+    with written_beside(folder / DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps({"format_version": FORMAT_VERSION} | asdict(description), indent=1) + "\n")
+
+
+def expand(pattern: str) -> list[str]:
+    """A pattern with {first..last} or {one,other} → all names: "a-{08..10}" → ["a-08", "a-09", "a-10"].
+
+    Raises:
+        InputError: braces that say something else, or more than `MAX_ARCHIVES` names.
+    """
+    parts = re.split(r"(\{[^{}]*\})", pattern)
+    choices = [_choices(part, pattern) if part.startswith("{") else [part] for part in parts]
+    total = 1
+    for each in choices:
+        total *= len(each)
+    if total > MAX_ARCHIVES:
+        raise InputError(f"shards: expected at most {MAX_ARCHIVES:,} archives, {printable(pattern)} names {total:,}")
+    return ["".join(chosen) for chosen in product(*choices)]
+
+
+def _choices(braces: str, pattern: str) -> list[str]:
+    inside = braces[1:-1]
+    if numbers := re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", inside):
+        first, last = numbers.groups()
+        if int(first) <= int(last) < int(first) + MAX_ARCHIVES:
+            return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    elif "," in inside:
+        return inside.split(",")
+    raise InputError(
+        f"shards: {printable(pattern)}: expected braces like {{000000..000127}}, of at most {MAX_ARCHIVES:,} numbers, "
+        f"got {printable(braces):.60}"
+    )
+
+
+def _training_archives(data_root: Path) -> tuple[list[Path], Path, str]:
+    """Those that are named, their folder, and what stands before "train" in their names."""
+    if os.path.isdir(data_root):
+        return [], data_root, ""
+    paths = [data_root] if os.path.lexists(data_root) else [Path(name) for name in expand(f"{data_root}")]
+    first = paths[0]
+    if first.suffix != ".tar" or len({path.parent for path in paths}) > 1 or len({*paths}) < len(paths):
+        there = what_is_in(data_root) if len(paths) == 1 else "it names several folders, other files, or one twice"
+        raise InputError(
+            "shards: expected archives of one folder, such as DIR/train-{000000..000127}.tar, or DIR, got "
+            f"{printable(data_root)}: {there}"
+        )
+    return paths, first.parent, first.name.rpartition(TRAINING)[0]
+
+
+def _split(folder: Path, prefix: str, name: str, description: Description | None) -> list[Path]:
+    """The archives of a split; none if it is not there."""
+    if description and description.archives:
+        return [folder / archive for archive in description.archives.get(name, [])]
+    start = f"{prefix}{name}"
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError as error:
+        raise InputError(f"shards: cannot read the folder {printable(folder)}: {error.strerror}") from error
+    # "train.tar", "train-000000.tar", "train_00.tar": not "trainset.tar"
+    ours = re.compile(re.escape(start) + r"([-_.].*)?\.tar")
+    return [folder / each for each in sorted(names) if ours.fullmatch(each)]
+
+
+def _has_archives(folder: Path) -> bool:
+    return os.path.lexists(folder / DESCRIPTION) or any(name.endswith(".tar") for name in os.listdir(folder))
+
+
+def _not_read(
+    folder: Path, prefix: str, splits: dict[str, list[Path]], tests: Sequence[Sequence[str]], named: list[Path]
+) -> list[str]:
+    """Warnings of archives that belong to a split by their names, and are not in it.
+
+    Of the training archives, none if some are named one by one: then the others are left out on purpose.
+    """
+    taken = {path.name for each in splits.values() for path in each}
+    wanted = {name: splits[names[0]] for names in tests for name in names}
+    if TRAINING in splits and not named:
+        wanted |= {TRAINING: splits[TRAINING]}
+    warnings = []
+    for name, instead in wanted.items():
+        ours = re.compile(re.escape(f"{prefix}{name}") + r"([-_.].*)?\.(tar(\.(gz|bz2|xz|zst))?|tgz|tzst)")
+        others = sorted(each for each in os.listdir(folder) if ours.fullmatch(each) and each not in taken)
+        if others:
+            warnings.append(
+                f"shards: {printable(folder)}: {len(others):,} archives of {name} are not read, such as "
+                f"{printable(others[0])}; those that are read begin with {printable(instead[0].name)}"
+            )
+    return warnings
+
+
+def _is_lists_of_names(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, list) and all(isinstance(name, str) for name in each) for each in value.values()
+    )

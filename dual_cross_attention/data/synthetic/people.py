@@ -1,0 +1,83 @@
+"""The built-in toy set: drawn people under six cameras, among them many who share most of what they wear.
+
+People come in families: its members differ from the first in two parts, so that the overall colour finds the family at
+best. A model has to look at the parts, one by one.
+"""
+
+from operator import ne
+from random import Random
+
+from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
+from dual_cross_attention.data.synthetic.drawing import pick
+from dual_cross_attention.data.synthetic.people_scene import CAMERAS, Person, draw_person
+
+PARTS = {
+    "hair": ("black", "brown", "blond", "ginger"),
+    "long_hair": (False, True),
+    "skin": ("pale", "tan", "dark"),
+    "top": ("red", "orange", "yellow", "green", "blue", "violet", "white", "grey", "black"),
+    "sleeves": ("short", "long"),
+    "stripe": (None, "white", "black", "red", "yellow", "blue"),
+    "bottom": ("blue", "black", "grey", "white", "green", "brown", "red"),
+    "legwear": ("trousers", "shorts", "skirt"),
+    "shoes": ("white", "black", "red"),
+    "bag": (None, None, *((side, colour) for side in ("left", "right") for colour in ("red", "white", "black"))),
+}
+"""What each part can be, for training and test identities alike."""
+
+
+def _people(families: int, members: int) -> list[Person]:
+    """The first of each family, then the second of each, ...; any two differ in two parts or more."""
+    random = Random("people 15")  # in this draw all options of all parts are trained on
+    people: list[Person] = []
+    while len(people) < families * members:
+        if len(people) < families:
+            person = Person(**{part: pick(random, options) for part, options in PARTS.items()})
+            person = person._replace(top=PARTS["top"][len(people) % len(PARTS["top"])])  # each colour, on both sides
+        else:
+            changed = pick(random, Person._fields), pick(random, Person._fields)
+            others = {part: pick(random, PARTS[part]) for part in changed}
+            person = people[len(people) % families]._replace(**others)
+        bag = person.bag and person.bag[1]
+        blurred = person.top in (person.stripe, person.bottom, bag) or person.bottom == bag
+        if not blurred and all(sum(map(ne, person, other)) >= 2 for other in people):
+            people.append(person)
+    return people
+
+
+_CROWD = _people(families=26, members=4)
+TRAIN_PEOPLE = [person for i, person in enumerate(_CROWD) if i % 26 >= 6]
+"""Training identities by label, 80."""
+TEST_PEOPLE = [person for i, person in enumerate(_CROWD) if i % 26 < 6]
+"""Test identities, 20 and four more: distractors, with the families of the last identities."""
+
+
+def draw_toy_people(train: bool = True, train_per_camera: int = 5, gallery_per_camera: int = 3) -> ReIDData:
+    """The toy set: 80 training and 20 test identities under cameras 1 to 6, the same pictures every time.
+
+    Pictures are PIL images, RGB, 64 high and 32 wide. There is one query for each test identity and camera; test
+    identities count from 1. In the gallery are four more people, all of them identity 0: distractors.
+
+    Args:
+        train: draw the training pictures; False: `train` is None and `identities` is empty.
+        train_per_camera, gallery_per_camera: pictures of each person under each camera.
+    """
+    tested, strangers = list(enumerate(TEST_PEOPLE[:20], start=1)), [(0, person) for person in TEST_PEOPLE[20:]]
+    return ReIDData(
+        "toy",
+        [f"person_{label:02d}" for label in range(len(TRAIN_PEOPLE))] if train else [],
+        _drawn("train", list(enumerate(TRAIN_PEOPLE)), train_per_camera) if train else None,
+        _drawn("query", tested, 1),
+        _drawn("gallery", tested + strangers, gallery_per_camera),
+    )
+
+
+def _drawn(split: str, people: list[tuple[int, Person]], per_camera: int) -> IdentityList:
+    """A scene's name holds no count: smaller sets have the same pictures."""
+    pictures, identities, cameras = [], [], []
+    for place, (identity, person) in enumerate(people):
+        for camera in range(1, len(CAMERAS) + 1):
+            pictures += [draw_person(person, camera, f"{split} {place} {camera} {i}") for i in range(per_camera)]
+            identities += [identity] * per_camera
+            cameras += [camera] * per_camera
+    return IdentityList(pictures, identities, cameras)

@@ -1,0 +1,225 @@
+"""Looking at every picture of a data set before a training does: what is broken, odd, or in two splits at once."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from dual_cross_attention.data.concat_sequence import Joined
+from dual_cross_attention.data.images import Picture, UnreadablePicture, open_bytes, open_picture
+from dual_cross_attention.data.pixels import upright_rgb
+from dual_cross_attention.data.shards.member import Member
+
+TINY = 8
+"""Pixels; a picture with a shorter side is hardly one."""
+LARGE = 89_478_485
+"""Pixels from which PIL would warn of a decompression bomb; half of what is read at all (`MAX_PIXELS`)."""
+FEW = 8
+"""Distinct values in a channel, below which an image hardly is one: values of another range than was taken, perhaps."""
+CONSTANT, FEW_LEVELS = "constant", "few levels"
+"""What findings of such images begin with."""
+USUAL_MODES = ("RGB", "L")
+AT_ONCE = 16  # pictures that a process is given at a time
+AHEAD = 64  # such portions for each process, before a new pool is started
+
+
+class Finding(NamedTuple):
+    """What is to be said of a picture.
+
+    Args:
+        split: in which it is.
+        path: the file, exactly as it is named.
+        reason: what is wrong or odd.
+    """
+
+    split: str
+    path: str
+    reason: str
+
+
+@dataclass
+class Split:
+    """What a split has.
+
+    Args:
+        pictures: how many.
+        classes: classes or identities with a picture in it.
+        bad: pictures that cannot be read.
+    """
+
+    pictures: int
+    classes: int
+    bad: int = 0
+
+
+@dataclass
+class DataReport:
+    """What was found in a data set.
+
+    Args:
+        splits: by name.
+        bad: pictures that cannot be read.
+        odd: pictures that can be read, and may not be meant: tiny, very large, animated, of an unusual mode, constant,
+            with few levels.
+        duplicates: files of the same content in more than one split, as lists of (split, path).
+        without_test: classes to train on that have no picture to test with.
+        without_training: classes without a picture to train on.
+        warnings: of the data set itself.
+    """
+
+    splits: dict[str, Split]
+    bad: list[Finding] = field(default_factory=list)
+    odd: list[Finding] = field(default_factory=list)
+    duplicates: list[list[tuple[str, str]]] = field(default_factory=list)
+    without_test: list[str] = field(default_factory=list)
+    without_training: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `json.dumps`; findings have names, not positions."""
+        return asdict(self) | {
+            "bad": [finding._asdict() for finding in self.bad],
+            "odd": [finding._asdict() for finding in self.odd],
+        }
+
+
+class Look(NamedTuple):
+    """What is seen of a picture.
+
+    Args:
+        broken: why it cannot be read; None: it can.
+        odd: what else is to be said.
+        digest: of the file's bytes; None for a picture in memory, or one that cannot be read.
+    """
+
+    broken: str | None
+    odd: list[str]
+    digest: bytes | None
+
+
+def look_at(picture: Picture) -> Look:
+    """Opens a picture and decodes it to the last pixel."""
+    odd: list[str] = []
+    try:
+        with open_picture(picture) as opened:
+            width, height, mode = opened.width, opened.height, opened.mode
+            animated = getattr(opened, "is_animated", False)
+            levels = count_levels(upright_rgb(opened))
+        digest = None if isinstance(picture, Image.Image) else _digest(picture)
+    except UnreadablePicture as error:
+        return Look(error.reason, odd, None)
+    except OSError as error:  # it was there a moment ago
+        return Look(error.strerror or f"{error}", odd, None)
+    if min(width, height) < TINY:
+        odd.append(f"tiny: {width}x{height} pixels")
+    if width * height > LARGE:
+        odd.append(f"very large: {width:,}x{height:,} pixels")
+    if animated:
+        odd.append("holds several pictures, of which the first is taken")
+    if mode not in USUAL_MODES:
+        odd.append(f"mode {mode}, which becomes RGB")
+    if levels == 1:
+        odd.append(f"{CONSTANT}: all pixels are the same")
+    elif levels < FEW:
+        odd.append(f"{FEW_LEVELS}: {levels} of 256")
+    return Look(None, odd, digest)
+
+
+def count_levels(picture: Image.Image) -> int:
+    """Of an image in RGB: how many of the 256 values occur, in the channel that has most."""
+    histogram = picture.histogram()
+    return max(sum(count > 0 for count in histogram[first : first + 256]) for first in (0, 256, 512))
+
+
+def check_pictures(
+    splits: Mapping[str, Sequence[Picture]],
+    report: DataReport,
+    num_workers: int,
+    advance: Callable[[], None],
+) -> None:
+    """Looks at all pictures of all splits, and adds to the report what is bad, odd, or in more than one split.
+
+    A file that crashes the decoder, and its process with it, is a bad picture like others.
+
+    Args:
+        splits: the pictures, by the split's name.
+        report: what is to be added to.
+        num_workers: processes; 0: this one.
+        advance: called once a picture.
+    """
+    looks: dict[int, Look] = {}
+    for number, look in _look_at_all(Joined(*splits.values()), num_workers):
+        looks[number] = look
+        advance()
+    same: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    named = ((split, picture) for split, listed in splits.items() for picture in listed)
+    for number, (split, picture) in enumerate(named):
+        broken, odd, digest = looks[number]
+        name = f"picture {number} in memory" if isinstance(picture, Image.Image) else f"{picture}"
+        if broken:
+            report.bad.append(Finding(split, name, broken))
+            report.splits[split].bad += 1
+        report.odd += [Finding(split, name, reason) for reason in odd]
+        if digest:
+            same[digest].append((split, name))
+    report.duplicates += [files for files in same.values() if len({split for split, _ in files}) > 1]
+
+
+def processes(num_workers: int | None) -> int:
+    """As many as there are cores where nothing is said; a single one is no gain over this process."""
+    if num_workers is not None:
+        return num_workers
+    cores = os.cpu_count() or 1
+    return cores if cores > 1 else 0
+
+
+def _look_at_all(pictures: Sequence[Picture], num_workers: int) -> Iterator[tuple[int, Look]]:
+    """Each picture's number and look, in any order."""
+    if not num_workers:
+        for number, picture in enumerate(pictures):
+            yield number, look_at(picture)
+        return
+    portions = (range(len(pictures))[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE))
+    crashed: list[int] = []
+    while some := list(islice(portions, AHEAD * num_workers)):
+        # A process that dies takes its pool along: what the pool had not finished is looked at one by one.
+        with ProcessPoolExecutor(num_workers) as pool:
+            waiting = {}
+            for portion in some:
+                try:
+                    waiting[pool.submit(_look_at_some, [pictures[number] for number in portion])] = portion
+                except BrokenProcessPool:
+                    crashed += portion
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    portion = waiting.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        crashed += portion
+                    else:
+                        yield from zip(portion, future.result(), strict=True)
+    for number in crashed:
+        with ProcessPoolExecutor(1) as pool:
+            try:
+                yield number, pool.submit(look_at, pictures[number]).result()
+            except BrokenProcessPool:
+                yield number, Look("the decoder crashed on it", [], None)
+
+
+def _look_at_some(pictures: list[Picture]) -> list[Look]:
+    return [look_at(picture) for picture in pictures]
+
+
+def _digest(picture: Path | Member) -> bytes:
+    digest = hashlib.blake2b()
+    with open_bytes(picture) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()

@@ -1,0 +1,141 @@
+"""Evaluation of a trained model on a test split."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.data.unreadable import UnreadablePictures
+from dual_cross_attention.devices import (
+    available_precision,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+)
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.model_files import find_model_file, load_model
+from dual_cross_attention.inference.ranking_file import write_ranking
+from dual_cross_attention.progress import track
+from dual_cross_attention.tasks import ReIDTask
+from dual_cross_attention.tasks.data_module import RunSetup
+from dual_cross_attention.tasks.data_roots import with_data_root
+from dual_cross_attention.tasks.registry import read_setup
+from dual_cross_attention.tasks.task import Task
+
+
+def evaluate(
+    run_or_checkpoint: str | Path,
+    dataset: str | None = None,
+    data_root: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    feature: str | None = None,
+    distance: str | None = None,
+    normalize_features: bool | None = None,
+    rerank: bool = False,
+    save_ranking: str | Path | None = None,
+    ranking_depth: int | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """A trained model on its test split.
+
+    Args:
+        run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
+        dataset: another data set of the same task; None: that of the run.
+        data_root: the data set; None: where the run found it.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision, batch_size, num_workers: as the settings of that name; None: as in the run.
+        feature, distance, normalize_features: as the settings of re-identification; None: as in the run.
+        rerank: of re-identification: by k-reciprocal re-ranking.
+        save_ranking, ranking_depth: of re-identification: a file for the gallery as each query ranks it, and how much
+            of it; see `write_ranking`.
+
+    Returns:
+        "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
+        "rerank" and "valid_queries".
+
+    Raises:
+        InputError: no such model, or data that does not fit it.
+    """
+    chosen = choose_device(device)
+    keep_freed_memory()
+    saved = load_model(run_or_checkpoint)
+    chosen_precision = choose_precision(
+        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
+    )
+    retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
+    written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
+    given = [name for name, value in (retrieval | written).items() if value is not None]
+    if given and saved.config.task != "reid":
+        raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
+    if ranking_depth is not None and ranking_depth < 1:
+        raise InputError(f"--ranking_depth: expected at least 1, got {ranking_depth}")
+    if dataset and dataset != saved.config.dataset:
+        choose_settings({"task": saved.config.task, "dataset": dataset})  # refuses a data set of another task
+        saved.config.data_root = None  # it is that of the run's data set
+    changed = {
+        "dataset": dataset,
+        "data_root": data_root,
+        "eval_batch_size": batch_size,
+        "num_workers": num_workers,
+        **retrieval,
+    }
+    config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
+    setup = read_setup(with_data_root(config), train=False)
+    setup.check_fits(saved.classes)
+    console = console or Console(quiet=True)
+    for note in setup.notes:
+        console.print(note)
+    for warning in setup.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    if saved.data and config.dataset == saved.data.dataset:
+        for difference in saved.data.differences(setup.fingerprint(), setup.test_splits):
+            console.print(f"note: not the test data of the run: {difference}", style="yellow")
+    unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
+    task = setup.build_task(saved.model.to(chosen))
+    write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
+    metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, console)
+    return {
+        "checkpoint": str(find_model_file(run_or_checkpoint)),
+        "dataset": config.dataset,
+        "images": setup.num_test - len(unreadable),
+        "unreadable": len(unreadable),
+        **({"rerank": rerank} if config.task == "reid" else {}),
+        **metrics,
+    }
+
+
+def _score(
+    task: Task,
+    setup: RunSetup,
+    precision: str,
+    unreadable: UnreadablePictures,
+    rerank: bool,
+    write: Callable | None,
+    console: Console,
+) -> dict[str, float]:
+    """The task's metrics, on the model's device; the loader's processes end with this function."""
+    device = next(task.parameters()).device
+    loader = setup.test_loader(task.model, device)
+    batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    if not isinstance(task, ReIDTask):
+        with autocast:
+            return task.evaluate(batches)
+    with autocast:
+        features = task.extract(batches)
+
+    def progress(blocks: list) -> Iterator:
+        return track(blocks, "retrieve", len(blocks), console)
+
+    if write:
+        write(setup.data, task.rank(features, rerank, progress))
+    return task.score(features, rerank, progress)

@@ -1,0 +1,97 @@
+"""A backbone's block over the stack [SA ; PWCA] of 2B rows: the same weights, the same launches, two attentions.
+
+Notable:
+- at the first block both streams have the same tokens, so it takes B rows and gives 2B: norm, query, key and value are
+  computed once;
+- at the last block, what is only classified asks with its prefix alone (CLS and its like): query, output projection and
+  MLP of all other tokens would be thrown away. Key and value are needed of all.
+"""
+
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from dual_cross_attention.attention.pairwise import pairwise_attention, stacked_attention
+from dual_cross_attention.backbones.opened_block import (
+    DropPathMasks,
+    attend,
+    finish_block,
+    project,
+    project_key_value,
+    project_query,
+)
+
+
+def stacked_block(
+    block: Block,
+    tokens: Tensor,
+    distractors: Tensor | None,
+    drop_path: DropPathMasks | None = None,
+    clean_distractors: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Any block but the last.
+
+    Args:
+        tokens: (2B, N, D), SA above PWCA; (B, N, D) at the first block, or where there is no PWCA.
+        distractors: (B,) which picture distracts picture i; None: no PWCA.
+        drop_path: of the rows that come out.
+        clean_distractors: see `stacked_attention`.
+
+    Returns:
+        tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
+        detached views.
+    """
+    normed = block.norm1(tokens)
+    query, key, value = project(block.attn, normed)
+    if distractors is None:
+        attended = attend(block.attn, query, key, value)
+    else:
+        attended = stacked_attention(block.attn, query, key, value, distractors, clean_distractors)
+    batch = len(tokens) if distractors is None else len(distractors)
+    return finish_block(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
+
+
+def last_block(
+    block: Block,
+    tokens: Tensor,
+    distractors: Tensor | None,
+    drop_path: DropPathMasks | None = None,
+    clean_distractors: bool = False,
+    prefix: int = 1,
+    whole_sa: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """The last block; arguments as those of `stacked_block`.
+
+    Args:
+        prefix: tokens before the patches, which are classified.
+        whole_sa: SA's other tokens are wanted too (GLCA reads them).
+
+    Returns:
+        SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and SA's query of CLS alone
+        (B, heads, 1, head_dim) and key (B, heads, N, head_dim) for rollout, detached.
+    """
+    attention, batch = block.attn, len(tokens) if distractors is None else len(distractors)
+    normed = block.norm1(tokens)
+    key, value = project_key_value(attention, normed)
+    sa_drop, pwca_drop = (None, None) if drop_path is None else _halves(drop_path, batch)
+
+    asking = slice(None) if whole_sa else slice(prefix)
+    query, asking_normed = project_query(attention, normed[:batch, asking]), normed[:batch, asking]
+    attended = attend(attention, query, key[:batch], value[:batch])
+    sa = finish_block(block, tokens[:batch, asking], asking_normed, attended, sa_drop)
+    for_rollout = query[:, :, :1].detach(), key[:batch].detach()
+    if distractors is None:
+        return sa, None, *for_rollout
+
+    own = slice(-batch, None)  # the whole of it, where the first block is the last one too
+    asking_normed = normed[own, :prefix]
+    distracting = slice(batch) if clean_distractors else own
+    query = project_query(attention, asking_normed)
+    attended = pairwise_attention(
+        attention, query, key[own], value[own], key[distracting], value[distracting], distractors
+    )
+    pwca = finish_block(block, tokens[own, :prefix], asking_normed, attended, pwca_drop)
+    return sa, pwca, *for_rollout
+
+
+def _halves(drop_path: DropPathMasks, batch: int) -> tuple[DropPathMasks, DropPathMasks]:
+    return tuple(DropPathMasks(*(mask[rows] for mask in drop_path)) for rows in (slice(batch), slice(batch, None)))

@@ -1,0 +1,221 @@
+"""A run's folder: what lies where, and how it is written so that nothing is half there."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.configs.parse import restore_config
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.fingerprint import DataFingerprint
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.version import __version__
+
+_LOCKED: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _leave_locks_to_the_parent() -> None:
+    """A process that reads pictures outlives the one that trains, if that is killed: by as long as a disk hangs."""
+    while _LOCKED:
+        os.close(_LOCKED.pop())
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {"dual-cross-attention": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in LIBRARIES
+    }
+
+
+class RunFolder:
+    """OUTPUT_DIR with config.yaml, metrics.jsonl, best and last model, and checkpoints/."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.source = self.path / "resumed_from.json"
+        self.data = self.path / "data.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.best = self.path / "best.safetensors"
+        self.last = self.path / "last.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+        self.diverged = self.path / "diverged"
+        self.memory = self.path / "memory.json"
+        self.eval_memory = self.path / "eval_memory.json"
+        self._lock = self.path / ".lock"
+        self._descriptor: int | None = None
+        self._owner = self.path / ".owner"
+        self._made: list[Path] = []
+
+    def lock(self) -> None:
+        """Keep every other training out of the folder for as long as this process lives.
+
+        Where the file system knows no locks, nobody is kept out.
+
+        Raises:
+            InputError: another one is at work in it, or nothing can be written there.
+        """
+        try:
+            self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+            _LOCKED.add(self._descriptor)
+            self._lock_descriptor(self._descriptor)
+            with contextlib.suppress(OSError):  # a full disk: who it is matters to others alone
+                self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
+        except BlockingIOError:
+            self._let_go()
+            owner = self._owner.read_text() if self._owner.is_file() else "another process"
+            raise InputError(
+                f"'{self.path}' is in use: {owner} is training into it; wait for its end, or take another --output_dir"
+            ) from None
+        except OSError as error:
+            self._let_go()
+            raise InputError(f"cannot write to the run's folder '{self.path}': {error.strerror}") from error
+
+    @staticmethod
+    def _lock_descriptor(descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+
+    def _let_go(self) -> None:
+        if self._descriptor in _LOCKED:
+            _LOCKED.remove(self._descriptor)
+            os.close(self._descriptor)
+        self._descriptor = None
+
+    def unlock(self) -> None:
+        """Let others in; of a run that never began, nothing stays."""
+        with contextlib.suppress(OSError):  # it may hold something else, or nothing there can be changed any more
+            self._owner.unlink(missing_ok=True)
+            if not self.config.exists():
+                self._lock.unlink(missing_ok=True)
+                for path in self._made:
+                    path.rmdir()
+        self._let_go()
+
+    def remove_leftovers(self) -> None:
+        """Parts of files that a run wrote when it was killed; the folder must be locked."""
+        written = (
+            self.config,
+            self.source,
+            self.data,
+            self.metrics,
+            self.best,
+            self.last,
+            self.memory,
+            self.eval_memory,
+        )
+        for path in written:
+            path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
+
+    def write_config(self, config: TrainingConfig) -> None:
+        """The settings as YAML, usable as --config; the versions stand above them."""
+        head = "".join(f"# {name} {number}\n" for name, number in versions().items())
+        self._write(self.config, head + yaml.safe_dump(asdict(config), sort_keys=False))
+
+    def read_config(self) -> TrainingConfig:
+        """The settings of the run, as `write_config` left them; see `restore_config`.
+
+        Raises:
+            InputError: there is something else.
+        """
+        return restore_config(read_yaml(self.config), f"'{self.config}'")
+
+    def write_data(self, fingerprint: DataFingerprint) -> None:
+        """Which data the run is of; to be written before the settings."""
+        self._write(self.data, fingerprint.to_json() + "\n")
+
+    def read_data(self) -> DataFingerprint | None:
+        """What `write_data` was given; None of a run of format 1, which did not record it.
+
+        Raises:
+            InputError: there is something else.
+        """
+        try:
+            return DataFingerprint.from_json(self.data.read_text(), f"'{self.data}'")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read '{self.data}', which data the run is of: {error}") from error
+
+    def write_source(self, named: Path, checkpoint: Path) -> None:
+        """Where a run begins that goes on from another one's checkpoint; to be written before the settings.
+
+        Args:
+            named: what the user has named, such as that run's folder, which may have later checkpoints tomorrow.
+            checkpoint: the one that it meant.
+        """
+        content = {"format_version": FORMAT_VERSION, "named": str(named), "checkpoint": str(checkpoint)}
+        self._write(self.source, json.dumps(content, indent=1) + "\n")
+
+    def read_source(self) -> tuple[Path, Path] | None:
+        """What `write_source` was given; None of a run that began from nothing.
+
+        Raises:
+            InputError: somebody wrote something else there.
+        """
+        if not self.source.exists():
+            return None
+        try:
+            source = json.loads(self.source.read_text())
+            return Path(source["named"]), Path(source["checkpoint"])
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+            raise InputError(
+                f"cannot read '{self.source}', where the run began ({type(error).__name__}: {error}): put it back, or "
+                "take another --output_dir"
+            ) from error
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """All rows so far; a last line that a crash cut short is left out."""
+        rows = []
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                if not (isinstance(row, dict) and isinstance(row.get("epoch"), int)):
+                    raise ValueError("no epoch")
+                check_version(row.pop("format_version", None), f"'{self.metrics}', line {number}")
+                rows.append(row)
+            except (ValueError, RecursionError) as error:
+                if number < len(lines):
+                    raise InputError(f"'{self.metrics}', line {number}: expected JSON, got {line!r:.60}") from error
+        return rows
+
+    def write_metrics(self, row: dict[str, float]) -> None:
+        """An epoch's row, in place of it and all later ones: a resumed run writes those again."""
+        rows = [other for other in self.read_metrics() if other["epoch"] < row["epoch"]]
+        self._write_rows([*rows, row])
+
+    def drop_metrics_after(self, epoch: int) -> None:
+        """Forget the rows of later epochs."""
+        rows = self.read_metrics()
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        if len(kept) < len(rows):
+            self._write_rows(kept)
+
+    def _write_rows(self, rows: list[dict[str, float]]) -> None:
+        self._write(self.metrics, "".join(json.dumps(row | {"format_version": FORMAT_VERSION}) + "\n" for row in rows))
+
+    def _write(self, path: Path, text: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with written_beside(path) as temporary:
+            temporary.write_text(text)

@@ -1,0 +1,106 @@
+"""`dcal check-data`: a data set by its name, looked at picture by picture."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.data.fgvc import load_fgvc
+from dual_cross_attention.data.images import Picture
+from dual_cross_attention.data.labels import distinct
+from dual_cross_attention.data.reid import load_reid
+from dual_cross_attention.data.validation import (
+    CONSTANT,
+    FEW,
+    FEW_LEVELS,
+    DataReport,
+    Split,
+    check_pictures,
+    processes,
+)
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.progress import ProgressBar
+from dual_cross_attention.tasks.data_roots import is_synthetic
+
+Pictures = Mapping[str, Sequence[Picture]]
+EXAMPLES = 4  # that are shown of what does not stop a training
+
+
+def check_data(
+    task: str, dataset: str | None, data_root: str | None, num_workers: int | None, console: Console
+) -> DataReport:
+    """Reads a data set's labels and all of its pictures.
+
+    Args:
+        task: "fgvc" or "reid".
+        dataset: a data set of the task; None: its toy set.
+        data_root: where it is; None: as it is found, see `find_data_root`.
+        num_workers: processes; None: one per core.
+        console: where progress is shown.
+
+    Raises:
+        InputError: the data set cannot be used at all.
+    """
+    if num_workers is not None and num_workers < 0:
+        raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
+    name = dataset or choose_settings({"task": task}).dataset
+    choose_settings({"task": task, "dataset": name})  # refuses what is not there
+    pictures, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
+    total = sum(split.pictures for split in report.splits.values())
+    drawn = is_synthetic(task, name)
+    with ProgressBar("check", total, console) as advance:
+        check_pictures(pictures, report, 0 if drawn else processes(num_workers), advance)
+    return report
+
+
+def as_lines(report: DataReport, shown: int) -> list[str]:
+    """The report for a screen: bad pictures up to `shown`, and examples of the rest."""
+    lines = [
+        f"{name}: {split.pictures:,} pictures of {split.classes:,} classes or identities, {split.bad:,} cannot be read"
+        for name, split in report.splits.items()
+    ]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    odd: dict[str, list[str]] = {CONSTANT: [], FEW_LEVELS: [], "": []}
+    for split, path, reason in report.odd:
+        kind = reason.partition(":")[0]
+        odd[kind if kind in odd else ""].append(f"{split}: {path}: {reason}")
+    doubles = [" = ".join(f"{split}: {path}" for split, path in files) for files in report.duplicates]
+    for what, names in (
+        ("classes have no picture to train on", report.without_training),
+        ("classes have no picture to test with", report.without_test),
+        ("images are constant: every pixel has the same color", odd[CONSTANT]),
+        (f"images have few levels, less than {FEW} in each channel", odd[FEW_LEVELS]),
+        ("oddities of pictures", odd[""]),
+        ("files are in more than one split, byte for byte", doubles),
+    ):
+        lines += _some(f"warning: {len(names):,} {what}", names, EXAMPLES)
+    bad = [f"{split}: {path}: {reason}" for split, path, reason in report.bad]
+    return lines + _some(f"{len(bad):,} pictures cannot be read", bad, shown)
+
+
+def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
+    data = load_fgvc(name, data_root)
+    splits = {"train": data.train, "test": data.test}
+    report = DataReport({split: Split(len(each), len(distinct(each.labels))) for split, each in splits.items()})
+    report.warnings = list(data.warnings)
+    trained, tested = (set(distinct(split.labels).tolist()) for split in (data.train, data.test))
+    report.without_test = [name for label, name in enumerate(data.classes) if label not in tested]
+    report.without_training = [name for label, name in enumerate(data.classes) if label not in trained]
+    return {split: each.pictures for split, each in splits.items()}, report
+
+
+def _reid(name: str, data_root: str | None, console: Console) -> tuple[Pictures, DataReport]:
+    data = load_reid(name, data_root)
+    for note in data.notes:
+        console.print(note, soft_wrap=True)
+    splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
+    report = DataReport({split: Split(len(each), len(distinct(each.identities))) for split, each in splits.items()})
+    report.warnings = list(data.warnings)
+    return {split: each.pictures for split, each in splits.items()}, report
+
+
+def _some(title: str, names: list[str], shown: int) -> list[str]:
+    if not names:
+        return []
+    more = [f"  and {len(names) - shown:,} more: --json FILE has all of them"] if len(names) > shown else []
+    return [f"{title}:", *(f"  {name}" for name in names[:shown]), *more]

@@ -1,0 +1,108 @@
+"""What a task brings to a run, beside model and losses: its data, and batches made as its settings say."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.fingerprint import DataFingerprint
+from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.names import same_names
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.task import Task
+from dual_cross_attention.weights.pixel_stats import HALF, IMAGENET, PixelStats, stats_of_cfg
+
+
+class RunSetup(ABC):
+    """A task's data, read, and what is made of it.
+
+    Args:
+        config: the settings of the task.
+        train: False: for evaluation only, so the training side may be missing.
+
+    Attributes:
+        classes: names of what the classifiers tell apart, saved with the model; empty where `train` is False and the
+            test side does not say.
+        description: the data in a line.
+        warnings: what is wrong with it.
+        notes: how it was read, where that was a choice, a line each.
+        num_test: test pictures.
+        cache: whether loaders keep their pictures in memory. Not for evaluation only, which reads each of them once.
+        test_splits: names of the splits of the fingerprint that the test images are in.
+        test_has_the_classes: whether test pictures are of the training classes, or of others (as in re-identification).
+    """
+
+    config: TrainingConfig
+    classes: list[str]
+    description: str
+    warnings: list[str]
+    notes: Sequence[str] = ()
+    num_test: int
+    cache: bool
+    test_splits: tuple[str, ...] = ("test",)
+    test_has_the_classes: bool = False
+
+    @abstractmethod
+    def __init__(self, config: TrainingConfig, train: bool = True):
+        """Reads the data set; raises InputError if that cannot work, or its pictures cannot be kept as `cache` says."""
+
+    @abstractmethod
+    def fingerprint(self) -> DataFingerprint:
+        """What tells this data from other data; see `fingerprint_split`."""
+
+    @abstractmethod
+    def build_task(self, model: DualCrossAttentionViT) -> Task:
+        """The task over a model."""
+
+    @abstractmethod
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        """Batches for `Task.training_step`."""
+
+    @abstractmethod
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        """Batches for `Task.evaluate`."""
+
+    def check_fits(self, classes: list[str]) -> None:
+        """Raises InputError if a model with these classes cannot be evaluated on this data."""
+        if self.test_has_the_classes and not same_names(classes, self.classes):
+            raise InputError(
+                f"the model knows {len(classes)} classes ({classes[0]}, …), the data at '{self.config.data_root}' has "
+                f"{len(self.classes)} ({self.classes[0]}, …): expected the same, in the same order"
+            )
+
+
+def pixel_stats(config: TrainingConfig, model: DualCrossAttentionViT) -> PixelStats:
+    """Mean and standard deviation that pixels are normalized by.
+
+    In this order: the settings `mean` and `std`; what the weights file names, unless they are None, as in the settings
+    of a run of format 1; re-ID's `pixel_stats`; the backbone's `pretrained_cfg`.
+    """
+    if isinstance(config.mean, list):
+        return PixelStats(tuple(config.mean), tuple(config.std), "the settings mean and std")
+    if config.mean == "auto" and model.pretrained_stats:
+        return model.pretrained_stats
+    if getattr(config, "pixel_stats", None) == "half":
+        return PixelStats(HALF, HALF, "pixel_stats half; --pixel_stats backbone takes the backbone's")
+    return stats_of_cfg(model.backbone.default_cfg, f"timm's {config.backbone}")
+
+
+def doubtful_stats(config: TrainingConfig, stats: PixelStats) -> str | None:
+    """A warning, if weights out of a file get the backbone's mean and std of 0.5 because nothing says otherwise."""
+    is_file = config.weights not in ("imagenet", "none") and not config.weights.lower().endswith(".npz")
+    if not is_file or not stats.source.startswith("timm's ") or (stats.mean, stats.std) != (HALF, HALF):
+        return None
+    mean, std = (" ".join(map(str, values)) for values in IMAGENET)
+    return (
+        f"'{config.weights}' does not say how its pixels were normalized: mean and std of 0.5 are taken, as timm's "
+        f"{config.backbone}; DeiT, MAE and DINO files need ImageNet's: --mean {mean} --std {std}"
+    )
+
+
+def reading_processes(config: TrainingConfig, device: torch.device) -> int:
+    """Processes that read pictures beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
+    if config.num_workers is not None:
+        return config.num_workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

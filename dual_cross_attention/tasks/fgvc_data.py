@@ -1,0 +1,75 @@
+"""A run of fine-grained recognition: classes, crops, and pictures in any order."""
+
+import torch
+
+from dual_cross_attention.configs import FGVCConfig
+from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
+from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
+from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
+
+
+class FGVCSetup(RunSetup):
+    """See `RunSetup`. Images are normalized as `pixel_stats` says."""
+
+    test_has_the_classes = True
+
+    def __init__(self, config: FGVCConfig, train: bool = True):
+        self.config = config
+        self.data = load_fgvc(config.dataset, config.data_root, config.download and train)
+        self.classes = self.data.classes
+        self.description = (
+            f"{len(self.classes)} classes, {len(self.data.train):,} training and {len(self.data.test):,} test pictures"
+        )
+        self.warnings = self.data.warnings
+        self.num_test = len(self.data.test)
+        self.cache = train and config.cache == "ram"
+        if self.cache:
+            check_memory(len(self.data.train) + self.num_test, tuple(config.resize()))
+
+    def fingerprint(self) -> DataFingerprint:
+        splits = {"train": self.data.train, "test": self.data.test}
+        return DataFingerprint(
+            self.config.dataset,
+            len(self.classes),
+            digest_names(self.classes),
+            {name: fingerprint_split(split.pictures, split.labels) for name, split in splits.items()},
+        )
+
+    def check_fits(self, classes: list[str]) -> None:
+        """See `RunSetup`. Classes of the same names in another order get the labels that the model knows."""
+        self.data = self.data.with_order_of(classes)
+        self.classes = self.data.classes
+        super().check_fits(classes)
+
+    def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
+        return FGVCTask(model, self.config.weight_bound, self.config.label_smoothing)
+
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        return train_loader(
+            self.data.train,
+            train_transform(*self._sizes_and_stats(model), self.config.flip),
+            self.config.batch_size,
+            reading_processes(self.config, device),
+            self.config.seed,
+            device.type,
+            min_batch=2 if model.has_pwca else 1,
+            cache=self.cache,
+        )
+
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        return test_loader(
+            self.data.test,
+            test_transform(*self._sizes_and_stats(model)),
+            self.config.eval_batch_size or 4 * self.config.batch_size,
+            reading_processes(self.config, device),
+            device.type,
+            self.cache,
+        )
+
+    def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
+        mean, std, _ = pixel_stats(self.config, model)
+        return tuple(self.config.img_size), tuple(self.config.resize()), mean, std

@@ -1,0 +1,121 @@
+"""A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
+
+import numpy as np
+import torch
+
+from dual_cross_attention.configs import ReIDConfig
+from dual_cross_attention.data import (
+    IdentitySampler,
+    PictureList,
+    load_reid,
+    reid_train_transform,
+    test_loader,
+    test_transform,
+    train_loader,
+)
+from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.concat_sequence import Joined
+from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
+from dual_cross_attention.data.labels import distinct
+from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.reid.blocks import IdentityBlocks
+from dual_cross_attention.data.samplers import BatchOrder
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
+from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
+
+
+class ReIDSetup(RunSetup):
+    """See `RunSetup`; the classes are the training identities. The test pictures are the queries, then the gallery."""
+
+    test_splits = ("query", "gallery")
+
+    def __init__(self, config: ReIDConfig, train: bool = True):
+        self.config = config
+        self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
+        self.classes = self.data.identities
+        sides = (self.data.query, self.data.gallery)
+        self.pictures = Joined(*(side.pictures for side in sides))
+        self.split = RetrievalSplit(
+            torch.from_numpy(np.concatenate([np.asarray(side.identities, dtype=np.int64) for side in sides])),
+            torch.from_numpy(np.concatenate([np.asarray(side.cameras, dtype=np.int64) for side in sides])),
+            len(self.data.query),
+        )
+        training = f"{len(self.classes):,} identities, {len(self.data.train):,} training pictures; " if train else ""
+        people, cameras = distinct(self.data.query.identities), self.split.cameras.unique()
+        self.description = (
+            f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
+            f"{len(self.data.gallery):,} gallery pictures, {len(cameras)} cameras"
+        )
+        self.notes = self.data.notes
+        self.warnings = self.data.warnings
+        self.num_test = len(self.pictures)
+        self.cache = train and config.cache == "ram"
+        if self.cache:
+            check_memory(len(self.data.train) + self.num_test, tuple(config.img_size))
+
+    def fingerprint(self) -> DataFingerprint:
+        splits = {"train": self.data.train, "query": self.data.query, "gallery": self.data.gallery}
+        return DataFingerprint(
+            self.config.dataset,
+            len(self.classes),
+            digest_names(self.classes),
+            {
+                name: fingerprint_split(split.pictures, split.identities, split.cameras)
+                for name, split in splits.items()
+                if split is not None
+            },
+        )
+
+    def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
+        config = self.config
+        return ReIDTask(
+            model,
+            self.split,
+            config.weight_bound,
+            config.label_smoothing,
+            config.triplet_margin,
+            config.feature,
+            config.distance,
+            config.normalize_features,
+        )
+
+    def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        config, train = self.config, self.data.train
+        return train_loader(
+            PictureList(train.pictures, train.identities),
+            reid_train_transform(
+                tuple(config.img_size), *self._stats(model), config.flip, config.padding, config.erasing
+            ),
+            config.batch_size,
+            reading_processes(config, device),
+            config.seed,
+            device.type,
+            order=self._order(),
+            cache=self.cache,
+        )
+
+    def _order(self) -> BatchOrder:
+        config, train = self.config, self.data.train
+        per_identity = config.images_per_identity
+        identities_per_batch = config.batch_size // per_identity
+        if train.block is None:
+            return IdentitySampler(train.identities, identities_per_batch, per_identity, config.seed)
+        counts = train.identities.counts
+        return IdentityBlocks(counts, identities_per_batch, per_identity, config.seed, train.block)
+
+    def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        size = tuple(self.config.img_size)
+        return test_loader(
+            PictureList(self.pictures, range(len(self.pictures))),
+            test_transform(size, size, *self._stats(model)),
+            self.config.eval_batch_size or 4 * self.config.batch_size,
+            reading_processes(self.config, device),
+            device.type,
+            self.cache,
+        )
+
+    def _stats(self, model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the pixels."""
+        mean, std, _ = pixel_stats(self.config, model)
+        return mean, std

@@ -1,0 +1,1 @@
+"""Checkpoints, and the models and metrics that are written after them."""

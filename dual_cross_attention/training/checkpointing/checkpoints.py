@@ -1,0 +1,352 @@
+"""Checkpoints that survive what machines do: written beside, flushed, renamed, checked by their hashes when read.
+
+A checkpoint is a folder: `state.pt` (tensors and plain containers; read with `weights_only=True`, so nothing in it is
+executed), `progress.json` (how far the run had come), and `manifest.json`, which has the size and the SHA-256 of both
+and is written last. Writing happens in a thread, while the training goes on.
+
+    epoch_0003                  after the third epoch and its evaluation
+    epoch_0003_step_00001234    later, in the fourth epoch: 1,234 steps of the optimiser since the start
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from torch.utils._pytree import tree_map_only
+
+from dual_cross_attention.atomic_io import flush, make_folder
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import shown
+
+KEPT = 2
+"""Newest checkpoints that are kept, beside that of the best epoch."""
+
+_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?", re.ASCII)
+STATE, PROGRESS, MANIFEST = "state.pt", "progress.json", "manifest.json"
+
+
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """After `epoch` epochs; in the middle of the next one, with the steps of the optimiser since the start."""
+    return f"epoch_{epoch:04d}" + (f"_step_{step:08d}" if step is not None else "")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in a folder that were written to the end, oldest first."""
+    return [path for path in named_checkpoints(folder) if (path / MANIFEST).is_file()]
+
+
+def named_checkpoints(folder: Path) -> list[Path]:
+    """What has the name of a checkpoint, oldest first, whether it is whole or not."""
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("epoch_*"))
+    return [path for *_, path in sorted((*map(int, match.groups("-1")), path) for match, path in found if match)]
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """How far the run of a checkpoint had come, as it was saved; `verify` tells whether it still is what was written.
+
+    Raises:
+        InputError: it does not say.
+    """
+    try:
+        progress = json.loads((path / PROGRESS).read_text())
+        check_version(progress.pop("format_version", None), f"'{path / PROGRESS}'")
+        for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
+            if not is_right(progress[name]):
+                raise ValueError(f"{name} is {shown(progress[name])}, expected {expected}")
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
+    return progress
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_by_name(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_row(value: Any) -> bool:
+    return _is_by_name(value, _is_number) and _is_count(value.get("epoch"))
+
+
+def _is_log(value: Any) -> bool:
+    def is_sum(pair: Any) -> bool:
+        return isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
+
+    return (
+        isinstance(value, dict)
+        and _is_by_name(value.get("sums"), is_sum)
+        and _is_by_name(value.get("latest"), _is_number)
+    )
+
+
+def _is_list(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(is_right, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_PROGRESS_OF_A_RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epoch": (_is_count, "a count"),
+    "step": (_is_count, "a count"),
+    "step_in_epoch": (_is_count, "a count"),
+    "batches_per_step": (lambda value: _is_count(value) and value > 0, "a count of at least 1"),
+    "pictures": (_is_count, "a count"),
+    "best": (lambda value: value == {} or _is_row(value), "a row of metrics.jsonl, or {}"),
+    "rows": (lambda value: _is_list(value, _is_row), "rows of metrics.jsonl"),
+    "log": (_is_log, "sums and latest values by name"),
+    "unreadable": (lambda value: _is_by_name(value, _is_text), "reasons by path"),
+    "classes": (lambda value: value and _is_list(value, _is_text), "a list of names"),
+}
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; None if nothing is."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+        for name in (STATE, PROGRESS):
+            expected, file = files[name], path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["bytes"]:
+                return f"{name} has {file.stat().st_size:,} bytes, expected {expected['bytes']:,}"
+            if _sha256(file) != expected["sha256"]:
+                return f"{name} is not what was written (its SHA-256 differs)"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"{MANIFEST} cannot be read: {type(error).__name__}: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a run needs beside its progress, on CPU. Nothing in it is executed.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        # Not mapped (mmap=True): on a CPU the optimiser's state would stay in the file, and if that is cut short, or a
+        # network disk fails, the process ends by SIGBUS.
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a reader raises on damaged or hostile bytes is not limited to any list of types
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise InputError(f"cannot resume from '{path}': {reason}") from error
+
+
+class CheckpointWriter:
+    """Writes checkpoints, one at a time, while the training goes on.
+
+    A full disk or a folder that cannot be written to does not end a run: it is told, what was there stays, and the next
+    checkpoint tries again.
+
+    Args:
+        folder: where they go.
+        warn: is told what could not be written.
+
+    Attributes:
+        failed: what the last attempt could not do; None if it worked.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]):
+        self.folder, self.warn = folder, warn
+        self.failed: str | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future | None = None
+
+    def save(
+        self,
+        name: str,
+        state: dict[str, Any],
+        progress: dict[str, Any],
+        best: str | None = None,
+        then: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Begin to write a checkpoint. Waits for the one before.
+
+        Args:
+            name: of its folder; see `checkpoint_name`.
+            state: tensors in plain containers; copied before this returns, so training may change them.
+            progress: what JSON can hold.
+            best: name of a checkpoint that is kept however old it is.
+            then: to be called by the same thread once the checkpoint is there, with the copied state; also if there
+                was no room for the checkpoint: a model takes a third of it.
+        """
+        self.wait()
+        copied = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
+        self._writing = self._thread.submit(self._write, name, copied, progress, best, then)
+
+    def wait(self) -> None:
+        """Until what was begun is written, or has failed."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(
+        self, name: str, state: dict, progress: dict, best: str | None, then: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        target = self.folder / name
+        failed = []
+        try:
+            self._replace(target, state, progress)
+            self._remove_old(best)
+        except OSError as error:
+            failed.append(f"cannot write checkpoint '{target}': {' '.join(str(error).split())}")
+        try:
+            if then:
+                then(state)
+        except (OSError, SafetensorError) as error:
+            failed.append(f"cannot write the results of the epoch: {' '.join(str(error).split())}")
+        self.failed = "; ".join(failed) or None
+        if failed:
+            last = list_checkpoints(self.folder)
+            self.warn(
+                f"{self.failed}; the run goes on, and "
+                + (f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet")
+            )
+
+    def _replace(self, target: Path, state: dict, progress: dict) -> None:
+        temporary = target.with_name(f"{target.name}.tmp")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            write_checkpoint(temporary, state, progress)
+            put_in_place(temporary, target)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its part is what others need
+            raise
+
+    def _remove_old(self, best: str | None) -> None:
+        for old in list_checkpoints(self.folder)[:-KEPT]:
+            if old.name != best:
+                _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Renamed first: half removed, it would look torn. The name is not that of a replaced one, which may come back."""
+    leftover = path.with_name(f"{path.name}.outdated")
+    shutil.rmtree(leftover, ignore_errors=True)
+    path.rename(leftover)
+    flush(path.parent)
+    shutil.rmtree(leftover)
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Gives a checkpoint its name. Whatever happens, one that had it before stays until then.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    replaced = target.with_name(f"{target.name}.old")
+    try:
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        os.replace(temporary, target)
+    except OSError:
+        with suppress(OSError):  # the next start tries again
+            _put_back(replaced)
+        raise
+    flush(target.parent)  # else a power cut could undo the new name and leave the old one without its files
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _put_back(replaced: Path) -> None:
+    """Gives a replaced checkpoint its name again, if it is whole and the one in its place did not get that far."""
+    target = replaced.with_suffix("")
+    if (replaced / MANIFEST).is_file() and not target.exists():
+        replaced.rename(target)
+
+
+def remove_leftovers(folder: Path, names: str = "epoch_*") -> None:
+    """What a run that was killed has left half written or half removed; nobody else may be writing there.
+
+    A checkpoint that was about to be replaced has its name again.
+
+    Args:
+        names: pattern of the checkpoints' names.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    for path in folder.glob(f"{names}.old"):
+        _put_back(path)
+    for suffix in ("tmp", "old", "outdated"):
+        for path in folder.glob(f"{names}.{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]) -> None:
+    """State (tensors on CPU), progress and manifest into a new folder, flushed to the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    make_folder(path)
+    files = {}
+    for name, content in (
+        (STATE, state),
+        (PROGRESS, json.dumps({"format_version": FORMAT_VERSION} | progress).encode()),
+    ):
+        with (path / name).open("wb") as file:
+            counted = _CountedFile(file)
+            if name == STATE:
+                try:
+                    torch.save(content, counted)
+                except RuntimeError:  # PyTorch's writer turns what the file raised into its own
+                    raise (counted.error or OSError("PyTorch could not write the state")) from None
+            else:
+                counted.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        files[name] = {"bytes": counted.bytes, "sha256": counted.hash.hexdigest()}
+    with (path / MANIFEST).open("w") as file:
+        json.dump({"format_version": FORMAT_VERSION, "files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    flush(path)
+
+
+class _CountedFile:
+    """A file that is written to, with what the manifest needs to know of it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.bytes, self.hash = file, 0, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.bytes += len(data)
+        self.hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()

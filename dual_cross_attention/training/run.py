@@ -1,0 +1,244 @@
+"""Training: from settings to a run's folder."""
+
+import shlex
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import set_seed
+from rich.console import Console
+from safetensors import SafetensorError
+
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.devices import (
+    available_precision,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    resolve_precision,
+)
+from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
+from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.tasks.data_module import RunSetup, doubtful_stats, pixel_stats
+from dual_cross_attention.tasks.data_roots import with_data_root
+from dual_cross_attention.tasks.registry import read_setup
+from dual_cross_attention.text import printable
+from dual_cross_attention.training.checkpointing.artifacts import complete_results
+from dual_cross_attention.training.checkpointing.checkpoints import read_progress, remove_leftovers
+from dual_cross_attention.training.distributed.rendezvous import meeting_point
+from dual_cross_attention.training.distributed.strategy import decide_once, is_of_a_lost_process, refuse_other_plans
+from dual_cross_attention.training.resume import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
+from dual_cross_attention.training.signals import LEFT_EARLY, Interruptions
+from dual_cross_attention.training.trainer import Trainer
+
+T = TypeVar("T")
+REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy set
+SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
+
+
+def train(config: TrainingConfig, console: Console) -> dict[str, float]:
+    """Train as the settings say, or go on with the run that the folder holds.
+
+    Returns:
+        The best epoch's row of metrics.jsonl.
+
+    Raises:
+        InputError: settings, data, weights or folder that cannot work.
+        TrainingDivergedError: a loss or a gradient is not finite.
+        InterruptedRun: a signal came, and the state is saved, if there was a step.
+        LostProcessError: another process has ended.
+    """
+    config = with_data_root(config)
+    device = choose_device(config.device)
+    refuse_other_plans()
+    PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
+    locked: list[RunFolder] = []  # by the first process
+    with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
+        try:
+            choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
+            keep_freed_memory()
+            setup = _starting(interruptions, lambda: read_setup(config))
+            path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locked))
+            setup.config = _settled(config, stored, device, console)
+            return _train(setup, console, interruptions, device, RunFolder(path), checkpoint)
+        except RuntimeError as error:
+            if not is_of_a_lost_process(error):
+                raise
+            raise LostProcessError(
+                "another process has ended: what it said is the reason, or somebody killed it (where memory is short, "
+                "the system does); the same command, or a restart by the launcher, goes on from the last checkpoint"
+            ) from error
+        finally:
+            for folder in locked:
+                folder.unlock()
+
+
+def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
+    """What `do` gives. Before the first step there is nothing to save: a signal ends the run wherever it is."""
+    try:
+        with interruptions.at_once():
+            return do()
+    except BaseException as error:
+        if not interruptions.requested:
+            raise
+        # Whatever it is: libraries that are written in C++ make errors of their own of what is raised in them.
+        raise InterruptedRun(f"{interruptions.requested}: {LEFT_EARLY}") from error
+
+
+def _settled(
+    config: TrainingConfig, stored: TrainingConfig | None, device: torch.device, console: Console
+) -> TrainingConfig:
+    """The settings with what a command leaves open decided.
+
+    Args:
+        config: those of the command.
+        stored: those of the run that is resumed; None if there is none.
+    """
+    if stored is None:
+        return config.replaced(precision=resolve_precision(config.precision, device, config.format_version))
+    left_open = config.precision == "auto"
+    config = resumed_settings(config, stored)
+    if left_open and available_precision(config.precision, device) != config.precision:
+        precision = resolve_precision("auto", device, config.format_version)
+        console.print(
+            f"the run was in {config.precision}, which {device.type} does not have: it resumes in {precision}"
+        )
+        config = config.replaced(precision=precision)
+    return config
+
+
+def _open_folder(
+    config: TrainingConfig, setup: RunSetup, console: Console, interruptions: Interruptions, locked: list[RunFolder]
+) -> tuple[Path, Path | None, TrainingConfig | None]:
+    """The run's folder, the checkpoint to resume from, and the settings of the run that is resumed.
+
+    The folder is locked against others, and added to `locked`.
+    """
+
+    def warn(message: str) -> None:
+        console.print(f"warning: {message}", style="yellow")
+
+    data = RunData(setup.fingerprint(), setup.classes)
+    folder = choose_folder(config, data, console.print)
+    folder.lock()
+    locked.append(folder)
+
+    def look() -> Path | None:
+        if folder.config.is_file():
+            folder.remove_leftovers()
+            remove_leftovers(folder.checkpoints)
+            remove_leftovers(folder.path, folder.diverged.name)
+        checkpoint = find_checkpoint(config, folder, data, warn)
+        if checkpoint and checkpoint.parent == folder.checkpoints:
+            complete_results(folder, folder.read_config(), checkpoint, data.fingerprint)
+        return checkpoint
+
+    try:
+        checkpoint = _starting(interruptions, look)
+        run = folder if folder.config.is_file() else run_of(checkpoint) if checkpoint else None
+        return folder.path, checkpoint, run.read_config() if run else None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
+
+
+def _train(
+    setup: RunSetup,
+    console: Console,
+    interruptions: Interruptions,
+    device: torch.device,
+    folder: RunFolder,
+    checkpoint: Path | None,
+) -> dict[str, float]:
+    config = setup.config
+    if checkpoint and checkpoint.parent == folder.checkpoints:
+        progress = read_progress(checkpoint)
+        if progress["epoch"] >= config.epochs:
+            console.print(f"{folder.path} holds this run already, all {config.epochs} epochs of it; nothing to do.")
+            _report(config, folder, progress["best"], progress["unreadable"], console)
+            return progress["best"]
+
+    trainer = _starting(
+        interruptions, lambda: _build_trainer(setup, console, interruptions, device, folder, checkpoint)
+    )
+    try:
+        if trainer.accelerator.is_main_process:
+            if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
+                folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
+            folder.write_data(setup.fingerprint())
+            folder.write_config(trainer.config)
+    except OSError as error:
+        raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
+    best = trainer.fit()
+    _report(config, folder, best, trainer.unreadable.found, console)
+    return best
+
+
+def _build_trainer(
+    setup: RunSetup,
+    console: Console,
+    interruptions: Interruptions,
+    device: torch.device,
+    folder: RunFolder,
+    checkpoint: Path | None,
+) -> Trainer:
+    """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
+    config = setup.config
+    set_seed(config.seed)
+    pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
+    if pretrained is True:
+        console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
+    model = build_model(config, len(setup.classes), pretrained)
+    stats = pixel_stats(config, model)
+    if doubt := None if checkpoint else doubtful_stats(config, stats):
+        console.print(f"warning: {doubt}", style="yellow", soft_wrap=True)
+    if config.format_version > 1:  # else None stays: the rule of that time
+        config = setup.config = config.replaced(mean=list(stats.mean), std=list(stats.std))
+    model.set_grad_checkpointing(config.use_gradient_checkpointing)
+    task = setup.build_task(model)
+    loaders = setup.train_loader(model, device), setup.test_loader(model, device)
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    for warning in setup.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(
+        "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
+        f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
+        f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"pixels: {stats}\n"
+        f"run folder: {folder.path}"
+    )
+    if config.warmup_epochs > config.epochs:
+        console.print(
+            f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
+            f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
+        )
+    return Trainer(
+        task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, setup.fingerprint()
+    )
+
+
+def _report(
+    config: TrainingConfig, folder: RunFolder, best: dict[str, float], unreadable: dict[str, str], console: Console
+) -> None:
+    """The end of a run: what came out, where it is, what to type next."""
+    parts = [f"{name.removeprefix('val/')} {value:.2f} %" for name, value in best.items() if name.startswith("val/")]
+    console.print(f"\nbest epoch {best['epoch']:.0f} of {config.epochs}: {', '.join(parts)}")
+    if unreadable:
+        console.print(
+            f"{len(unreadable)} pictures could not be read (in training, the next one took the place of each), such as",
+            style="yellow",
+        )
+        for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
+            console.print(f"  {printable(path)}: {reason}", style="yellow", soft_wrap=True)
+    console.print(
+        f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
+        "next:\n"
+        f"  dcal eval {shlex.quote(str(folder.path))}\n"
+        f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
+        + (f"\n  python train.py {REAL_DATA[config.task]} --data_root DIR" if config.dataset == "toy" else ""),
+        soft_wrap=True,
+    )

@@ -1,0 +1,102 @@
+"""Opening files that somebody else wrote: only regular ones, and only those where they should be."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from dual_cross_attention.data.names import as_on_disk
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import printable
+
+MAX_LABEL_BYTES = 256 * 2**20
+"""Of a label file. The largest of a known data set, VeRi-776's XML, has 6 MB."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """A regular file (or a link to one), opened for reading bytes.
+
+    Raises:
+        OSError: there is none, or it cannot be read; also for a folder, a pipe, a socket or a device, none of which is
+            waited for.
+        ValueError: no file can have that name.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for somebody who writes to it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+            raise OSError(0, f"expected a regular file, but it is {kind}", os.fspath(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_text(path: Path, data_set: str) -> str:
+    """The text of a label file in UTF-8, with or without a byte order mark; line ends of any system become `\\n`.
+
+    Raises:
+        FileNotFoundError: there is none; what was expected is for the caller to say.
+        InputError: it cannot be read, or is no text.
+    """
+    raw = read_label_bytes(path, data_set)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{data_set}: {printable(path)}, line {line}: cannot be read as text: expected UTF-8, got the byte "
+            f"0x{raw[error.start]:02x}"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{data_set}: {printable(path)}, line {line}: expected text, got a NUL byte")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_label_bytes(path: Path, data_set: str) -> bytes:
+    """What a label file holds; errors as in `read_text`."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read(MAX_LABEL_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{data_set}: {printable(path)} cannot be read as text: {reason}") from error
+    if len(raw) > MAX_LABEL_BYTES:
+        raise InputError(
+            f"{data_set}: {printable(path)}: expected a label file of at most {MAX_LABEL_BYTES >> 20} MiB, got a "
+            "larger one"
+        )
+    return raw
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """The path `name`, relative to `folder` or absolute, which must not lead out of `folder`.
+
+    It is decided by the names alone: a link in the folder may point to anywhere, since whoever made it has access. An
+    absolute name may spell the folder with links or without. What is composed in `name` may be decomposed on disk (see
+    `names`), and the other way round.
+
+    Args:
+        where: the file and line that have the name, for the error.
+
+    Returns:
+        The path below `folder`, which is spelled as it is given.
+
+    Raises:
+        InputError: it leads out of the folder, or is no path.
+    """
+    path = Path(name)
+    if path.is_absolute():
+        for spelled in (os.path.abspath, os.path.realpath):
+            if path.is_relative_to(home := spelled(folder)):
+                path = path.relative_to(home)
+                break
+    if ".." in path.parts or path.is_absolute() or not path.parts:
+        raise InputError(f"{where}: expected the path of a file inside of {printable(folder)}, got {printable(name)!r}")
+    return as_on_disk(folder, path)

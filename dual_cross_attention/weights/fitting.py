@@ -1,0 +1,115 @@
+"""A state dict, of any layout that timm reads, beside the backbone that it is to fill."""
+
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import printable
+
+HEADS = ("head.", "head_dist.", "fc.", "classifier.")
+DECODERS = ("decoder_", "mask_token", "masked_embed")
+"""Of masked pretraining, as MAE's: not part of the backbone."""
+
+
+@dataclass
+class Fit:
+    """How a state dict compares with a backbone.
+
+    Args:
+        state: tensors with timm's names, the patch embedding resampled to the backbone's patches.
+        fitting: names that fit; a position embedding of any grid does.
+        left_out: heads of another width or none, which are trained afresh.
+        decoder: how many tensors of a decoder are left out.
+        missing, unexpected: names.
+        shapes: "NAME (shape) for (expected shape)".
+        patch: (height, width) of the file's patches in pixels, before they are resampled; None: unknown.
+        has_positions_of_target: whether the position embedding is already that of the backbone's grid.
+    """
+
+    state: dict[str, Tensor]
+    fitting: list[str]
+    left_out: list[str]
+    decoder: int
+    missing: list[str]
+    unexpected: list[str]
+    shapes: list[str]
+    patch: tuple[int, int] | None
+    has_positions_of_target: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.shapes)
+
+
+def fit(state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool = True) -> Fit:
+    """Compares a state dict with a backbone, whose weights are not changed.
+
+    Args:
+        with_head: False: heads are left out, whatever their width.
+    """
+    kernels = (value for name, value in state.items() if name.endswith("patch_embed.proj.weight") and value.ndim == 4)
+    patch = next((tuple(kernel.shape[-2:]) for kernel in kernels), None)
+    is_radio = any(name.startswith("radio_model.") for name in state)
+    state = _to_timm(state, backbone, is_radio)
+    decoder = {name for name in state if name.startswith(DECODERS)}
+    state = {name: value for name, value in state.items() if name not in decoder}
+    expected = {name: value.shape for name, value in backbone.state_dict().items()}
+
+    def fits(name: str) -> bool:
+        if name == "pos_embed":
+            ours, theirs = expected[name], state[name].shape
+            return len(theirs) == 3 and (theirs[0], theirs[2]) == (1, ours[2])
+        return state[name].shape == expected[name]
+
+    left_out = sorted(
+        name
+        for name in state.keys() | expected.keys()
+        if name.startswith(HEADS) and not (with_head and name in state and name in expected and fits(name))
+    )
+    state = {name: value for name, value in state.items() if name not in left_out}
+    common = sorted(state.keys() & expected.keys())
+    return Fit(
+        state,
+        [name for name in common if fits(name)],
+        left_out,
+        len(decoder),
+        sorted(expected.keys() - state.keys() - set(left_out)),
+        sorted(state.keys() - expected.keys()),
+        [f"{name} {tuple(state[name].shape)} for {tuple(expected[name])}" for name in common if not fits(name)],
+        patch,
+        is_radio,
+    )
+
+
+def _to_timm(state: dict[str, Tensor], backbone: VisionTransformer, with_positions: bool) -> dict[str, Tensor]:
+    """timm's own conversion of the layouts that it knows (DINOv2, CLIP, DeiT III, …).
+
+    Args:
+        with_positions: whether timm resamples the position embedding, too: of RADIO, whose grid it also crops.
+    """
+    stem = SimpleNamespace(pos_embed=None, patch_embed=backbone.patch_embed, head=backbone.head)
+    with torch.no_grad():
+        return checkpoint_filter_fn(dict(state), backbone if with_positions else stem, adapt_layer_scale=True)
+
+
+def check_finite(state: dict[str, Tensor], source: str) -> None:
+    """Raises InputError at the first tensor with NaN or infinite values, or of whole numbers in place of weights."""
+    for name, value in state.items():
+        if re.search(r"num_batches_tracked$", name):
+            continue
+        if not value.is_floating_point():
+            raise InputError(
+                f"weights from {source}: {printable(name)} is of {value.dtype}, as in a quantized file: expected "
+                "floating-point numbers"
+            )
+        if bad := int((~torch.isfinite(value.float())).sum()):
+            raise InputError(
+                f"weights from {source}: {bad:,} of the {value.numel():,} values of {printable(name)} are NaN or "
+                "infinite: the training that wrote them diverged, or the file is damaged; take another file, such as "
+                "an earlier checkpoint"
+            )

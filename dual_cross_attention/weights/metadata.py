@@ -1,0 +1,125 @@
+"""What a weights file, or a file beside it, says of the images that the weights were trained on."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, is_model_in_modules
+
+from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.text import printable
+from dual_cross_attention.weights.pixel_stats import HALF, PixelStats, read_stats, stats_of_cfg
+
+PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+"""timm's modules that hold plain ViTs."""
+MAX_CONFIG_BYTES = 100_000
+"""Of a config.json beside a file; timm's have 1,000."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Args:
+    img_size: (height, width) in pixels, None where nothing says.
+    is_exact: whether `img_size` is that of the very file: a position embedding of another number of tokens is an error.
+    stats: normalization of the pixels, None where nothing says.
+    is_run: whether a run of this project wrote the file.
+    model: the flags of the run's backbone.
+    num_heads: of the run's backbone; shapes do not tell.
+    """
+
+    img_size: tuple[int, int] | None = None
+    is_exact: bool = False
+    stats: PixelStats | None = None
+    is_run: bool = False
+    model: str | None = None
+    num_heads: int | None = None
+
+
+def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Metadata:
+    """Metadata of a weights file: its own header, the config.yaml of its run, the arguments of timm's training script,
+    or a timm `config.json` beside it.
+
+    Args:
+        header: the metadata of a `.safetensors`.
+        tree: the content of the file, where timm's script keeps its arguments as "args".
+
+    Raises:
+        InputError: a mean or std in it that cannot be one.
+    """
+    try:
+        settings = json.loads(header["config"])
+    except (KeyError, ValueError, RecursionError):
+        settings = None
+    if isinstance(settings, dict) and {"task", "backbone", "img_size"} <= settings.keys():
+        return _of_run(settings, f"the header of '{path}'")
+    if path.name == "state.pt":  # in RUN/checkpoints/epoch_NNNN or RUN/diverged
+        for folder in path.resolve().parents[1:3]:
+            if (run_config := folder / "config.yaml").is_file():
+                return _of_run(read_yaml(run_config), f"'{run_config}'")
+    arguments = tree.get("args") if isinstance(tree, dict) else None
+    if isinstance(arguments, argparse.Namespace):
+        given = vars(arguments)
+        size = _size(given.get("img_size")) or _size(given.get("input_size"))
+        has_stats = isinstance(given.get("mean"), list | tuple) and isinstance(given.get("std"), list | tuple)
+        stats = read_stats(given["mean"], given["std"], f"the arguments in '{path}'") if has_stats else None
+        if size or stats:
+            return Metadata(size, False, stats)
+    return _of_timm(path.with_name("config.json"))
+
+
+def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
+    """From the settings of a run; those of format 1 say how pixels were normalized by task and backbone only."""
+    size = settings.get("img_size")
+    is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+    stats = None
+    if isinstance(settings.get("mean"), list):
+        stats = read_stats(settings["mean"], settings.get("std"), source)
+    elif settings.get("task") == "reid" and settings.get("pixel_stats", "half") == "half":
+        stats = PixelStats(HALF, HALF, source)
+    elif isinstance(name := settings.get("backbone"), str) and timm.is_model(name):
+        stats = stats_of_cfg(get_pretrained_cfg(name).to_dict(), source)
+    name, more = settings.get("backbone"), settings.get("backbone_kwargs")
+    model = f"--backbone {printable(name):.60}"
+    if more:
+        model += f" --backbone_kwargs '{printable(json.dumps(more)):.100}'"
+    heads = more.get("num_heads") if isinstance(more, dict) else None
+    return Metadata(tuple(size) if is_size else None, True, stats, True, model, heads or _heads_of(name))
+
+
+def _heads_of(name: Any) -> int | None:
+    """Attention heads of a backbone of timm, by its name."""
+    if not isinstance(name, str) or not timm.is_model(name) or not is_model_in_modules(name, PLAIN_VIT_MODULES):
+        return None
+    with torch.device("meta"):
+        block = timm.create_model(name, depth=1).blocks[0]
+    return getattr(getattr(block, "attn", None), "num_heads", None)
+
+
+def _of_timm(path: Path) -> Metadata:
+    """From a timm `config.json`: {"architecture": …, "pretrained_cfg": {"mean": …, "std": …, "input_size": …}}."""
+    if not path.is_file():
+        return Metadata()
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+        content = json.loads(raw) if len(raw) <= MAX_CONFIG_BYTES else None
+    except (OSError, ValueError, RecursionError):  # a config.json of something else
+        content = None
+    cfg = content.get("pretrained_cfg") if isinstance(content, dict) else None
+    if not isinstance(cfg, dict):
+        return Metadata()
+    stats = read_stats(cfg["mean"], cfg.get("std"), f"'{path}'") if cfg.get("mean") is not None else None
+    arguments = content.get("model_args")
+    size = arguments.get("img_size") if isinstance(arguments, dict) else None
+    return Metadata(_size(size) or _size(cfg.get("input_size")), False, stats)
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    """`224`, `[height, width]` or `[3, height, width]` → (height, width); anything else is None."""
+    sides = [value, value] if isinstance(value, int) else value[-2:] if isinstance(value, list) else []
+    return tuple(sides) if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides) else None

@@ -1,0 +1,455 @@
+"""Going on: from what, with which settings, and into which folder."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dual_cross_attention.cli import main
+from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST, PROGRESS, STATE, list_checkpoints
+
+
+@pytest.fixture(scope="session")
+def interrupted(train_until, tasks, tmp_path_factory) -> Path:
+    """A run that was asked to leave in its third epoch, with a checkpoint every step; no test changes it."""
+    run = tmp_path_factory.mktemp("interrupted") / "run"
+    flags = [*tasks["fgvc"], "--checkpoint_minutes=0"]
+    assert train_until(flags, run, kind="backward, after", number=15, does="SIGTERM").status == 75
+    names = [path.name for path in list_checkpoints(run / "checkpoints")]
+    assert names == ["epoch_0002", "epoch_0002_step_00000007"]
+    return run
+
+
+@pytest.fixture
+def run(interrupted, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(interrupted, tmp_path / "run"))
+
+
+def change(checkpoint: Path, file: str, content: bytes) -> None:
+    """Another content of a checkpoint's file, which its manifest agrees with."""
+    (checkpoint / file).write_bytes(content)
+    files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    files[file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (checkpoint / MANIFEST).write_text(json.dumps({"files": files}))
+
+
+# --- damage ---
+
+DAMAGE = {
+    "half a state": lambda path: os.truncate(path / STATE, (path / STATE).stat().st_size // 2),
+    "other progress": lambda path: (path / PROGRESS).write_text("{}"),
+    "no manifest": lambda path: (path / MANIFEST).unlink(),
+    "a manifest of nothing": lambda path: (path / MANIFEST).write_text("\0" * 100),
+    "nothing": lambda path: [file.unlink() for file in path.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_the_checkpoint_before_a_damaged_one_is_used(dcal, tasks, undisturbed, assert_same_results, run, damage):
+    damaged = run / "checkpoints" / "epoch_0002_step_00000007"
+    damage(damaged)
+    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
+    assert outcome.status == 0, outcome.err
+    (warning,) = (line for line in outcome.out.splitlines() if line.startswith("warning: "))
+    assert warning.startswith(f"warning: checkpoint '{damaged}' is damaged (")
+    assert warning.endswith("it is kept as epoch_0002_step_00000007.damaged, and the one before, epoch_0002, is used")
+    assert damaged.with_name(f"{damaged.name}.damaged").is_dir() and not damaged.exists()
+    assert "resumed after epoch 2" in outcome.out.splitlines()
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+def test_all_damaged(dcal, tasks, run):
+    for path in list_checkpoints(run / "checkpoints"):
+        DAMAGE["half a state"](path)
+    before = sorted(run.rglob("*"))
+    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
+    assert outcome.status == 2
+    assert f"none of the 2 checkpoints in '{run / 'checkpoints'}' is whole (state.pt has " in outcome.err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_damaged_checkpoint_of_another_run_stays_there(dcal, tasks, run, tmp_path):
+    damaged = run / "checkpoints" / "epoch_0002_step_00000007"
+    DAMAGE["half a state"](damaged)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    outcome = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", tmp_path / "on")
+    assert outcome.status == 0, outcome.err
+    assert "it is passed over, and the one before, epoch_0002, is used" in outcome.out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "change_to",
+    [
+        {"step_in_epoch": 10**6},
+        {"batches_per_step": 10**9},
+        {"epoch": 10**12},
+        {"step": 2**52},
+        {"best": {"epoch": 2**50, "val/top1": float("nan")}},
+        {"log": {"sums": {"loss": [float("nan"), 0.0]}, "latest": {"loss": float("inf")}}},
+        {"unreadable": {"a\nb": "c" * 1000}},
+        {"classes": ["other"]},
+        {"rows": [{"epoch": 7}]},
+    ],
+    ids=str,
+)
+def test_progress_from_hell_is_told_in_a_line(dcal, tasks, run, change_to):
+    """Of the right kind, and wrong: it is refused, or does no harm."""
+    newest = run / "checkpoints" / "epoch_0002_step_00000007"
+    progress = json.loads((newest / PROGRESS).read_text()) | change_to
+    change(newest, PROGRESS, json.dumps(progress).encode())
+    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
+    assert outcome.status in (0, 2)
+    assert len(outcome.err.splitlines()) == (outcome.status == 2)
+
+
+@pytest.mark.parametrize("state", [[], {}, {"task": 5}, {"task": {}, "optimizer": {}, "scaler": None}], ids=str)
+def test_a_state_of_something_else_is_told_in_a_line(dcal, tasks, run, state, tmp_path):
+    torch.save(state, tmp_path / "state.pt")
+    change(run / "checkpoints" / "epoch_0002_step_00000007", STATE, (tmp_path / "state.pt").read_bytes())
+    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
+    assert outcome.status == 2
+    assert outcome.err.startswith("dcal: error: cannot resume from '") and len(outcome.err.splitlines()) == 1
+
+
+def test_other_data_is_refused(dcal, tasks, run, make_pictures, tmp_path):
+    """The order of an epoch follows from the number of pictures: with more of them, nothing would be as it was."""
+    more = make_pictures(tmp_path / "more")
+    (more / "train" / "ant" / "12.png").write_bytes((more / "train" / "ant" / "00.png").read_bytes())
+    outcome = dcal("train", *tasks["fgvc"], f"--data_root={more}", "--output_dir", run)
+    assert outcome.status == 2
+    assert "other data" in outcome.err and "train images (36 there, 37 here)" in outcome.err
+
+
+def test_checkpoints_without_settings_are_not_overwritten(dcal, tasks, run):
+    """They would be taken up by the next start as if they were of the new run."""
+    (run / "config.yaml").unlink()
+    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
+    assert outcome.status == 2 and "holds checkpoints, but no config.yaml" in outcome.err
+    assert len(list_checkpoints(run / "checkpoints")) == 2
+
+
+# --- settings ---
+
+
+def test_other_settings_are_refused_with_all_differences(dcal, tasks, run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = dcal(
+        "train", *tasks["fgvc"], "--lr=0.5", "--seed=7", "--gradient_accumulation_steps=1", "--output_dir", run
+    )
+    assert outcome.status == 2
+    (line,) = outcome.err.splitlines()
+    for said in (
+        "lr (1e-05 there, 0.5 here)",
+        "seed (3 there, 7 here)",
+        "gradient_accumulation_steps (2 there, 1 here)",
+    ):
+        assert said in line
+    assert line.count(" there, ") == 3
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "flags", [["--num_workers=2"], ["--cache=ram"], ["--use_gradient_checkpointing=true"], ["--eval_batch_size=5"]]
+)
+def test_what_says_how_it_runs_may_change(dcal, tasks, undisturbed, run, flags):
+    """Reading processes and a cache change no bit; the others compute the same within rounding."""
+    assert dcal("train", *tasks["fgvc"], *flags, "--output_dir", run).status == 0
+    ours, theirs = (load_file(folder / "last.safetensors") for folder in (run, undisturbed("fgvc")))
+    for name, value in ours.items():
+        assert (value - theirs[name]).abs().max() <= (0 if "workers" in flags[0] or "cache" in flags[0] else 1e-6), name
+
+
+# --- resume: never, a path ---
+
+
+def test_never(dcal, tasks, run, tmp_path):
+    flags = [*tasks["fgvc"], "--resume=never", "--output_dir"]
+    refused = dcal("train", *flags, run)
+    assert refused.status == 2 and "holds a run already: take another --output_dir, or --resume auto" in refused.err
+    begun = dcal("train", *flags, tmp_path / "new")
+    assert begun.status == 0 and "resumed" not in begun.out
+
+
+@pytest.mark.parametrize("source", [".", "checkpoints/epoch_0002", "checkpoints/epoch_0002_step_00000007"])
+def test_a_path_goes_on_in_a_folder_of_its_own(dcal, tasks, undisturbed, run, tmp_path, source):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = dcal("train", *tasks["fgvc"], "--resume", run / source, "--output_dir", tmp_path / "on")
+    assert outcome.status == 0, outcome.err
+    assert ("resumed after epoch 2, step 1 of 3" in outcome.out) == ("0002" not in source or "step" in source)
+    ours, theirs = (load_file(folder / "last.safetensors") for folder in (tmp_path / "on", undisturbed("fgvc")))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_an_earlier_checkpoint_of_the_same_run(train_until, tasks, undisturbed, assert_same_results, run):
+    """What came later is set aside: else it would be the newest that is kept, and that the next start goes on from."""
+    earlier = run / "checkpoints" / "epoch_0002"
+    flags = [*tasks["fgvc"], "--checkpoint_minutes=0", f"--resume={earlier}"]
+    killed = train_until(flags, run, kind="backward, after", number=4, does="kill")
+    assert killed.status == -signal.SIGKILL
+    assert f"checkpoint '{earlier}_step_00000007' is later than '{earlier}'" in killed.out
+    assert (run / "checkpoints" / "epoch_0002_step_00000007.left").is_dir()
+    assert train_until(tasks["fgvc"], run).status == 0
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, assert_same_results, run):
+    """Typed again, as by `torchrun --max-restarts`, the path of an earlier checkpoint is where the run went back to."""
+    earlier = run / "checkpoints" / "epoch_0002"
+    flags = [*tasks["fgvc"], "--checkpoint_minutes=0", f"--resume={earlier}"]
+    # After a later checkpoint is set aside, and resumed_from.json, data.json and config.yaml, the first checkpoint.
+    assert train_until(flags, run, kind="rename, after", number=5, does="kill").status == -signal.SIGKILL
+    on = train_until(flags, run)
+    assert on.status == 0, on.err
+    assert "resumed after epoch 2, step 1 of 3" in on.out and ".left1" not in on.out
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+def test_going_back_for_a_longer_training(train_until, tasks, run):
+    """Also if it is killed before its settings are written."""
+    flags = [*tasks["fgvc"], f"--resume={run / 'checkpoints' / 'epoch_0002'}", "--epochs=4"]
+    assert train_until(flags, run, kind="build, before", number=1, does="kill").status == -signal.SIGKILL
+    assert (run / "resumed_from.json").is_file()
+    on = train_until(flags, run)
+    assert on.status == 0, on.err
+    assert "resumed after epoch 2" in on.out and "epoch 4/4" in on.out
+
+
+# --- a path, typed again ---
+
+
+@pytest.fixture(scope="session")
+def went_on(interrupted, tasks, tmp_path_factory) -> Path:
+    """A run that began from the interrupted one and that nobody disturbed; no test changes it."""
+    on = tmp_path_factory.mktemp("went-on") / "on"
+    assert main(["train", *tasks["fgvc"], f"--resume={interrupted}", f"--output_dir={on}"]) == 0
+    return on
+
+
+ENDS = {  # of the first start: what it has written by then
+    "before its settings": ("rename, after", 1, ["resumed_from.json"]),
+    "before its first step": ("backward, before", 1, ["config.yaml", "data.json", "resumed_from.json"]),
+    "before its first checkpoint": ("backward, before", 3, ["config.yaml", "data.json", "resumed_from.json"]),
+    "after it": ("rename, after", 4, ["checkpoints", "config.yaml", "data.json", "resumed_from.json"]),
+}
+
+
+@pytest.fixture
+def killed(train_until, tasks, run, tmp_path):
+    """`killed(moment, flags)` → the folder of a run that began from the copy, and was killed then."""
+
+    def kill(moment: str = "before its first checkpoint", flags: tuple[str, ...] = ()) -> Path:
+        kind, number, written = ENDS[moment]
+        minutes = 0 if moment == "after it" else 15
+        flags = [*tasks["fgvc"], f"--checkpoint_minutes={minutes}", f"--resume={run}", *flags]
+        assert train_until(flags, tmp_path / "on", kind=kind, number=number).status == -signal.SIGKILL
+        there = {path.name for path in (tmp_path / "on").iterdir() if path.name[0] != "." and "events" not in path.name}
+        assert sorted(there - {"tensorboard"}) == written
+        return tmp_path / "on"
+
+    return kill
+
+
+@pytest.mark.parametrize("again", ["the same", "auto", "the checkpoint"])
+@pytest.mark.parametrize("moment", ENDS)
+def test_a_path_typed_again(train_until, tasks, went_on, assert_same_results, run, killed, moment, again):
+    """Also where the run that it began from has got further meanwhile."""
+    on = killed(moment)
+    assert train_until(tasks["fgvc"], run).status == 0
+    resume = {"the same": run, "auto": "auto", "the checkpoint": run / "checkpoints" / "epoch_0002_step_00000007"}
+    goes_on = train_until([*tasks["fgvc"], "--resume", resume[again]], on)
+    assert goes_on.status == 0, goes_on
+    step = {"after it": "step 2 of 3"}.get(moment, "step 1 of 3")
+    assert f"resumed after epoch 2, {step}" in goes_on.out.splitlines()
+    assert_same_results(on, went_on)
+    ended = train_until([*tasks["fgvc"], "--resume", resume[again]], on)
+    assert (ended.status, "nothing to do" in ended.out) == (0, True), ended
+
+
+def test_what_it_began_from_is_kept_as_it_was_named(dcal, tasks, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for resume in ("run", "../run/.", run):
+        monkeypatch.chdir(run if resume == "../run/." else tmp_path)
+        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", tmp_path / "on")
+        assert outcome.status == 0, outcome.err
+        assert RunFolder("on" if resume != "../run/." else "../on").read_source() == (
+            run,
+            run / "checkpoints" / "epoch_0002_step_00000007",
+        )
+
+
+@pytest.mark.parametrize("moment", ENDS)
+@pytest.mark.parametrize("resume", ["another run", "another checkpoint", "never"])
+def test_another_path_is_refused(dcal, tasks, undisturbed, run, killed, moment, resume):
+    on = killed(moment)
+    before = {path: path.read_bytes() for path in on.rglob("*") if path.is_file() and path.name[0] != "."}
+    paths = {"another run": undisturbed("fgvc"), "another checkpoint": run / "checkpoints" / "epoch_0002"}
+    outcome = dcal("train", *tasks["fgvc"], "--resume", paths.get(resume, resume), "--output_dir", on)
+    assert outcome.status == 2 and f"'{on}' holds a run already: take another --output_dir" in outcome.err
+    assert {path: path.read_bytes() for path in on.rglob("*") if path.is_file() and path.name[0] != "."} == before
+
+
+@pytest.mark.parametrize("what", ["gone", "half a state", "without settings"])
+@pytest.mark.parametrize("moment", list(ENDS)[:-1])
+def test_what_it_began_from_is_gone(dcal, tasks, went_on, assert_same_results, run, killed, moment, what):
+    """It neither starts from scratch, nor from another checkpoint."""
+    on, checkpoint = killed(moment), run / "checkpoints" / "epoch_0002_step_00000007"
+    kept = Path(shutil.copytree(run, run.with_name("kept")))
+    if what == "gone":
+        shutil.rmtree(checkpoint)
+    elif what == "without settings":
+        (run / "config.yaml").unlink()
+    else:
+        DAMAGE[what](checkpoint)
+    for resume in ("auto", run):
+        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", on)
+        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+        said = f"'{on}' began from '{checkpoint}' and has no checkpoint of its own yet, but that one is gone or damaged"
+        assert said in outcome.err
+    shutil.rmtree(run)
+    kept.rename(run)
+    assert dcal("train", *tasks["fgvc"], "--output_dir", on).status == 0
+    assert_same_results(on, went_on)
+
+
+def test_with_checkpoints_of_its_own_it_needs_no_other(dcal, tasks, went_on, assert_same_results, run, killed):
+    on = killed("after it")
+    shutil.rmtree(run)
+    assert dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", on).status == 0
+    assert_same_results(on, went_on)
+
+
+@pytest.mark.parametrize("moment", ENDS)
+def test_a_longer_training_is_another_run_only_at_its_start(dcal, tasks, run, killed, moment):
+    on = killed(moment, ("--epochs=4",))
+    flags = [*tasks["fgvc"], "--resume", run, "--output_dir", on]
+    other = dcal("train", *flags, "--epochs=4", "--lr=0.5")
+    assert other.status == 2 and "lr (1e-05 there, 0.5 here)" in other.err
+    if moment != "before its settings":
+        shorter = dcal("train", *flags)
+        assert shorter.status == 2 and "other settings: epochs (4 there, 3 here); take" in shorter.err
+    goes_on = dcal("train", *flags, "--epochs=4")
+    assert goes_on.status == 0, goes_on.err
+    assert [row["epoch"] for row in RunFolder(on).read_metrics()] == [3, 4]
+
+
+def test_a_best_model_from_before_the_first_checkpoint_does_not_count(
+    train_until, tasks, went_on, assert_same_results, run, tmp_path
+):
+    """A full disk had room for models alone: the best row is still not that of the run it began from."""
+    flags, full = [*tasks["fgvc"], f"--resume={run}"], {"does": "no space from here", "end": ("result, after", 2)}
+    killed = train_until(flags, tmp_path / "on", kind="write state or progress", **full)
+    assert killed.status == -signal.SIGKILL, killed
+    assert (tmp_path / "on" / "best.safetensors").is_file() and not list_checkpoints(tmp_path / "on" / "checkpoints")
+    again = train_until(flags, tmp_path / "on")
+    assert again.status == 0 and "best epoch 3 of 3" in again.out, again
+    assert_same_results(tmp_path / "on", went_on)
+
+
+def test_a_path_typed_again_without_a_folder(dcal, tasks, run, tmp_path, monkeypatch):
+    """The first folder that holds nothing, or the very run that began from there."""
+    monkeypatch.chdir(tmp_path)
+    for resume, epochs, nothing_to_do in (
+        (run, 3, False),
+        (run, 3, True),
+        (run / "checkpoints" / "epoch_0002", 3, False),
+        (run / "checkpoints" / "epoch_0002", 3, True),
+        (run, 4, False),
+        (run, 3, True),
+    ):
+        outcome = dcal("train", *tasks["fgvc"], f"--epochs={epochs}", "--resume", resume)
+        assert outcome.status == 0, outcome.err
+        assert ("nothing to do" in outcome.out) == nothing_to_do
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"named": 5, "checkpoint": ""}', "[" * 100_000, "\0" * 100])
+def test_a_source_that_is_none(dcal, tasks, run, tmp_path, content):
+    shutil.copytree(run, tmp_path / "on")
+    shutil.rmtree(tmp_path / "on" / "checkpoints")
+    (tmp_path / "on" / "resumed_from.json").write_text(content)
+    for resume in ("auto", run):
+        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", tmp_path / "on")
+        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+        assert "resumed_from.json', where the run began (" in outcome.err
+
+
+def test_checkpoints_without_settings_are_not_taken_for_ones_of_another_run(dcal, tasks, run, tmp_path):
+    shutil.copytree(run, tmp_path / "on")
+    (tmp_path / "on" / "config.yaml").unlink()
+    outcome = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", tmp_path / "on")
+    assert outcome.status == 2 and "holds checkpoints, but no config.yaml" in outcome.err
+
+
+# --- what users read, after a kill ---
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [*product(("best.safetensors", "last.safetensors"), ("missing", "empty", "older")), ("metrics.jsonl", "older")],
+)
+def test_results_that_are_missing_or_of_before_are_mended(
+    train_until, tasks, undisturbed, assert_same_results, tmp_path, name, how
+):
+    """As a power cut after a checkpoint leaves them; the checkpoints of the last and the best epoch have all of it."""
+    run = Path(shutil.copytree(undisturbed("fgvc"), tmp_path / "run"))
+    file = run / name
+    if how == "missing":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif name == "metrics.jsonl":
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    else:
+        other = load_file(file)
+        save_file({key: value * 0 for key, value in other.items()}, file, {"metrics": '{"epoch": 1}'})
+    # The last checkpoint as it was when its results were still to come.
+    last = run / "checkpoints" / "epoch_0003"
+    progress = json.loads((last / PROGRESS).read_text())
+    assert [row["epoch"] for row in progress["rows"]] == [3]
+    ended = train_until(tasks["fgvc"], run)
+    assert (ended.status, "nothing to do" in ended.out) == (0, True), ended
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+def test_a_folder_is_free_at_once_after_a_kill(train_until, tasks, undisturbed, assert_same_results, tmp_path):
+    """Processes that read pictures live on, as long as a disk hangs, and must not keep the next start out."""
+    run, flags = tmp_path / "run", [*tasks["fgvc"], "--num_workers=2"]
+    killed = train_until(flags, run, kind="picture of epoch 2", number=10, does="SIGKILL and hang")
+    assert killed.status == -signal.SIGKILL
+    again = train_until(flags, run)
+    assert again.status == 0, again
+    assert_same_results(run, undisturbed("fgvc"))
+
+
+def test_a_second_training_is_kept_out(train_until, dcal, tasks, undisturbed, tmp_path):
+    run = Path(shutil.copytree(undisturbed("fgvc"), tmp_path / "run"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name[0] != "."}
+    first = RunFolder(run)
+    first.lock()
+    for outcome in (dcal("train", *tasks["fgvc"], "--output_dir", run), train_until(tasks["fgvc"], run)):
+        assert outcome.status == 2
+        assert f"'{run}' is in use: process {os.getpid()} on " in outcome.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name[0] != "."} == before
+    first.unlock()
+    assert dcal("train", *tasks["fgvc"], "--output_dir", run).status == 0
+
+
+def test_bf16_resumes_to_the_bit(train_until, tasks, assert_same_results, tmp_path):
+    """What `--precision auto` takes on a CPU that multiplies bf16."""
+    flags = [*tasks["fgvc"], "--precision=bf16"]
+    assert main(["train", *flags, f"--output_dir={tmp_path / 'undisturbed'}"]) == 0
+    run = tmp_path / "run"
+    assert train_until(flags, run, kind="backward, after", number=15, does="SIGTERM").status == 75
+    assert train_until(flags, run).status == 0
+    assert_same_results(run, tmp_path / "undisturbed")
