@@ -32,6 +32,7 @@ from dual_cross_attention.training.checkpointing.checkpoints import read_progres
 from dual_cross_attention.training.distributed.rendezvous import meeting_point
 from dual_cross_attention.training.distributed.strategy import decide_once, is_of_a_lost_process, refuse_other_plans
 from dual_cross_attention.training.resume import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
+from dual_cross_attention.training.run_lock import RunLock
 from dual_cross_attention.training.signals import LEFT_EARLY, Interruptions
 from dual_cross_attention.training.trainer import Trainer
 
@@ -56,13 +57,13 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     device = choose_device(config.device)
     refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
-    locked: list[RunFolder] = []  # by the first process
+    locks: list[RunLock] = []  # by the first process
     with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
             setup = _starting(interruptions, lambda: read_setup(config))
-            path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locked))
+            path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locks))
             setup.config = _settled(config, stored, device, console)
             return _train(setup, console, interruptions, device, RunFolder(path), checkpoint)
         except RuntimeError as error:
@@ -73,8 +74,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
                 "the system does); the same command, or a restart by the launcher, goes on from the last checkpoint"
             ) from error
         finally:
-            for folder in locked:
-                folder.unlock()
+            for lock in locks:
+                lock.release()
 
 
 def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
@@ -112,11 +113,11 @@ def _settled(
 
 
 def _open_folder(
-    config: TrainingConfig, setup: RunSetup, console: Console, interruptions: Interruptions, locked: list[RunFolder]
+    config: TrainingConfig, setup: RunSetup, console: Console, interruptions: Interruptions, locks: list[RunLock]
 ) -> tuple[Path, Path | None, TrainingConfig | None]:
     """The run's folder, the checkpoint to resume from, and the settings of the run that is resumed.
 
-    The folder is locked against others, and added to `locked`.
+    The folder is locked against others, and its lock is added to `locks`.
     """
 
     def warn(message: str) -> None:
@@ -124,8 +125,9 @@ def _open_folder(
 
     data = RunData(setup.fingerprint(), setup.classes)
     folder = choose_folder(config, data, console.print)
-    folder.lock()
-    locked.append(folder)
+    lock = RunLock(folder)
+    lock.acquire()
+    locks.append(lock)
 
     def look() -> Path | None:
         if folder.config.is_file():
