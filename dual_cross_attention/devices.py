@@ -61,8 +61,8 @@ def resolve_precision(precision: str, device: torch.device, format_version: int)
 
 
 def available_precision(precision: str, device: torch.device) -> str:
-    """The precision of a run that was trained elsewhere: itself, or "auto" where this device does not have it."""
-    return "auto" if precision == "fp16" and device.type != "cuda" else precision
+    """The precision of a run that was trained elsewhere: itself, or "auto" where this device does not multiply it."""
+    return "auto" if precision != choose_precision("auto", device) and precision in ("bf16", "fp16") else precision
 
 
 def cpu_multiplies_bf16() -> bool:

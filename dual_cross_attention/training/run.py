@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -13,6 +13,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.devices import (
     available_precision,
     choose_device,
@@ -63,9 +64,9 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
             setup = _starting(interruptions, lambda: read_setup(config))
-            path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locks))
-            setup.config = _settled(config, stored, device, console)
-            return _train(setup, console, interruptions, device, RunFolder(path), checkpoint)
+            opened = decide_once(lambda: _open_folder(config, setup, console, interruptions, device, locks))
+            setup.config = opened.config
+            return _train(setup, console, interruptions, device, opened)
         except RuntimeError as error:
             if not is_of_a_lost_process(error):
                 raise
@@ -112,13 +113,31 @@ def _settled(
     return config
 
 
-def _open_folder(
-    config: TrainingConfig, setup: RunSetup, console: Console, interruptions: Interruptions, locks: list[RunLock]
-) -> tuple[Path, Path | None, TrainingConfig | None]:
-    """The run's folder, the checkpoint to resume from, and the settings of the run that is resumed.
+class OpenedRun(NamedTuple):
+    """What rank 0 has decided before a run begins or resumes.
 
-    The folder is locked against others, and its lock is added to `locks`.
+    Args:
+        path: of the run's folder.
+        checkpoint: to resume from; None to begin.
+        config: the settings, with what the command leaves open decided.
+        data: the fingerprint of the data.
     """
+
+    path: Path
+    checkpoint: Path | None
+    config: TrainingConfig
+    data: DataFingerprint
+
+
+def _open_folder(
+    config: TrainingConfig,
+    setup: RunSetup,
+    console: Console,
+    interruptions: Interruptions,
+    device: torch.device,
+    locks: list[RunLock],
+) -> OpenedRun:
+    """Chooses and locks the run's folder, adds the lock to `locks`, and looks for what to resume from."""
 
     def warn(message: str) -> None:
         console.print(f"warning: {message}", style="yellow")
@@ -142,7 +161,8 @@ def _open_folder(
     try:
         checkpoint = _starting(interruptions, look)
         run = folder if folder.config.is_file() else run_of(checkpoint) if checkpoint else None
-        return folder.path, checkpoint, run.read_config() if run else None
+        config = _settled(config, run.read_config() if run else None, device, console)
+        return OpenedRun(folder.path, checkpoint, config, data.fingerprint)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
 
@@ -152,10 +172,9 @@ def _train(
     console: Console,
     interruptions: Interruptions,
     device: torch.device,
-    folder: RunFolder,
-    checkpoint: Path | None,
+    opened: OpenedRun,
 ) -> dict[str, float]:
-    config = setup.config
+    config, checkpoint, folder = opened.config, opened.checkpoint, RunFolder(opened.path)
     if checkpoint and checkpoint.parent == folder.checkpoints:
         progress = read_progress(checkpoint)
         if progress["epoch"] >= config.epochs:
@@ -163,14 +182,12 @@ def _train(
             _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
-    trainer = _starting(
-        interruptions, lambda: _build_trainer(setup, console, interruptions, device, folder, checkpoint)
-    )
+    trainer = _starting(interruptions, lambda: _build_trainer(setup, console, interruptions, device, opened))
     try:
         if trainer.accelerator.is_main_process:
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
                 folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
-            folder.write_data(setup.fingerprint())
+            folder.write_data(opened.data)
             folder.write_config(trainer.config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
@@ -184,11 +201,10 @@ def _build_trainer(
     console: Console,
     interruptions: Interruptions,
     device: torch.device,
-    folder: RunFolder,
-    checkpoint: Path | None,
+    opened: OpenedRun,
 ) -> Trainer:
     """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
-    config = setup.config
+    config, checkpoint, folder = opened.config, opened.checkpoint, RunFolder(opened.path)
     set_seed(config.seed)
     pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
@@ -218,9 +234,7 @@ def _build_trainer(
             f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
             f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
         )
-    return Trainer(
-        task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, setup.fingerprint()
-    )
+    return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, opened.data)
 
 
 def _report(
