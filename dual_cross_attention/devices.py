@@ -1,7 +1,6 @@
 """Which device and which precision a run uses, and what memory it took."""
 
 import ctypes
-import resource
 import sys
 
 import torch
@@ -62,8 +61,8 @@ def resolve_precision(precision: str, device: torch.device, format_version: int)
 
 
 def available_precision(precision: str, device: torch.device) -> str:
-    """The precision of a run that was trained elsewhere: itself, or "auto" where this device does not have it."""
-    return "auto" if precision == "fp16" and device.type != "cuda" else precision
+    """The precision of a run that was trained elsewhere: itself, or "auto" where this device does not multiply it."""
+    return "auto" if precision != choose_precision("auto", device) and precision in ("bf16", "fp16") else precision
 
 
 def cpu_multiplies_bf16() -> bool:
@@ -139,5 +138,7 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 2**20
+    import resource  # not on Windows, where models are loaded but not trained
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -77,6 +77,9 @@ def test_precision_of_a_cpu_that_multiplies_bf16(monkeypatch):
     assert resolve_precision("auto", cpu, 1) == "auto"
     assert resolve_precision("fp32", cpu, FORMAT_VERSION) == "fp32"
     assert available_precision("fp16", cpu) == "auto" and available_precision("bf16", cpu) == "bf16"
+    monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: False)  # a model of a GPU evaluated elsewhere
+    assert available_precision("bf16", cpu) == available_precision("bf16", torch.device("mps")) == "auto"
+    assert available_precision("fp32", cpu) == "fp32"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,19 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
 def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
     """The settings that the same command line had when files had an earlier format version.
 
-    Settings that were not read from a command line (`given` is None) stay as they are.
+    Of settings that were not read from a command line (`given` is None), those count as given that are not today's
+    defaults.
     """
-    if config.given is None or version >= config.format_version:
+    if version >= config.format_version:
         return config
     settings = type(config)
-    earlier = settings(
-        **earlier_defaults(settings, version, complete=False) | dict(config.given), format_version=version
-    )
-    earlier.given = config.given
+    given = config.given
+    if given is None:
+        today = asdict(settings())
+        given = {name: value for name, value in asdict(config).items() if value != today[name]}
+    given = {name: value for name, value in given.items() if name != "format_version"}
+    earlier = settings(**earlier_defaults(settings, version, complete=False) | given, format_version=version)
+    earlier.given = given
     return earlier
 
 

@@ -1,8 +1,9 @@
 """Which data a run was trained on, so that it never resumes on other data without a word.
 
-The fingerprint of a split has the number of its images and a hash over their names and labels, in order. Names are
-relative to the folder that holds them all, so a copy in another place, or a remounted disk, has the same fingerprint.
-Pixels are not read. Of tar archives, it is a hash over what their index says, which was taken when the index was made.
+The fingerprint of a split has the number of its images, a hash over their names and labels, in order, and one over the
+bytes of a few of them. Names are relative to the folder that holds them all, so a copy in another place, or a remounted
+disk, has the same fingerprint; other images under the same names have another one. Of tar archives, it is a hash over
+what their index says, which was taken when the index was made.
 """
 
 import hashlib
@@ -20,16 +21,25 @@ from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.shards.columns import IndexedPictures
 from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.untrusted_files import open_regular
 
 AT_ONCE = 1 << 16  # names that are hashed at a time
+SAMPLED = 16  # images of a split whose bytes are read
+SAMPLED_BYTES = 1 << 16  # of each of them
 
 
 @dataclass(frozen=True)
 class SplitFingerprint:
-    """A split's number of images, and a hash over their names and labels."""
+    """A split's number of images, a hash over their names and labels, and one over the bytes of a few.
+
+    Args:
+        sample: None where images have no files of their own: archives, whose digest has the size of each image, and
+            images in memory.
+    """
 
     images: int
     digest: str
+    sample: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,8 @@ class DataFingerprint:
             read = json.loads(text)
             check_version(read["format_version"], source)
             splits = {
-                f"{name}": SplitFingerprint(int(s["images"]), f"{s['digest']}") for name, s in read["splits"].items()
+                f"{name}": SplitFingerprint(int(s["images"]), f"{s['digest']}", s["sample"])
+                for name, s in read["splits"].items()
             }
             return cls(f"{read['dataset']}", int(read["label_names"]), f"{read['label_digest']}", splits)
         except InputError:
@@ -81,7 +92,7 @@ class DataFingerprint:
         found = []
         if splits is None and self.label_digest != other.label_digest:
             same_number = self.label_names == other.label_names
-            what = "names of the labels" if same_number else "number of labels"
+            what = "names or order of the labels" if same_number else "number of labels"
             found.append(f"{what} ({self.label_names:,} there, {other.label_names:,} here)")
         for name in splits if splits is not None else {**self.splits, **other.splits}:
             there, here = (side.splits.get(name, SplitFingerprint(0, "")) for side in (self, other))
@@ -89,6 +100,8 @@ class DataFingerprint:
                 found.append(f"number of {name} images ({there.images:,} there, {here.images:,} here)")
             elif there.digest != here.digest:
                 found.append(f"names or labels of the {there.images:,} {name} images")
+            elif there.sample != here.sample:
+                found.append(f"content of the {there.images:,} {name} images, by a sample of them")
         return found
 
 
@@ -108,6 +121,7 @@ def fingerprint_split(images: Sequence[Picture], *labels: Sequence[int]) -> Spli
         labels: sequences of whole numbers, each as long as `images`.
     """
     digest = hashlib.blake2b(digest_size=16)
+    sample = None
     if isinstance(images, IndexedPictures):
         digest.update(_of_index(images.index))
         for each in labels:
@@ -120,9 +134,23 @@ def fingerprint_split(images: Sequence[Picture], *labels: Sequence[int]) -> Spli
             # The first and the last in sorted order have in common what all have in common.
             folder = os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))])
             start = len(folder) + 1 if folder else 0
+            sample = _sample(images)
             for begin in range(0, len(paths), AT_ONCE):
                 digest.update(b"".join(_encoded(path[start:]) for path in paths[begin : begin + AT_ONCE]))
-    return SplitFingerprint(len(images), digest.hexdigest())
+    return SplitFingerprint(len(images), digest.hexdigest(), sample)
+
+
+def _sample(images: Sequence[Path]) -> str:
+    """A hash over the size and the first bytes of some images, evenly spaced; what cannot be read counts as empty."""
+    digest = hashlib.blake2b(digest_size=16)
+    for place in np.unique(np.linspace(0, len(images) - 1, SAMPLED).round().astype(int)):
+        try:
+            with open_regular(images[place]) as file:
+                content = file.read(SAMPLED_BYTES)
+                digest.update(b"%d\0" % file.seek(0, os.SEEK_END) + content)
+        except (OSError, ValueError):
+            digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def _of_index(index: Index) -> bytes:

@@ -98,7 +98,7 @@ class Batches:
                         f"{numbers[done]} of epoch {epoch} ({reason}): memory may be short, or a disk may hang; try "
                         "fewer --num_workers, or 0"
                     ) from error
-                logger.warning("warning: a process that reads pictures broke down, and is replaced: %s", reason)
+                logger.warning("a process that reads pictures broke down, and is replaced: %s", reason)
                 self.close()  # what is left of them would be asked again
 
     def _next_of(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
-from dual_cross_attention.tasks.branch_schedule import BranchSchedule
+from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.text import printable
 from dual_cross_attention.weights.fitting import check_finite
 
@@ -59,11 +59,6 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         **(of_a_file if isinstance(pretrained, str) else {}),
         **config.backbone_kwargs,
     )
-
-
-def branch_schedule(config: TrainingConfig) -> BranchSchedule:
-    """When the branches of the model are trained."""
-    return BranchSchedule(config.pwca_start, config.pwca_warmup, config.glca_start, config.pwca_every)
 
 
 def save_model(

@@ -1,10 +1,6 @@
 """A run's folder: what lies where, and how it is written so that nothing is half there."""
 
-import contextlib
-import errno
-import fcntl
 import json
-import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,17 +17,6 @@ from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
 
-_LOCKED: set[int] = set()
-"""Descriptors of the locks that this process holds."""
-
-
-def _leave_locks_to_the_parent() -> None:
-    """A process that reads pictures outlives the one that trains, if that is killed: by as long as a disk hangs."""
-    while _LOCKED:
-        os.close(_LOCKED.pop())
-
-
-os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
 
@@ -57,60 +42,6 @@ class RunFolder:
         self.diverged = self.path / "diverged"
         self.memory = self.path / "memory.json"
         self.eval_memory = self.path / "eval_memory.json"
-        self._lock = self.path / ".lock"
-        self._descriptor: int | None = None
-        self._owner = self.path / ".owner"
-        self._made: list[Path] = []
-
-    def lock(self) -> None:
-        """Keep every other training out of the folder for as long as this process lives.
-
-        Where the file system knows no locks, nobody is kept out.
-
-        Raises:
-            InputError: another one is at work in it, or nothing can be written there.
-        """
-        try:
-            self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
-            _LOCKED.add(self._descriptor)
-            self._lock_descriptor(self._descriptor)
-            with contextlib.suppress(OSError):  # a full disk: who it is matters to others alone
-                self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
-        except BlockingIOError:
-            self._let_go()
-            owner = self._owner.read_text() if self._owner.is_file() else "another process"
-            raise InputError(
-                f"'{self.path}' is in use: {owner} is training into it; wait for its end, or take another --output_dir"
-            ) from None
-        except OSError as error:
-            self._let_go()
-            raise InputError(f"cannot write to the run's folder '{self.path}': {error.strerror}") from error
-
-    @staticmethod
-    def _lock_descriptor(descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-                raise
-
-    def _let_go(self) -> None:
-        if self._descriptor in _LOCKED:
-            _LOCKED.remove(self._descriptor)
-            os.close(self._descriptor)
-        self._descriptor = None
-
-    def unlock(self) -> None:
-        """Let others in; of a run that never began, nothing stays."""
-        with contextlib.suppress(OSError):  # it may hold something else, or nothing there can be changed any more
-            self._owner.unlink(missing_ok=True)
-            if not self.config.exists():
-                self._lock.unlink(missing_ok=True)
-                for path in self._made:
-                    path.rmdir()
-        self._let_go()
 
     def remove_leftovers(self) -> None:
         """Parts of files that a run wrote when it was killed; the folder must be locked."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from dual_cross_attention.configs import TrainingConfig
+
 
 @dataclass(frozen=True)
 class BranchSchedule:
@@ -55,3 +57,8 @@ class BranchSchedule:
 def _exact(share: float) -> Fraction:
     """As it is written: 0.1 of 30 steps are 3, where the float next to 0.1 could make them 4."""
     return Fraction(str(share))
+
+
+def branch_schedule(config: TrainingConfig) -> BranchSchedule:
+    """When the branches of the model are trained."""
+    return BranchSchedule(config.pwca_start, config.pwca_warmup, config.glca_start, config.pwca_every)

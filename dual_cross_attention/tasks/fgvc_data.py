@@ -7,9 +7,9 @@ from dual_cross_attention.data import load_fgvc, test_loader, test_transform, tr
 from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
-from dual_cross_attention.inference.model_files import branch_schedule
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
 
 

@@ -20,9 +20,9 @@ from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.reid.blocks import IdentityBlocks
 from dual_cross_attention.data.samplers import BatchOrder
-from dual_cross_attention.inference.model_files import branch_schedule
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
+from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
 
 

@@ -259,7 +259,7 @@ def _other_data(folder: RunFolder, data: RunData) -> list[str]:
         return []
     found = []
     if digest_names(progress["classes"]) != digest_names(data.classes):
-        found.append(f"names of the labels ({len(progress['classes']):,} there, {len(data.classes):,} here)")
+        found.append(f"names or order of the labels ({len(progress['classes']):,} there, {len(data.classes):,} here)")
     images = data.fingerprint.splits["train"].images
     if progress["pictures"] != images:
         found.append(f"number of train images ({progress['pictures']:,} there, {images:,} here)")

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.without_effect import settings_without_effect
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.devices import (
     available_precision,
     choose_device,
@@ -33,6 +34,7 @@ from dual_cross_attention.training.checkpointing.checkpoints import read_progres
 from dual_cross_attention.training.distributed.rendezvous import meeting_point
 from dual_cross_attention.training.distributed.strategy import decide_once, is_of_a_lost_process, refuse_other_plans
 from dual_cross_attention.training.resume import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
+from dual_cross_attention.training.run_lock import RunLock
 from dual_cross_attention.training.signals import LEFT_EARLY, Interruptions
 from dual_cross_attention.training.trainer import Trainer
 
@@ -57,7 +59,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     device = choose_device(config.device)
     refuse_other_plans()
     PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
-    locked: list[RunFolder] = []  # by the first process
+    locks: list[RunLock] = []  # by the first process
     with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
@@ -65,9 +67,9 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             setup = _starting(interruptions, lambda: read_setup(config))
             for line in settings_without_effect(config):
                 console.print(f"warning: {line}", style="yellow")
-            path, checkpoint, stored = decide_once(lambda: _open_folder(config, setup, console, interruptions, locked))
-            setup.config = _settled(config, stored, device, console)
-            return _train(setup, console, interruptions, device, RunFolder(path), checkpoint)
+            opened = decide_once(lambda: _open_folder(config, setup, console, interruptions, device, locks))
+            setup.config = opened.config
+            return _train(setup, console, interruptions, device, opened)
         except RuntimeError as error:
             if not is_of_a_lost_process(error):
                 raise
@@ -76,8 +78,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
                 "the system does); the same command, or a restart by the launcher, goes on from the last checkpoint"
             ) from error
         finally:
-            for folder in locked:
-                folder.unlock()
+            for lock in locks:
+                lock.release()
 
 
 def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
@@ -114,21 +116,40 @@ def _settled(
     return config
 
 
-def _open_folder(
-    config: TrainingConfig, setup: RunSetup, console: Console, interruptions: Interruptions, locked: list[RunFolder]
-) -> tuple[Path, Path | None, TrainingConfig | None]:
-    """The run's folder, the checkpoint to resume from, and the settings of the run that is resumed.
+class OpenedRun(NamedTuple):
+    """What rank 0 has decided before a run begins or resumes.
 
-    The folder is locked against others, and added to `locked`.
+    Args:
+        path: of the run's folder.
+        checkpoint: to resume from; None to begin.
+        config: the settings, with what the command leaves open decided.
+        data: the fingerprint of the data.
     """
+
+    path: Path
+    checkpoint: Path | None
+    config: TrainingConfig
+    data: DataFingerprint
+
+
+def _open_folder(
+    config: TrainingConfig,
+    setup: RunSetup,
+    console: Console,
+    interruptions: Interruptions,
+    device: torch.device,
+    locks: list[RunLock],
+) -> OpenedRun:
+    """Chooses and locks the run's folder, adds the lock to `locks`, and looks for what to resume from."""
 
     def warn(message: str) -> None:
         console.print(f"warning: {message}", style="yellow")
 
     data = RunData(setup.fingerprint(), setup.classes)
     folder = choose_folder(config, data, console.print)
-    folder.lock()
-    locked.append(folder)
+    lock = RunLock(folder)
+    lock.acquire()
+    locks.append(lock)
 
     def look() -> Path | None:
         if folder.config.is_file():
@@ -143,7 +164,8 @@ def _open_folder(
     try:
         checkpoint = _starting(interruptions, look)
         run = folder if folder.config.is_file() else run_of(checkpoint) if checkpoint else None
-        return folder.path, checkpoint, run.read_config() if run else None
+        config = _settled(config, run.read_config() if run else None, device, console)
+        return OpenedRun(folder.path, checkpoint, config, data.fingerprint)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
 
@@ -153,10 +175,9 @@ def _train(
     console: Console,
     interruptions: Interruptions,
     device: torch.device,
-    folder: RunFolder,
-    checkpoint: Path | None,
+    opened: OpenedRun,
 ) -> dict[str, float]:
-    config = setup.config
+    config, checkpoint, folder = opened.config, opened.checkpoint, RunFolder(opened.path)
     if checkpoint and checkpoint.parent == folder.checkpoints:
         progress = read_progress(checkpoint)
         if progress["epoch"] >= config.epochs:
@@ -164,14 +185,12 @@ def _train(
             _report(config, folder, progress["best"], progress["unreadable"], console)
             return progress["best"]
 
-    trainer = _starting(
-        interruptions, lambda: _build_trainer(setup, console, interruptions, device, folder, checkpoint)
-    )
+    trainer = _starting(interruptions, lambda: _build_trainer(setup, console, interruptions, device, opened))
     try:
         if trainer.accelerator.is_main_process:
             if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
                 folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
-            folder.write_data(setup.fingerprint())
+            folder.write_data(opened.data)
             folder.write_config(trainer.config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
@@ -185,11 +204,10 @@ def _build_trainer(
     console: Console,
     interruptions: Interruptions,
     device: torch.device,
-    folder: RunFolder,
-    checkpoint: Path | None,
+    opened: OpenedRun,
 ) -> Trainer:
     """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
-    config = setup.config
+    config, checkpoint, folder = opened.config, opened.checkpoint, RunFolder(opened.path)
     set_seed(config.seed)
     pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
@@ -219,9 +237,7 @@ def _build_trainer(
             f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
             f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
         )
-    return Trainer(
-        task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, setup.fingerprint()
-    )
+    return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, opened.data)
 
 
 def _report(

@@ -150,8 +150,8 @@ def test_the_same_command_line_as_of_then(later):
     assert (then.eye, then.flip, then.lr, then.format_version) == (0.0, 0.5, 0.1, 1)
     assert as_of(parse_config(["--dataset", "cub", "--eye", "0.7"]), 1).eye == 0.7
     assert as_of(config, FORMAT_VERSION) is config
-    made_in_python = Later(dataset="cub")
-    assert as_of(made_in_python, 1) is made_in_python
+    then = as_of(Later(dataset="cub", lr=0.2), 1)  # made in Python: what is not today's default was given
+    assert (then.eye, then.flip, then.lr, then.format_version) == (0.0, 0.5, 0.2, 1)
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, "2", True, 1.0])

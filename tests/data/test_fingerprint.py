@@ -44,9 +44,16 @@ CHANGES = {
     "another name": (lambda root: (root / "train/ant/00.png").rename(root / "train/ant/zz.png"), "36 train images"),
     "another label": (lambda root: swap(root / "train", "ant", "bee"), "36 train images"),
     "other test images": (lambda root: (root / "val/bee/00.png").rename(root / "val/bee/zz.png"), "test images"),
-    "another class name": (lambda root: rename_class(root, "cat", "dog"), "names of the labels"),
+    "another class name": (lambda root: rename_class(root, "cat", "dog"), "names or order of the labels"),
+    "other images of the same names": (lambda root: repaint(root), "content of the 36 train images"),
     "a class less": (lambda root: drop_class(root, "cat"), "number of labels (3 there, 2 here)"),
 }
+
+
+def repaint(root: Path) -> None:
+    """Other images under the same names."""
+    for path in (root / "train").rglob("*.png"):
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(path)
 
 
 def swap(split: Path, one: str, other: str) -> None:

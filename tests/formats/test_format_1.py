@@ -124,7 +124,7 @@ def test_other_labels_are_refused_with_what_is_known(dcal, fixture, tmp_path):
     assert known["pictures"] == 2500
     for change, said in (
         ({"pictures": 2499}, "2,499 there, 2,500 here"),
-        ({"classes": ["a"] * 10}, "names of the labels"),
+        ({"classes": ["a"] * 10}, "names or order of the labels"),
     ):
         progress.write_text(json.dumps(known | change))
         outcome = dcal("train", *COMMANDS["fgvc"], *SHARED, "--output_dir", run)

@@ -1,10 +1,7 @@
 """A run's files: written whole, read back as they were."""
 
 import json
-import os
 import shutil
-import signal
-import time
 
 import pytest
 import torch
@@ -54,40 +51,6 @@ def test_metrics(folder, config):
     assert folder.read_metrics() == rows
     folder.drop_metrics_after(0)
     assert folder.read_metrics() == []
-
-
-def test_one_training_at_a_time(folder):
-    folder.lock()
-    with pytest.raises(InputError, match=rf"'{folder.path}' is in use: process {os.getpid()} on .* wait for its end"):
-        RunFolder(folder.path).lock()
-    folder.unlock()
-    assert not folder.path.exists()  # nothing stays of a run that never began
-    other = RunFolder(folder.path)
-    other.lock()
-    other.unlock()
-
-
-def test_a_lock_ends_with_its_process(folder):
-    """Even with a process that it forked, and that lives on."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        folder.lock()
-        if not (living := os.fork()):
-            time.sleep(20)
-            os._exit(0)
-        os.write(writing, f"{living}".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
-    living = int(os.read(reading, 20))
-    try:
-        os.kill(living, 0)  # it is there
-        folder.lock()
-        folder.unlock()
-    finally:
-        os.kill(living, signal.SIGKILL)
-        os.close(reading)
-        os.close(writing)
 
 
 def test_parts_of_files_that_a_kill_has_left_go(folder, config):

@@ -20,9 +20,10 @@ from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import draw_toy, test_transform
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.samplers import SequentialOrder, ShuffledOrder
-from dual_cross_attention.inference.model_files import branch_schedule, build_model
+from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

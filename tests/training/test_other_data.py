@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
+from rich.console import Console
 
+from dual_cross_attention.configs import ToyConfig
 from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.training.run import train
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "format_1"
 
 
 @pytest.fixture
@@ -114,3 +120,24 @@ def test_damaged_records_are_told_in_a_line(dcal, small, two):
     RunFolder("run").data.write_text("{")
     outcome = dcal("train", *on(small, one), "--output_dir=run")
     assert outcome.status == 2 and "data.json" in outcome.err and len(outcome.err.splitlines()) == 1
+
+
+def test_other_images_under_the_same_names(dcal, small, make_pictures, tmp_path, monkeypatch):
+    """Numbered images, as in folds of a cross-validation."""
+    one, other = (make_pictures(tmp_path / name) for name in ("one", "other"))
+    for path in other.rglob("*.png"):
+        Image.new("RGB", (32, 32), (1, 2, 3)).save(path)
+    monkeypatch.chdir(tmp_path)
+    assert dcal("train", *on(small, one)).status == 0
+    second = dcal("train", *on(small, other))
+    assert second.status == 0 and "nothing to do" not in second.out
+    assert "content of the 36 train images" in second.out
+
+
+def test_a_run_of_format_1_resumes_from_python_too(tmp_path):
+    """Settings that were not typed are those of the run where they are today's defaults."""
+    run = Path(shutil.copytree(FIXTURES / "fgvc-interrupted", tmp_path / "run"))
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    config = ToyConfig(**stored | {"output_dir": f"{run}"})
+    train(config, Console(quiet=True))
+    assert len(RunFolder(run).read_metrics()) == config.epochs

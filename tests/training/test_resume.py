@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from dual_cross_attention.cli import main
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST, PROGRESS, STATE, list_checkpoints
+from dual_cross_attention.training.run_lock import RunLock
 
 
 @pytest.fixture(scope="session")
@@ -435,13 +436,13 @@ def test_a_folder_is_free_at_once_after_a_kill(train_until, tasks, undisturbed, 
 def test_a_second_training_is_kept_out(train_until, dcal, tasks, undisturbed, tmp_path):
     run = Path(shutil.copytree(undisturbed("fgvc"), tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name[0] != "."}
-    first = RunFolder(run)
-    first.lock()
+    first = RunLock(RunFolder(run))
+    first.acquire()
     for outcome in (dcal("train", *tasks["fgvc"], "--output_dir", run), train_until(tasks["fgvc"], run)):
         assert outcome.status == 2
         assert f"'{run}' is in use: process {os.getpid()} on " in outcome.err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name[0] != "."} == before
-    first.unlock()
+    first.release()
     assert dcal("train", *tasks["fgvc"], "--output_dir", run).status == 0
 
 

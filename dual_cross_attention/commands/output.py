@@ -1,0 +1,62 @@
+"""What commands print and write: the log on the screen, results as JSON, and what --help asks for."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from dual_cross_attention.configs.versions import FORMAT_VERSION
+from dual_cross_attention.errors import InputError
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether -h or --help is among the arguments of a command."""
+    return "-h" in arguments or "--help" in arguments
+
+
+def show_log(console: Console) -> None:
+    """What the package logs, such as where weights come from, is shown as it is."""
+
+    class Show(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            is_warning = record.levelno >= logging.WARNING
+            start, style = ("warning: ", "yellow") if is_warning else ("", None)
+            console.print(f"{start}{self.format(record)}", style=style, soft_wrap=True, markup=False)
+
+    logger = logging.getLogger("dual_cross_attention")
+    logger.setLevel("INFO")
+    logger.handlers = [Show()]
+
+
+def check_writable(name: str, file: str | None) -> None:
+    """Before any work is done: raises InputError if --name is no file that can be written; None is none at all."""
+    if file is None:
+        return
+    if not Path(file).parent.is_dir():
+        raise InputError(f"--{name}: there is no folder '{Path(file).parent}' to write '{file}' in")
+    if file == "-" or Path(file).is_dir():
+        raise InputError(f"--{name}: expected a file to write, got '{file}'")
+
+
+def write_json(result: dict[str, Any], file: str | None) -> None:
+    """To a file, or to standard output if it is "-"."""
+    text = json.dumps({"format_version": FORMAT_VERSION} | result, indent=2)
+    if file == "-":
+        print(text)
+    elif file:
+        try:
+            Path(file).write_text(text + "\n")
+        except OSError as error:
+            raise InputError(f"--json: cannot write '{file}': {error.strerror}") from error
+
+
+def flush_or_discard(stream: TextIO) -> None:
+    """What a log on a full disk, or a reader that has left, does not take: Python would complain at exit."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
