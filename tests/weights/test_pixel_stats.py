@@ -21,7 +21,7 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
 OWN = ([0.25, 0.5, 0.75], [0.125, 0.25, 0.5])
 FLAGS = ["--mean", 0.25, 0.5, 0.75, "--std", 0.125, 0.25, 0.5]
-FIXTURES = Path(__file__).parent / "fixtures" / "format_1"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests.models.test_weights import TINY, write_npz
+from tests.weights.test_weights import TINY, write_npz
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVC_CONFIGS, REID_CONFIGS

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.models.test_weights import TINY, write_npz
+from tests.weights.test_weights import TINY, write_npz
 from timm.layers import resample_abs_pos_embed
 
 from dual_cross_attention import InputError, create_model
