@@ -146,8 +146,8 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
         if key is not None:
             raise InputError(f"--weights_key {shown(key)}: an .npz holds one model, '{path}' too")
         check_archive(path)
-        state = read_npz(path, backbone)
-        return Candidate("", "", state, {}), fit(state, backbone), read_metadata(path, {})
+        state, patch = read_npz(path, backbone)
+        return Candidate("", "", state, {}), fit(state, backbone, patch=patch), read_metadata(path, {})
     content = read_content(path)
     candidates = list_candidates(content.tree)
     if not candidates:

@@ -15,11 +15,15 @@ ABSENT = ("reg_token", "dist_token", "norm_pre", ".ls1.", ".ls2.", ".q_norm.", "
 """Parts of names that the format does not have."""
 
 
-def read_npz(path: Path, backbone: VisionTransformer) -> dict[str, Tensor]:
+def read_npz(path: Path, backbone: VisionTransformer) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """timm's reader fills a copy of the backbone that has the position embedding of the file.
 
     Args:
         backbone: it is not changed.
+
+    Returns:
+        The tensors, the patch embedding resampled to the backbone's patches; and (height, width) of the file's patches
+        in pixels.
 
     Raises:
         InputError: another layout, or depth or heads of another model, which timm's reader would take without a word.
@@ -41,14 +45,20 @@ def read_npz(path: Path, backbone: VisionTransformer) -> dict[str, Tensor]:
             f"weights from {path} do not fit the backbone: {depth} blocks for {len(backbone.blocks)}; "
             f"query kernels {query} for {expected} (width, heads, width of a head)"
         )
+    if len(shapes["embedding/kernel"]) != 4:
+        raise InputError(
+            f"weights from {path}: embedding/kernel: expected (height, width, channels, width of the model), got "
+            f"{shapes['embedding/kernel']}"
+        )
     positions = shapes.get("pos_embedding") or shapes.get("Transformer/posembed_input/pos_embedding")
     copied = copy.deepcopy(backbone)
     if positions and copied.pos_embed is not None:
         copied.pos_embed = nn.Parameter(torch.zeros(positions))
     copied.load_pretrained(str(path))
     has_head = shapes.get("head/bias") == (backbone.num_classes,)
-    return {
+    state = {
         name: value.detach()
         for name, value in copied.state_dict().items()
         if not any(part in name for part in ABSENT) and (has_head or not name.startswith("head."))
     }
+    return state, shapes["embedding/kernel"][:2]
