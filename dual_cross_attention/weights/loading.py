@@ -13,7 +13,7 @@ from dual_cross_attention.text import printable, shown
 from dual_cross_attention.weights.archives import check_archive
 from dual_cross_attention.weights.candidates import Candidate, list_candidates, select
 from dual_cross_attention.weights.files import check_tensors, find_weights, read_content
-from dual_cross_attention.weights.fitting import Fit, check_finite, fit
+from dual_cross_attention.weights.fitting import HEADS, Fit, check_finite, fit
 from dual_cross_attention.weights.metadata import Metadata, read_metadata
 from dual_cross_attention.weights.npz import read_npz
 from dual_cross_attention.weights.pixel_stats import PixelStats
@@ -244,5 +244,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _order(candidate: Candidate, given: Fit) -> tuple:
-    wrong = len(given.missing) + len(given.shapes)
-    return not given.is_complete, -len(given.fitting), wrong, len(given.unexpected), candidate.rank
+    """Sorts the best first. A head that fits decides only between candidates that are equal otherwise and both EMA or
+    both not: averaged weights that were saved without their head are still the better backbone."""
+    wrong, heads = len(given.missing) + len(given.shapes), sum(name.startswith(HEADS) for name in given.fitting)
+    of_backbone = len(given.fitting) - heads
+    return (
+        not given.is_complete,
+        -of_backbone,
+        wrong,
+        len(given.unexpected),
+        not candidate.is_ema,
+        -heads,
+        candidate.rank,
+    )

@@ -12,6 +12,7 @@ import torch
 from timm.models import get_pretrained_cfg, is_model_in_modules
 
 from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.configs.versions import check_header_version, check_version
 from dual_cross_attention.text import printable
 from dual_cross_attention.weights.pixel_stats import HALF, PixelStats, read_stats, stats_of_cfg
 
@@ -49,13 +50,14 @@ def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Me
         tree: the content of the file, where timm's script keeps its arguments as "args".
 
     Raises:
-        InputError: a mean or std in it that cannot be one.
+        InputError: a mean or std in it that cannot be one, or settings of a later format version.
     """
     try:
         settings = json.loads(header["config"])
     except (KeyError, ValueError, RecursionError):
         settings = None
     if isinstance(settings, dict) and {"task", "backbone", "img_size"} <= settings.keys():
+        check_header_version(header, f"the header of '{path}'")
         return _of_run(settings, f"the header of '{path}'")
     if path.name == "state.pt":  # in RUN/checkpoints/epoch_NNNN or RUN/diverged
         for folder in path.resolve().parents[1:3]:
@@ -74,6 +76,7 @@ def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Me
 
 def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
     """From the settings of a run; those of format 1 say how pixels were normalized by task and backbone only."""
+    check_version(settings.get("format_version"), source)
     size = settings.get("img_size")
     is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
     stats = None

@@ -8,12 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.weights.test_weights import TINY, write_npz
 from timm.layers import resample_abs_pos_embed
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.backbones.plain_vit import create_backbone
 from dual_cross_attention.weights import fetch_imagenet_weights, loading
+from tests.weights.test_weights import TINY, write_npz
 
 VIT = "vit_tiny_patch16_224"
 
@@ -265,8 +265,8 @@ def as_clip(name):
     """OpenAI's name of a tensor of timm's, in an image tower under `visual.`."""
     for ours, theirs in (
         ("cls_token", "class_embedding"), ("pos_embed", "positional_embedding"), ("norm_pre", "ln_pre"),
-        ("blocks.", "transformer.resblocks."), (".norm", ".ln_"), (".qkv.", ".in_proj_"), (".attn.proj", ".attn.out_proj"),
-        ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
+        ("blocks.", "transformer.resblocks."), (".norm", ".ln_"), (".qkv.", ".in_proj_"),
+        (".attn.proj", ".attn.out_proj"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
     ):  # fmt: skip
         name = name.replace(ours, theirs)
     return f"visual.{'ln_post' + name[4:] if name.startswith('norm.') else name}"
