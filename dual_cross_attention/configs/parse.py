@@ -42,7 +42,7 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     values |= in_flags
     earlier = earlier_defaults(settings, version, complete=False)
     config = settings(**earlier | values, format_version=version)
-    config.given = values
+    config.given, config.flags = values, frozenset(in_flags)
     if unversioned:
         today = settings(**values)
         other = [
@@ -72,7 +72,7 @@ def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
     earlier = settings(
         **earlier_defaults(settings, version, complete=False) | dict(config.given), format_version=version
     )
-    earlier.given = config.given
+    earlier.given, earlier.flags = config.given, config.flags
     return earlier
 
 

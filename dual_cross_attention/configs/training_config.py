@@ -47,6 +47,9 @@ class TrainingConfig:
         "seed": (0, 2**31),
     }
 
+    # Names of those in `given` that are flags of the command line, which stand over what --config files say.
+    flags: ClassVar[frozenset[str]] = frozenset()
+
     # What the command line and --config files said, by name, where these settings were read from them; a run that was
     # made under other defaults is recognized by it, see `as_of`.
     given: ClassVar[Mapping[str, Any] | None] = None
@@ -171,6 +174,7 @@ class TrainingConfig:
         copy = replace(self, **values)
         if self.given is not None:
             copy.given = {**self.given, **values}
+            copy.flags = self.flags
         return copy
 
     def __post_init__(self):
@@ -187,7 +191,9 @@ class TrainingConfig:
             self.weights_img_size = sides("weights_img_size", self.weights_img_size)
         for name in ("weights_key", "weights_img_size"):
             if self.weights in ("imagenet", "none") and getattr(self, name) is not None:
-                raise InputError(f"{name} is of a weights file, and weights is {self.weights}: give a file, or omit it")
+                raise InputError(
+                    f"{name} is of a weights file, and weights is {self.weights}: give a file, or --{name} null"
+                )
         self._check_pixel_stats()
         if self.ablation in ("full", "sa_pwca") and self.batch_size < 2:
             raise InputError(
@@ -209,7 +215,11 @@ class TrainingConfig:
         if isinstance(self.std, list) and min(self.std) <= 0:
             raise InputError(f"std: expected numbers above 0, got {shown(self.std)}")
         if isinstance(self.mean, list) != isinstance(self.std, list):
-            raise InputError("mean and std are given together: got one without the other")
+            name, other = ("mean", "std") if isinstance(self.mean, list) else ("std", "mean")
+            raise InputError(
+                f"mean and std are given together: got {name} {shown(getattr(self, name))} and {other} "
+                f"{shown(getattr(self, other))}: give numbers for both, or --mean auto --std auto"
+            )
 
 
 def sides(name: str, size: int | list[int]) -> list[int]:
