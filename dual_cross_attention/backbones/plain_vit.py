@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable, shown
 from dual_cross_attention.weights import Loaded, fetch_imagenet_weights, load_weights
-from dual_cross_attention.weights.metadata import PLAIN_VIT_MODULES  # each model is checked when it is made
 
+PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+"""timm's modules that hold plain ViTs; each model is checked when it is created."""
 READING_KWARGS = {
     "cache_dir",
     "checkpoint_path",

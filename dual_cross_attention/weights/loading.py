@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable, shown
+from dual_cross_attention.weights import npz
 from dual_cross_attention.weights.archives import check_archive
 from dual_cross_attention.weights.candidates import Candidate, list_candidates, select
 from dual_cross_attention.weights.files import check_tensors, find_weights, read_content
 from dual_cross_attention.weights.fitting import HEADS, Fit, check_finite, fit
 from dual_cross_attention.weights.metadata import Metadata, read_metadata
-from dual_cross_attention.weights.npz import read_npz
 from dual_cross_attention.weights.pixel_stats import PixelStats
 from dual_cross_attention.weights.positions import SourceGrid, resample_positions
 from dual_cross_attention.weights.reasons import refusal, shortened
@@ -114,7 +114,7 @@ def load_weights(
     check_finite(glca, str(path))
     _fill(backbone, given, grid, _said(chosen, path), str(path))
     is_run = metadata.is_run or any(name.startswith(OWN) for name in _beside(chosen))
-    return Loaded(path, metadata.stats, is_run, glca)
+    return Loaded(path, metadata.stats or (npz.STATS if is_npz else None), is_run, glca)
 
 
 def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
@@ -146,7 +146,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
         if key is not None:
             raise InputError(f"--weights_key {shown(key)}: an .npz holds one model, '{path}' too")
         check_archive(path)
-        state, patch = read_npz(path, backbone)
+        state, patch = npz.read_npz(path, backbone)
         return Candidate("", "", state, {}), fit(state, backbone, patch=patch), read_metadata(path, {})
     content = read_content(path)
     candidates = list_candidates(content.tree)

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.weights.archives import npz_shapes
+from dual_cross_attention.weights.pixel_stats import HALF, PixelStats
 
 PREFIXES = ("opt/target/", "params/img/", "params/", "")
+STATS = PixelStats(HALF, HALF, "Google's .npz files")
+"""Google scales pixels to -1 ... 1, whatever the name of the timm model that the file fits."""
 ABSENT = ("reg_token", "dist_token", "norm_pre", ".ls1.", ".ls2.", ".q_norm.", ".k_norm.")
 """Parts of names that the format does not have."""
 

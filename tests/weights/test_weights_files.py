@@ -287,6 +287,18 @@ def test_on_the_command_line(dcal, small, tmp_path):
     assert "weights_key is of a weights file" in dcal(*command[:-2], "--weights=none", "--weights_key=a").err
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "mobilevit_s", "none of timm's", 3])
+def test_a_header_that_names_another_backbone_does_not_hide_weights_that_fit(own, backbone):
+    source, run = own()
+    path = run / "best.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    header["config"] = json.dumps({**json.loads(header["config"]), "backbone": backbone, "backbone_kwargs": {}})
+    save_file(load_file(path), path, header)
+    loaded = create_model(VIT, 5, img_size=(64, 32), pretrained=str(path), **TINY)
+    assert torch.equal(loaded.backbone.blocks[1].mlp.fc1.weight, source.backbone.blocks[1].mlp.fc1.weight)
+
+
 @pytest.mark.parametrize("where", ["header", "settings in the header"])
 def test_the_header_of_a_later_format_is_refused(own, where):
     """What its settings mean is not known here."""
