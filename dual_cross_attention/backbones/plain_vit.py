@@ -91,7 +91,7 @@ def load_pretrained(
         pretrained, key, img_size: as `pretrained`, `weights_key` and `weights_img_size` of `create_model`.
 
     Returns:
-        What a file gave beside the backbone; None where `pretrained` is no path.
+        What a file holds in addition to the backbone; None where `pretrained` is no path.
 
     Raises:
         InputError: weights that cannot be read or do not fit.

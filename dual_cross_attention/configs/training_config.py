@@ -75,7 +75,7 @@ class TrainingConfig:
     """More arguments of timm.create_model, such as '{"depth": 6}'."""
     weights: str = "imagenet"
     """Start from: imagenet (timm's published weights), none (from scratch), a file (.safetensors, .pth, .npz, …), or a
-    run's folder (its best model: backbone and GLCA are taken, heads start anew)."""
+    run's folder (its best model: backbone and GLCA are taken, heads are initialized)."""
     weights_key: str | None = setting(None, before={1: None})
     """Of a weights file: the nested dict or prefix of names to take, such as teacher; unset: the one that fits."""
     weights_img_size: int | list[int] | None = setting(None, before={1: None})

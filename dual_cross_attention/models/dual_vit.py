@@ -311,7 +311,7 @@ def create_model(
         local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
         pretrained: False, True (timm's weights), or a path: .safetensors, .pth, .npz, …, or a run of this project,
             whose GLCA is taken too. `backbone.pretrained_cfg` of the model then has the mean and std of its pixels, if
-            the file, or a timm `config.json` beside it, names them.
+            the file, or a timm `config.json` next to it, names them.
         glca_init: "random", or "last_block" to start GLCA as a copy of the backbone's last block and norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
         weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.

@@ -1,4 +1,4 @@
-"""A state dict, of any layout that timm reads, beside the backbone that it is to fill."""
+"""Compares a state dict, in any layout that timm reads, with the backbone that it is loaded into."""
 
 import re
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Fit:
     Args:
         state: tensors with timm's names, the patch embedding resampled to the backbone's patches.
         fitting: names that fit; a position embedding of any grid does.
-        left_out: heads of another width or none, which are trained afresh.
+        left_out: heads that are missing or of another width, and so stay newly initialized.
         decoder: how many tensors of a decoder are left out.
         missing, unexpected: names.
         shapes: "NAME (shape) for (expected shape)".

@@ -1,4 +1,4 @@
-"""What a weights file, or a file beside it, says of the images that the weights were trained on."""
+"""What a weights file, or a config next to it, says of the images that the weights were trained on."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from dual_cross_attention.text import printable
 from dual_cross_attention.weights.pixel_stats import PixelStats, default_stats, read_stats
 
 MAX_CONFIG_BYTES = 100_000
-"""Of a config.json beside a file; timm's have 1,000."""
+"""Of a config.json next to a weights file; timm's have 1,000."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Metadata:
 
 def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Metadata:
     """Metadata of a weights file: its own header, the config.yaml of its run, the arguments of timm's training script,
-    or a timm `config.json` beside it.
+    or a timm `config.json` next to it.
 
     Args:
         header: the metadata of a `.safetensors`.

@@ -29,7 +29,7 @@ def read_npz(path: Path, backbone: VisionTransformer) -> tuple[dict[str, Tensor]
         in pixels.
 
     Raises:
-        InputError: another layout, or depth or heads of another model, which timm's reader would take without a word.
+        InputError: another layout, or depth or heads of another model, which timm's reader would accept silently.
     """
     shapes = npz_shapes(path)
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in shapes), None)

@@ -136,7 +136,7 @@ def test_ema_weights_are_preferred_without_a_head_that_fits(tmp_path, caplog, he
     loaded = load(tmp_path / "a.pth").state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in ema.items() if name not in head)
     assert "'model_ema' is taken, not 'model'" in caplog.text
-    assert "left out, trained afresh: head.bias, head.weight" in caplog.text
+    assert "left out, newly initialized: head.bias, head.weight" in caplog.text
     assert is_of(load(tmp_path / "a.pth", weights_key="model"), 1)
 
 
@@ -221,7 +221,7 @@ def test_backbone_and_glca_are_taken_and_heads_start_anew(own, caplog, source_ta
         elif name != "backbone.pos_embed":
             assert torch.equal(value, theirs[name]), name
     assert "position embedding 8×4 → 4×6" in caplog.messages
-    assert "backbone, GLCA's block and norm are taken; heads, necks and loss weights start anew" in caplog.text
+    assert "backbone, GLCA's block and norm are taken; heads, necks and loss weights are initialized" in caplog.text
 
 
 def test_without_glca_on_either_side(own, caplog):
