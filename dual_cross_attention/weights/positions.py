@@ -90,7 +90,8 @@ def _source_grid(count: int, source: SourceGrid, target: Grid, prefix: int) -> t
     if is_square and is_target and target[0] != target[1]:
         raise InputError(
             f"{count} position tokens can be a grid of {_grid_text((side, side))} or the model's {_grid_text(target)}: "
-            f"give the image size that the file was trained at, --weights_img_size {_sizes((side, side), target, source.patch)}"
+            "give the image size that the file was trained at, --weights_img_size "
+            f"{_sizes((side, side), target, source.patch)}"
         )
     if is_square:
         return (side, side), False
