@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable, shown
 from dual_cross_attention.weights import Loaded, fetch_imagenet_weights, load_weights
-from dual_cross_attention.weights.metadata import PLAIN_VIT_MODULES  # each model is checked when it is made
 
+PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
+"""timm's modules that hold plain ViTs; each model is checked when it is created."""
 READING_KWARGS = {
     "cache_dir",
     "checkpoint_path",
@@ -90,7 +91,7 @@ def load_pretrained(
         pretrained, key, img_size: as `pretrained`, `weights_key` and `weights_img_size` of `create_model`.
 
     Returns:
-        What a file gave beside the backbone; None where `pretrained` is no path.
+        What a file holds in addition to the backbone; None where `pretrained` is no path.
 
     Raises:
         InputError: weights that cannot be read or do not fit.

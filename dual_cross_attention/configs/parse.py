@@ -43,7 +43,7 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     values |= in_flags
     earlier = earlier_defaults(settings, version, complete=False)
     config = settings(**earlier | values, format_version=version)
-    config.given = values
+    config.given, config.flags = values, frozenset(in_flags)
     if unversioned:
         today = settings(**values)
         other = [
@@ -77,7 +77,7 @@ def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
         given = {name: value for name, value in asdict(config).items() if value != today[name]}
     given = {name: value for name, value in given.items() if name != "format_version"}
     earlier = settings(**earlier_defaults(settings, version, complete=False) | given, format_version=version)
-    earlier.given = given
+    earlier.given, earlier.flags = given, config.flags
     return earlier
 
 
@@ -118,14 +118,14 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
     """
     task = values.get("task", "fgvc")
     if not isinstance(task, str) or task not in CONFIGS:
-        raise InputError(f"unknown task '{_said(task)}': there is {', '.join(CONFIGS)}")
+        raise InputError(f"unknown task '{_as_written(task)}': there is {', '.join(CONFIGS)}")
     dataset = values.get("dataset", next(iter(CONFIGS[task])))
     if not isinstance(dataset, str) or dataset not in CONFIGS[task]:
-        raise InputError(f"unknown data set '{_said(dataset)}': there are {', '.join(CONFIGS[task])}")
+        raise InputError(f"unknown data set '{_as_written(dataset)}': there are {', '.join(CONFIGS[task])}")
     return CONFIGS[task][dataset]
 
 
-def _said(value: object) -> str:
+def _as_written(value: object) -> str:
     """As it was written: text without the quotes of `shown`."""
     return f"{printable(value):.60}" if isinstance(value, str) else shown(value)
 

@@ -54,6 +54,9 @@ class TrainingConfig:
         "seed": (0, 2**31),
     }
 
+    # Names of those in `given` that are flags of the command line, which stand over what --config files say.
+    flags: ClassVar[frozenset[str]] = frozenset()
+
     # What the command line and --config files said, by name, where these settings were read from them; a run that was
     # made under other defaults is recognized by it, see `as_of`.
     given: ClassVar[Mapping[str, Any] | None] = None
@@ -79,7 +82,7 @@ class TrainingConfig:
     """More arguments of timm.create_model, such as '{"depth": 6}'."""
     weights: str = "imagenet"
     """Start from: imagenet (timm's published weights), none (from scratch), a file (.safetensors, .pth, .npz, …), or a
-    run's folder (its best model: backbone and GLCA are taken, heads start anew)."""
+    run's folder (its best model: backbone and GLCA are taken, heads are initialized)."""
     weights_key: str | None = setting(None, before={1: None})
     """Of a weights file: the nested dict or prefix of names to take, such as teacher; unset: the one that fits."""
     weights_img_size: int | list[int] | None = setting(None, before={1: None})
@@ -209,6 +212,7 @@ class TrainingConfig:
         copy = replace(self, **values)
         if self.given is not None:
             copy.given = {**self.given, **values}
+            copy.flags = self.flags
         return copy
 
     def __post_init__(self):
@@ -225,7 +229,9 @@ class TrainingConfig:
             self.weights_img_size = sides("weights_img_size", self.weights_img_size)
         for name in ("weights_key", "weights_img_size"):
             if self.weights in ("imagenet", "none") and getattr(self, name) is not None:
-                raise InputError(f"{name} is of a weights file, and weights is {self.weights}: give a file, or omit it")
+                raise InputError(
+                    f"{name} is of a weights file, and weights is {self.weights}: give a file, or --{name} null"
+                )
         self._check_pixel_stats()
         if self.pwca_start + self.pwca_warmup > 1 + 1e-9:
             raise InputError(
@@ -252,7 +258,11 @@ class TrainingConfig:
         if isinstance(self.std, list) and min(self.std) <= 0:
             raise InputError(f"std: expected numbers above 0, got {shown(self.std)}")
         if isinstance(self.mean, list) != isinstance(self.std, list):
-            raise InputError("mean and std are given together: got one without the other")
+            name, other = ("mean", "std") if isinstance(self.mean, list) else ("std", "mean")
+            raise InputError(
+                f"mean and std are given together: got {name} {shown(getattr(self, name))} and {other} "
+                f"{shown(getattr(self, other))}: give numbers for both, or --mean auto --std auto"
+            )
 
 
 def sides(name: str, size: int | list[int]) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 from dual_cross_attention.errors import InputError
 
 FORMAT_VERSION = 2
-"""Of all files that are written. To be raised by whoever declares a `before` that is not the default."""
+"""Of all files that are written. Raise it when you declare a `before` that is not the default."""
 FIRST_VERSION = 1
 """Of files that were written before they had a `format_version`."""
 
@@ -70,3 +70,9 @@ def check_version(version: Any, source: str) -> int:
             f"{FORMAT_VERSION}: update it"
         )
     return version
+
+
+def check_header_version(header: Mapping[str, str], source: str) -> int:
+    """The `format_version` in the metadata of a `.safetensors`, which is text; raises as `check_version` does."""
+    version = header.get("format_version")
+    return check_version(int(version) if version and version.isdecimal() else version, source)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dual_cross_attention.atomic_io import written_beside
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
-from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
@@ -157,8 +157,7 @@ def read_model_file(path: Path) -> ModelFile:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"cannot read '{path}' as .safetensors: {printable(' '.join(str(error).split()))}") from error
-    version = metadata.get("format_version")
-    check_version(int(version) if version and version.isdecimal() else version, f"the header of '{path}'")
+    check_header_version(metadata, f"the header of '{path}'")
     try:
         settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
         if not (isinstance(settings, dict) and _is_list_of_names(classes) and _is_numbers(metrics)):

@@ -398,7 +398,7 @@ def create_model(
         local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
         pretrained: False, True (timm's weights), or a path: .safetensors, .pth, .npz, …, or a run of this project,
             whose GLCA is taken too. `backbone.pretrained_cfg` of the model then has the mean and std of its pixels, if
-            the file, or a timm `config.json` beside it, names them.
+            the file, or a timm `config.json` next to it, names them.
         glca_init: "random", or "last_block" to start GLCA's M blocks as copies of the backbone's last M, and its norm.
         distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
         pwca_blocks: T, PWCA in the last T blocks; below, its stream is SA's and is computed once. None: all blocks.

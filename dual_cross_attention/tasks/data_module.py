@@ -13,7 +13,7 @@ from dual_cross_attention.data.names import same_names
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.weights.pixel_stats import HALF, IMAGENET, PixelStats, stats_of_cfg
+from dual_cross_attention.weights.pixel_stats import HALF, IMAGENET, PixelStats, default_stats
 
 
 class RunSetup(ABC):
@@ -84,19 +84,33 @@ def pixel_stats(config: TrainingConfig, model: DualCrossAttentionViT) -> PixelSt
         return PixelStats(tuple(config.mean), tuple(config.std), "the settings mean and std")
     if config.mean == "auto" and model.pretrained_stats:
         return model.pretrained_stats
-    if getattr(config, "pixel_stats", None) == "half":
-        return PixelStats(HALF, HALF, "pixel_stats half; --pixel_stats backbone takes the backbone's")
-    return stats_of_cfg(model.backbone.default_cfg, f"timm's {config.backbone}")
+    return default_stats(getattr(config, "pixel_stats", None), model.backbone.default_cfg, config.backbone)
 
 
-def doubtful_stats(config: TrainingConfig, stats: PixelStats) -> str | None:
-    """A warning, if weights out of a file get the backbone's mean and std of 0.5 because nothing says otherwise."""
-    is_file = config.weights not in ("imagenet", "none") and not config.weights.lower().endswith(".npz")
-    if not is_file or not stats.source.startswith("timm's ") or (stats.mean, stats.std) != (HALF, HALF):
+def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) -> str | None:
+    """A warning, if the weights were probably trained with another mean and std than `pixel_stats` gives; else None.
+
+    Where the weights name theirs (timm's published ones, or a file), the settings are held against them. Where a file
+    names none, only settings out of a --config file are held against the backbone's: they may be of another backbone.
+    """
+    stats, auto = pixel_stats(config, model), pixel_stats(config.replaced(mean="auto", std="auto"), model)
+    is_file = config.weights not in ("imagenet", "none")
+    is_named = model.pretrained_stats is not None
+    is_of_backbone = not is_named and getattr(config, "pixel_stats", None) != "half"
+    if (stats.mean, stats.std) != (auto.mean, auto.std):
+        weights_say = is_named or (is_of_backbone and config.weights == "imagenet")
+        may_be_of_another = "mean" not in config.flags and (is_file or "pixel_stats" in config.flags)
+        if not (weights_say or may_be_of_another):
+            return None
+        return (
+            f"images are normalized by {stats}, but these weights and settings expect {auto}: "
+            "--mean auto --std auto takes those"
+        )
+    if not is_file or not is_of_backbone or isinstance(config.mean, list) or (stats.mean, stats.std) != (HALF, HALF):
         return None
     mean, std = (" ".join(map(str, values)) for values in IMAGENET)
     return (
-        f"'{config.weights}' does not say how its pixels were normalized: mean and std of 0.5 are taken, as timm's "
+        f"'{config.weights}' does not say how its images were normalized: mean and std of 0.5 are taken, as timm's "
         f"{config.backbone}; DeiT, MAE and DINO files need ImageNet's: --mean {mean} --std {std}"
     )
 

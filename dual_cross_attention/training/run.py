@@ -25,7 +25,7 @@ from dual_cross_attention.devices import (
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.runs.run_folder import RunFolder
-from dual_cross_attention.tasks.data_module import RunSetup, doubtful_stats, pixel_stats
+from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.text import printable
@@ -214,8 +214,8 @@ def _build_trainer(
         console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
     model = build_model(config, len(setup.classes), pretrained)
     stats = pixel_stats(config, model)
-    if doubt := None if checkpoint else doubtful_stats(config, stats):
-        console.print(f"warning: {doubt}", style="yellow", soft_wrap=True)
+    if warning := None if checkpoint else pixel_stats_warning(config, model):
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if config.format_version > 1:  # else None stays: the rule of that time
         config = setup.config = config.replaced(mean=list(stats.mean), std=list(stats.std))
     model.set_grad_checkpointing(config.use_gradient_checkpointing)

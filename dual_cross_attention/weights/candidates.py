@@ -45,7 +45,7 @@ class Candidate:
 
     @property
     def rank(self) -> int:
-        """The smaller, the rather it is taken, of two that fit alike."""
+        """Lower is preferred, of two candidates that fit equally well."""
         if self.is_ema:
             return -1
         first = self.name.split(".")[0]

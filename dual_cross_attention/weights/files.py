@@ -20,7 +20,7 @@ IN_FOLDERS = ("best.safetensors", "last.safetensors", "state.pt", "model.safeten
 
 class Content(NamedTuple):
     """Args:
-    tree: what the file holds: tensors by name, perhaps in nested dicts beside other values.
+    tree: what the file holds: tensors by name, perhaps in nested dicts and among other values.
     header: the metadata of a `.safetensors`.
     """
 
@@ -62,7 +62,7 @@ def read_content(path: Path) -> Content:
         return Content(load_file(path), header)
     check_archive(path)
     try:
-        # Training scripts save their parsed arguments beside the weights: a class without code of its own.
+        # Training scripts save their parsed arguments with the weights: a class without code of its own.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return Content(torch.load(path, map_location="cpu", weights_only=True), {})
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A state dict, of any layout that timm reads, beside the backbone that it is to fill."""
+"""Compares a state dict, in any layout that timm reads, with the backbone that it is loaded into."""
 
 import re
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable
 
 HEADS = ("head.", "head_dist.", "fc.", "classifier.")
+KERNELS = ("patch_embed.proj.weight", "visual.conv1.weight", "vision_embed.proj.weight")
+"""The patch embedding in the layouts that timm converts: its own, CLIP's, BEiT-3's."""
 DECODERS = ("decoder_", "mask_token", "masked_embed")
 """Of masked pretraining, as MAE's: not part of the backbone."""
 
@@ -23,7 +25,7 @@ class Fit:
     Args:
         state: tensors with timm's names, the patch embedding resampled to the backbone's patches.
         fitting: names that fit; a position embedding of any grid does.
-        left_out: heads of another width or none, which are trained afresh.
+        left_out: heads that are missing or of another width, and so stay newly initialized.
         decoder: how many tensors of a decoder are left out.
         missing, unexpected: names.
         shapes: "NAME (shape) for (expected shape)".
@@ -46,14 +48,16 @@ class Fit:
         return not (self.missing or self.unexpected or self.shapes)
 
 
-def fit(state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool = True) -> Fit:
+def fit(
+    state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool = True, patch: tuple[int, int] | None = None
+) -> Fit:
     """Compares a state dict with a backbone, whose weights are not changed.
 
     Args:
         with_head: False: heads are left out, whatever their width.
+        patch: (height, width) of the file's patches in pixels, where `state` has them resampled; None: as in `state`.
     """
-    kernels = (value for name, value in state.items() if name.endswith("patch_embed.proj.weight") and value.ndim == 4)
-    patch = next((tuple(kernel.shape[-2:]) for kernel in kernels), None)
+    patch = patch or _patch_size(state, backbone)
     is_radio = any(name.startswith("radio_model.") for name in state)
     state = _to_timm(state, backbone, is_radio)
     decoder = {name for name in state if name.startswith(DECODERS)}
@@ -84,6 +88,16 @@ def fit(state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool =
         patch,
         is_radio,
     )
+
+
+def _patch_size(state: dict[str, Tensor], backbone: VisionTransformer) -> tuple[int, int] | None:
+    """(height, width) in pixels of a file's patches, from its patch embedding; None: it has none."""
+    kernel = next((value for name, value in state.items() if name.endswith(KERNELS)), None)
+    if kernel is None:
+        return None
+    if kernel.ndim == 4:
+        return tuple(kernel.shape[-2:])
+    return tuple(backbone.patch_embed.patch_size)  # a linear layer on flat patches, which timm reshapes to these
 
 
 def _to_timm(state: dict[str, Tensor], backbone: VisionTransformer, with_positions: bool) -> dict[str, Tensor]:

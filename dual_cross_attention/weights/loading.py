@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable, shown
+from dual_cross_attention.weights import npz
 from dual_cross_attention.weights.archives import check_archive
 from dual_cross_attention.weights.candidates import Candidate, list_candidates, select
 from dual_cross_attention.weights.files import check_tensors, find_weights, read_content
-from dual_cross_attention.weights.fitting import Fit, check_finite, fit
+from dual_cross_attention.weights.fitting import HEADS, Fit, check_finite, fit
 from dual_cross_attention.weights.metadata import Metadata, read_metadata
-from dual_cross_attention.weights.npz import read_npz
 from dual_cross_attention.weights.pixel_stats import PixelStats
 from dual_cross_attention.weights.positions import SourceGrid, resample_positions
 from dual_cross_attention.weights.reasons import refusal, shortened
@@ -23,17 +23,17 @@ from dual_cross_attention.weights.reasons import refusal, shortened
 logger = logging.getLogger(__name__)
 
 GLCA = ("glca_block.", "more_glca_blocks.", "glca_norm.")
-"""Of a model of this project, beside `backbone.`: what another training takes from it."""
+"""Prefixes in a model of this project, next to `backbone.`, of the tensors that another run starts from."""
 OWN = (*GLCA, "sa_head.", "glca_head.")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file of weights gave beside the backbone.
+    """What a weights file holds in addition to the backbone.
 
     Args:
         path: the file.
-        stats: normalization that the file, or a file beside it, names; None: nothing does.
+        stats: normalization that the file, or a config next to it, names; None: neither does.
         is_run: whether a run of this project wrote it.
         glca: tensors of GLCA's block and norm by their names in `DualCrossAttentionViT`, where the file has them.
     """
@@ -110,11 +110,11 @@ def load_weights(
         "--weights_img_size" if img_size else "the run that wrote the file" if metadata.is_exact else None,
         *(("bilinear", False) if is_npz else ()),  # as timm reads it
     )
-    glca = {name: value for name, value in _beside(chosen).items() if name.startswith(GLCA)}
+    glca = {name: value for name, value in _tensors_of_own_model(chosen).items() if name.startswith(GLCA)}
     check_finite(glca, str(path))
-    _fill(backbone, given, grid, _said(chosen, path), str(path))
-    is_run = metadata.is_run or any(name.startswith(OWN) for name in _beside(chosen))
-    return Loaded(path, metadata.stats, is_run, glca)
+    _fill(backbone, given, grid, _describe(chosen, path), str(path))
+    is_run = metadata.is_run or any(name.startswith(OWN) for name in _tensors_of_own_model(chosen))
+    return Loaded(path, metadata.stats or (npz.STATS if is_npz else None), is_run, glca)
 
 
 def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
@@ -128,7 +128,7 @@ def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
     wanted = {name: value for name, value in model.state_dict().items() if name.startswith(GLCA)}
     if not wanted or not loaded.glca:
         without = f"GLCA, which the file does not have, starts by glca_init {glca_init}; " if wanted else ""
-        logger.info("weights: the backbone is taken; %sheads, necks and loss weights start anew", without)
+        logger.info("weights: the backbone is taken; %sheads, necks and loss weights are initialized", without)
         return
     shapes, found = ({name: tuple(value.shape) for name, value in each.items()} for each in (wanted, loaded.glca))
     if odd := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
@@ -137,7 +137,7 @@ def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
             f"{found.get(odd[0])}, expected {shapes.get(odd[0])}"
         )
     model.load_state_dict(loaded.glca, strict=False)
-    logger.info("weights: backbone, GLCA's block and norm are taken; heads, necks and loss weights start anew")
+    logger.info("weights: backbone, GLCA's block and norm are taken; heads, necks and loss weights are initialized")
 
 
 def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[Candidate, Fit, Metadata]:
@@ -146,8 +146,8 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
         if key is not None:
             raise InputError(f"--weights_key {shown(key)}: an .npz holds one model, '{path}' too")
         check_archive(path)
-        state = read_npz(path, backbone)
-        return Candidate("", "", state, {}), fit(state, backbone), read_metadata(path, {})
+        state, patch = npz.read_npz(path, backbone)
+        return Candidate("", "", state, {}), fit(state, backbone, patch=patch), read_metadata(path, {})
     content = read_content(path)
     candidates = list_candidates(content.tree)
     if not candidates:
@@ -167,7 +167,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
     fits, failed = [], None
     for candidate in candidates:
         check_tensors(candidate.state | candidate.outside, str(path))
-        is_run = metadata.is_run or any(name.startswith(OWN) for name in _beside(candidate))
+        is_run = metadata.is_run or any(name.startswith(OWN) for name in _tensors_of_own_model(candidate))
         try:
             fits.append((candidate, fit(candidate.state, backbone, with_head=not is_run)))
         except Exception as error:  # timm's conversion takes its own shapes for granted
@@ -200,15 +200,15 @@ def _is_same(one: Candidate, other: Candidate) -> bool:
     return one.key == other.key and is_inside
 
 
-def _beside(candidate: Candidate) -> dict[str, Tensor]:
-    """Tensors of a model of this project beside its backbone, by the model's names; of other files, none."""
+def _tensors_of_own_model(candidate: Candidate) -> dict[str, Tensor]:
+    """Tensors of a model of this project other than its backbone's, by the model's names; of other files, none."""
     outer = candidate.prefix.removesuffix("backbone.")
     if outer == candidate.prefix:
         return {}
     return {name.removeprefix(outer): value for name, value in candidate.outside.items() if name.startswith(outer)}
 
 
-def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, said: str, source: str) -> None:
+def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, description: str, source: str) -> None:
     """The tensors of a complete fit into the backbone, the position embedding resampled."""
     state, expected = given.state, backbone.state_dict()
     positions = None
@@ -223,18 +223,20 @@ def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, said: str, 
     state = {name: value.to(expected[name].dtype) for name, value in state.items()}
     check_finite(state, source)  # float64 beyond float32
     backbone.load_state_dict(state, strict=False)
-    left_out = f"; left out, trained afresh: {', '.join(map(printable, given.left_out[:6]))}" if given.left_out else ""
+    left_out = (
+        f"; left out, newly initialized: {', '.join(map(printable, given.left_out[:6]))}" if given.left_out else ""
+    )
     decoder = f"; left out: {given.decoder} tensors of a decoder" if given.decoder else ""
-    logger.info("weights: %s%s%s", said, left_out, decoder)
+    logger.info("weights: %s%s%s", description, left_out, decoder)
     if positions:
         logger.log(logging.WARNING if positions.is_guess else logging.INFO, "%s", positions.line)
 
 
-def _said(chosen: Candidate, path: Path) -> str:
+def _describe(chosen: Candidate, path: Path) -> str:
     key = f", of '{printable(chosen.key)}'" if chosen.key else ""
     prefix = f", prefix '{printable(chosen.prefix)}' removed" if chosen.prefix else ""
     prefix += " (EMA weights)" if chosen.is_ema else ""
-    outside = len(chosen.outside) - len(_beside(chosen))
+    outside = len(chosen.outside) - len(_tensors_of_own_model(chosen))
     return f"{path}{key}{prefix}{f', {outside} tensors without it passed over' if outside else ''}"
 
 
@@ -244,5 +246,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _order(candidate: Candidate, given: Fit) -> tuple:
-    wrong = len(given.missing) + len(given.shapes)
-    return not given.is_complete, -len(given.fitting), wrong, len(given.unexpected), candidate.rank
+    """Sorts the best first. A head that fits decides only between candidates that are equal otherwise and both EMA or
+    both not: averaged weights that were saved without their head are still the better backbone."""
+    wrong, heads = len(given.missing) + len(given.shapes), sum(name.startswith(HEADS) for name in given.fitting)
+    of_backbone = len(given.fitting) - heads
+    return (
+        not given.is_complete,
+        -of_backbone,
+        wrong,
+        len(given.unexpected),
+        not candidate.is_ema,
+        -heads,
+        candidate.rank,
+    )

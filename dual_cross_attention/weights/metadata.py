@@ -1,4 +1,4 @@
-"""What a weights file, or a file beside it, says of the images that the weights were trained on."""
+"""What a weights file, or a config next to it, says of the images that the weights were trained on."""
 
 import argparse
 import json
@@ -9,16 +9,16 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, is_model_in_modules
+from timm.models import get_pretrained_cfg
+from timm.models.vision_transformer import VisionTransformer
 
 from dual_cross_attention.configs.flags import read_yaml
+from dual_cross_attention.configs.versions import check_header_version, check_version
 from dual_cross_attention.text import printable
-from dual_cross_attention.weights.pixel_stats import HALF, PixelStats, read_stats, stats_of_cfg
+from dual_cross_attention.weights.pixel_stats import PixelStats, default_stats, read_stats
 
-PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
-"""timm's modules that hold plain ViTs."""
 MAX_CONFIG_BYTES = 100_000
-"""Of a config.json beside a file; timm's have 1,000."""
+"""Of a config.json next to a weights file; timm's have 1,000."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,21 @@ class Metadata:
 
 def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Metadata:
     """Metadata of a weights file: its own header, the config.yaml of its run, the arguments of timm's training script,
-    or a timm `config.json` beside it.
+    or a timm `config.json` next to it.
 
     Args:
         header: the metadata of a `.safetensors`.
         tree: the content of the file, where timm's script keeps its arguments as "args".
 
     Raises:
-        InputError: a mean or std in it that cannot be one.
+        InputError: a mean or std in it that cannot be one, or settings of a later format version.
     """
     try:
         settings = json.loads(header["config"])
     except (KeyError, ValueError, RecursionError):
         settings = None
     if isinstance(settings, dict) and {"task", "backbone", "img_size"} <= settings.keys():
+        check_header_version(header, f"the header of '{path}'")
         return _of_run(settings, f"the header of '{path}'")
     if path.name == "state.pt":  # in RUN/checkpoints/epoch_NNNN or RUN/diverged
         for folder in path.resolve().parents[1:3]:
@@ -74,16 +75,18 @@ def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Me
 
 def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
     """From the settings of a run; those of format 1 say how pixels were normalized by task and backbone only."""
+    check_version(settings.get("format_version"), source)
     size = settings.get("img_size")
     is_size = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
-    stats = None
+    name, stats = settings.get("backbone"), None
+    is_known = isinstance(name, str) and timm.is_model(name)
+    of_task = settings.get("pixel_stats", "half") if settings.get("task") == "reid" else None
     if isinstance(settings.get("mean"), list):
         stats = read_stats(settings["mean"], settings.get("std"), source)
-    elif settings.get("task") == "reid" and settings.get("pixel_stats", "half") == "half":
-        stats = PixelStats(HALF, HALF, source)
-    elif isinstance(name := settings.get("backbone"), str) and timm.is_model(name):
-        stats = stats_of_cfg(get_pretrained_cfg(name).to_dict(), source)
-    name, more = settings.get("backbone"), settings.get("backbone_kwargs")
+    elif of_task == "half" or is_known:
+        cfg = get_pretrained_cfg(name).to_dict() if is_known else {}
+        stats = default_stats(of_task, cfg, str(name))._replace(source=source)
+    more = settings.get("backbone_kwargs")
     model = f"--backbone {printable(name):.60}"
     if more:
         model += f" --backbone_kwargs '{printable(json.dumps(more)):.100}'"
@@ -92,12 +95,15 @@ def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
 
 
 def _heads_of(name: Any) -> int | None:
-    """Attention heads of a backbone of timm, by its name."""
-    if not isinstance(name, str) or not timm.is_model(name) or not is_model_in_modules(name, PLAIN_VIT_MODULES):
+    """Attention heads of a ViT of timm, by its name; None: another model, whose tensors will not fit anyway."""
+    if not isinstance(name, str) or not timm.is_model(name):
         return None
-    with torch.device("meta"):
-        block = timm.create_model(name, depth=1).blocks[0]
-    return getattr(getattr(block, "attn", None), "num_heads", None)
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, depth=1)
+    except Exception:  # a model without a depth: each family raises something else
+        return None
+    return model.blocks[0].attn.num_heads if isinstance(model, VisionTransformer) else None
 
 
 def _of_timm(path: Path) -> Metadata:

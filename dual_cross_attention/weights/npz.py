@@ -9,20 +9,27 @@ from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.weights.archives import npz_shapes
+from dual_cross_attention.weights.pixel_stats import HALF, PixelStats
 
 PREFIXES = ("opt/target/", "params/img/", "params/", "")
+STATS = PixelStats(HALF, HALF, "Google's .npz files")
+"""Google scales pixels to -1 ... 1, whatever the name of the timm model that the file fits."""
 ABSENT = ("reg_token", "dist_token", "norm_pre", ".ls1.", ".ls2.", ".q_norm.", ".k_norm.")
 """Parts of names that the format does not have."""
 
 
-def read_npz(path: Path, backbone: VisionTransformer) -> dict[str, Tensor]:
+def read_npz(path: Path, backbone: VisionTransformer) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """timm's reader fills a copy of the backbone that has the position embedding of the file.
 
     Args:
         backbone: it is not changed.
 
+    Returns:
+        The tensors, the patch embedding resampled to the backbone's patches; and (height, width) of the file's patches
+        in pixels.
+
     Raises:
-        InputError: another layout, or depth or heads of another model, which timm's reader would take without a word.
+        InputError: another layout, or depth or heads of another model, which timm's reader would accept silently.
     """
     shapes = npz_shapes(path)
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in shapes), None)
@@ -41,14 +48,20 @@ def read_npz(path: Path, backbone: VisionTransformer) -> dict[str, Tensor]:
             f"weights from {path} do not fit the backbone: {depth} blocks for {len(backbone.blocks)}; "
             f"query kernels {query} for {expected} (width, heads, width of a head)"
         )
+    if len(shapes["embedding/kernel"]) != 4:
+        raise InputError(
+            f"weights from {path}: embedding/kernel: expected (height, width, channels, width of the model), got "
+            f"{shapes['embedding/kernel']}"
+        )
     positions = shapes.get("pos_embedding") or shapes.get("Transformer/posembed_input/pos_embedding")
     copied = copy.deepcopy(backbone)
     if positions and copied.pos_embed is not None:
         copied.pos_embed = nn.Parameter(torch.zeros(positions))
     copied.load_pretrained(str(path))
     has_head = shapes.get("head/bias") == (backbone.num_classes,)
-    return {
+    state = {
         name: value.detach()
         for name, value in copied.state_dict().items()
         if not any(part in name for part in ABSENT) and (has_head or not name.startswith("head."))
     }
+    return state, shapes["embedding/kernel"][:2]

@@ -34,6 +34,19 @@ def stats_of_cfg(pretrained_cfg: dict[str, Any], source: str) -> PixelStats:
     return PixelStats(tuple(stats["mean"]), tuple(stats["std"]), source)
 
 
+def default_stats(pixel_stats: str | None, pretrained_cfg: dict[str, Any], backbone: str) -> PixelStats:
+    """What images are normalized by where neither settings nor a weights file name mean and std.
+
+    Args:
+        pixel_stats: re-ID's setting of that name; None: another task.
+        pretrained_cfg: of the backbone.
+        backbone: its name in timm.
+    """
+    if pixel_stats == "half":
+        return PixelStats(HALF, HALF, "pixel_stats half; --pixel_stats backbone takes the backbone's")
+    return stats_of_cfg(pretrained_cfg, f"timm's {backbone}")
+
+
 def read_stats(mean: Any, std: Any, source: str) -> PixelStats:
     """Values out of an untrusted file.
 

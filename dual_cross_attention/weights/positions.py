@@ -61,7 +61,7 @@ def resample_positions(embedding: Tensor, source: SourceGrid, target: Grid, pref
     grid, is_guess = _source_grid(count, source, target, prefix)
     if grid == target:
         unsure = f", assumed since {count} tokens fit it; --weights_img_size H W says otherwise" if is_guess else ""
-        return Resampled(embedding, f"position embedding {_said(grid)}, unchanged{unsure}", is_guess)
+        return Resampled(embedding, f"position embedding {_grid_text(grid)}, unchanged{unsure}", is_guess)
     resampled = resample_abs_pos_embed(
         embedding,
         new_size=list(target),
@@ -70,7 +70,7 @@ def resample_positions(embedding: Tensor, source: SourceGrid, target: Grid, pref
         interpolation=source.interpolation,
         antialias=source.antialias,
     )
-    return Resampled(resampled, f"position embedding {_said(grid)} → {_said(target)}")
+    return Resampled(resampled, f"position embedding {_grid_text(grid)} → {_grid_text(target)}")
 
 
 def _source_grid(count: int, source: SourceGrid, target: Grid, prefix: int) -> tuple[Grid, bool]:
@@ -81,24 +81,25 @@ def _source_grid(count: int, source: SourceGrid, target: Grid, prefix: int) -> t
             return grid, False
         if source.given_by:
             raise InputError(
-                f"{source.given_by} says {source.img_size[0]}x{source.img_size[1]}, so {_said(grid)} patches of "
-                f"{patch[0]}x{patch[1]}, but the file has {count} position tokens beside {prefix} of class token and "
-                f"such{_layout(count + prefix, prefix)}"
+                f"{source.given_by} says {source.img_size[0]}x{source.img_size[1]}, so {_grid_text(grid)} patches of "
+                f"{patch[0]}x{patch[1]}, but the file has {count} position tokens after {prefix} prefix tokens"
+                f"{_layout(count + prefix, prefix)}"
             )
     side = math.isqrt(max(count, 0))
     is_square, is_target = side * side == count > 0, count == target[0] * target[1]
     if is_square and is_target and target[0] != target[1]:
         raise InputError(
-            f"{count} position tokens can be a grid of {_said((side, side))} or the model's {_said(target)}: give the "
-            f"image size that the file was trained at, --weights_img_size {_sizes((side, side), target, source.patch)}"
+            f"{count} position tokens can be a grid of {_grid_text((side, side))} or the model's {_grid_text(target)}: "
+            "give the image size that the file was trained at, --weights_img_size "
+            f"{_sizes((side, side), target, source.patch)}"
         )
     if is_square:
         return (side, side), False
     if is_target:
         return target, True
     raise InputError(
-        f"the file has {count} position tokens beside {prefix} of class token and such, neither a square nor the "
-        f"model's {_said(target)}{_layout(count + prefix, prefix)}: give the image size that it was trained at, "
+        f"the file has {count} position tokens after {prefix} prefix tokens, neither a square nor the "
+        f"model's {_grid_text(target)}{_layout(count + prefix, prefix)}: give the image size that it was trained at, "
         "--weights_img_size H W"
     )
 
@@ -118,5 +119,5 @@ def _sizes(square: Grid, target: Grid, patch: tuple[int, int] | None) -> str:
     return " or ".join(f"{rows * patch[0]} {columns * patch[1]}" for rows, columns in (square, target))
 
 
-def _said(grid: Grid) -> str:
+def _grid_text(grid: Grid) -> str:
     return f"{grid[0]}×{grid[1]}"

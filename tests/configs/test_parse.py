@@ -146,3 +146,32 @@ def test_a_file_here_wins_over_a_recipe_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("cub_deit_tiny").write_text("epochs: 3\n")
     assert parse_config(["--config", "cub_deit_tiny"]).epochs == 3
+
+
+@pytest.mark.parametrize(("name", "value"), [("weights_key", "teacher"), ("weights_img_size", [32, 64])])
+@pytest.mark.parametrize("weights", ["imagenet", "none"])
+def test_a_file_of_settings_can_be_followed_without_its_weights(tmp_path, name, value, weights):
+    """What the message says to type has to work, though the setting is in the --config file."""
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"weights": "a.pth", name: value, "format_version": 2}))
+    arguments = ["--config", str(tmp_path / "a.yaml"), "--weights", weights]
+    with pytest.raises(InputError, match=f"{name}.*--{name} null") as caught:
+        parse_config(arguments)
+    remedy = str(caught.value).rpartition("or ")[2].split()
+    assert getattr(parse_config([*arguments, *remedy]), name) is None
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_half_of_the_pixel_stats_says_how_to_take_neither(tmp_path, name):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"mean": [0.5] * 3, "std": [0.5] * 3, "format_version": 2}))
+    arguments = ["--config", str(tmp_path / "a.yaml"), f"--{name}=auto"]
+    with pytest.raises(InputError, match=r"mean and std.*--mean auto --std auto") as caught:
+        parse_config(arguments)
+    remedy = str(caught.value).rpartition("or ")[2].split()
+    config = parse_config([*arguments, *remedy])
+    assert (config.mean, config.std) == ("auto", "auto")
+
+
+def test_which_settings_are_flags_is_kept(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 3\nlr: 0.1\nformat_version: 2\n")
+    config = parse_config(["--config", str(tmp_path / "a.yaml"), "--lr", "0.2", "--seed=1"])
+    assert config.flags == {"lr", "seed"} == config.replaced(epochs=4).flags

@@ -12,16 +12,18 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 
 from dual_cross_attention import InputError, create_model
+from dual_cross_attention.backbones import plain_vit
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.inference.model_files import load_model
 from dual_cross_attention.tasks import fgvc_data as fgvc
 from dual_cross_attention.tasks import reid_data as reid
+from tests.weights.test_weights import write_npz
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
 OWN = ([0.25, 0.5, 0.75], [0.125, 0.25, 0.5])
 FLAGS = ["--mean", 0.25, 0.5, 0.75, "--std", 0.125, 0.25, 0.5]
-FIXTURES = Path(__file__).parent / "fixtures" / "format_1"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
 
 
 @pytest.fixture
@@ -199,3 +201,111 @@ def test_a_config_json_with_a_mean_that_is_none_is_refused(weights):
     with pytest.raises(InputError, match=r"config\.json.*mean"):
         create_model("vit_tiny_patch16_224", 5, img_size=32, pretrained=str(path), patch_size=8, embed_dim=48, depth=2,
                      num_heads=3)  # fmt: skip
+
+
+# --- mean and std that are not those of the weights ---
+
+
+def warnings_of(outcome):
+    """Those about mean and std; the images of these tests have warnings of their own."""
+    assert outcome.status == 0, outcome.err
+    return [line for line in outcome.out.splitlines() if line.startswith("warning: images are normalized")]
+
+
+TAKE_THOSE = "--mean auto --std auto takes those"
+
+
+@pytest.fixture
+def train(dcal, tmp_path):
+    """Trains an epoch in a folder of its own; returns what was printed, and the folder."""
+    runs = iter(range(100))
+
+    def run(*arguments):
+        folder = tmp_path / f"run{next(runs)}"
+        return dcal("train", *arguments, "--epochs=1", "--output_dir", folder), folder
+
+    return run
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_stats_out_of_another_runs_config_get_a_warning_with_another_file(train, small, weights, named, normalized):
+    first = weights({"pretrained_cfg": {"mean": OWN[0], "std": OWN[1]}})
+    outcome, run = train(*small, "--weights", first)
+    assert not warnings_of(outcome) and of_run(run) == OWN
+    config = ["--config", run / "config.yaml", "--resume=auto"]
+    other = weights({"pretrained_cfg": {"mean": IMAGENET[0], "std": IMAGENET[1]}} if named else {})
+    normalized.clear()
+    (warning,) = warnings_of(train(*config, "--weights", other)[0])
+    assert "mean 0.25 0.5 0.75" in warning and "the settings mean and std" in warning and TAKE_THOSE in warning
+    assert ("mean 0.485 0.456 0.406" if named else "mean 0.5 0.5 0.5") in warning
+    assert normalized == [OWN, OWN]
+    outcome, run = train(*config, "--weights", other, *["--mean", "auto", "--std", "auto"])
+    assert not warnings_of(outcome) and of_run(run) == (IMAGENET if named else HALF)
+
+
+def test_stats_out_of_another_runs_config_get_a_warning_with_another_backbone(small, train, monkeypatch):
+    _, run = train(*small)
+    assert of_run(run) == HALF
+    monkeypatch.setattr(plain_vit, "fetch_imagenet_weights", lambda *_: None)
+    config = ["--config", run / "config.yaml", "--resume=auto"]
+    command = [*config, "--backbone=deit_tiny_patch16_224", "--weights=imagenet"]
+    (warning,) = warnings_of(train(*command)[0])
+    assert "mean 0.485 0.456 0.406" in warning and "timm's deit_tiny_patch16_224" in warning and TAKE_THOSE in warning
+    outcome, run = train(*command, "--mean=auto", "--std=auto")
+    assert not warnings_of(outcome) and of_run(run) == IMAGENET
+    assert not warnings_of(train(*config)[0])
+
+
+def test_re_ids_pixel_stats_is_no_reason_for_a_warning_but_a_file_is(train, small_reid, weights, monkeypatch):
+    monkeypatch.setattr(plain_vit, "fetch_imagenet_weights", lambda *_: None)
+    outcome, run = train(*small_reid, "--backbone=deit_tiny_patch16_224", "--weights=imagenet")
+    assert not warnings_of(outcome) and of_run(run) == HALF
+    path = weights({"pretrained_cfg": {"mean": IMAGENET[0], "std": IMAGENET[1]}}, (32, 16))
+    config = ["--config", run / "config.yaml", "--resume=auto"]
+    (warning,) = warnings_of(train(*config, "--backbone=vit_tiny_patch16_224", "--weights", path)[0])
+    assert "mean 0.485 0.456 0.406" in warning and "config.json" in warning
+    (warning,) = warnings_of(train(*config, "--pixel_stats=backbone")[0])
+    assert "timm's deit_tiny_patch16_224" in warning and "mean 0.485 0.456 0.406" in warning
+
+
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
+def test_a_recipe_of_format_1_says_that_it_ignores_the_files_stats(
+    train, small, small_reid, weights, tmp_path, task, normalized
+):
+    """Its settings have no mean and std, and mean what they did: the backbone's, or re-ID's one half."""
+    flags, size = {"fgvc": (small, 32), "reid": (small_reid, (32, 16))}[task]
+    (tmp_path / "a.yaml").write_text("flip: 0.5\n")
+    path = weights({"pretrained_cfg": {"mean": IMAGENET[0], "std": IMAGENET[1]}}, size)
+    command = ["--config", tmp_path / "a.yaml", *flags, "--weights", path]
+    outcome, _ = train(*command)
+    (warning,) = warnings_of(outcome)
+    assert "mean 0.5 0.5 0.5" in warning and "mean 0.485 0.456 0.406" in warning and TAKE_THOSE in warning
+    assert "does not say" not in outcome.out and set(map(str, normalized)) == {str(HALF)}
+    normalized.clear()
+    assert not warnings_of(train(*command, "--mean=auto", "--std=auto")[0])
+    assert set(map(str, normalized)) == {str(IMAGENET)}
+
+
+def test_a_file_that_says_the_same_is_not_said_to_say_nothing(train, small, weights):
+    path = weights({"pretrained_cfg": {"mean": HALF[0], "std": HALF[1]}})
+    outcome, _ = train(*small, "--weights", path, "--mean=null", "--std=null")
+    assert not warnings_of(outcome) and "does not say" not in outcome.out
+
+
+@pytest.mark.parametrize("backbone", ["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("named", [True, False])
+def test_googles_npz_has_one_half_in_any_backbone(train, small, tmp_path, normalized, backbone, named):
+    sizes = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    write_npz(timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, **sizes), tmp_path / "ViT.npz")
+    if named:
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": OWN[0], "std": OWN[1]}}))
+    expected = OWN if named else HALF
+    flags = [*small, "--backbone", backbone, "--weights", tmp_path / "ViT.npz"]
+    outcome, run = train(*flags)
+    assert not warnings_of(outcome) and "does not say" not in outcome.out
+    assert normalized == [expected, expected] and of_run(run) == expected
+    model = create_model(backbone, 4, img_size=32, pretrained=str(tmp_path / "ViT.npz"), **sizes)
+    stats = resolve_data_config(pretrained_cfg=model.backbone.pretrained_cfg)
+    assert (list(stats["mean"]), list(stats["std"])) == expected
+    (warning,) = warnings_of(train(*flags, "--mean", 0.1, 0.2, 0.3, "--std", 0.1, 0.2, 0.3)[0])
+    assert "mean 0.1 0.2 0.3" in warning

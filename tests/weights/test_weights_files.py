@@ -2,18 +2,21 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.models.test_weights import TINY, write_npz
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVC_CONFIGS, REID_CONFIGS
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.inference.model_files import load_model, save_model
+from tests.weights.test_weights import TINY, write_npz
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
 VIT = "vit_tiny_patch16_224"
@@ -123,6 +126,26 @@ def test_ema_weights_are_preferred_aloud_and_the_key_takes_the_others(tmp_path, 
     assert is_of(load(tmp_path / "a.pth", weights_key=ema), 0)
 
 
+@pytest.mark.parametrize(
+    "head", [{}, {"head.weight": torch.zeros(7, 48), "head.bias": torch.zeros(7)}], ids=["none", "of another width"]
+)
+def test_ema_weights_are_preferred_without_a_head_that_fits(tmp_path, caplog, head):
+    ema = {name: value for name, value in state_of(0).items() if not name.startswith("head.")} | head
+    torch.save({"model": state_of(1), "model_ema": ema}, tmp_path / "a.pth")
+    caplog.set_level("INFO", logger="dual_cross_attention")
+    loaded = load(tmp_path / "a.pth").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in ema.items() if name not in head)
+    assert "'model_ema' is taken, not 'model'" in caplog.text
+    assert "left out, newly initialized: head.bias, head.weight" in caplog.text
+    assert is_of(load(tmp_path / "a.pth", weights_key="model"), 1)
+
+
+def test_of_others_that_fit_the_one_with_a_fitting_head_is_taken(tmp_path):
+    without = {name: value for name, value in state_of(0).items() if not name.startswith("head.")}
+    torch.save({"state_dict": without, "model": state_of(1)}, tmp_path / "a.pth")
+    assert is_of(load(tmp_path / "a.pth"), 1)
+
+
 def test_ema_weights_of_another_model_are_not_taken(tmp_path, caplog):
     torch.save({"model": state_of(0), "model_ema": state_of(1, depth=1)}, tmp_path / "a.pth")
     assert is_of(load(tmp_path / "a.pth"), 0)
@@ -198,7 +221,7 @@ def test_backbone_and_glca_are_taken_and_heads_start_anew(own, caplog, source_ta
         elif name != "backbone.pos_embed":
             assert torch.equal(value, theirs[name]), name
     assert "position embedding 8×4 → 4×6" in caplog.messages
-    assert "backbone, GLCA's block and norm are taken; heads, necks and loss weights start anew" in caplog.text
+    assert "backbone, GLCA's block and norm are taken; heads, necks and loss weights are initialized" in caplog.text
 
 
 def test_without_glca_on_either_side(own, caplog):
@@ -262,6 +285,42 @@ def test_on_the_command_line(dcal, small, tmp_path):
     assert again.status == 0, again.err
     assert "weights: backbone, GLCA's block and norm are taken" in again.out
     assert "weights_key is of a weights file" in dcal(*command[:-2], "--weights=none", "--weights_key=a").err
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "mobilevit_s", "none of timm's", 3])
+def test_a_header_that_names_another_backbone_does_not_hide_weights_that_fit(own, backbone):
+    source, run = own()
+    path = run / "best.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    header["config"] = json.dumps({**json.loads(header["config"]), "backbone": backbone, "backbone_kwargs": {}})
+    save_file(load_file(path), path, header)
+    loaded = create_model(VIT, 5, img_size=(64, 32), pretrained=str(path), **TINY)
+    assert torch.equal(loaded.backbone.blocks[1].mlp.fc1.weight, source.backbone.blocks[1].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize("where", ["header", "settings in the header"])
+def test_the_header_of_a_later_format_is_refused(own, where):
+    """What its settings mean is not known here."""
+    path = own()[1] / "best.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    if where == "header":
+        header["format_version"] = f"{FORMAT_VERSION + 1}"
+    else:
+        header["config"] = json.dumps({**json.loads(header["config"]), "format_version": FORMAT_VERSION + 1})
+    save_file(load_file(path), path, header)
+    assert f"format_version {FORMAT_VERSION + 1}" in refused(path)
+
+
+def test_the_checkpoint_of_a_run_of_a_later_format_is_refused(tmp_path):
+    run = shutil.copytree(FIXTURES / "fgvc-finished", tmp_path / "run")
+    with (run / "config.yaml").open("a") as file:
+        file.write(f"format_version: {FORMAT_VERSION + 1}\n")
+    (checkpoint,) = (path.parent for path in (run / "checkpoints").glob("*/state.pt"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    with pytest.raises(InputError, match=f"config.yaml.*format_version {FORMAT_VERSION + 1}"):
+        create_model(VIT, 9, img_size=config["img_size"], pretrained=str(checkpoint), **config["backbone_kwargs"])
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])

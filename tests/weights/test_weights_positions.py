@@ -8,12 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.models.test_weights import TINY, write_npz
 from timm.layers import resample_abs_pos_embed
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.backbones.plain_vit import create_backbone
 from dual_cross_attention.weights import fetch_imagenet_weights, loading
+from tests.weights.test_weights import TINY, write_npz
 
 VIT = "vit_tiny_patch16_224"
 
@@ -213,3 +213,60 @@ def test_fetched_weights_have_the_grid_of_their_model(write, monkeypatch):
     monkeypatch.setattr(loading.timm, "create_model", lambda name, pretrained: source)
     fetch_imagenet_weights(backbone, VIT)
     assert torch.equal(backbone.pos_embed, source.pos_embed)
+
+
+@pytest.mark.parametrize("trained_at", [32, None])
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_the_patch_size_is_that_of_the_file_not_of_the_backbone(write, caplog, suffix, trained_at):
+    """Patches of 8 pixels at 32 x 32 are 4×4, whatever the patches are resampled to."""
+    source, path = write(32, suffix)
+    caplog.set_level("INFO", logger="dual_cross_attention")
+    first, grid = embedding_of(source, (4, 4))
+    found = embedding_of(load(path, 32, trained_at=trained_at, patch_size=16), (2, 2))
+    kernel = {"antialias": False, "kernel": triangle} if suffix == ".npz" else {}
+    np.testing.assert_array_equal(found[0], first)
+    np.testing.assert_allclose(found[1], resized(grid, (2, 2), **kernel), atol=2e-5)
+    assert "position embedding 4×4 → 2×2" in caplog.messages
+
+
+def test_an_npz_with_a_patch_embedding_of_other_axes_is_refused(write):
+    _, path = write(32, ".npz")
+    arrays = dict(np.load(path))
+    arrays["embedding/kernel"] = arrays["embedding/kernel"].reshape(-1, 48)
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=r"embedding/kernel.*\(192, 48\)"):
+        load(path, 32)
+
+
+@pytest.mark.parametrize("layout", ["clip", "flat"])
+def test_the_given_size_counts_in_layouts_that_timm_converts(tmp_path, layout):
+    """Their patch embedding has another name or shape: the size that was given was ignored, and 16 tokens were 4×4."""
+    torch.manual_seed(0)
+    name = "vit_base_patch16_clip_224" if layout == "clip" else VIT
+    source = timm.create_model(name, num_classes=5, img_size=(16, 64), **TINY)
+    torch.nn.init.normal_(source.pos_embed)
+    state = source.state_dict()
+    kernel = state.pop("patch_embed.proj.weight")
+    if layout == "flat":
+        state["patch_embed.proj.weight"] = kernel.flatten(1)
+    else:
+        state = {as_clip(name): value for name, value in state.items() if "head" not in name}
+        state["visual.conv1.weight"] = kernel
+        state["visual.class_embedding"] = state["visual.class_embedding"].flatten()
+        state["visual.positional_embedding"] = state["visual.positional_embedding"][0]
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "a.safetensors")
+    first, grid = embedding_of(source, (2, 8))
+    found = embedding_of(load(tmp_path / "a.safetensors", 32, name, trained_at=(16, 64)), (4, 4))
+    np.testing.assert_array_equal(found[0], first)
+    np.testing.assert_allclose(found[1], resized(grid, (4, 4)), atol=2e-5)
+
+
+def as_clip(name):
+    """OpenAI's name of a tensor of timm's, in an image tower under `visual.`."""
+    for ours, theirs in (
+        ("cls_token", "class_embedding"), ("pos_embed", "positional_embedding"), ("norm_pre", "ln_pre"),
+        ("blocks.", "transformer.resblocks."), (".norm", ".ln_"), (".qkv.", ".in_proj_"),
+        (".attn.proj", ".attn.out_proj"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
+    ):  # fmt: skip
+        name = name.replace(ours, theirs)
+    return f"visual.{'ln_post' + name[4:] if name.startswith('norm.') else name}"
