@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from dual_cross_attention.data.folders import picture_files, what_is_in
+from dual_cross_attention.data.folders import picture_files, subfolders, what_is_in
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
-from dual_cross_attention.data.reid.leftovers import found_instead, leftovers
+from dual_cross_attention.data.reid.leftovers import describe_left_out, leftovers
 from dual_cross_attention.data.reid.names import in_both, look_alikes, one_spelling
 from dual_cross_attention.data.reid.records import Sighting, listed, parsed, positions
 from dual_cross_attention.data.reid.tables import COLUMNS, read_table
@@ -82,11 +82,10 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
         return sightings
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
-    identities = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = [file for identity in identities for file in picture_files(identity)]
+    files = [file for identity in subfolders(folder) for file in picture_files(identity)]
     if not files:
         raise InputError(
-            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}{found_instead(folder, 1)}"
+            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}{describe_left_out(folder, 1)}"
         )
 
     def sighting(file: Path) -> Sighting | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_files, what_is_in
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
-from dual_cross_attention.data.reid.leftovers import found_instead
+from dual_cross_attention.data.reid.leftovers import describe_left_out
 from dual_cross_attention.data.reid.names import in_both, look_alikes
 from dual_cross_attention.data.reid.records import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
@@ -74,7 +74,7 @@ def files_in(release: Release, folder: Path) -> list[Path]:
     if not files:
         raise release.error(
             f"expected pictures ({', '.join(sorted(EXTENSIONS))}) in {folder}, but {what_is_in(folder)}"
-            f"{found_instead(folder, 0)}"
+            f"{describe_left_out(folder, 0)}"
         )
     return files
 
