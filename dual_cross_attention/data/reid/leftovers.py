@@ -1,5 +1,6 @@
 """Images in the folder of a split that the layout does not take: counted and named, so that none is left out unsaid."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,25 +18,23 @@ def leftovers(where: str, folder: Path, taken: Iterable[Path], depth: int, liste
         depth: how many folders down the layout has its images: 0 right in `folder`, 1 in folders of it.
         listed_in: the file that lists the images of the split; None: all at `depth` are taken.
     """
+    known = {os.fspath(path) for path in taken}
     try:
-        found = list_images(folder)
+        found = list_images(folder, known=known)
     except OSError as error:
         path = printable(error.filename or folder)
         return [f"{where}: {path} cannot be listed ({error.strerror}): images that are left out are not counted"]
-    known = {*taken}
     kinds: dict[str, list[Path]] = {}
     for path in found.images:
-        if path not in known:
-            kinds.setdefault(_kind(len(path.relative_to(folder).parts) - 1, depth, listed_in), []).append(path)
+        kinds.setdefault(_kind(len(path.relative_to(folder).parts) - 1, depth, listed_in), []).append(path)
     lines = [
         f"{where}: {len(paths):,} image{'s are' if len(paths) > 1 else ' is'} left out, {kind}, such as "
         f"{printable(min(paths).relative_to(folder))}"
         for kind, paths in kinds.items()
     ]
-    found.other = [path for path in found.other if path not in known]
     if found.repeated:  # the folders of two identities may be links to the same one, and both are read
-        read = {path.parent for path in known}
-        found.repeated = [path for path in found.repeated if path not in read]
+        read = {os.path.dirname(path) for path in known}
+        found.repeated = [path for path in found.repeated if os.fspath(path) not in read]
     return lines + left_out_warnings(where, found)
 
 
