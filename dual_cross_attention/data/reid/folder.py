@@ -65,11 +65,11 @@ def _camera_source(data_root: Path, cameras: list[str], identities: list[str]) -
     in_tables = [os.path.lexists(data_root / f"{split}.csv") for split in ("query", "gallery")]
     column, prefix = "the column camera", 'the part of a file name before its first "_"'
     taken_from = column if all(in_tables) else f"{prefix}, or {column}" if any(in_tables) else prefix
-    mend = (
+    remedy = (
         f"{'' if all(in_tables) else 'name the files CAMERA_*.jpg, or '}give cameras in the column camera of query.csv "
         "and gallery.csv: one name for query.csv and another for gallery.csv if nothing should be left out"
     )
-    return CameraSource(taken_from, mend, cameras, identities)
+    return CameraSource(taken_from, remedy, cameras, identities)
 
 
 def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) -> list[Sighting]:
