@@ -85,7 +85,8 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
     files = [file for identity in subfolders(folder) for file in picture_files(identity)]
     if not files:
         raise InputError(
-            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}{describe_left_out(folder, 1)}"
+            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}"
+            f"{describe_left_out(folder, 1)}"
         )
 
     def sighting(file: Path) -> Sighting | None:

@@ -60,7 +60,12 @@ def test_every_image_has_a_camera_of_its_own(tmp_path):
 def test_cameras_that_do_not_recur_across_identities(tmp_path):
     names = [f"{i}/{i}-{side}_{n}.png" for i in ("Amber", "Bella") for side in ("Left", "Right") for n in range(3)]
     (line,) = doubts(load_reid("folder", write(tmp_path, names)))
-    for word in ("24 of 24 images", "without images of another identity", "Amber-Left (Amber/Amber-Left_0.png)", "CAMERA_*.jpg"):
+    for word in (
+        "24 of 24 images",
+        "without images of another identity",
+        "Amber-Left (Amber/Amber-Left_0.png)",
+        "CAMERA_*.jpg",
+    ):
         assert word in line
 
 
