@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
-from dual_cross_attention.data.folders import picture_files, subfolders, what_is_in
+from dual_cross_attention.data.folders import (
+    inner_folder_lines,
+    picture_files,
+    subfolders,
+    undoubled,
+    unwrapped,
+    what_is_in,
+)
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import describe_left_out, leftovers
@@ -29,19 +36,21 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     differ in a decimal of 0 or in their form of Unicode only are one, see `one_spelling`.
 
     Args:
-        data_root: the folder that holds the splits; paths in a CSV file are relative to it, or absolute, and do not
-            lead out of it.
+        data_root: the folder that holds the splits, or one that holds nothing but that folder; paths in a CSV file are
+            relative to the folder of that file, or absolute, and do not lead out of it. query/query, as archives
+            unpack, will do for query.
         train: read the training pictures too.
 
     Raises:
         InputError: a split is missing or without pictures, none of its pictures has a camera, or a CSV file cannot be
             used.
     """
-    warnings: list[str] = []
+    root = unwrapped(data_root, _has_queries) or data_root
+    warnings = inner_folder_lines("folder", root, data_root)
     notes: list[str] = []
     names = ("train", "query", "gallery") if train else ("query", "gallery")
-    splits = {name: _read(data_root, name, warnings, notes) for name in names}
-    other = [path for name in OTHER_SPLITS for path in (data_root / name, data_root / f"{name}.csv")]
+    splits = {name: _read(root, name, warnings, notes) for name in names}
+    other = [path for name in OTHER_SPLITS for path in (root / name, root / f"{name}.csv")]
     warnings += [
         f"folder: {path} is not read: splits are train, query and gallery" for path in other if os.path.lexists(path)
     ]
@@ -51,7 +60,7 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     identities, cameras = positions(s.identity for s in test), positions(s.camera for s in test)
     numbers = identities.__getitem__, cameras.__getitem__
     query, gallery = listed(splits["query"], *numbers), listed(splits["gallery"], *numbers)
-    source = _camera_source(data_root, list(cameras), list(identities))
+    source = _camera_source(root, list(cameras), list(identities))
     if not train:
         return ReIDData("folder", [], None, query, gallery, warnings, notes, source)
     warnings += in_both("folder", (s.identity for s in splits["train"]), identities)
@@ -59,6 +68,10 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     train_cameras = positions(s.camera for s in splits["train"])
     train_list = listed(splits["train"], labels.__getitem__, train_cameras.__getitem__)
     return ReIDData("folder", list(labels), train_list, query, gallery, warnings, notes, source)
+
+
+def _has_queries(root: Path) -> bool:
+    return (root / "query").is_dir() or os.path.lexists(root / "query.csv")
 
 
 def _camera_source(data_root: Path, cameras: list[str], identities: list[str]) -> CameraSource:
@@ -82,6 +95,10 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
         return sightings
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
+    inner = undoubled(folder)
+    if subfolders(inner):  # otherwise, the only identity has the name of the split
+        warnings += inner_folder_lines("folder", inner, folder)
+        folder, where = inner, f"folder: {inner}"
     files = [file for identity in subfolders(folder) for file in picture_files(identity)]
     if not files:
         raise InputError(
