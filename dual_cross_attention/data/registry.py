@@ -30,7 +30,7 @@ class CatalogueEntry(Generic[Data]):
     Args:
         description: for a list of what exists.
         load: reads it from its own folder or the one that holds it; without arguments if it has no `layout`.
-        layout: the files and folders expected; None if it is drawn, not read from disk.
+        layout: the files and folders expected; None if it is synthetic, not read from disk.
         source: where to get it.
         no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
         by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
@@ -60,7 +60,7 @@ def load_by_name(
         catalogue: the data sets of a task, by name.
         name: one of them.
         data_root: the data set's own folder, or the folder that holds it (or a pattern, see `CatalogueEntry`); None: as
-            `find_data_root` finds it, or for one that is drawn.
+            `find_data_root` finds it, or for a synthetic one.
         download: fetch it into `data_root` first, if it is not there.
         **options: passed on to the entry's `load`.
 
@@ -74,7 +74,7 @@ def load_by_name(
     if entry.layout is None and data_root is not None:
         others = [known for known, other in catalogue.items() if other.layout]
         raise InputError(
-            f"{name} is drawn by the project and takes no data_root, but {data_root} was given; "
+            f"{name} is synthetic and takes no data_root, but {data_root} was given; "
             f"did you mean the data set {others[0]}, or folder (your own pictures)?"
         )
     if download and entry.no_download is not None:

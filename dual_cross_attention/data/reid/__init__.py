@@ -28,9 +28,9 @@ def _finder(release: Release, marker: str) -> Callable[[Path], Path | None]:
 
 REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
     "toy": CatalogueEntry(
-        "people drawn by the project, many of whom share most of what they wear",
+        "synthetic people, many of whom share most of what they wear",
         draw_toy_people,
-        no_download="it is drawn, not downloaded",
+        no_download="it is synthetic, not downloaded",
     ),
     "market1501": CatalogueEntry(
         "Market-1501: 1,501 people by 6 cameras",

@@ -94,8 +94,8 @@ def _load(release: Release, pattern: re.Pattern, data_root: Path, train: bool) -
         files = files_in(release, folder)
         seen = parsed(files, sighting, where, release.naming, warnings)
         warnings += leftovers(where, folder, files, 0)
-        nobody = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
-        splits[split] = [s for s in seen if s.identity not in nobody]
+        not_people = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
+        splits[split] = [s for s in seen if s.identity not in not_people]
         if junk := len(seen) - len(splits[split]):
-            warnings.append(f"{where}: {junk:,} junk pictures (identity {' or '.join(nobody)}) are left out")
+            warnings.append(f"{where}: {junk:,} junk pictures (identity {' or '.join(not_people)}) are left out")
     return released_data(release, splits, warnings)

@@ -40,7 +40,7 @@ class Release(NamedTuple):
         naming: what a file name has, with an example.
         counts: of its splits "training", "query" and "gallery".
         distractors: an identity that is none, of gallery pictures that show nobody in question.
-        taken_from: what is taken for a camera.
+        taken_from: what is read as a camera.
         numbered_anew: whether training and test count their identities each from 0: equal numbers are two identities.
     """
 

@@ -50,10 +50,10 @@ def read_table(path: Path, notes: list[str]) -> list[Sighting]:
             f"folder: {printable(path.name)}: {other_forms:,} paths are found under another Unicode form of their names"
         )
     first_at: dict[Path, int] = {}
-    for line, (picture, _, _) in zip(lines, sightings, strict=True):
-        if first_at.setdefault(picture, line) != line:
+    for line, (image, _, _) in zip(lines, sightings, strict=True):
+        if first_at.setdefault(image, line) != line:
             raise InputError(
-                f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already"
+                f"folder: {path}, line {line}: {printable(image)} is listed in line {first_at[image]} already"
             )
     return sightings
 
