@@ -78,8 +78,8 @@ def read_label_bytes(path: Path, data_set: str) -> bytes:
 def inside(folder: Path, name: str, where: str) -> Path:
     """The path `name`, relative to `folder` or absolute, which must not lead out of `folder`.
 
-    It is decided by the names alone: a link in the folder may point to anywhere, since creating it takes write access to
-    the folder. An absolute name may spell the folder with links or without. What is composed in `name` may be
+    It is decided by the names alone: a link in the folder may point to anywhere, since creating it takes write access
+    to the folder. An absolute name may spell the folder with links or without. What is composed in `name` may be
     decomposed on disk (see `data.names`), and the other way round.
 
     Args:

@@ -118,7 +118,7 @@ def shard(
         raise InputError(f"'{folder}' is in use: another dcal shard is writing into it") from error
     except OSError as error:
         raise InputError(
-            f"cannot write to '{folder}': {error.strerror or error}; once that is fixed, the same command starts again"
+            f"cannot write to '{folder}': {error.strerror or error}; once that is fixed, the same command begins again"
         ) from error
     # As a training does: it reads what was written, and leaves the index.
     (load_fgvc if task == "fgvc" else load_reid)("shards", folder)
