@@ -1,4 +1,4 @@
-"""Opening files that somebody else wrote: only regular ones, and only those where they should be."""
+"""Opening untrusted files: only regular ones, and only below the folder they belong to."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
             waited for.
         ValueError: no file can have that name.
     """
-    # Without O_NONBLOCK, opening a pipe would wait for somebody who writes to it.
+    # Without O_NONBLOCK, opening a pipe would wait for a process that writes to it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:
@@ -78,9 +78,9 @@ def read_label_bytes(path: Path, data_set: str) -> bytes:
 def inside(folder: Path, name: str, where: str) -> Path:
     """The path `name`, relative to `folder` or absolute, which must not lead out of `folder`.
 
-    It is decided by the names alone: a link in the folder may point to anywhere, since whoever made it has access. An
-    absolute name may spell the folder with links or without. What is composed in `name` may be decomposed on disk (see
-    `names`), and the other way round.
+    It is decided by the names alone: a link in the folder may point to anywhere, since creating it takes write access
+    to the folder. An absolute name may spell the folder with links or without. What is composed in `name` may be
+    decomposed on disk (see `data.names`), and the other way round.
 
     Args:
         where: the file and line that have the name, for the error.

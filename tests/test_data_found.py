@@ -1,6 +1,8 @@
 """Datasets are found in $DCAL_DATA or ./data where no --data_root is given, and the run remembers where."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,49 @@ def test_nothing_is_found(dcal, here, monkeypatch, tmp_path, command, task, data
     outcome = dcal(*flags)
     assert f"$DCAL_DATA ({tmp_path / 'none'}) (no such folder)" in outcome.err
     assert "./data;" in outcome.err
+
+
+@pytest.fixture
+def unreadable(tmp_path, monkeypatch) -> Path:
+    """$DCAL_DATA, which may not be listed. Mocked, as root may list all folders."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if Path(path) == disk:
+            raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setenv("DCAL_DATA", f"{disk}")
+    return disk
+
+
+@pytest.mark.parametrize("layout", [("fgvc", "cub"), ("fgvc", "cars"), ("fgvc", "aircraft"), ("reid", "market1501")])
+def test_an_unreadable_variable_is_not_passed_over_in_silence(here, unreadable, caplog, layout):
+    task, name = layout
+    catalogue = FGVC_DATASETS if task == "fgvc" else REID_DATASETS
+    own = LAYOUTS[layout](here / "data")
+    assert find_data_root(catalogue, name) == own
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for word in (name, f"$DCAL_DATA ({unreadable})", "cannot be searched", "Permission denied"):
+        assert word in warning
+
+
+def test_an_error_names_an_unreadable_variable(dcal, here, unreadable):
+    outcome = dcal("train", "--dataset", "cub")
+    assert outcome.status == 2
+    assert f"$DCAL_DATA ({unreadable}) (it cannot be searched" in outcome.err and "Permission denied" in outcome.err
+
+
+@pytest.mark.parametrize(("given", "why"), [("/none/there", "no such folder"), ("~nouser/data", "cannot be searched")])
+def test_a_mistyped_variable_is_warned_of(here, monkeypatch, caplog, given, why):
+    make_cub(here / "data")
+    monkeypatch.setenv("DCAL_DATA", given)
+    assert find_data_root(FGVC_DATASETS, "cub") == here / "data/CUB_200_2011"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"$DCAL_DATA ({given})" in warning and why in warning
 
 
 @pytest.mark.parametrize("dataset", ["folder", "shards"])

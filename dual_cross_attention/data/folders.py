@@ -97,6 +97,13 @@ def undoubled(folder: Path) -> Path:
     return inner if others == [folder.name] else folder
 
 
+def inner_folder_lines(dataset: str, found: Path, given: Path, *usual: Path) -> list[str]:
+    """A line that says that a folder is read which is not the given one: it is a guess. None if it is, or `usual`."""
+    if found in (given, *usual):
+        return []
+    return [f"{dataset}: {printable(found)} is read, found in {printable(given)}"]
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted; none if it is no folder. Hidden ones and `ARCHIVERS_OWN` are left out.
 

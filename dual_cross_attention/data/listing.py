@@ -57,7 +57,13 @@ class Listing:
             getattr(self, name).extend(getattr(more, name))
 
 
-def list_images(folder: Path, above: Collection[FolderId] = (), deep: bool = True, visible: bool = True) -> Listing:
+def list_images(
+    folder: Path,
+    above: Collection[FolderId] = (),
+    deep: bool = True,
+    visible: bool = True,
+    known: Collection[str] = frozenset(),
+) -> Listing:
     """Lists the images below a folder; links to folders are followed, and a folder is read once.
 
     Args:
@@ -65,6 +71,7 @@ def list_images(folder: Path, above: Collection[FolderId] = (), deep: bool = Tru
         above: folders that are not read, whatever leads there: those that hold `folder`.
         deep: False: only what is in the folder itself; its subfolders are not looked at.
         visible: False: the folder counts as hidden, and so does all that is in it.
+        known: paths of files that the listing leaves out, below `folder` as it is spelled.
 
     Raises:
         OSError: the folder or one below it, which is not hidden, cannot be listed.
@@ -85,19 +92,22 @@ def list_images(folder: Path, above: Collection[FolderId] = (), deep: bool = Tru
             continue
         seen.add(identity)
         inner = []
+        prefix = os.fspath(current / "x")[:-1]  # strings, as making a Path takes 10 times as long as looking one up
         for name, is_folder in entries:
-            path, shown = current / name, visible and is_visible(name)
+            if prefix + name in known:
+                continue
+            shown = visible and is_visible(name)
             if is_folder:
-                inner.append((path, shown))
+                inner.append((current / name, shown))
             elif not shown:
-                if _looks_like_an_image(path, by_name=False):
-                    listing.hidden.append(path)
-            elif path.suffix.lower() in EXTENSIONS:
-                listing.images.append(path)
+                if _looks_like_an_image(current / name, by_name=False):
+                    listing.hidden.append(current / name)
+            elif os.path.splitext(name)[1].lower() in EXTENSIONS:
+                listing.images.append(current / name)
                 if current is not folder:
-                    listing.nested.append(path)
-            elif _looks_like_an_image(path):
-                listing.other.append(path)
+                    listing.nested.append(listing.images[-1])
+            elif _looks_like_an_image(current / name):
+                listing.other.append(current / name)
         if deep:
             waiting += reversed(inner)
     return listing
@@ -142,16 +152,14 @@ def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_f
         list_file: what the list is called.
     """
     try:
-        found, known = list_images(folder), {*listed}
+        found = list_images(folder, known={os.fspath(path) for path in listed})
     except OSError as error:  # the images may be readable all the same: their names are known
         return [
             f"{where}: {printable(error.filename or folder)} cannot be listed ({error.strerror}): images that are not "
             f"in {list_file} are not counted"
         ]
-    found.other = [path for path in found.other if path not in known]
-    more = [path for path in found.images if path not in known]
     warnings = left_out_warnings(f"{where}: {printable(folder)}", found)
-    if more:
+    if more := found.images:
         warnings.append(
             f"{where}: {_are(len(more), 'image')} left out of {printable(folder)}, not being in {list_file}, such as "
             f"{printable(more[0])}"

@@ -1,4 +1,4 @@
-"""Pixels of any type → 8-bit RGB: scaled where file or type says the range, refused where it would be a guess."""
+"""Pixels of any type → 8-bit RGB: scaled where the file or the type gives the range, refused where it is unknown."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ SIGNED = 2
 """The sample format of signed integers."""
 WHOLE = 255
 WANTED = "expected 8 or 16 bits a channel, or floats from 0 to 1"
-MEND = "convert it to 8 bits"
+REMEDY = "convert it to 8 bits"
 
 
 class Stored(NamedTuple):
@@ -29,12 +29,12 @@ class Stored(NamedTuple):
     inverted: bool = False
 
 
-def upright_rgb(picture: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
     """The pixels, decoded to the last, with EXIF orientation applied, and in RGB with 8 bits a channel.
 
     - 16 bits (and 12, where the file says so) keep the upper 8;
     - signed integers are scaled from their positive range, 0 to 127 or 32,767, if none is negative;
-    - 32-bit integers are kept if they are from 0 to 255: what larger ones mean is not said anywhere;
+    - 32-bit integers are kept if they are from 0 to 255: the range of larger ones is unknown;
     - floats from 0 to 1 are multiplied by 255; whole numbers up to 255 are kept;
     - what is transparent becomes white.
 
@@ -42,31 +42,31 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
         ValueError: values of another range, which is named.
         Exception: whatever PIL raises on damaged files.
     """
-    stored = _stored(picture)
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("F", "I")) or stored.signed:
-        values = np.asarray(picture)
-        scaled = _from_floats(values) if picture.mode.startswith("F") else _from_integers(values, stored)
-        picture = Image.fromarray(WHOLE - scaled if stored.inverted else scaled)
-    if picture.mode == "La":  # PIL has no way from it to RGBA
-        picture = picture.convert("LA")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    stored = _stored(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("F", "I")) or stored.signed:
+        values = np.asarray(image)
+        scaled = _from_floats(values) if image.mode.startswith("F") else _from_integers(values, stored)
+        image = Image.fromarray(WHOLE - scaled if stored.inverted else scaled)
+    if image.mode == "La":  # PIL has no way from it to RGBA
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
 
 
-def _stored(picture: Image.Image) -> Stored:
-    """As the file says it; of an image in memory, as its mode does."""
-    mode, tags = picture.mode, getattr(picture, "tag_v2", None)
+def _stored(image: Image.Image) -> Stored:
+    """By the tags of the file; of an image in memory, by its mode."""
+    mode, tags = image.mode, getattr(image, "tag_v2", None)
     if tags is not None:  # TIFF
         bits, kinds = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))
         # PIL turns 8 bits over where 0 is white, and forgets to with more.
         inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and mode in ("I;16", "F")
         return Stored(int(np.max(bits)), SIGNED in np.atleast_1d(kinds), inverted)
     # PIL scales a PPM of more than 8 bits to 16, whose mode is I; so was, in older versions, a PNG's.
-    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         return Stored(16)
     return Stored(32, signed=True) if mode == "I" else Stored(8)
 
@@ -75,12 +75,12 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
     """(H, W) floats → uint8."""
     low, high = _range(values)
     if np.isnan(values).any():
-        raise ValueError(f"{WANTED}, got floats: NaN, and {_said(low)} to {_said(high)}; {MEND}")
+        raise ValueError(f"{WANTED}, got floats: NaN, and {_shown(low)} to {_shown(high)}; {REMEDY}")
     if low >= 0 and high <= 1:
         return np.floor(values * WHOLE + 0.5).astype(np.uint8)
     if low >= 0 and high <= WHOLE and (values == np.floor(values)).all():
         return values.astype(np.uint8)
-    raise ValueError(f"{WANTED}, got floats: {_said(low)} to {_said(high)}; {MEND}")
+    raise ValueError(f"{WANTED}, got floats: {_shown(low)} to {_shown(high)}; {REMEDY}")
 
 
 def _from_integers(values: np.ndarray, stored: Stored) -> np.ndarray:
@@ -92,7 +92,7 @@ def _from_integers(values: np.ndarray, stored: Stored) -> np.ndarray:
     low, high = _range(values)
     if low < 0 or (stored.bits > 16 and high > WHOLE):
         kind = f"{stored.bits}-bit {'signed ' if stored.signed else ''}integers"
-        raise ValueError(f"{WANTED}, got {kind}: {_said(low)} to {_said(high)}; {MEND}")
+        raise ValueError(f"{WANTED}, got {kind}: {_shown(low)} to {_shown(high)}; {REMEDY}")
     values = values.astype(np.int32)
     if stored.bits <= 16:
         values = values * WHOLE // (2 ** (stored.bits - 1) - 1) if stored.signed else values >> (stored.bits - 8)
@@ -109,5 +109,5 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return values.min().item(), values.max().item()
 
 
-def _said(value: float) -> str:
+def _shown(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

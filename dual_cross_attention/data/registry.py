@@ -1,6 +1,7 @@
 """What is known of a data set before it is read, and reading it by its name."""
 
 import difflib
+import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ VARIABLE = "DCAL_DATA"
 """Environment variable: a folder that holds datasets under their official names, or one dataset's own folder."""
 NEARBY = "data"
 """Subfolder of the working directory that is searched after it."""
+MISSING = "no such folder"
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class CatalogueEntry(Generic[Data]):
     Args:
         description: for a list of what exists.
         load: reads it from its own folder or the one that holds it; without arguments if it has no `layout`.
-        layout: the files and folders expected; None if it is drawn, not read from disk.
+        layout: the files and folders expected; None if it is synthetic, not read from disk.
         source: where to get it.
         no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
         by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
@@ -58,7 +60,7 @@ def load_by_name(
         catalogue: the data sets of a task, by name.
         name: one of them.
         data_root: the data set's own folder, or the folder that holds it (or a pattern, see `CatalogueEntry`); None: as
-            `find_data_root` finds it, or for one that is drawn.
+            `find_data_root` finds it, or for a synthetic one.
         download: fetch it into `data_root` first, if it is not there.
         **options: passed on to the entry's `load`.
 
@@ -72,7 +74,7 @@ def load_by_name(
     if entry.layout is None and data_root is not None:
         others = [known for known, other in catalogue.items() if other.layout]
         raise InputError(
-            f"{name} is drawn by the project and takes no data_root, but {data_root} was given; "
+            f"{name} is synthetic and takes no data_root, but {data_root} was given; "
             f"did you mean the data set {others[0]}, or folder (your own pictures)?"
         )
     if download and entry.no_download is not None:
@@ -82,7 +84,7 @@ def load_by_name(
         return entry.load(**options)
     wanted = f"{name} needs data_root, a folder with {entry.layout}"
     if data_root is None and (data_root := find_data_root(catalogue, name)) is None:
-        searched = f"; none was given, and it is not in {' nor in '.join(_said_places())}" if entry.find else ""
+        searched = f"; none was given, and it is not in {' nor in '.join(_searched_places())}" if entry.find else ""
         raise InputError(f"{wanted}{searched}; get it from {entry.source}")
     typed = f"{data_root}"
     if not typed.strip():
@@ -115,7 +117,9 @@ def _load(
 
 
 def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> Path | None:
-    """The folder of a dataset where no `data_root` is given: in `$DCAL_DATA`, else in `./data`. It is logged.
+    """The folder of a dataset where no `data_root` is given: in `$DCAL_DATA`, else in `./data`.
+
+    It is logged, with a warning if `$DCAL_DATA` could not be searched.
 
     Args:
         catalogue: the datasets of a task, by name.
@@ -130,36 +134,59 @@ def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> P
     entry = catalogue.get(name)
     if entry is None or entry.find is None:
         return None
-    for said, place in _places():
+    passed_over = []
+    for described, place in _places():
+        if obstacle := _obstacle(place):
+            if place != Path(NEARBY) or obstacle != MISSING:  # that there is no ./data is usual
+                passed_over.append((described, obstacle))
+            continue
         try:
             found = entry.find(absolute(place.expanduser()))
         except InputError as error:
-            raise InputError(f"{name}: looked for in {said}: {error}") from error
-        except (OSError, RuntimeError, ValueError):  # it may not be listed, or cannot be a path
+            raise InputError(f"{name}: looked for in {described}: {error}") from error
+        except OSError as error:  # a folder below it
+            passed_over.append((described, _not_searched(error)))
             continue
         if found is not None:
-            logger.info("%s: found in %s: %s", name, said, printable(found))
+            for other, why in passed_over:
+                logger.warning("%s: not looked for in %s: %s", name, other, why)
+            logger.info("%s: found in %s: %s", name, described, printable(found))
             return found
     return None
 
 
 def _places() -> list[tuple[str, Path]]:
-    """What each place is called, and where it is."""
+    """How messages name each place, and where it is."""
     given = os.environ.get(VARIABLE, "").strip()
     own = [(f"${VARIABLE} ({printable(given)})", Path(given))] if given else []
     return [*own, (f"./{NEARBY}", Path(NEARBY))]
 
 
-def _said_places() -> list[str]:
-    """The places as an error lists them, those that do not exist with a remark."""
-    said = [] if os.environ.get(VARIABLE, "").strip() else [f"${VARIABLE} (not set)"]
-    for name, place in _places():
-        try:
-            there = os.path.isdir(place.expanduser())
-        except RuntimeError:
-            there = False
-        said.append(name if there else f"{name} (no such folder)")
-    return said
+def _obstacle(place: Path) -> str | None:
+    """Why a place cannot be searched; None if it can."""
+    try:
+        folder = absolute(place.expanduser())
+        with os.scandir(folder):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        return MISSING
+    except (OSError, RuntimeError, ValueError) as error:  # not permitted; an unknown user; it cannot be a path
+        return _not_searched(error)
+    return None if os.access(folder, os.X_OK) else _not_searched(PermissionError(errno.EACCES, "Permission denied"))
+
+
+def _not_searched(error: Exception) -> str:
+    where = f"{printable(error.filename)}: " if getattr(error, "filename", None) else ""
+    return f"it cannot be searched ({where}{getattr(error, 'strerror', None) or error})"
+
+
+def _searched_places() -> list[str]:
+    """The places as an error lists them, those that cannot be searched with the reason."""
+    places = [] if os.environ.get(VARIABLE, "").strip() else [f"${VARIABLE} (not set)"]
+    for described, place in _places():
+        obstacle = _obstacle(place)
+        places.append(f"{described} ({obstacle})" if obstacle else described)
+    return places
 
 
 def _closest(name: str, catalogue: Mapping[str, Any]) -> str:

@@ -23,8 +23,11 @@ TINY = 8
 LARGE = 89_478_485
 """Pixels from which PIL would warn of a decompression bomb; half of what is read at all (`MAX_PIXELS`)."""
 FEW = 8
-"""Distinct values in a channel, below which an image hardly is one: values of another range than was taken, perhaps."""
-CONSTANT, FEW_LEVELS = "constant", "few levels"
+"""Distinct values of a channel; with fewer, it may be a mask, or values of another range than was assumed."""
+DARK_BELOW = 32
+"""Brightest value of an image below which it is called dark. The most common cause: the 12 bits of a sensor in a 16-bit
+file, which does not say so, become 16 levels, 0 to 15; 13 bits become 32."""
+CONSTANT, FEW_LEVELS, DARK = "constant", "few levels", "dark"
 """What findings of such images begin with."""
 USUAL_MODES = ("RGB", "L")
 AT_ONCE = 16  # pictures that a process is given at a time
@@ -68,7 +71,7 @@ class DataReport:
         splits: by name.
         bad: pictures that cannot be read.
         odd: pictures that can be read, and may not be meant: tiny, very large, animated, of an unusual mode, constant,
-            with few levels.
+            with few levels, dark.
         duplicates: files of the same content in more than one split, as lists of (split, path).
         without_test: classes to train on that have no picture to test with.
         without_training: classes without a picture to train on.
@@ -112,7 +115,8 @@ def look_at(picture: Picture) -> Look:
         with open_picture(picture) as opened:
             width, height, mode = opened.width, opened.height, opened.mode
             animated = getattr(opened, "is_animated", False)
-            levels = count_levels(upright_rgb(opened))
+            pixels = upright_rgb(opened)
+            levels, brightest = count_levels(pixels), max(high for _, high in pixels.getextrema())
         digest = None if isinstance(picture, Image.Image) else _digest(picture)
     except UnreadablePicture as error:
         return Look(error.reason, odd, None)
@@ -130,6 +134,8 @@ def look_at(picture: Picture) -> Look:
         odd.append(f"{CONSTANT}: all pixels are the same")
     elif levels < FEW:
         odd.append(f"{FEW_LEVELS}: {levels} of 256")
+    elif brightest < DARK_BELOW:
+        odd.append(f"{DARK}: no value above {brightest} of 255")
     return Look(None, odd, digest)
 
 

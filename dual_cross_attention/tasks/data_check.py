@@ -1,4 +1,4 @@
-"""`dcal check-data`: a data set by its name, looked at picture by picture."""
+"""`dcal check-data`: every image of a dataset is read and checked."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +11,8 @@ from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.reid import load_reid
 from dual_cross_attention.data.validation import (
     CONSTANT,
+    DARK,
+    DARK_BELOW,
     FEW,
     FEW_LEVELS,
     DataReport,
@@ -47,9 +49,9 @@ def check_data(
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     pictures, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
     total = sum(split.pictures for split in report.splits.values())
-    drawn = is_synthetic(task, name)
+    synthetic = is_synthetic(task, name)
     with ProgressBar("check", total, console) as advance:
-        check_pictures(pictures, report, 0 if drawn else processes(num_workers), advance)
+        check_pictures(pictures, report, 0 if synthetic else processes(num_workers), advance)
     return report
 
 
@@ -60,7 +62,7 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
         for name, split in report.splits.items()
     ]
     lines += [f"warning: {warning}" for warning in report.warnings]
-    odd: dict[str, list[str]] = {CONSTANT: [], FEW_LEVELS: [], "": []}
+    odd: dict[str, list[str]] = {CONSTANT: [], FEW_LEVELS: [], DARK: [], "": []}
     for split, path, reason in report.odd:
         kind = reason.partition(":")[0]
         odd[kind if kind in odd else ""].append(f"{split}: {path}: {reason}")
@@ -70,6 +72,10 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
         ("classes have no picture to test with", report.without_test),
         ("images are constant: every pixel has the same color", odd[CONSTANT]),
         (f"images have few levels, less than {FEW} in each channel", odd[FEW_LEVELS]),
+        (
+            f"images are dark, every value is below {DARK_BELOW} of 255 (as of 12 bits stored in 16; scale them first)",
+            odd[DARK],
+        ),
         ("oddities of pictures", odd[""]),
         ("files are in more than one split, byte for byte", doubles),
     ):

@@ -102,14 +102,14 @@ def shard(
         lambda message: console.print(f"warning: {message}", style="yellow"),
         allowed_unreadable(max_bad_images, sum(counts.values())),
     )
-    drawn = is_synthetic(task, name)
+    synthetic = is_synthetic(task, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".dcal-shards.lock", timeout=0):
             _claim(folder, plan)
             with ProgressBar("shard", sum(counts.values()), console) as advance:
                 written, labels = _write(
-                    folder, splits, shard_mb * 10**6, 0 if drawn else processes(num_workers), unreadable, advance
+                    folder, splits, shard_mb * 10**6, 0 if synthetic else processes(num_workers), unreadable, advance
                 )
             kept = classes if task == "fgvc" else [classes[label] for label in range(len(classes)) if labels[label]]
             write_description(folder, replace(plan, classes=kept, archives=written))
@@ -118,7 +118,7 @@ def shard(
         raise InputError(f"'{folder}' is in use: another dcal shard is writing into it") from error
     except OSError as error:
         raise InputError(
-            f"cannot write to '{folder}': {error.strerror or error}; once that is mended, the same command begins again"
+            f"cannot write to '{folder}': {error.strerror or error}; once that is fixed, the same command begins again"
         ) from error
     # As a training does: it reads what was written, and leaves the index.
     (load_fgvc if task == "fgvc" else load_reid)("shards", folder)
@@ -158,10 +158,10 @@ def _claim(folder: Path, plan: Description) -> None:
     """
     there = read_description(folder)
     if there is None:
-        strangers = sorted(path.name for path in folder.glob("*.tar"))
-        if strangers:
+        foreign = sorted(path.name for path in folder.glob("*.tar"))
+        if foreign:
             raise InputError(
-                f"'{folder}' holds archives that dcal shard did not write ({strangers[0]}): take another --output_dir"
+                f"'{folder}' holds archives that dcal shard did not write ({foreign[0]}): take another --output_dir"
             )
     else:
         ours, theirs = ({**asdict(each), "classes": None, "archives": None} for each in (plan, there))

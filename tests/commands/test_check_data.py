@@ -46,14 +46,18 @@ def test_bad_data(dcal, folder):
 
 def test_constant_images_and_few_levels_are_counted(dcal, tmp_path):
     for split in ("train", "val"):
-        for name, levels in (("black", 1), ("masks", 2), ("photographs", 200)):
+        for name, levels in (("black", 1), ("masks", 2), ("sensor", 16), ("photographs", 200)):
             (tmp_path / split / name).mkdir(parents=True)
             pixels = Image.linear_gradient("L").point([value * levels // 256 for value in range(256)])
             pixels.save(tmp_path / split / name / "1.png")
     outcome = dcal("check-data", "--dataset", "folder", "--data_root", tmp_path, "--num_workers", 0)
     assert outcome.status == 0
     lines = outcome.out.splitlines()
-    for title, name in (("2 images are constant", "black"), ("2 images have few levels", "masks")):
+    for title, name in (
+        ("2 images are constant", "black"),
+        ("2 images have few levels", "masks"),
+        ("2 images are dark", "sensor"),
+    ):
         at = next(number for number, line in enumerate(lines) if title in line)
         assert f"train: {tmp_path}/train/{name}/1.png" in lines[at + 1]
         assert f"test: {tmp_path}/val/{name}/1.png" in lines[at + 2]

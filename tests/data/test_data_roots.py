@@ -11,6 +11,8 @@ from PIL import Image
 
 from dual_cross_attention.data import load_fgvc, load_reid
 from dual_cross_attention.data.folders import absolute
+from dual_cross_attention.data.reid.market1501 import FOLDERS
+from dual_cross_attention.data.reid.veri776 import SPLITS
 from dual_cross_attention.data.shards.member import Member
 from tests.data.reid.test_market1501 import DUKE, MARKET
 from tests.test_hostile_files import make_aircraft, make_cars, make_cub, make_msmt17, make_people, make_veri776
@@ -100,6 +102,13 @@ def contents(layout: tuple[str, str], data_root: object, own: Path) -> list[tupl
     return found
 
 
+def said(layout: tuple[str, str], data_root: object, found: Path) -> list[str]:
+    """The lines that say that `found` is read, which is not the folder that was given."""
+    task, name = layout
+    data = (load_fgvc if task == "fgvc" else load_reid)(name.partition(" ")[0], data_root)
+    return [line for line in data.warnings if line.startswith(f"{data.name}: {found} is read, found in ")]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=IDS)
 def test_every_spelling_of_a_root(tmp_path, monkeypatch, layout):
     """`in folder: what is typed there`; the own folder is home/data/NAME."""
@@ -140,11 +149,16 @@ def test_one_more_folder_around_it(tmp_path, monkeypatch, layout):
     monkeypatch.chdir(tmp_path)
     for data_root in (doubled, doubled.parent, tmp_path / "data", f"data/{own.name}", "data"):
         assert contents(layout, data_root, doubled) == expected
+        own_or_official = data_root == doubled or (
+            layout in OFFICIAL and data_root in (doubled.parent, f"data/{own.name}")
+        )
+        assert len(said(layout, data_root, doubled)) == (not own_or_official)
     wrapped = tmp_path / "wrapped" / "any name (1)"
     wrapped.parent.mkdir()
     doubled.rename(wrapped)
     for data_root in (wrapped, wrapped.parent, "wrapped"):
         assert contents(layout, data_root, wrapped) == expected
+        assert len(said(layout, data_root, wrapped)) == (data_root != wrapped)
 
 
 @pytest.mark.parametrize("layout", OFFICIAL, ids=["-".join(layout) for layout in OFFICIAL])
@@ -153,6 +167,7 @@ def test_a_collection_with_a_folder_for_each(tmp_path, layout):
         LAYOUTS[each](tmp_path / "-".join(each))
     own = next((tmp_path / "-".join(layout)).iterdir())
     assert contents(layout, tmp_path, own) == contents(layout, own, own)
+    assert len(said(layout, tmp_path, own)) == 1 and not said(layout, own.parent, own)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +180,10 @@ def test_a_collection_with_a_folder_for_each(tmp_path, layout):
         (("fgvc", "aircraft"), "data/images"),
         (("fgvc", "folder"), "train"),
         (("fgvc", "folder"), "val"),
+        *((("reid", name), split) for name in ("market1501", "dukemtmc") for split in FOLDERS.values()),
+        *((("reid", "veri776"), split) for split, *_ in SPLITS.values()),
+        *((("reid", "msmt17"), split) for split in ("train", "test")),
+        *((("reid", "folder"), split) for split in ("train", "query", "gallery")),
     ],
 )
 def test_images_doubled_inside(tmp_path, layout, inner):
@@ -172,8 +191,20 @@ def test_images_doubled_inside(tmp_path, layout, inner):
     expected = [(*row[:1], Path(row[1]).name, *row[2:]) for row in contents(layout, own, own)]
     (own / inner).rename(own / "moved")
     (own / inner).mkdir()
-    (own / "moved").rename(own / inner / Path(inner).name)
+    doubled = own / inner / Path(inner).name
+    (own / "moved").rename(doubled)
+    (own / inner / ".DS_Store").touch()
+    assert len(said(layout, own, doubled)) == 1
     assert [(*row[:1], Path(row[1]).name, *row[2:]) for row in contents(layout, own, own)] == expected
+
+
+def test_an_identity_with_the_name_of_its_split(tmp_path):
+    """query/query/door_1.jpg is an image of the identity "query": no folder of identities is in it."""
+    names = [f"{split}/{name}/{c}_1.jpg" for split in ("train", "gallery") for name in ("a", "query") for c in "xy"]
+    data = load_reid("folder", files(tmp_path, *names, "query/query/x_1.jpg"))
+    assert data.query.pictures == [tmp_path / "query/query/x_1.jpg"] and not said(
+        ("reid", "folder"), tmp_path, tmp_path
+    )
 
 
 def test_annotations_of_cars_in_the_devkit(tmp_path):

@@ -195,7 +195,10 @@ def test_constant_images_and_few_levels_are_found(tmp_path):
     cases = {
         "noise": (rng.integers(0, 256, (9, 9, 3)), None),
         "gray ramp": (np.arange(81).reshape(9, 9), None),
-        "eight": (np.arange(81).reshape(9, 9) % 8, None),
+        "eight": (np.arange(81).reshape(9, 9) % 8 * 9, None),
+        "brightest 32": (np.arange(81).reshape(9, 9) % 33, None),
+        "brightest 31": (np.arange(81).reshape(9, 9) % 32, "dark: no value above 31 of 255"),
+        "one channel has 32": (np.stack([np.arange(81).reshape(9, 9) % (31 + i) for i in range(3)], -1), None),
         "seven": (np.arange(81).reshape(9, 9) % 7, "few levels: 7 of 256"),
         "black": (np.zeros((9, 9)), "constant: all pixels are the same"),
         "one color": (np.broadcast_to([5, 9, 200], (9, 9, 3)), "constant: all pixels are the same"),
@@ -207,3 +210,15 @@ def test_constant_images_and_few_levels_are_found(tmp_path):
     # 12-bit values in a file of 16 bits, which says nothing of it
     Image.fromarray(rng.integers(0, 1700, (9, 9)).astype(np.uint16)).save(tmp_path / "dark.png")
     assert "few levels: 7 of 256" in look_at(tmp_path / "dark.png").odd
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("bits", "brightest"), [(12, 15), (13, 31)])
+def test_sensor_values_in_16_bits_are_found(tmp_path, suffix, bits, brightest):
+    """A file whose 16 bits hold fewer, which it does not say, becomes almost black: 12 bits become 16 levels."""
+    image = tmp_path / f"sensor.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 2**bits, (64, 64)).astype(np.uint16)).save(image)
+    assert np.asarray(read_picture(image)).max() == brightest
+    assert f"dark: no value above {brightest} of 255" in look_at(image).odd
+    Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (64, 64)).astype(np.uint16)).save(image)
+    assert not any("dark" in reason for reason in look_at(image).odd)

@@ -12,9 +12,9 @@ __all__ = ["FGVC_DATASETS", "FineGrainedData", "draw_toy", "load_fgvc"]
 
 FGVC_DATASETS: dict[str, CatalogueEntry[FineGrainedData]] = {
     "toy": CatalogueEntry(
-        "birds drawn by the project, whose species differ only in small parts",
+        "synthetic birds, whose species differ only in small parts",
         draw_toy,
-        no_download="it is drawn, not downloaded",
+        no_download="it is synthetic, not downloaded",
     ),
     "cub": CatalogueEntry(
         "CUB-200-2011: 200 species of birds",

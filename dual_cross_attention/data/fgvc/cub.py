@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.folders import own_folder, undoubled, what_is_in
+from dual_cross_attention.data.folders import inner_folder_lines, own_folder, undoubled, what_is_in
 from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.names import composed
@@ -11,13 +11,14 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable
 from dual_cross_attention.untrusted_files import inside, read_text
 
+NAME = "CUB_200_2011"
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
 SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 
 def find_cub(folder: Path) -> Path | None:
     """The folder CUB_200_2011 in a folder or below it; None if it is not there."""
-    return own_folder(folder, "CUB_200_2011", "images.txt", wrapped=False)
+    return own_folder(folder, NAME, "images.txt", wrapped=False)
 
 
 def load_cub(data_root: Path) -> FineGrainedData:
@@ -29,7 +30,7 @@ def load_cub(data_root: Path) -> FineGrainedData:
     Raises:
         InputError: the layout is another one, or its files disagree.
     """
-    folder = own_folder(data_root, "CUB_200_2011", "images.txt")
+    folder = own_folder(data_root, NAME, "images.txt")
     if folder is None:
         raise InputError(f"cub: expected {LAYOUT} at {data_root}, but {what_is_in(data_root)}; get it from {SOURCE}")
     if not (folder / "images").is_dir():
@@ -47,8 +48,10 @@ def load_cub(data_root: Path) -> FineGrainedData:
             )
     index = {class_id: position for position, class_id in enumerate(classes)}
     images = undoubled(folder / "images")
+    warnings = inner_folder_lines("cub", folder, data_root, data_root / NAME)
+    warnings += inner_folder_lines("cub", images, folder / "images")
     pictures = _pictures(folder, images, paths)
-    warnings = not_listed_warnings("cub", images, pictures.values(), "images.txt")
+    warnings += not_listed_warnings("cub", images, pictures.values(), "images.txt")
 
     def split(flag: str) -> PictureList:
         chosen = [image for image in paths if is_training[image] == flag]

@@ -8,6 +8,7 @@ import numpy as np
 from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.names import composed
+from dual_cross_attention.data.shards.columns import IndexedNumbers
 from dual_cross_attention.errors import InputError
 
 
@@ -52,9 +53,14 @@ class FineGrainedData:
         mine, wanted = ([composed(name) for name in names] for names in (self.classes, classes))
         if mine == wanted or sorted(mine) != sorted(wanted) or len({*mine}) < len(mine):
             return self
-        places = np.array([wanted.index(name) for name in mine])
-        train, test = (
-            replace(split, labels=places[np.asarray(split.labels, dtype=np.int64)].tolist())
-            for split in (self.train, self.test)
-        )
+        place_of = {name: place for place, name in enumerate(wanted)}
+        places = np.array([place_of[name] for name in mine], dtype=np.int64)
+        train, test = (replace(split, labels=_replaced(split.labels, places)) for split in (self.train, self.test))
         return replace(self, classes=list(classes), train=train, test=test)
+
+
+def _replaced(labels: Sequence[int], new: np.ndarray) -> Sequence[int]:
+    """`new[label]` for each label. Labels in the index of tar archives stay there: only their table changes."""
+    if isinstance(labels, IndexedNumbers):
+        return IndexedNumbers(labels.index, labels.field, new[labels.table])
+    return new[np.asarray(labels, dtype=np.int64)].tolist()

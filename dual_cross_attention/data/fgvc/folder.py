@@ -4,7 +4,15 @@ from collections import defaultdict
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.folders import EXTENSIONS, is_visible, subfolders, undoubled, unwrapped, what_is_in
+from dual_cross_attention.data.folders import (
+    EXTENSIONS,
+    inner_folder_lines,
+    is_visible,
+    subfolders,
+    undoubled,
+    unwrapped,
+    what_is_in,
+)
 from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.listing import FolderId, Listing, folder_id, left_out_warnings, list_images
 from dual_cross_attention.data.names import composed, composed_order
@@ -36,9 +44,7 @@ def load_folder(data_root: Path) -> FineGrainedData:
     tests = [root / name for name in TESTS if (root / name).is_dir()]
     if not ((root / "train").is_dir() and tests):
         raise InputError(f"folder: expected {LAYOUT} in {printable(root)}, but {what_is_in(root)}")
-    warnings = (
-        [] if root == data_root else [f"folder: {printable(root)} is taken, the only folder in {printable(data_root)}"]
-    )
+    warnings = inner_folder_lines("folder", root, data_root)
     train, test = _class_level(root / "train", warnings), _class_level(tests[0], warnings)
     above = {folder_id(folder) for folder in (root, train)}
     folders, test_folders = _class_folders(train, above), _class_folders(test, above)
@@ -70,8 +76,7 @@ def load_folder(data_root: Path) -> FineGrainedData:
 def _class_level(split: Path, warnings: list[str]) -> Path:
     """The folder of a split, or train/train, where unpacking an archive has made it so."""
     inner = undoubled(split)
-    if inner != split:
-        warnings.append(f"folder: {printable(inner)} is taken, the only folder in {printable(split)}")
+    warnings += inner_folder_lines("folder", inner, split)
     return inner
 
 

@@ -7,7 +7,7 @@ from scipy.io import loadmat
 from torchvision.datasets import FGVCAircraft
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.folders import holding_folder, own_folder, undoubled, what_is_in
+from dual_cross_attention.data.folders import holding_folder, inner_folder_lines, own_folder, undoubled, what_is_in
 from dual_cross_attention.data.images import PictureList
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.names import composed
@@ -68,10 +68,12 @@ def load_cars(data_root: Path) -> FineGrainedData:
             f"cars: expected {CARS_LAYOUT} at {data_root}, but {what_is_in(data_root)} ({_reason(error)}); "
             f"get it from {CARS_SOURCE}"
         ) from error
-    warnings: list[str] = []
+    warnings = inner_folder_lines("cars", home, data_root, data_root / CARS, holding_folder(data_root, CARS) / CARS)
+    warnings += inner_folder_lines("cars", devkit, home / "devkit")
     splits = []
     for split, path in rows.items():
         folder = undoubled(home / f"cars_{split}")
+        warnings += inner_folder_lines("cars", folder, home / f"cars_{split}")
         pictures = [inside(folder, name, f"cars: {path.name}") for name, _ in annotations[split]]
         splits.append(PictureList(pictures, [number - 1 for _, number in annotations[split]]))
         if folder.is_dir():
@@ -133,7 +135,10 @@ def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
         ) from error
     lists = "images_variant_trainval.txt or images_variant_test.txt"
     listed = [*train.pictures, *test.pictures]
-    warnings = not_listed_warnings("aircraft", images, listed, lists) if images.is_dir() else []
+    warnings = inner_folder_lines("aircraft", home, data_root, data_root / AIRCRAFT) if home else []
+    warnings += inner_folder_lines("aircraft", images, data / "images")
+    if images.is_dir():
+        warnings += not_listed_warnings("aircraft", images, listed, lists)
     return FineGrainedData("aircraft", classes, train, test, warnings)
 
 

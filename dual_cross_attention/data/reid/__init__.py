@@ -1,16 +1,14 @@
 """The re-identification data sets by name."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dual_cross_attention.data.folders import own_folder, unwrapped
+from dual_cross_attention.data.folders import own_folder
 from dual_cross_attention.data.registry import CatalogueEntry, load_by_name
 from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.release import Release
 from dual_cross_attention.data.synthetic.people import draw_toy_people
-from dual_cross_attention.text import printable
 
 __all__ = ["REID_DATASETS", "IdentityList", "ReIDData", "draw_toy_people", "load_reid"]
 
@@ -28,24 +26,11 @@ def _finder(release: Release, marker: str) -> Callable[[Path], Path | None]:
     return find
 
 
-def _load_folder(data_root: Path, train: bool = True) -> ReIDData:
-    """`folder.load_folder`, also of a folder that holds nothing but the one with the splits."""
-
-    def has_queries(root: Path) -> bool:
-        return (root / "query").is_dir() or os.path.lexists(root / "query.csv")
-
-    root = unwrapped(data_root, has_queries) or data_root
-    data = folder.load_folder(root, train)
-    if root != data_root:
-        data.warnings.append(f"folder: {printable(root)} is taken, the only folder in {printable(data_root)}")
-    return data
-
-
 REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
     "toy": CatalogueEntry(
-        "people drawn by the project, many of whom share most of what they wear",
+        "synthetic people, many of whom share most of what they wear",
         draw_toy_people,
-        no_download="it is drawn, not downloaded",
+        no_download="it is synthetic, not downloaded",
     ),
     "market1501": CatalogueEntry(
         "Market-1501: 1,501 people by 6 cameras",
@@ -81,7 +66,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
     ),
     "folder": CatalogueEntry(
         "your own pictures, one folder per identity, or listed in CSV files",
-        _load_folder,
+        folder.load_folder,
         folder.LAYOUT,
         folder.SOURCE,
         no_download="these are your own pictures",

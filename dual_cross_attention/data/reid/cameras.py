@@ -1,4 +1,4 @@
-"""What was taken for a camera: said with examples, and doubted where it does not behave like one."""
+"""Which cameras query and gallery have: messages with examples, and a warning where they are unlikely to be cameras."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dual_cross_attention.data.images import Picture
 from dual_cross_attention.text import printable
 
 SHOWN = 3
-"""Cameras that are named in an error."""
+"""How many cameras an error names."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class CameraSource:
     """Where the cameras of query and gallery come from.
 
     Args:
-        taken_from: what was taken for a camera, such as "the number after c in a file name".
-        mend: how a user gives others; empty where the dataset's authors say what a camera is.
+        taken_from: what is read as a camera, such as "the number after c in a file name".
+        remedy: how a user gives others; empty where the dataset's authors say what a camera is.
         cameras: names by number; None: numbers are their names.
         identities: likewise, of query and gallery.
     """
 
     taken_from: str
-    mend: str = ""
+    remedy: str = ""
     cameras: Sequence[str] | None = None
     identities: Sequence[str] | None = None
 
@@ -36,61 +36,77 @@ class CameraSource:
         return printable(self.identities[number]) if self.identities is not None else f"{number}"
 
 
-def shown_picture(pictures: Sequence[Picture], index: int) -> str:
-    """An image in a message: its folder and name, or its number."""
-    picture = pictures[index]
-    if isinstance(picture, Image.Image):
-        return f"number {index}"
-    parts = getattr(picture, "parts", None)
-    return printable("/".join(parts[-2:]) if parts else picture.name)
+class Cameras:
+    """The cameras of the images of query and gallery. They are sorted once: there may be millions of images.
 
-
-def describe_cameras(source: CameraSource, pictures: Sequence[Picture], cameras: np.ndarray) -> str:
-    """A line: how many cameras query and gallery have, from where, and an image of each of the first two."""
-    numbers, first = np.unique(cameras, return_index=True)
-    examples = _examples(source, pictures, numbers[:2], first[:2])
-    return f"cameras: {len(numbers):,} in query and gallery, from {source.taken_from}: {examples}"
-
-
-def list_cameras(source: CameraSource, pictures: Sequence[Picture], cameras: np.ndarray) -> str:
-    """For an error: which cameras there are, and how to give others."""
-    numbers, first = np.unique(cameras, return_index=True)
-    examples = _examples(source, pictures, numbers[:SHOWN], first[:SHOWN])
-    more = f" and {len(numbers) - SHOWN:,} more" if len(numbers) > SHOWN else ""
-    what = "the only camera is" if len(numbers) == 1 else f"the {len(numbers):,} cameras are"
-    return f"{what} {examples}{more}, from {source.taken_from}{f'; {source.mend}' if source.mend else ''}"
-
-
-def doubt_cameras(
-    name: str, source: CameraSource, pictures: Sequence[Picture], identities: np.ndarray, cameras: np.ndarray
-) -> list[str]:
-    """A line where most images of query and gallery have a camera that sees one identity, or one image, only.
-
-    Real cameras see many: what was taken for one is then part of the image's or the identity's name, and the protocol,
-    which hides images of the query's own camera, hides nothing or the wrong ones.
+    Args:
+        source: where they come from.
+        images: of query and gallery.
+        cameras: (images,) int64, of each image.
     """
-    if not source.mend or len(np.unique(identities)) < 2:
+
+    def __init__(self, source: CameraSource, images: Sequence[Picture], cameras: np.ndarray):
+        self.source, self.images = source, images
+        self.numbers, self.first, self.of_image, self.counts = np.unique(
+            cameras, return_index=True, return_inverse=True, return_counts=True
+        )
+        self.of_image = self.of_image.reshape(-1)  # its shape depends on the version of NumPy
+
+    def describe(self) -> str:
+        """A line: how many cameras there are, from where, and an image of each of the first two."""
+        count, chosen = len(self.numbers), np.arange(len(self.numbers))[:2]
+        return f"cameras: {count:,} in query and gallery, from {self.source.taken_from}: {self._examples(chosen)}"
+
+    def list_all(self) -> str:
+        """For an error: which cameras there are, and how to give others."""
+        count, remedy = len(self.numbers), self.source.remedy
+        more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
+        what = "the only camera is" if count == 1 else f"the {count:,} cameras are"
+        examples = self._examples(np.arange(count)[:SHOWN])
+        return f"{what} {examples}{more}, from {self.source.taken_from}{f'; {remedy}' if remedy else ''}"
+
+    def warnings(self, dataset: str, identities: np.ndarray) -> list[str]:
+        """A line where most images have a camera with images of one identity, or with one image, only.
+
+        Real cameras have images of many identities. Otherwise the name that is read as a camera is part of the image's
+        or the identity's name, and the protocol, which ignores gallery images of the query's identity and camera,
+        ignores none or the wrong ones.
+
+        Args:
+            dataset: its name, for the message.
+            identities: (images,) int64, of each image.
+        """
+        if not self.source.remedy or not len(identities) or identities.min() == identities.max():
+            return []
+        limits = np.iinfo(np.int64)
+        lowest, highest = np.full(len(self.numbers), limits.max), np.full(len(self.numbers), limits.min)
+        np.minimum.at(lowest, self.of_image, identities)
+        np.maximum.at(highest, self.of_image, identities)
+        for unlikely, what in (
+            (self.counts == 1, "have a camera that no other image has"),
+            (lowest == highest, "have a camera without images of another identity"),
+        ):
+            count = int(self.counts[unlikely].sum())
+            if 2 * count > len(identities):
+                return [
+                    f"{dataset}: these may not be cameras: {count:,} of {len(identities):,} images of query and "
+                    f"gallery {what}, such as {self._examples(np.flatnonzero(unlikely)[:2])}, from "
+                    f"{self.source.taken_from}; metrics ignore gallery images with the identity and camera of the "
+                    f"query, so they depend on cameras; {self.source.remedy}"
+                ]
         return []
-    numbers, first, of_image, images = np.unique(cameras, return_index=True, return_inverse=True, return_counts=True)
-    pairs = np.unique(np.stack([of_image.reshape(-1), identities]), axis=1)
-    seen = np.bincount(pairs[0], minlength=len(numbers))
-    for lonely, what in (
-        (images == 1, "have a camera that no other image has"),
-        (seen == 1, "have a camera that sees their identity only"),
-    ):
-        count = int(images[lonely].sum())
-        if 2 * count > len(cameras):
-            examples = _examples(source, pictures, numbers[lonely][:2], first[lonely][:2])
-            return [
-                f"{name}: what was taken for cameras may be none: {count:,} of {len(cameras):,} images of query and "
-                f"gallery {what}, such as {examples}, from {source.taken_from}; metrics leave out gallery images "
-                f"of the query's own identity and camera, and so depend on it; {source.mend}"
-            ]
-    return []
+
+    def _examples(self, places: np.ndarray) -> str:
+        return ", ".join(
+            f"{self.source.camera(int(self.numbers[place]))} ({image_name(self.images, int(self.first[place]))})"
+            for place in places
+        )
 
 
-def _examples(source: CameraSource, pictures: Sequence[Picture], numbers: np.ndarray, first: np.ndarray) -> str:
-    return ", ".join(
-        f"{source.camera(int(number))} ({shown_picture(pictures, int(index))})"
-        for number, index in zip(numbers, first, strict=True)
-    )
+def image_name(images: Sequence[Picture], index: int) -> str:
+    """An image in a message: its folder and name, or its number."""
+    image = images[index]
+    if isinstance(image, Image.Image):
+        return f"number {index}"
+    parts = getattr(image, "parts", None)
+    return printable("/".join(parts[-2:]) if parts else image.name)

@@ -3,10 +3,17 @@
 import os
 from pathlib import Path
 
-from dual_cross_attention.data.folders import picture_files, what_is_in
+from dual_cross_attention.data.folders import (
+    inner_folder_lines,
+    picture_files,
+    subfolders,
+    undoubled,
+    unwrapped,
+    what_is_in,
+)
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
-from dual_cross_attention.data.reid.leftovers import found_instead, leftovers
+from dual_cross_attention.data.reid.leftovers import describe_left_out, leftovers
 from dual_cross_attention.data.reid.names import in_both, look_alikes, one_spelling
 from dual_cross_attention.data.reid.records import Sighting, listed, parsed, positions
 from dual_cross_attention.data.reid.tables import COLUMNS, read_table
@@ -29,19 +36,21 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     differ in a decimal of 0 or in their form of Unicode only are one, see `one_spelling`.
 
     Args:
-        data_root: the folder that holds the splits; paths in a CSV file are relative to it, or absolute, and do not
-            lead out of it.
+        data_root: the folder that holds the splits, or one that holds nothing but that folder; paths in a CSV file are
+            relative to the folder of that file, or absolute, and do not lead out of it. query/query, as archives
+            unpack, will do for query.
         train: read the training pictures too.
 
     Raises:
         InputError: a split is missing or without pictures, none of its pictures has a camera, or a CSV file cannot be
             used.
     """
-    warnings: list[str] = []
+    root = unwrapped(data_root, _has_queries) or data_root
+    warnings = inner_folder_lines("folder", root, data_root)
     notes: list[str] = []
     names = ("train", "query", "gallery") if train else ("query", "gallery")
-    splits = {name: _read(data_root, name, warnings, notes) for name in names}
-    other = [path for name in OTHER_SPLITS for path in (data_root / name, data_root / f"{name}.csv")]
+    splits = {name: _read(root, name, warnings, notes) for name in names}
+    other = [path for name in OTHER_SPLITS for path in (root / name, root / f"{name}.csv")]
     warnings += [
         f"folder: {path} is not read: splits are train, query and gallery" for path in other if os.path.lexists(path)
     ]
@@ -51,7 +60,7 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     identities, cameras = positions(s.identity for s in test), positions(s.camera for s in test)
     numbers = identities.__getitem__, cameras.__getitem__
     query, gallery = listed(splits["query"], *numbers), listed(splits["gallery"], *numbers)
-    source = _camera_source(data_root, list(cameras), list(identities))
+    source = _camera_source(root, list(cameras), list(identities))
     if not train:
         return ReIDData("folder", [], None, query, gallery, warnings, notes, source)
     warnings += in_both("folder", (s.identity for s in splits["train"]), identities)
@@ -61,15 +70,19 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
     return ReIDData("folder", list(labels), train_list, query, gallery, warnings, notes, source)
 
 
+def _has_queries(root: Path) -> bool:
+    return (root / "query").is_dir() or os.path.lexists(root / "query.csv")
+
+
 def _camera_source(data_root: Path, cameras: list[str], identities: list[str]) -> CameraSource:
     in_tables = [os.path.lexists(data_root / f"{split}.csv") for split in ("query", "gallery")]
     column, prefix = "the column camera", 'the part of a file name before its first "_"'
     taken_from = column if all(in_tables) else f"{prefix}, or {column}" if any(in_tables) else prefix
-    mend = (
+    remedy = (
         f"{'' if all(in_tables) else 'name the files CAMERA_*.jpg, or '}give cameras in the column camera of query.csv "
         "and gallery.csv: one name for query.csv and another for gallery.csv if nothing should be left out"
     )
-    return CameraSource(taken_from, mend, cameras, identities)
+    return CameraSource(taken_from, remedy, cameras, identities)
 
 
 def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) -> list[Sighting]:
@@ -82,11 +95,15 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
         return sightings
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
-    identities = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = [file for identity in identities for file in picture_files(identity)]
+    inner = undoubled(folder)
+    if subfolders(inner):  # otherwise, the only identity has the name of the split
+        warnings += inner_folder_lines("folder", inner, folder)
+        folder, where = inner, f"folder: {inner}"
+    files = [file for identity in subfolders(folder) for file in picture_files(identity)]
     if not files:
         raise InputError(
-            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}{found_instead(folder, 1)}"
+            f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}"
+            f"{describe_left_out(folder, 1)}"
         )
 
     def sighting(file: Path) -> Sighting | None:

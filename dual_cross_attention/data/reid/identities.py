@@ -9,13 +9,7 @@ from PIL import Image
 from dual_cross_attention.data.concat_sequence import Joined
 from dual_cross_attention.data.images import Picture
 from dual_cross_attention.data.labels import distinct
-from dual_cross_attention.data.reid.cameras import (
-    CameraSource,
-    describe_cameras,
-    doubt_cameras,
-    list_cameras,
-    shown_picture,
-)
+from dual_cross_attention.data.reid.cameras import Cameras, CameraSource, image_name
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable
 
@@ -59,7 +53,7 @@ class ReIDData:
         query: pictures to look for. Identities and cameras are numbers of the data set's own, shared with `gallery`.
         gallery: pictures to find them in. Junk is not in it; distractors are, with an identity that no query has.
         warnings: what a user should know before a run: missing pictures, files left out.
-        notes: how the dataset was read, where that was a choice: what was taken for a camera is added.
+        notes: how the dataset was read, where that was a choice; a line on the cameras is added.
         camera_source: where cameras come from; None: there is nothing to say, as of synthetic images.
 
     Raises:
@@ -116,24 +110,22 @@ class ReIDData:
         identity, camera = int(self.query.identities[first]), int(self.query.cameras[first])
         return (
             f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no image of their "
-            f"identities from another camera (such as {shown_picture(self.query.pictures, first)}: identity "
-            f"{source.identity(identity)}, camera {source.camera(camera)}); {list_cameras(source, *self._tested()[:2])}"
+            f"identities from another camera (such as {image_name(self.query.pictures, first)}: identity "
+            f"{source.identity(identity)}, camera {source.camera(camera)}); {self._cameras(source).list_all()}"
         )
 
-    def _tested(self) -> tuple[Sequence[Picture], np.ndarray, np.ndarray]:
-        """Images, cameras and identities of the queries, then of the gallery."""
+    def _cameras(self, source: CameraSource) -> Cameras:
+        """Those of the queries, then of the gallery."""
         sides = (self.query, self.gallery)
-        return (
-            Joined(*(side.pictures for side in sides)),
-            np.concatenate([_numbers(side.cameras) for side in sides]),
-            np.concatenate([_numbers(side.identities) for side in sides]),
-        )
+        cameras = np.concatenate([_numbers(side.cameras) for side in sides])
+        return Cameras(source, Joined(*(side.pictures for side in sides)), cameras)
 
     def _look_at_cameras(self) -> None:
         if self.camera_source is not None:
-            pictures, cameras, identities = self._tested()
-            self.notes.append(describe_cameras(self.camera_source, pictures, cameras))
-            self.warnings.extend(doubt_cameras(self.name, self.camera_source, pictures, identities, cameras))
+            cameras = self._cameras(self.camera_source)
+            identities = np.concatenate([_numbers(side.identities) for side in (self.query, self.gallery)])
+            self.notes.append(cameras.describe())
+            self.warnings.extend(cameras.warnings(self.name, identities))
 
 
 def _numbers(numbers: Sequence[int]) -> np.ndarray:

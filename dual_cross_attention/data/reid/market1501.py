@@ -6,7 +6,7 @@ from pathlib import Path
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
 from dual_cross_attention.data.reid.records import Sighting, parsed
-from dual_cross_attention.data.reid.release import Counts, Release, files_in, released_data
+from dual_cross_attention.data.reid.release import Counts, Release, files_in, released_data, split_folder
 
 FOLDERS = {"training": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 JUNK = "-1"
@@ -84,17 +84,18 @@ def _load(release: Release, pattern: re.Pattern, data_root: Path, train: bool) -
             identity = DISTRACTORS
         return Sighting(file, identity, camera)
 
-    warnings: list[str] = []
+    warnings = release.inner_folder_lines(home, data_root)
     splits = {}
     for split, name in FOLDERS.items():
         if split == "training" and not train:
             continue
-        where = f"{release.name}: {home / name}"
-        files = files_in(release, home / name)
+        folder = split_folder(release, home / name, warnings)
+        where = f"{release.name}: {folder}"
+        files = files_in(release, folder)
         seen = parsed(files, sighting, where, release.naming, warnings)
-        warnings += leftovers(where, home / name, files, 0)
-        nobody = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
-        splits[split] = [s for s in seen if s.identity not in nobody]
+        warnings += leftovers(where, folder, files, 0)
+        not_people = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
+        splits[split] = [s for s in seen if s.identity not in not_people]
         if junk := len(seen) - len(splits[split]):
-            warnings.append(f"{where}: {junk:,} junk pictures (identity {' or '.join(nobody)}) are left out")
+            warnings.append(f"{where}: {junk:,} junk pictures (identity {' or '.join(not_people)}) are left out")
     return released_data(release, splits, warnings)

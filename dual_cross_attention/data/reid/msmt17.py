@@ -8,7 +8,7 @@ from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
 from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, parsed
-from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data
+from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data, split_folder
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable
 
@@ -45,13 +45,13 @@ def load_msmt17(data_root: Path, train: bool = True) -> ReIDData:
         InputError: the layout is another one, a line of a list is, or none of a list's pictures is there.
     """
     home = MSMT17.found_in(data_root, LISTS["query"][0])
-    warnings: list[str] = []
+    warnings = MSMT17.inner_folder_lines(home, data_root)
     splits: dict[str, list[Sighting]] = {}
     on_lists: dict[Path, dict[Path, str]] = {}  # by folder: query and gallery share one
     for split, names in LISTS.items():
         if split == "training" and not train:
             continue
-        folder = _pictures(home, split)
+        folder = split_folder(MSMT17, _pictures(home, split), warnings)
         lists = {home / name: _listed(home / name, folder) for name in names}
         splits[split] = [seen for path, identities in lists.items() for seen in _seen(path, identities, warnings)]
         for identities in lists.values():

@@ -53,10 +53,10 @@ def look_alikes(data_set: str, splits: Splits) -> list[str]:
     lines = []
     for field, plural in (("identity", "identities"), ("camera", "cameras")):
         groups = _groups((getattr(s, field) for split in splits.values() for s in split), _alike)
-        if doubtful := [names for names in groups.values() if len(names) > 1]:
-            examples = "; ".join(" and ".join(map(_quoted, sorted(names))) for names in doubtful[:3])
+        if similar := [names for names in groups.values() if len(names) > 1]:
+            examples = "; ".join(" and ".join(map(_quoted, sorted(names))) for names in similar[:3])
             lines.append(
-                f"{data_set}: {len(doubtful):,} {plural} differ from another in leading zeros, capitals or spaces only "
+                f"{data_set}: {len(similar):,} {plural} differ from another in leading zeros, capitals or spaces only "
                 f"and are taken for different ones: {examples}; write them alike if they are the same"
             )
     return lines

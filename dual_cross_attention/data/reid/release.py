@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dual_cross_attention.data.folders import EXTENSIONS, own_folder, picture_files, what_is_in
+from dual_cross_attention.data.folders import (
+    EXTENSIONS,
+    inner_folder_lines,
+    own_folder,
+    picture_files,
+    undoubled,
+    what_is_in,
+)
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
-from dual_cross_attention.data.reid.leftovers import found_instead
+from dual_cross_attention.data.reid.leftovers import describe_left_out
 from dual_cross_attention.data.reid.names import in_both, look_alikes
 from dual_cross_attention.data.reid.records import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
@@ -33,7 +40,7 @@ class Release(NamedTuple):
         naming: what a file name has, with an example.
         counts: of its splits "training", "query" and "gallery".
         distractors: an identity that is none, of gallery pictures that show nobody in question.
-        taken_from: what is taken for a camera.
+        taken_from: what is read as a camera.
         numbered_anew: whether training and test count their identities each from 0: equal numbers are two identities.
     """
 
@@ -57,9 +64,20 @@ class Release(NamedTuple):
             raise self.error(f"expected {self.layout} at {data_root}, but {what_is_in(data_root)}")
         return found.pop()
 
+    def inner_folder_lines(self, home: Path, data_root: Path) -> list[str]:
+        """A line if the dataset's own folder is neither `data_root` nor a folder of the official name in it."""
+        return inner_folder_lines(self.name, home, data_root, *(data_root / name for name in self.folders))
+
     def error(self, text: str) -> InputError:
         """An error that says where to get the data set."""
         return InputError(f"{self.name}: {text}; get it from {self.source}")
+
+
+def split_folder(release: Release, folder: Path, warnings: list[str]) -> Path:
+    """The folder of a split, or query/query, as archives unpack; a warning is added then, once."""
+    inner = undoubled(folder)
+    warnings += [line for line in inner_folder_lines(release.name, inner, folder) if line not in warnings]
+    return inner
 
 
 def files_in(release: Release, folder: Path) -> list[Path]:
@@ -74,7 +92,7 @@ def files_in(release: Release, folder: Path) -> list[Path]:
     if not files:
         raise release.error(
             f"expected pictures ({', '.join(sorted(EXTENSIONS))}) in {folder}, but {what_is_in(folder)}"
-            f"{found_instead(folder, 0)}"
+            f"{describe_left_out(folder, 0)}"
         )
     return files
 

@@ -20,7 +20,7 @@ LAYOUT = (
     "members are KEY.jpg with KEY.json (identity, camera)"
 )
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
-CAMERAS_MENDED = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
+CAMERA_REMEDY = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
 BLOCK = 65_536
 """Pictures of as many whole identities that are shuffled at a time, about."""
 
@@ -44,7 +44,7 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
     numbers = [_numbers(query.labels, gallery.labels), _numbers(query.cameras, gallery.cameras)]
     sides = [_listed(side, *numbers) for side in (query, gallery)]
     identity_names, camera_names = map(_names, numbers)
-    source = CameraSource("the camera of each KEY.json", CAMERAS_MENDED, camera_names, identity_names)
+    source = CameraSource("the camera of each KEY.json", CAMERA_REMEDY, camera_names, identity_names)
     if not train:
         return ReIDData("shards", [], None, *sides, warnings, camera_source=source)
     index = index_of(shards.splits["train"], "reid", "train", warnings)
@@ -56,10 +56,10 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
             "composes differently: write the archives with one of them"
         )
     labels: dict[Label, int] = {name: label for label, name in enumerate(identities)}
-    if strangers := [label for label in index.labels if composed(f"{label}") not in labels]:
+    if unknown := [label for label in index.labels if composed(f"{label}") not in labels]:
         raise InputError(
             f"shards: {printable(index.archives[0])} (or one after it) has the identity "
-            f"{printable(strangers[0])}, which is none of the {len(identities):,} that dcal shard has written down"
+            f"{printable(unknown[0])}, which is none of the {len(identities):,} that dcal shard has written down"
         )
     by_label = {label: labels[composed(f"{label}")] for label in index.labels}
     training = _listed(index, by_label, _numbers(index.cameras), BLOCK)

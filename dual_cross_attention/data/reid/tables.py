@@ -4,7 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-from dual_cross_attention.data.reid.paths import as_on_disk, listed_path
+from dual_cross_attention.data.names import composed
+from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, absent
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable
@@ -34,20 +35,25 @@ def read_table(path: Path, notes: list[str]) -> list[Sighting]:
     rows = _read_rows(path, text, separator)
     if not rows:
         raise InputError(f"folder: expected images in {path}, but it lists none")
-    lines = [line for line, _ in rows]
-    sightings, switched = [], 0
+    lines, sightings, backslashes, other_forms = [], [], 0, 0
     for line, fields in rows:
-        picture = listed_path(path.parent, fields["path"], f"folder: {path}, line {line}")
-        switched += fields["path"].count("\\") > f"{picture}".count("\\")
-        sightings.append(Sighting(picture, fields["identity"], fields["camera"]))
-    if switched:
-        notes.append(f"folder: {printable(path.name)}: the backslashes of {switched:,} paths are read as slashes")
-    sightings = _on_disk(path, lines, sightings, notes)
+        image = listed_path(path.parent, fields["path"], f"folder: {path}, line {line}")
+        backslashes += fields["path"].count("\\") > f"{image}".count("\\")
+        other_forms += _in_another_form(image, fields["path"])
+        lines.append(line)
+        sightings.append(Sighting(image, fields["identity"], fields["camera"]))
+    if backslashes:
+        notes.append(f"folder: {printable(path.name)}: the backslashes of {backslashes:,} paths are read as slashes")
+    _check_exist(path, lines, sightings)
+    if other_forms:
+        notes.append(
+            f"folder: {printable(path.name)}: {other_forms:,} paths are found under another Unicode form of their names"
+        )
     first_at: dict[Path, int] = {}
-    for line, (picture, _, _) in zip(lines, sightings, strict=True):
-        if first_at.setdefault(picture, line) != line:
+    for line, (image, _, _) in zip(lines, sightings, strict=True):
+        if first_at.setdefault(image, line) != line:
             raise InputError(
-                f"folder: {path}, line {line}: {printable(picture)} is listed in line {first_at[picture]} already"
+                f"folder: {path}, line {line}: {printable(image)} is listed in line {first_at[image]} already"
             )
     return sightings
 
@@ -95,17 +101,17 @@ def _read_rows(path: Path, text: str, separator: str) -> list[tuple[int, dict[st
     return found
 
 
-def _on_disk(path: Path, lines: list[int], sightings: list[Sighting], notes: list[str]) -> list[Sighting]:
-    """The images as they are named on disk. Raises InputError for the first that is not there."""
-    gone = absent([seen.picture for seen in sightings])
-    there = as_on_disk(path.parent, gone)
-    if lost := set(gone) - set(there):
-        line, picture = next(
-            (line, seen.picture) for line, seen in zip(lines, sightings, strict=True) if seen.picture in lost
-        )
-        raise InputError(f"folder: {path}, line {line}: {printable(picture)} does not exist")
-    if there:
-        notes.append(
-            f"folder: {printable(path.name)}: {len(there):,} paths are found under another Unicode form of their names"
-        )
-    return [seen._replace(picture=there.get(seen.picture, seen.picture)) for seen in sightings]
+def _in_another_form(image: Path, listed: str) -> bool:
+    """Whether a name in the path on disk is composed in Unicode where the listed one is decomposed, or vice versa."""
+    if listed.isascii():
+        return False
+    names = zip(reversed(image.parts), reversed(Path(listed.replace("\\", "/")).parts), strict=False)
+    return any(name != other and composed(name) == composed(other) for name, other in names)
+
+
+def _check_exist(path: Path, lines: list[int], sightings: list[Sighting]) -> None:
+    """Raises InputError for the first image that does not exist."""
+    gone = {*absent([seen.picture for seen in sightings])}
+    for line, seen in zip(lines, sightings, strict=True):
+        if seen.picture in gone:
+            raise InputError(f"folder: {path}, line {line}: {printable(seen.picture)} does not exist")

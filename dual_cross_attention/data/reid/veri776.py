@@ -10,7 +10,15 @@ from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
 from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, parsed
-from dual_cross_attention.data.reid.release import Counts, Release, files_in, lines_of, on_disk, released_data
+from dual_cross_attention.data.reid.release import (
+    Counts,
+    Release,
+    files_in,
+    lines_of,
+    on_disk,
+    released_data,
+    split_folder,
+)
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable
 from dual_cross_attention.untrusted_files import read_label_bytes
@@ -48,13 +56,14 @@ def load_veri776(data_root: Path, train: bool = True) -> ReIDData:
             cannot be read, or it contradicts the name of a picture.
     """
     home = VERI776.found_in(data_root, SPLITS["gallery"][0])
-    warnings: list[str] = []
+    warnings = VERI776.inner_folder_lines(home, data_root)
     splits = {split: _read(home, split, warnings) for split in SPLITS if train or split != "training"}
     return released_data(VERI776, splits, warnings)
 
 
 def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
     folder, list_file, xml_file = (home / name for name in SPLITS[split])
+    folder = split_folder(VERI776, folder, warnings)
     if os.path.lexists(list_file):
         named = [_listed(folder, list_file, *line) for line in lines_of(VERI776, list_file)]
         if twice := [file for file, count in Counter(named).items() if count > 1]:

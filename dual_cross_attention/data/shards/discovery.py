@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dual_cross_attention.atomic_io import written_beside
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
-from dual_cross_attention.data.folders import unwrapped, what_is_in
+from dual_cross_attention.data.folders import inner_folder_lines, unwrapped, what_is_in
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import printable, shown
 from dual_cross_attention.untrusted_files import read_text
@@ -71,8 +71,11 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
     Raises:
         InputError: there are none, or those that `dcal shard` has left are unfinished or for another task.
     """
+    warnings = []
     if os.path.isdir(data_root):
-        data_root = unwrapped(data_root, _has_archives) or data_root
+        inner = unwrapped(data_root, _has_archives) or data_root
+        warnings += inner_folder_lines("shards", inner, data_root)
+        data_root = inner
     named, folder, prefix = _training_archives(data_root)
     description = read_description(folder)
     if description and description.task != task:
@@ -96,7 +99,7 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
             wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
             raise InputError(f"shards: expected {wanted} in {printable(folder)}, to test on, but {what_is_in(folder)}")
         splits[names[0]] = found
-    warnings = _not_read(folder, prefix, splits, tests, named)
+    warnings += _not_read(folder, prefix, splits, tests, named)
     return Shards(folder, splits, description.classes if description else None, warnings)
 
 

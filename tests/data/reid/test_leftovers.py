@@ -1,9 +1,12 @@
 """Images in a split's folder that the layout does not take: each layout counts and names them."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from dual_cross_attention.data.listing import list_images
 from dual_cross_attention.data.reid import load_reid
 
 # A dataset that can be used, by layout: files, and lists with what is in them.
@@ -57,6 +60,9 @@ LAYOUTS = {
 }
 
 
+JPEG = b"\xff\xd8\xff\xe0 and so on"
+
+
 def write(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +78,8 @@ def layout(request, tmp_path) -> tuple[str, Path]:
     return request.param, tmp_path
 
 
-def left_out(name: str, root: Path, train: bool = True) -> list[str]:
-    return [warning for warning in load_reid(name, root, train=train).warnings if "left out," in warning]
+def left_out(name: str, root: Path, words: str = "left out,", train: bool = True) -> list[str]:
+    return [warning for warning in load_reid(name, root, train=train).warnings if words in warning]
 
 
 # By layout: the folders of train, query and gallery, and how far down an image has to lie to be too deep.
@@ -103,20 +109,64 @@ def test_images_in_subfolders(layout):
     assert len(left_out(name, root, train=False)) == len(folders) - 1
 
 
-def test_formats_that_are_not_read_and_files_without_extension(layout):
-    name, root = layout
-    folder, deeper = PLACES[name][0][-1], "a" if name == "folder" else ""
-    write(root, f"{folder}/{deeper}/x_1.heic", f"{folder}/{deeper}/x_1.JFIF", f"{folder}/{deeper}/README")
-    (root / folder / deeper / "x_1").write_bytes(b"\xff\xd8\xff\xe0and so on")
-    (line,) = left_out(name, root)
-    assert line.startswith(f"{name}: {root / folder}: 3 images are left out") and "x_1" in line
+# Beside images, and not taken: by name or by first bytes. The last two are no images.
+UNREAD = ["1.heic", "1.JFIF", "1.cr3", "1.hif"]
+BY_BYTES = ["1", "b_0002.v2", "2.jpg_large", "3.jpg~", "4.jpg.1"]
+NO_IMAGES = ["README", "note.v2"]
 
 
-def test_hidden_files_are_no_images(layout):
+def test_files_that_look_like_images(layout):
+    """Re-ID counts the same files as the class folders of fine-grained recognition."""
     name, root = layout
-    folder, _ = PLACES[name][0][-1], None
-    write(root, f"{folder}/.thumbs/x_1.jpg", f"{folder}/a/._x_1.jpg", f"{folder}/.x_1.jpg")
-    assert left_out(name, root) == []
+    folder = root / PLACES[name][0][-1] / ("a" if name == "folder" else "")
+    write(folder, *UNREAD, *BY_BYTES, *NO_IMAGES)
+    for each in BY_BYTES:
+        (folder / each).write_bytes(JPEG)
+    (line,) = left_out(name, root, "left out that look like images")
+    assert line.startswith(f"{name}: {root / PLACES[name][0][-1]}: {len(UNREAD + BY_BYTES)} files are left out")
+    for kind in (".heic: 1", ".jfif: 1", ".cr3: 1", ".hif: 1", "no extension: 1"):
+        assert kind in line
+    listed = list_images(folder)
+    assert len(listed.other) == len(UNREAD + BY_BYTES)
+
+
+def test_hidden_images_are_counted(layout):
+    name, root = layout
+    folder = PLACES[name][0][-1]
+    hidden = [f"{folder}/.thumbs/x_1.jpg", f"{folder}/a/.x_1.jpg", f"{folder}/.x_1.jpg", f"{folder}/__MACOSX/c_1.jpg"]
+    write(root, *hidden, f"{folder}/.thumbs/._x_1.jpg", f"{folder}/a/._x_1.jpg", f"{folder}/.DS_Store")
+    assert left_out(name, root, "hidden") == []  # as of macOS: none of them is an image by its bytes
+    expected = load_reid(name, root)
+    for each in hidden:
+        (root / each).write_bytes(JPEG)
+    (line,) = left_out(name, root, "hidden")
+    assert line.startswith(f"{name}: {root / folder}: {len(hidden)} hidden images are left out")
+    assert load_reid(name, root).gallery == expected.gallery
+
+
+def test_a_folder_that_cannot_be_listed_is_named(layout, monkeypatch):
+    name, root = layout
+    folder, deeper = PLACES[name][0][-1], PLACES[name][1]
+    write(root, f"{folder}/{deeper}/x_1.jpg")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == root / folder / deeper:
+            raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (line,) = left_out(name, root, "cannot be listed")
+    assert f"{root / folder / deeper}" in line and "Permission denied" in line
+
+
+def test_identities_that_are_links_to_one_folder(tmp_path):
+    """Both are read: that a link is not followed would be wrong."""
+    write(tmp_path, *LAYOUTS["folder"][0])
+    (tmp_path / "train" / "c").symlink_to(tmp_path / "train" / "a")
+    data = load_reid("folder", tmp_path)
+    assert data.identities == ["a", "b", "c"]
+    assert not any("not followed" in warning for warning in data.warnings)
 
 
 def test_links_are_followed_once(layout, tmp_path_factory):
