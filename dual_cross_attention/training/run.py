@@ -222,13 +222,15 @@ def _build_trainer(
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
 
+    chosen = choose_precision(config.precision, device, config.format_version)
+    precision = {"no": "fp32"}.get(chosen, chosen)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     console.print(
         "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
-        f"{parameters / 1e6:.1f} M parameters, on {device.type}, weights from {config.weights}\n"
+        f"{parameters / 1e6:.1f} M parameters, on {device.type} in {precision}, weights from {config.weights}\n"
         f"pixels: {stats}\n"
         f"run folder: {folder.path}"
     )

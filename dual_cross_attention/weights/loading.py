@@ -103,6 +103,12 @@ def load_weights(
             f"weights from {path} do not fit the backbone: {metadata.num_heads} attention heads for {heads}; the file "
             f"is of a run with {metadata.model}"
         )
+    if img_size and metadata.is_exact and metadata.img_size not in (None, tuple(img_size)):
+        height, width = metadata.img_size
+        raise InputError(
+            f"--weights_img_size {img_size[0]} {img_size[1]}: the run that wrote '{path}' was trained at {height} "
+            f"{width}, which its header says: leave the flag out"
+        )
     is_npz = path.name.lower().endswith(".npz")
     grid = SourceGrid(
         img_size or metadata.img_size,

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dual_cross_attention.text import printable
 from dual_cross_attention.weights.pixel_stats import PixelStats, default_stats, read_stats
 
 MAX_CONFIG_BYTES = 100_000
+PREPROCESSOR = "preprocessor_config.json"
 """Of a config.json next to a weights file; timm's have 1,000."""
 
 
@@ -42,7 +43,7 @@ class Metadata:
 
 def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Metadata:
     """Metadata of a weights file: its own header, the config.yaml of its run, the arguments of timm's training script,
-    or a timm `config.json` next to it.
+    or a timm `config.json`, or Hugging Face's `preprocessor_config.json`, next to it.
 
     Args:
         header: the metadata of a `.safetensors`.
@@ -70,7 +71,8 @@ def read_metadata(path: Path, header: Mapping[str, str], tree: Any = None) -> Me
         stats = read_stats(given["mean"], given["std"], f"the arguments in '{path}'") if has_stats else None
         if size or stats:
             return Metadata(size, False, stats)
-    return _of_timm(path.with_name("config.json"))
+    of_timm = _of_timm(path.with_name("config.json"))
+    return of_timm if of_timm.stats else replace(of_timm, stats=_of_preprocessor(path.with_name(PREPROCESSOR)))
 
 
 def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
@@ -106,17 +108,31 @@ def _heads_of(name: Any) -> int | None:
     return model.blocks[0].attn.num_heads if isinstance(model, VisionTransformer) else None
 
 
-def _of_timm(path: Path) -> Metadata:
-    """From a timm `config.json`: {"architecture": …, "pretrained_cfg": {"mean": …, "std": …, "input_size": …}}."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON; empty if there is none, or something else."""
     if not path.is_file():
-        return Metadata()
+        return {}
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
         content = json.loads(raw) if len(raw) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError):  # a config.json of something else
+    except (OSError, ValueError, RecursionError):
         content = None
-    cfg = content.get("pretrained_cfg") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _of_preprocessor(path: Path) -> PixelStats | None:
+    """From Hugging Face's `preprocessor_config.json`: {"image_mean": …, "image_std": …}."""
+    content = _read_json(path)
+    if not content.get("do_normalize", True) or content.get("image_mean") is None:
+        return None
+    return read_stats(content["image_mean"], content.get("image_std"), f"'{path}'")
+
+
+def _of_timm(path: Path) -> Metadata:
+    """From a timm `config.json`: {"architecture": …, "pretrained_cfg": {"mean": …, "std": …, "input_size": …}}."""
+    content = _read_json(path)
+    cfg = content.get("pretrained_cfg")
     if not isinstance(cfg, dict):
         return Metadata()
     stats = read_stats(cfg["mean"], cfg.get("std"), f"'{path}'") if cfg.get("mean") is not None else None

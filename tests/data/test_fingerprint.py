@@ -46,6 +46,7 @@ CHANGES = {
     "other test images": (lambda root: (root / "val/bee/00.png").rename(root / "val/bee/zz.png"), "test images"),
     "another class name": (lambda root: rename_class(root, "cat", "dog"), "names or order of the labels"),
     "other images of the same names": (lambda root: repaint(root), "content of the 36 train images"),
+    "one image replaced by a larger one": (lambda root: larger(root / "train/cat/11.png"), "content of the 36 train"),
     "a class less": (lambda root: drop_class(root, "cat"), "number of labels (3 there, 2 here)"),
 }
 
@@ -54,6 +55,10 @@ def repaint(root: Path) -> None:
     """Other images under the same names."""
     for path in (root / "train").rglob("*.png"):
         Image.new("RGB", (32, 32), (9, 9, 9)).save(path)
+
+
+def larger(path: Path) -> None:
+    Image.effect_noise((32, 32), 50).save(path)
 
 
 def swap(split: Path, one: str, other: str) -> None:

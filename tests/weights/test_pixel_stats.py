@@ -115,6 +115,15 @@ def test_timms_config_beside_the_file_is_taken(dcal, small, small_reid, tmp_path
     assert set(map(str, normalized)) == {str(IMAGENET)} and of_run(tmp_path / "run") == IMAGENET
 
 
+def test_hugging_faces_preprocessor_beside_the_file_is_taken(dcal, small, tmp_path, weights, normalized):
+    path = Path(weights({}, 32))
+    preprocessor = path.with_name("preprocessor_config.json")
+    preprocessor.write_text(json.dumps({"image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1])}))
+    outcome = dcal("train", *small, "--epochs=1", "--weights", path, "--output_dir", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    assert "does not say" not in outcome.out and of_run(tmp_path / "run") == IMAGENET
+
+
 def test_ones_own_model_passes_its_normalization_on(dcal, small, tmp_path, normalized):
     assert dcal("train", *small, "--epochs=1", *FLAGS, "--output_dir", tmp_path / "a").status == 0
     normalized.clear()

@@ -271,6 +271,17 @@ def test_a_run_knows_its_grid(caplog, tmp_path):
     assert "WARNING" not in caplog.text
 
 
+def test_a_given_size_that_contradicts_the_header_is_refused(tmp_path):
+    """4×9 = 6×6 patches: the flag would scramble them."""
+    config = FGVC_CONFIGS["folder"](backbone=VIT, backbone_kwargs=TINY, weights="none", img_size=[32, 72])
+    source = create_model(VIT, 7, img_size=(32, 72), **TINY)
+    save_model(tmp_path / "a.safetensors", source.state_dict(), config, list("abcdefg"), {"epoch": 1})
+    path = str(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"trained at 32 72.*leave the flag out"):
+        create_model(VIT, 5, img_size=48, pretrained=path, weights_img_size=48, **TINY)
+    create_model(VIT, 5, img_size=48, pretrained=path, weights_img_size=(32, 72), **TINY)
+
+
 def test_on_the_command_line(dcal, small, tmp_path):
     source = timm.create_model(VIT, num_classes=5, img_size=(64, 32), **TINY)
     torch.save({"model": source.state_dict(), "ema": source.state_dict()}, tmp_path / "a.pth")

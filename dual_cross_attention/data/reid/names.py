@@ -12,6 +12,8 @@ from dual_cross_attention.text import printable
 WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 """A whole number as a column with gaps is written: pandas makes floats of it."""
 
+CAMERA_PREFIX = re.compile("^(camera|cam|c)[ _-]?(?=[0-9])")
+
 Splits = Mapping[str, list[Sighting]]
 
 
@@ -49,15 +51,15 @@ def one_spelling(data_set: str, splits: Splits, warnings: list[str]) -> dict[str
 
 
 def look_alikes(data_set: str, splits: Splits) -> list[str]:
-    """Lines on names that are different, and may not be meant to be: `001` and `1`, `Ann` and `ann`."""
+    """Lines on different names that may be meant as one: `001` and `1`, `Ann` and `ann`, cameras `c1` and `1`."""
     lines = []
-    for field, plural in (("identity", "identities"), ("camera", "cameras")):
-        groups = _groups((getattr(s, field) for split in splits.values() for s in split), _alike)
+    for field, plural, key in (("identity", "identities", _alike), ("camera", "cameras", _alike_camera)):
+        groups = _groups((getattr(s, field) for split in splits.values() for s in split), key)
         if similar := [names for names in groups.values() if len(names) > 1]:
             examples = "; ".join(" and ".join(map(_quoted, sorted(names))) for names in similar[:3])
             lines.append(
-                f"{data_set}: {len(similar):,} {plural} differ from another in leading zeros, capitals or spaces only "
-                f"and are taken for different ones: {examples}; write them alike if they are the same"
+                f"{data_set}: {len(similar):,} {plural} differ from another in leading zeros, capitals, spaces or a "
+                f"prefix such as c only and are taken for different ones: {examples}; write them alike if they are the same"
             )
     return lines
 
@@ -80,7 +82,11 @@ def _same(name: str) -> str:
 
 def _alike(name: str) -> str:
     folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    return folded.lstrip("0") or "0" if re.fullmatch("[0-9]+", folded) else folded
+    return re.sub("[0-9]+", lambda digits: digits[0].lstrip("0") or "0", folded)
+
+
+def _alike_camera(name: str) -> str:
+    return CAMERA_PREFIX.sub("", _alike(name))
 
 
 def _groups(names: Iterable[str], key: Callable[[str], str]) -> dict[str, set[str]]:

@@ -127,3 +127,18 @@ def test_spellings_of_one_number_in_a_release(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert "'01' and '1'" in about(load_reid("market1501", tmp_path), "different ones")[0]
+
+
+@pytest.mark.parametrize("other", ["c1", "C01", "cam1", "Cam_01", "camera 1", "01"])
+def test_cameras_that_differ_in_a_prefix_are_pointed_out(tmp_path, other):
+    data = load_reid("folder", write(tmp_path, train=TRAIN, query=[("5", "1")], gallery=[("5", other), ("5", "2")]))
+    (line,) = about(data, "cameras differ from another")
+    assert f"'{other}'" in line and "'1'" in line
+
+
+def test_identities_keep_their_letters(tmp_path):
+    data = load_reid(
+        "folder", write(tmp_path, train=TRAIN, query=[("c5", "1")], gallery=[("c5", "2"), ("5", "2"), ("c05", "2")])
+    )
+    (line,) = about(data, "identities differ from another")
+    assert "'c05' and 'c5'" in line
