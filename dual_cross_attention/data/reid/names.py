@@ -59,7 +59,8 @@ def look_alikes(data_set: str, splits: Splits) -> list[str]:
             examples = "; ".join(" and ".join(map(_quoted, sorted(names))) for names in similar[:3])
             lines.append(
                 f"{data_set}: {len(similar):,} {plural} differ from another in leading zeros, capitals, spaces or a "
-                f"prefix such as c only and are taken for different ones: {examples}; write them alike if they are the same"
+                f"prefix such as c only and are taken for different ones: {examples}; write them alike if they are "
+                "the same"
             )
     return lines
 
