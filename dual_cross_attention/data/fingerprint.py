@@ -2,8 +2,8 @@
 
 The fingerprint of a split has the number of its images, a hash over their names and labels, in order, and one over the
 sizes of at most 1,024 and the first bytes of 16 of them. Names are relative to the folder that holds them all, so a
-copy in another place, or a remounted disk, has the same fingerprint; other images under the same names have another one. Of
-tar archives, it is a hash over what their index says, which was taken when the index was made.
+copy in another place, or a remounted disk, has the same fingerprint; other images under the same names have another
+one. Of tar archives, it is a hash over what their index says, which was taken when the index was made.
 """
 
 import hashlib
