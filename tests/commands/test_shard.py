@@ -21,7 +21,7 @@ from dual_cross_attention.data.shards import writing
 from dual_cross_attention.data.shards.discovery import DESCRIPTION
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMES = {"train/images_per_second", "peak_memory_mb"}
 TINY = [
     "--backbone=vit_tiny_patch16_224",

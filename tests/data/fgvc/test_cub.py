@@ -107,7 +107,7 @@ def test_single_class(cub, refused):
         load_fgvc("cub", cub)
 
 
-SHARED = Path(os.environ.get("DCAL_SHARED") or Path(__file__).parents[3] / "shared")
+SHARED = Path(os.environ.get("DCAL_SHARED") or Path(__file__).parents[4] / "shared")
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "CUB_200_2011").is_dir(), reason="the real pictures are not here")
