@@ -68,7 +68,7 @@ def available_precision(precision: str, device: torch.device) -> str:
 def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for products of bf16: AVX512-BF16, AMX, or those of Arm.
 
-    Measured on an AMD EPYC with AVX512-BF16, DeiT-Tiny at 224: half the time of fp32 (docs/results.md). Without them,
+    With them a step takes less time than in fp32, the more so the larger the model (docs/results.md). Without them,
     bf16 is emulated and slower.
     """
     if hasattr(torch.cpu, "get_capabilities"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dual_cross_attention.configs.training_config import TrainingConfig, sides
+from dual_cross_attention.configs.versions import setting
 
 
 @dataclass(kw_only=True)
@@ -74,6 +75,8 @@ class ToyConfig(FGVCConfig):
     batch_size: int = 16
     lr: float | None = 5e-4
     warmup_epochs: float = 1.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("fp32", before={1: "auto"})
+    """A ViT this small is slower in bf16 on a CPU (docs/results.md)."""
 
 
 # The settings that each data set starts from.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dual_cross_attention.configs.training_config import TrainingConfig
+from dual_cross_attention.configs.versions import setting
 from dual_cross_attention.errors import InputError
 
 
@@ -112,6 +113,8 @@ class ReIDToyConfig(ReIDConfig):
     batch_size: int = 32
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = 1e-3
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("fp32", before={1: "auto"})
+    """A ViT this small is slower in bf16 on a CPU (docs/results.md)."""
     bias_lr_factor: float = 1.0
     w_lr_factor: float = 1.0
     weight_decay: float = 0.05
