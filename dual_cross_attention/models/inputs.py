@@ -1,8 +1,11 @@
 """Images given to `predict` and `embed`, checked before the network sees them.
 
-Only shapes, types and devices are read, never values: no device synchronization, and nothing that `torch.compile` or
-`torch.export` cannot trace.
+Shapes, types and devices are read everywhere; values only in CPU memory, where that waits for no device, and not where
+`torch.compile` or `torch.export` trace.
 """
+
+import logging
+import math
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -10,12 +13,20 @@ from torch import Tensor
 
 from dual_cross_attention.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+LARGEST_NORMALIZED = 30.0
+"""Normalized pixels are within a few units of 0; beyond this they are taken for pixels of 0 ... 255."""
+
 
 def check_images(backbone: VisionTransformer, images: Tensor) -> None:
     """Checks that `images` is a normalized float batch (B, C, H, W) of the backbone's input size; B may be 0.
 
+    A warning is logged for values that look like pixels of 0 ... 255, in CPU memory only.
+
     Raises:
-        InputError: another type, rank, number of channels, size, dtype or device; the message says how to convert.
+        InputError: another type, rank, number of channels, size, dtype or device, or (in CPU memory) values that are
+            not finite; the message says how to convert.
     """
     patches = backbone.patch_embed
     channels, weight = patches.proj.in_channels, patches.proj.weight
@@ -46,6 +57,21 @@ def check_images(backbone: VisionTransformer, images: Tensor) -> None:
         raise InputError(f"{expected} of {weight.dtype}, got {images.dtype}: images.to({weight.dtype})")
     if images.device != weight.device and not weight.is_meta:  # Accelerate loads offloaded weights when they are used
         raise InputError(f"{expected} on {weight.device}, where the model is, got {images.device}: images.to(device)")
+    if images.device.type == "cpu" and images.numel() and not torch.compiler.is_compiling():
+        _check_values(images, expected)
+
+
+def _check_values(images: Tensor, expected: str) -> None:
+    largest = float(images.detach().abs().max())
+    if not math.isfinite(largest):
+        raise InputError(f"{expected}, got values that are NaN or infinite")
+    if largest > LARGEST_NORMALIZED:
+        logger.warning(
+            "%s, got values up to %.4g, which look like pixels of 0 ... 255: scale them to 0 ... 1 and normalize them "
+            "as in training, as dual_cross_attention.data.test_transform does",
+            expected,
+            largest,
+        )
 
 
 def _other_type(images: object) -> str:

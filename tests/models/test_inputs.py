@@ -113,3 +113,20 @@ def test_compiled_and_exported(model):
 def test_numpy_as_the_message_says(model):
     given = np.random.default_rng(0).random((2, 3, 32, 48), dtype=np.float32)
     assert model.predict(torch.from_numpy(given)).shape == (2, 5)
+
+
+def test_values_that_are_not_normalized_are_pointed_out(model, caplog):
+    caplog.set_level("WARNING")
+    model.predict(IMAGES)
+    assert not caplog.messages
+    model.predict(IMAGES.abs() * 255 / IMAGES.abs().max())
+    (said,) = caplog.messages
+    assert "0 ... 255" in said and "normalize" in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(model, value):
+    images = IMAGES.clone()
+    images[0, 0, 0, 0] = value
+    with pytest.raises(InputError, match="NaN or infinite"):
+        model.predict(images)
