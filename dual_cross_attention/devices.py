@@ -57,12 +57,21 @@ def resolve_precision(precision: str, device: torch.device, format_version: int)
     """
     if precision != "auto" or format_version == 1:
         return precision
-    return {"no": "fp32"}.get(chosen := choose_precision(precision, device, format_version), chosen)
+    return precision_setting(choose_precision(precision, device, format_version))
+
+
+def precision_setting(mixed_precision: str) -> str:
+    """Accelerate's name of the mixed precision, as of `choose_precision`, as a setting: "fp32", "bf16" or "fp16"."""
+    return "fp32" if mixed_precision == "no" else mixed_precision
 
 
 def available_precision(precision: str, device: torch.device) -> str:
     """The precision of a run that was trained elsewhere: itself, or "auto" where this device does not multiply it."""
-    return "auto" if precision != choose_precision("auto", device) and precision in ("bf16", "fp16") else precision
+    is_lacking = {
+        "fp16": device.type != "cuda",
+        "bf16": choose_precision("auto", device) != "bf16",
+    }
+    return "auto" if is_lacking.get(precision, False) else precision
 
 
 def cpu_multiplies_bf16() -> bool:

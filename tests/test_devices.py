@@ -82,6 +82,14 @@ def test_precision_of_a_cpu_that_multiplies_bf16(monkeypatch):
     assert available_precision("fp32", cpu) == "fp32"
 
 
+def test_a_newer_card_keeps_the_fp16_of_a_run(machine):
+    cuda = torch.device("cuda")
+    machine(cuda=True, bf16=True)
+    assert available_precision("fp16", cuda) == "fp16" and available_precision("bf16", cuda) == "bf16"
+    machine(cuda=True)
+    assert available_precision("bf16", cuda) == "auto"
+
+
 @pytest.mark.parametrize(
     ("has", "multiplies"),
     [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True), ({}, False)],

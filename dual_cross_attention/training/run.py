@@ -20,6 +20,7 @@ from dual_cross_attention.devices import (
     choose_device,
     choose_precision,
     keep_freed_memory,
+    precision_setting,
     resolve_precision,
 )
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
@@ -222,8 +223,7 @@ def _build_trainer(
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
 
-    chosen = choose_precision(config.precision, device, config.format_version)
-    precision = {"no": "fp32"}.get(chosen, chosen)
+    precision = precision_setting(choose_precision(config.precision, device, config.format_version))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
