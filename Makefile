@@ -35,7 +35,7 @@ lint: $(VENV)/ready  ## ruff
 	$(BIN)/ruff format --check .
 
 docs: $(VENV)/docs-ready  ## the documentation, into site/; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict   # the notice is about later versions of MkDocs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/docs-ready: $(VENV)/ready
 	$(BIN)/pip install --quiet --editable '.[docs]'
