@@ -1,10 +1,10 @@
-"""Images per second of the training loader, by reading processes and cache, beside what a training step takes.
+"""Images per second of the training loader, by workers and cache, beside what a training step takes.
 
     python -m benchmarks.data --workers 0 1 2 4 8 --step_images_per_second 120
     python -m benchmarks.data --dataset cub --data_root DIR --workers 8
 
-Read, decode, resize, crop, flip, normalise and collate, as `dcal train` does it for fine-grained recognition, with
-nothing else beside it. Without --data_root the pictures are smooth noise, about as large in bytes as photographs,
+Read, decode, resize, crop, flip, normalize and collate, as `dcal train` does it for fine-grained recognition, with
+nothing else beside it. Without --data_root the images are smooth noise, about as large in bytes as photographs,
 written as JPEG files into a temporary folder. The first epoch starts the processes and fills the caches (the system's,
 of files, too), and stands in a column of its own; the others are measured, and the median is taken.
 """
@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.measure import table, write_json
 from dual_cross_attention.configs.training_config import sides
-from dual_cross_attention.data import PictureList, load_fgvc, train_loader, train_transform
+from dual_cross_attention.data import ImageList, load_fgvc, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory, pixel_bytes
 from dual_cross_attention.data.loaders import Batches
 
@@ -40,9 +40,9 @@ def main() -> int:
     parser.add_argument("--img_size", type=int, nargs="+", default=[448], help="a side, or height and width")
     parser.add_argument("--resize_size", type=int, nargs="+", default=[550], help="a side, or height and width")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--pictures", type=int, default=600, help="of a real data set: at most so many")
+    parser.add_argument("--images", "--pictures", type=int, default=600, help="of a real dataset: at most so many")
     parser.add_argument("--source_size", type=int, nargs=2, default=[500, 375], help="width and height of drawn ones")
-    parser.add_argument("--data_root", help="a real data set's folder; unset: pictures are drawn")
+    parser.add_argument("--data_root", help="a real dataset's folder; unset: images are drawn")
     parser.add_argument("--dataset", default="cub", help="its name, as that of dcal train --task fgvc")
     parser.add_argument("--epochs", type=int, default=3, help="measured ones, after the first")
     parser.add_argument(
@@ -57,16 +57,16 @@ def main() -> int:
     for name in ("img_size", "resize_size"):
         setattr(given, name, tuple(sides(name, getattr(given, name))))
 
-    torch.set_num_threads(1)  # as in a reading process, so that 0 processes compare with 1
+    torch.set_num_threads(1)  # as in a worker, so that 0 processes compare with 1
     with tempfile.TemporaryDirectory() as folder:
         if given.data_root:
-            pictures = load_fgvc(given.dataset, given.data_root, download=False).train
-            chosen = np.random.default_rng(0).permutation(len(pictures))[: given.pictures]
-            pictures = PictureList([pictures.pictures[i] for i in chosen], [pictures.labels[i] for i in chosen])
+            images = load_fgvc(given.dataset, given.data_root, download=False).train
+            chosen = np.random.default_rng(0).permutation(len(images))[: given.images]
+            images = ImageList([images.images[i] for i in chosen], [images.labels[i] for i in chosen])
         else:
-            pictures = draw_pictures(Path(folder), given.pictures, *given.source_size)
+            images = draw_images(Path(folder), given.images, *given.source_size)
         rows = {
-            f"cache {cache}, {workers} processes": measure(pictures, cache, workers, given)
+            f"cache {cache}, {workers} processes": measure(images, cache, workers, given)
             for cache in given.cache
             for workers in given.workers
         }
@@ -75,7 +75,7 @@ def main() -> int:
             row["steps fed"] = row["images/s"] / given.step_images_per_second
     source = given.dataset if given.data_root else f"drawn {given.source_size[0]}x{given.source_size[1]} JPEGs"
     setting = (
-        f"{len(pictures)} pictures, {source}, resized to {given.resize_size}, cropped to "
+        f"{len(images)} images, {source}, resized to {given.resize_size}, cropped to "
         f"{given.img_size}, batch {given.batch_size}, {given.device}, {os.cpu_count()} cores; "
         f"median of {given.epochs} epochs"
     )
@@ -84,7 +84,7 @@ def main() -> int:
     return 0
 
 
-def draw_pictures(folder: Path, count: int, width: int, height: int) -> PictureList:
+def draw_images(folder: Path, count: int, width: int, height: int) -> ImageList:
     """JPEG files of quality 90 with detail on every scale, the less the finer, as photographs have it."""
     random = np.random.default_rng(0)
     paths = [folder / f"{index:05}.jpg" for index in range(count)]
@@ -95,21 +95,21 @@ def draw_pictures(folder: Path, count: int, width: int, height: int) -> PictureL
             layer = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
             pixels += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) - 128.0
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-    return PictureList(paths, [index % 2 for index in range(count)])
+    return ImageList(paths, [index % 2 for index in range(count)])
 
 
-def measure(pictures: PictureList, cache: str, workers: int, given: argparse.Namespace) -> Row:
+def measure(images: ImageList, cache: str, workers: int, given: argparse.Namespace) -> Row:
     """One row of the table."""
     resize, device = given.resize_size, torch.device(given.device)
     if cache == "ram":
-        check_memory(len(pictures), resize)
+        check_memory(len(images), resize)
     transform = train_transform(given.img_size, resize, HALF, HALF)
-    loader = train_loader(pictures, transform, given.batch_size, workers, 0, device.type, cache=cache == "ram")
-    first, *others = [len(pictures) / epoch_seconds(loader, epoch, device) for epoch in range(given.epochs + 1)]
+    loader = train_loader(images, transform, given.batch_size, workers, 0, device.type, cache=cache == "ram")
+    first, *others = [len(images) / epoch_seconds(loader, epoch, device) for epoch in range(given.epochs + 1)]
     return {
         "images/s": statistics.median(others),
         "first epoch images/s": first,
-        "cache MiB": pixel_bytes(len(pictures), resize) / 2**20 if cache == "ram" else None,
+        "cache MiB": pixel_bytes(len(images), resize) / 2**20 if cache == "ram" else None,
     }
 
 

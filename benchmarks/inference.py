@@ -90,7 +90,7 @@ def our_model(given: argparse.Namespace, device: torch.device) -> DualCrossAtten
 
 
 def prediction(model: nn.Module, row: str, size: int, given: argparse.Namespace) -> Function:
-    """A function that predicts the classes of `size` random pictures, always the same."""
+    """A function that predicts the classes of `size` random images, always the same."""
     device, dtype = chosen_device(given)
     images = torch.randn(size, 3, *sides("img_size", given.img_size), device=device)
 

@@ -1,11 +1,11 @@
-"""What several processes gain: pictures a second of the program that users run, under torchrun, against one process.
+"""What several processes gain: images a second of the program that users run, under torchrun, against one process.
 
     python -m benchmarks.processes --processes 1 2 --device cpu
     python -m benchmarks.processes --processes 1 2 4 8 --device cuda --backbone vit_base_patch16_224 --batch_size 32
     python -m benchmarks.processes --processes 1 2 -- --parallel fsdp
 
 Every process has the same micro-batch, so N of them should be N times as fast: the efficiency is the share of that. On
-a CPU each has one thread. Pictures are those of the toy set; the rate is that of the last epoch's steps, and of several
+a CPU each has one thread. Images are those of the toy set; the rate is that of the last epoch's steps, and of several
 turns the median. What stands behind `--` goes to `dcal train`.
 """
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--backbone", default="deit_tiny_patch16_224")
     parser.add_argument("--img_size", type=int, default=224)
-    parser.add_argument("--batch_size", type=int, default=16, help="pictures of a process's micro-batch")
+    parser.add_argument("--batch_size", type=int, default=16, help="images of a process's micro-batch")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("train_flags", nargs="*", help="flags of dcal train, behind --")
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, rate in medians.items()
     }
     print(
-        f"{given.backbone} at {given.img_size}, {given.batch_size} pictures a process, {' '.join(given.train_flags)}; "
+        f"{given.backbone} at {given.img_size}, {given.batch_size} images a process, {' '.join(given.train_flags)}; "
         f"{describe_machine(device, dtype)}\n"
     )
     print(table(rows))

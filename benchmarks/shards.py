@@ -1,11 +1,11 @@
-"""Start-up and memory of `--dataset shards` by the number of pictures, and pictures read a second, beside files.
+"""Start-up and memory of `--dataset shards` by the number of images, and images read a second, beside files.
 
     python -m benchmarks.shards
 
-Start-up is from the data set's name to the indices of the first batch: its labels and places read, classes and queries
-checked, order and loader made. A million pictures are simulated by an index whose rows name the same 1,000 small
+Start-up is from the dataset's name to the indices of the first batch: its labels and places read, classes and queries
+checked, order and loader made. A million images are simulated by an index whose rows name the same 1,000 small
 members of one archive again and again, which is what start-up reads of it; `--dataset folder` has as many hard links.
-Identities have 20 pictures each. Every row of the first table is of a fresh process, and memory is its peak above that
+Identities have 20 images each. Every row of the first table is of a fresh process, and memory is its peak above that
 of an idle one. The second table is of the training loader in this process, with JPEG files of 500x375 pixels.
 """
 
@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.data import HALF, draw_pictures, epoch_seconds
+from benchmarks.data import HALF, draw_images, epoch_seconds
 from benchmarks.measure import describe_machine, in_fresh_process, table, write_json
-from dual_cross_attention.data import PictureList, train_loader, train_transform
-from dual_cross_attention.data.fgvc.shards import pictures_of
+from dual_cross_attention.data import ImageList, train_loader, train_transform
+from dual_cross_attention.data.fgvc.shards import images_of
 from dual_cross_attention.data.shards.index import index_of, make_index, row_type, write_index
 from dual_cross_attention.data.shards.writing import ArchiveWriter
 
 MEMBERS = 1000  # that are really there
 CLASSES = 100
 PER_IDENTITY = 20
-TESTED = 1000  # pictures of a test split
+TESTED = 1000  # images of a test split
 CPU = torch.device("cpu")
 
 Row = dict[str, float | str | None]
@@ -40,9 +40,9 @@ Row = dict[str, float | str | None]
 def main() -> int:
     """Measure start-up, then reading, and print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
+    parser.add_argument("--images", "--pictures", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--files", type=int, nargs="*", default=[1000, 100_000], help="of --dataset folder")
-    parser.add_argument("--read", type=int, default=400, help="pictures of the second table; 0: none")
+    parser.add_argument("--read", type=int, default=400, help="images of the second table; 0: none")
     parser.add_argument("--repeats", type=int, default=3, help="fresh processes a row, of which the median")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     given = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> int:
     started, read = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for task in ("fgvc", "reid"):
-            for dataset, counts, write in (("shards", given.pictures, simulate), ("folder", given.files, link_files)):
+            for dataset, counts, write in (("shards", given.images, simulate), ("folder", given.files, link_files)):
                 for count in counts:
                     home = Path(folder) / f"{task}-{dataset}-{count}"
                     write(home, task, count, content)
@@ -61,10 +61,8 @@ def main() -> int:
                         "first batch ms": runs[len(runs) // 2][1],
                         "memory MiB": runs[len(runs) // 2][2],
                     }
-        print(f"{describe_machine(CPU, torch.float32)}\n\n{table(started, 'task, data set, training pictures')}\n")
-        print(
-            f"headers read, once: {header_seconds(Path(folder)):.1f} s a million pictures (KEY.jpg and KEY.cls each)\n"
-        )
+        print(f"{describe_machine(CPU, torch.float32)}\n\n{table(started, 'task, dataset, training images')}\n")
+        print(f"headers read, once: {header_seconds(Path(folder)):.1f} s a million images (KEY.jpg and KEY.cls each)\n")
         if given.read:
             read = reading(Path(folder) / "read", given.read)
             print(table(read, "read from"))
@@ -73,9 +71,9 @@ def main() -> int:
 
 
 def small_jpeg() -> bytes:
-    """A picture of 16x16 pixels."""
+    """An image of 16x16 pixels."""
     with tempfile.TemporaryDirectory() as folder:
-        return draw_pictures(Path(folder), 1, 16, 16).pictures[0].read_bytes()
+        return draw_images(Path(folder), 1, 16, 16).images[0].read_bytes()
 
 
 def start_up(task: str, dataset: str, home: Path) -> tuple[float, float, float]:
@@ -96,7 +94,7 @@ def start_up(task: str, dataset: str, home: Path) -> tuple[float, float, float]:
 
 
 def simulate(home: Path, task: str, count: int, content: bytes) -> None:
-    """Archives of `MEMBERS` pictures, and an index that says that there are `count` to train on."""
+    """Archives of `MEMBERS` images, and an index that says that there are `count` to train on."""
     home.mkdir()
     for split in ("train", "val") if task == "fgvc" else ("train", "query", "gallery"):
         writer = ArchiveWriter(home, split, 10**9)
@@ -114,7 +112,7 @@ def simulate(home: Path, task: str, count: int, content: bytes) -> None:
 
 
 def label(task: str, number: int, split: str) -> dict[str, bytes]:
-    """The member that says what a picture shows."""
+    """The member that says what an image shows."""
     if task == "fgvc":
         return {"cls": b"%d" % (number % CLASSES)}
     name = f"{number // PER_IDENTITY:08}"
@@ -135,7 +133,7 @@ def link_files(home: Path, task: str, count: int, content: bytes) -> None:
 
 
 def header_seconds(folder: Path, count: int = 20_000) -> float:
-    """Seconds for a million pictures, of reading headers and labels of an archive and writing its index."""
+    """Seconds for a million images, of reading headers and labels of an archive and writing its index."""
     writer = ArchiveWriter(folder, "headers", 10**12)
     list(writer.write({"jpg": bytes(10_000), **label("fgvc", number, "train")} for number in range(count)))
     start = time.perf_counter()
@@ -144,38 +142,38 @@ def header_seconds(folder: Path, count: int = 20_000) -> float:
 
 
 def reading(folder: Path, count: int) -> dict[str, Row]:
-    """Pictures a second of the training loader, from files and from an archive of the same, in turns."""
+    """Images a second of the training loader, from files and from an archive of the same, in turns."""
     folder.mkdir()
-    files = draw_pictures(folder, count, 500, 375)
+    files = draw_images(folder, count, 500, 375)
     writer = ArchiveWriter(folder, "train", 10**12)
-    list(writer.write({"jpg": path.read_bytes(), "cls": b"0"} for path in files.pictures))
+    list(writer.write({"jpg": path.read_bytes(), "cls": b"0"} for path in files.images))
     index = index_of([folder / writer.archives[0]], "fgvc", "train", [])
-    lists: dict[str, PictureList] = {"files": files, "shards": pictures_of(index, ["0", "1"])}
+    lists: dict[str, ImageList] = {"files": files, "shards": images_of(index, ["0", "1"])}
     transform = train_transform((448, 448), (550, 550), HALF, HALF)
-    loaders = {name: train_loader(pictures, transform, 16, 0, 0, "cpu") for name, pictures in lists.items()}
+    loaders = {name: train_loader(images, transform, 16, 0, 0, "cpu") for name, images in lists.items()}
     whole: dict[str, list[float]] = {name: [] for name in lists}
     opened: dict[str, list[float]] = {name: [] for name in lists}
     for epoch in range(4):
         for name, loader in loaders.items():
             seconds = epoch_seconds(loader, epoch, CPU)
-            taken = seconds_of(lambda name=name: [read_bytes(picture) for picture in lists[name].pictures])
+            taken = seconds_of(lambda name=name: [read_bytes(image) for image in lists[name].images])
             if epoch:  # the first fills the system's cache
                 whole[name].append(count / seconds)
                 opened[name].append(count / taken)
     return {
         name: {
-            "pictures/s, decoded and augmented": float(np.median(whole[name])),
-            "pictures/s, bytes alone": float(np.median(opened[name])),
+            "images/s, decoded and augmented": float(np.median(whole[name])),
+            "images/s, bytes alone": float(np.median(opened[name])),
         }
         for name in lists
     }
 
 
-def read_bytes(picture) -> bytes:
+def read_bytes(image) -> bytes:
     """All of a file or member, as the decoder would get it."""
     from dual_cross_attention.data.images import open_bytes
 
-    with open_bytes(picture) as file:
+    with open_bytes(image) as file:
         return file.read()
 
 

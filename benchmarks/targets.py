@@ -172,7 +172,7 @@ TINY_FLAGS = {
     "train_step": f"{TINY} --batch_size 2 --repeats 1",
     "inference": f"{TINY} --repeats 1",
     "rollout": "--repeats 1 --tokens 197",
-    "epoch": f"{TINY} --batch_size 2 --pictures 8",
+    "epoch": f"{TINY} --batch_size 2 --images 8",
     "small_card": f"{TINY} --batch_size 2 --steps 11",
 }
 

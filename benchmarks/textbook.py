@@ -3,7 +3,7 @@
 Notable:
 - attention is an explicit softmax, and the matrices of all blocks are kept;
 - rollout is a product of these matrices, each tokens × tokens;
-- the distractor is a third stream: its picture runs through plain self-attention from the stem to the last block;
+- the distractor is a third stream: its image runs through plain self-attention from the stem to the last block;
 - nothing is shared between the streams but the weights.
 """
 
@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dual_cross_attention.attention import draw_distractors, select_local
+from dual_cross_attention.attention import sample_distractors, select_local
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, DualOutput
 
 
@@ -25,7 +25,7 @@ class TextbookDCAL(nn.Module):
     checkpointing.
 
     Args:
-        dcal: a model with all branches, over a DeiT or ViT without normalised queries or gates. It is shared, not
+        dcal: a model with all branches, over a DeiT or ViT without normalized queries or gates. It is shared, not
             copied.
 
     Raises:
@@ -49,12 +49,12 @@ class TextbookDCAL(nn.Module):
         """See `DualCrossAttentionViT.forward`; always with all branches."""
         if branches is not None and set(branches) != set(self.branches):
             raise ValueError(f"the textbook has all three branches: got {', '.join(branches)}")
-        pictures = {"sa": images}
+        inputs = {"sa": images}
         if self.training:
             if distractors is None:
-                distractors = draw_distractors(len(images), images.device)
-            pictures |= {"pwca": images, "distractor": images[distractors]}
-        streams, matrices = self._run_streams(pictures)
+                distractors = sample_distractors(len(images), images.device)
+            inputs |= {"pwca": images, "distractor": images[distractors]}
+        streams, matrices = self._run_streams(inputs)
 
         vit, dcal, out = self.backbone, self.dcal, DualOutput()
         for branch in ("sa", "pwca") if self.training else ("sa",):
@@ -71,10 +71,10 @@ class TextbookDCAL(nn.Module):
         out.logits["glca"] = dcal.glca_head(vit.head_drop(out.features["glca"]))
         return out
 
-    def _run_streams(self, pictures: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _run_streams(self, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Stem and blocks of every stream: its last tokens (B, N, D); SA's weights of all blocks (B, heads, N, N)."""
         vit = self.backbone
-        streams = {name: vit.norm_pre(vit._pos_embed(vit.patch_embed(own))) for name, own in pictures.items()}
+        streams = {name: vit.norm_pre(vit._pos_embed(vit.patch_embed(own))) for name, own in inputs.items()}
         matrices = []
         for block in vit.blocks:
             heads = {name: project(block, block.norm1(tokens)) for name, tokens in streams.items()}

@@ -5,7 +5,7 @@
     python -m benchmarks.train_step --rows timm full --compile true --memory false
     python -m benchmarks.train_step --rows sa_only sa_glca full full:pwca_blocks=4 full:distractor_tokens=0.25
 
-Forward, loss, backward and the task's optimiser, on the same random batch. Rows: `timm` is timm's own model and
+Forward, loss, backward and the task's optimizer, on the same random batch. Rows: `timm` is timm's own model and
 cross-entropy, without any code of ours; `textbook` is `benchmarks.textbook`, never compiled nor checkpointed. An
 ablation may be followed by arguments of `create_model`, as `full:pwca_blocks=4,distractor_tokens=0.25`; the mean step
 with `pwca_every` K takes (full + (K - 1) · sa_glca) / K. FLOPs are those that run, forward and
@@ -57,7 +57,7 @@ ROWS = ("timm", *ABLATIONS, "textbook")
 OPTIMIZERS = {"fgvc": "adamw", "reid": "sgd"}
 DROP_PATH_RATE = 0.1
 IMAGES_PER_IDENTITY = 4
-WARMUP = 3  # steps: the first ones compile, and make the optimiser's state
+WARMUP = 3  # steps: the first ones compile, and make the optimizer's state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +138,7 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class TrainingStep:
-    """A whole step on the same random batch: forward, loss, backward, optimiser; fp16 with loss scaling.
+    """A whole step on the same random batch: forward, loss, backward, optimizer; fp16 with loss scaling.
 
     Args:
         row: one of `ROWS`, or an ablation with settings.

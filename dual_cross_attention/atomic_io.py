@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path beside a file's, NAME.tmp; what was written there when the block ends is flushed and renamed.
 
     If the block raises, or there is no room, the file stays as it was.

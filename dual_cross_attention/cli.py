@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dual_cross_attention.commands import check_data, eval, shard, train
 from dual_cross_attention.commands.output import flush_or_discard
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.version import __version__
 
 COMMANDS = {"train": train, "eval": eval, "check-data": check_data, "shard": shard}
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 1 for a data set with pictures that cannot be read or a training of which another process
-        has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was asked to leave and can
-        go on, 130 after Ctrl-C elsewhere. One of several processes that train together does not return, and ends with
-        it.
+        The exit status: 0, 1 for a dataset with images that cannot be read or a training of which another process
+        has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop and can
+        continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return, and ends
+        with it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)
@@ -72,12 +72,12 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at exit
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted; a training goes on from its last checkpoint with the same command", 130)
+        return _fail("interrupted; a training resumes from its last checkpoint with the same command", 130)
 
 
 def _fail(error: Exception | str, status: int) -> int:
     message = str(error)
     if "Original Traceback" in message:  # raised in a data worker: what matters is at the end
         message = message.strip().splitlines()[-1].partition(": ")[2]
-    print("dcal: error:", printable(" ".join(message.split())), file=sys.stderr)
+    print("dcal: error:", escape(" ".join(message.split())), file=sys.stderr)
     return status

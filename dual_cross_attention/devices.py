@@ -117,7 +117,7 @@ def choose_compile(setting: bool | str, device: torch.device, steps: int, sharde
         return False, ""
     try:
         torch.compile(lambda x: x * 2 + 1, fullgraph=True)(torch.ones(8, device=device))
-    except Exception as error:  # whatever a half-installed toolchain raises: the run can go on without
+    except Exception as error:  # whatever a half-installed toolchain raises: the run can continue without
         return False, f"torch.compile does not work here, so the run goes without: {' '.join(str(error).split())[:200]}"
     return True, ""
 
@@ -130,7 +130,7 @@ def keep_freed_memory() -> None:
     """From now on this process keeps the memory that it frees, for the next step to use; without glibc, nothing.
 
     glibc gives large blocks back at once, and a step then asks for each page anew: a step of DeiT-Tiny at 448 on two
-    CPU cores took 1.1 times as long, and a reading process eight times as long to put a picture into its batch. The
+    CPU cores took 1.1 times as long, and a worker eight times as long to put an image into its batch. The
     peak is the same; what is lost is that memory is free for others between steps.
     """
     if not sys.platform.startswith("linux"):

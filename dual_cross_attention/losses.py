@@ -32,7 +32,7 @@ class UncertaintyWeighting(nn.Module):
         self.branches = tuple(branches)
         self.bound = bound
         self.absent: frozenset[str] = frozenset()
-        self.w = nn.Parameter(torch.zeros(len(self.branches)))  # a vector: optimisers leave it out of weight decay
+        self.w = nn.Parameter(torch.zeros(len(self.branches)))  # a vector: optimizers leave it out of weight decay
 
     def forward(
         self, losses: Mapping[str, Tensor], scales: Mapping[str, float] | None = None
@@ -61,7 +61,7 @@ class UncertaintyWeighting(nn.Module):
                 if branch in losses
             ]
             total = 0.5 * torch.stack(terms).sum()
-        used = self.w.detach().clone()  # the optimiser changes w in place
+        used = self.w.detach().clone()  # the optimizer changes w in place
         return total, {f"w_{branch}": w for branch, w in zip(self.branches, used, strict=True)}
 
     @torch.no_grad()
@@ -103,12 +103,12 @@ def check_branches(losses: Mapping[str, Tensor], scales: Mapping[str, float], br
         raise ValueError(f"expected the losses of {sorted(scales)}, got {sorted(losses)}")
 
 
-class IdentityLoss(nn.Module):
+class ReIDLoss(nn.Module):
     """Cross-entropy of the identity, plus a batch-hard triplet loss on the feature before the neck.
 
-    For every picture of the batch, the farthest of the same identity and the nearest of another:
+    For every image of the batch, the farthest of the same identity and the nearest of another:
     log(1 + exp(d_positive − d_negative)), averaged (soft margin), or max(0, d_positive − d_negative + margin).
-    d is Euclidean, of features that are not normalised.
+    d is Euclidean, of features that are not normalized.
 
     Source: Hermans, Beyer & Leibe 2017, "In Defense of the Triplet Loss", section 2, and TransReID (arXiv 2102.04378),
     section 3.1, whose recipe DCAL takes.
@@ -131,7 +131,7 @@ class IdentityLoss(nn.Module):
 
 
 def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | None = None) -> Tensor:
-    """The triplet part of `IdentityLoss`: (B, D) and (B,) → a scalar, averaged over pictures that have both sides.
+    """The triplet part of `ReIDLoss`: (B, D) and (B,) → a scalar, averaged over images that have both sides.
 
     Written here, since a library's miner picks the pairs by index, and every such look waits for the GPU: masks do not.
     """

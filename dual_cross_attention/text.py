@@ -6,7 +6,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 8, 8, 80, 80, 80
 
 
-def printable(name: object) -> str:
+def escape(name: object) -> str:
     """A name as one line of text: line breaks, control characters and bytes that are no UTF-8 are escaped (`\\n`)."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
@@ -14,9 +14,9 @@ def printable(name: object) -> str:
     )
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value in a message: as Python writes it, cut where it is long or deep."""
     try:
-        return printable(_SHORT.repr(value))
+        return escape(_SHORT.repr(value))
     except Exception:  # such as a number of more digits than Python writes
         return f"a {type(value).__name__} that cannot be shown"

@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from dual_cross_attention.data.names import as_on_disk
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 MAX_LABEL_BYTES = 256 * 2**20
-"""Of a label file. The largest of a known data set, VeRi-776's XML, has 6 MB."""
+"""Of a label file. The largest of a known dataset, VeRi-776's XML, has 6 MB."""
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -35,29 +35,29 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         raise
 
 
-def read_text(path: Path, data_set: str) -> str:
+def read_text(path: Path, dataset: str) -> str:
     """The text of a label file in UTF-8, with or without a byte order mark; line ends of any system become `\\n`.
 
     Raises:
         FileNotFoundError: there is none; what was expected is for the caller to say.
         InputError: it cannot be read, or is no text.
     """
-    raw = read_label_bytes(path, data_set)
+    raw = read_label_bytes(path, dataset)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{data_set}: {printable(path)}, line {line}: cannot be read as text: expected UTF-8, got the byte "
+            f"{dataset}: {escape(path)}, line {line}: cannot be read as text: expected UTF-8, got the byte "
             f"0x{raw[error.start]:02x}"
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{data_set}: {printable(path)}, line {line}: expected text, got a NUL byte")
+        raise InputError(f"{dataset}: {escape(path)}, line {line}: expected text, got a NUL byte")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_label_bytes(path: Path, data_set: str) -> bytes:
+def read_label_bytes(path: Path, dataset: str) -> bytes:
     """What a label file holds; errors as in `read_text`."""
     try:
         with open_regular(path) as file:
@@ -66,11 +66,10 @@ def read_label_bytes(path: Path, data_set: str) -> bytes:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{data_set}: {printable(path)} cannot be read as text: {reason}") from error
+        raise InputError(f"{dataset}: {escape(path)} cannot be read as text: {reason}") from error
     if len(raw) > MAX_LABEL_BYTES:
         raise InputError(
-            f"{data_set}: {printable(path)}: expected a label file of at most {MAX_LABEL_BYTES >> 20} MiB, got a "
-            "larger one"
+            f"{dataset}: {escape(path)}: expected a label file of at most {MAX_LABEL_BYTES >> 20} MiB, got a larger one"
         )
     return raw
 
@@ -98,5 +97,5 @@ def inside(folder: Path, name: str, where: str) -> Path:
                 path = path.relative_to(home)
                 break
     if ".." in path.parts or path.is_absolute() or not path.parts:
-        raise InputError(f"{where}: expected the path of a file inside of {printable(folder)}, got {printable(name)!r}")
+        raise InputError(f"{where}: expected the path of a file inside of {escape(folder)}, got {escape(name)!r}")
     return as_on_disk(folder, path)

@@ -1,4 +1,4 @@
-"""What many tests share: small pictures, a small model, and the command line called in this process."""
+"""What many tests share: small images, a small model, and the command line called in this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,16 +69,16 @@ def dcal(capsys) -> Callable[..., Outcome]:
 
 
 @pytest.fixture(scope="session")
-def make_pictures() -> Callable[[Path], Path]:
-    """Makes a data set of the `folder` kind: three classes by colour, 12 and 6 pictures of 32 x 32 each."""
+def make_images() -> Callable[[Path], Path]:
+    """Makes a dataset of the `folder` kind: three classes by color, 12 and 6 images of 32 x 32 each."""
 
     def make(root: Path) -> Path:
         random = Random(0)
         for split, count in (("train", 12), ("val", 6)):
-            for name, colour in CLASSES.items():
+            for name, color in CLASSES.items():
                 (root / split / name).mkdir(parents=True)
                 for i in range(count):
-                    varied = tuple(channel + random.randint(-50, 50) for channel in colour)
+                    varied = tuple(channel + random.randint(-50, 50) for channel in color)
                     Image.new("RGB", (32, 32), varied).save(root / split / name / f"{i:02}.png")
         return root
 
@@ -86,18 +86,18 @@ def make_pictures() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory, make_pictures) -> Path:
-    """A small data set that no test changes."""
-    return make_pictures(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory, make_images) -> Path:
+    """A small dataset that no test changes."""
+    return make_images(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="session")
-def small(pictures) -> list[str]:
-    """Flags of a training that takes a second: the small pictures, a tiny ViT, 2 epochs of 5 steps."""
+def small(images) -> list[str]:
+    """Flags of a training that takes a second: the small images, a tiny ViT, 2 epochs of 5 steps."""
     return [
         *TINY_VIT,
         "--dataset=folder",
-        f"--data_root={pictures}",
+        f"--data_root={images}",
         "--epochs=2",
         "--batch_size=8",
         "--lr=1e-3",
@@ -109,7 +109,7 @@ def small(pictures) -> list[str]:
 
 @pytest.fixture(scope="session")
 def make_people() -> Callable[[Path], Path]:
-    """Makes a data set of the `folder` kind: people by colour, 6 training, 1 query, 2 gallery pictures per camera."""
+    """Makes a dataset of the `folder` kind: people by color, 6 training, 1 query, 2 gallery images per camera."""
 
     def make(root: Path) -> Path:
         random = Random(0)

@@ -113,21 +113,21 @@ def test_any_bytes_as_yaml(raw):
 
 
 class Layout:
-    """A data set of a few files that are empty pictures (only their names count here), and lists of them.
+    """A dataset of a few files that are empty images (only their names count here), and lists of them.
 
     Args:
         load: reads it from a folder.
         lists: the files to be written, with what a good one holds.
-        pictures: paths of pictures.
+        images: paths of images.
     """
 
-    def __init__(self, load: Callable[[Path], object], lists: dict[str, str], pictures: list[str]):
-        self.load, self.lists, self.pictures = load, lists, pictures
+    def __init__(self, load: Callable[[Path], object], lists: dict[str, str], images: list[str]):
+        self.load, self.lists, self.images = load, lists, images
 
     def read(self, changed: str, raw: bytes) -> object:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            for name in self.pictures:
+            for name in self.images:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).touch()
             for name, text in self.lists.items():

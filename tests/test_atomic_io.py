@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dual_cross_attention.atomic_io import make_folder, written_beside
+from dual_cross_attention.atomic_io import atomic_write, make_folder
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_content_is_flushed_before_the_name_and_the_name_after(tmp_path, done):
     make_folder(path.parent)
     assert done == [("flush", tmp_path.name)]
     done.clear()
-    with written_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert not path.exists() and temporary.parent == path.parent
     assert done == [("flush", "a.txt.tmp"), ("rename", "a.txt"), ("flush", "folder")]
@@ -51,7 +51,7 @@ def test_what_fails_leaves_the_old_and_no_part_of_the_new(tmp_path, monkeypatch,
     name = {"flush": "fsync", "rename": "replace"}.get(at)
     if name:
         monkeypatch.setattr(os, name, fail)
-    with pytest.raises(type(error)), written_beside(path) as temporary:
+    with pytest.raises(type(error)), atomic_write(path) as temporary:
         temporary.write_text("half")
         if at == "writing":
             fail()

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dual_cross_attention.data.images import read_picture
+from dual_cross_attention.data.images import read_image
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def refused(dcal, tmp_path, monkeypatch):
         ("nope", "unknown command 'nope': there is train, eval, check-data"),
         ("train --task reid2", "unknown task 'reid2': there is fgvc"),
         ("train --task=", "unknown task '': there is fgvc"),
-        ("train --dataset birds", "unknown data set 'birds': there are toy, cub, cars, aircraft, folder"),
+        ("train --dataset birds", "unknown dataset 'birds': there are toy, cub, cars, aircraft, folder"),
         ("train --dataset", "--dataset: expected text, got nothing"),
         ("train --bacth_size 3", "unknown flag --bacth_size: did you mean --batch_size? there are --task, --dataset, "),
         ("train --batch 3", "unknown flag --batch: "),  # no abbreviations: a later flag could change what they mean
@@ -114,7 +114,7 @@ def test_a_batch_of_one_is_fine_without_pwca(dcal, small, tmp_path):
         ("bach_size: 3", "unknown setting 'bach_size': did you mean batch_size? there are task, dataset, "),
         ("config: other.yaml", "unknown setting 'config': "),
         ("3: 4", "unknown setting '3': there are task, "),
-        ("dataset: [cub]", "unknown data set '['cub']': there are toy, "),
+        ("dataset: [cub]", "unknown dataset '['cub']': there are toy, "),
         ("task: null", "unknown task 'None': there is fgvc"),
     ],
 )  # fmt: skip
@@ -158,20 +158,20 @@ def test_data_root_missing_or_wrong(refused, tmp_path):
             assert layout in wanted and "get it from" in wanted and str(wrong) in wanted
 
 
-def test_pictures_that_cannot_be_trained_on(refused, small, make_pictures, tmp_path):
+def test_images_that_cannot_be_trained_on(refused, small, make_images, tmp_path):
     flags = ["train", *small, "--output_dir", tmp_path / "run", "--data_root"]
-    root = make_pictures(tmp_path / "one class")
+    root = make_images(tmp_path / "one class")
     for split in ("train", "val"):
         for name in ("bee", "cat"):
             shutil.rmtree(root / split / name)
     assert "expected at least two classes, found 1" in refused(*flags, root)
 
-    root = make_pictures(tmp_path / "empty split")
+    root = make_images(tmp_path / "empty split")
     for path in root.glob("val/*/*.png"):
         path.unlink()
     assert "the test split is empty" in refused(*flags, root)
 
-    root = make_pictures(tmp_path / "no split")
+    root = make_images(tmp_path / "no split")
     shutil.rmtree(root / "val")
     assert "train/CLASS/*.jpg" in refused(*flags, root)
     assert not (tmp_path / "run").exists()
@@ -273,7 +273,7 @@ def test_resuming_what_does_not_fit(dcal, refused, small, tmp_path):
 # --- models to evaluate ---
 
 
-def test_evaluating_what_is_no_model(dcal, refused, small, make_pictures, tmp_path):
+def test_evaluating_what_is_no_model(dcal, refused, small, make_images, tmp_path):
     assert refused("eval", tmp_path).startswith(f"no model at '{tmp_path}': ")
     (tmp_path / "notes.txt").write_text("no model")
     assert "as .safetensors" in refused("eval", tmp_path / "notes.txt")
@@ -302,7 +302,7 @@ def test_evaluating_what_is_no_model(dcal, refused, small, make_pictures, tmp_pa
 
     assert refused("eval", run, "--batch_size", 0).startswith("eval_batch_size: expected a number of at least 1, got 0")
     assert "it does not exist" in refused("eval", run, "--data_root", tmp_path / "nowhere")
-    other = make_pictures(tmp_path / "other")
+    other = make_images(tmp_path / "other")
     for split in ("train", "val"):
         (other / split / "bee").rename(other / split / "wasp")
     assert "the model knows 3 classes (ant, …), the data" in refused("eval", run, "--data_root", other)
@@ -312,17 +312,17 @@ def test_evaluating_what_is_no_model(dcal, refused, small, make_pictures, tmp_pa
     assert "cannot read" in refused("eval", run)
 
 
-# --- pictures that cannot be read ---
+# --- images that cannot be read ---
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_pictures_do_not_end_a_run(dcal, small, make_pictures, tmp_path, workers):
+def test_broken_images_do_not_end_a_run(dcal, small, make_images, tmp_path, workers):
     """They are named once, skipped, counted, and reported at the end."""
-    root = make_pictures(tmp_path / "pictures")
+    root = make_images(tmp_path / "pictures")
     broken = root / "train" / "ant" / "03.png"
     broken.write_bytes(broken.read_bytes()[:40])
     odd = root / "val" / "cat" / "[red]00.png"
-    odd.write_text("no picture")
+    odd.write_text("no image")
     run = tmp_path / "run"
     flags = [*small, "--data_root", root, "--epochs=3", "--num_workers", workers, "--output_dir", run]
     outcome = dcal("train", *flags)
@@ -332,57 +332,57 @@ def test_broken_pictures_do_not_end_a_run(dcal, small, make_pictures, tmp_path, 
         assert sum(str(path) in line for line in warnings) == 1
     assert len(warnings) == 2
     end = outcome.out[outcome.out.index("best epoch") :]
-    assert "2 pictures could not be read" in end and str(broken) in end and str(odd) in end
-    # The rest is scored: 18 pictures of 3 classes, and not the broken nineteenth.
+    assert "2 images could not be read" in end and str(broken) in end and str(odd) in end
+    # The rest is scored: 18 images of 3 classes, and not the broken nineteenth.
     result = json.loads(dcal("eval", run, "--json", "-").out)
     assert (result["images"], result["unreadable"]) == (18, 1)
     assert result["top1"] * 18 / 100 == pytest.approx(round(result["top1"] * 18 / 100), abs=1e-4)
     # Said again when the finished run is looked at again.
-    assert "2 pictures could not be read" in dcal("train", *flags).out
+    assert "2 images could not be read" in dcal("train", *flags).out
 
 
-def test_a_broken_picture_is_replaced_in_training_batches(dcal, small, make_pictures, tmp_path, monkeypatch):
-    """The last picture of the list: what replaces it is the first."""
-    root = make_pictures(tmp_path / "pictures")
+def test_a_broken_image_is_replaced_in_training_batches(dcal, small, make_images, tmp_path, monkeypatch):
+    """The last image of the list: what replaces it is the first."""
+    root = make_images(tmp_path / "pictures")
     broken = sorted((root / "train").glob("*/*.png"))[-1]
     broken.unlink()
     broken.symlink_to(root / "gone")
     read = []
 
-    def watch(picture, *size):
-        read.append(picture)
-        return read_picture(picture, *size)
+    def watch(image, *size):
+        read.append(image)
+        return read_image(image, *size)
 
-    monkeypatch.setattr("dual_cross_attention.data.images.read_picture", watch)
+    monkeypatch.setattr("dual_cross_attention.data.images.read_image", watch)
     outcome = dcal("train", *small, "--data_root", root, "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0
-    assert f"warning: unreadable picture, replaced by the next one that can be read: {broken}: " in outcome.out
+    assert f"warning: unreadable image, replaced by the next one that can be read: {broken}: " in outcome.out
     training = [path for path in read if "train" in path.parts]
     assert len(training) == 37  # 36 and the replacement
     assert training[training.index(broken) + 1] == root / "train" / "ant" / "00.png"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_training_picture_can_be_read(shell, small, make_pictures, tmp_path, workers):
+def test_no_training_image_can_be_read(shell, small, make_images, tmp_path, workers):
     """The error is raised in the process that reads, and told in the one that was started."""
-    root = make_pictures(tmp_path / "pictures")
+    root = make_images(tmp_path / "pictures")
     for path in root.glob("train/*/*"):
         path.write_bytes(b"")
     done = shell(*small, "--data_root", root, "--num_workers", workers, "--output_dir", tmp_path / "run")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("dcal: error: none of the 36 training pictures can be read; the first: ")
+    assert line.startswith("dcal: error: none of the 36 training images can be read; the first: ")
     assert str(root) in line
 
 
-def test_no_test_picture_can_be_read(dcal, small, make_pictures, tmp_path):
-    root = make_pictures(tmp_path / "pictures")
+def test_no_test_image_can_be_read(dcal, small, make_images, tmp_path):
+    root = make_images(tmp_path / "pictures")
     for path in root.glob("val/*/*"):
         path.write_bytes(b"")
     flags = ["--data_root", root, "--max_bad_images", 18, "--output_dir", tmp_path / "run"]
     outcome = dcal("train", *small, *flags)
     assert outcome.status == 2
-    assert "none of the test pictures can be read" in outcome.err
+    assert "none of the test images can be read" in outcome.err
 
 
 # --- from a shell ---
@@ -428,4 +428,4 @@ def test_interrupting_is_no_error_of_the_program(dcal, small, tmp_path, monkeypa
     monkeypatch.setattr("dual_cross_attention.tasks.fgvc.FGVCTask.training_step", interrupt)
     outcome = dcal("train", *small, "--output_dir", tmp_path)
     assert outcome.status == 130
-    assert len(outcome.err.splitlines()) == 1 and "goes on from its last checkpoint" in outcome.err
+    assert len(outcome.err.splitlines()) == 1 and "resumes from its last checkpoint" in outcome.err

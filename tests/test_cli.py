@@ -1,4 +1,4 @@
-"""The command line from end to end: what a run leaves, how it goes on, and what `dcal eval` says of it."""
+"""The command line from end to end: what a run leaves, how it continues, and what `dcal eval` says of it."""
 
 import gc
 import json
@@ -155,7 +155,7 @@ def test_small_batches_with_accumulation_and_checkpointing(dcal, small, tmp_path
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
     assert all(math.isfinite(row["train/loss"]) for row in rows_of(tmp_path))
-    # 36 pictures are 18 micro-batches and 3 updates an epoch; the warm-up ends at the peak for 16 pictures.
+    # 36 images are 18 micro-batches and 3 updates an epoch; the warm-up ends at the peak for 16 images.
     assert rows_of(tmp_path)[-1]["lr"] == pytest.approx(5e-4 / 512 * 16)
 
 
@@ -169,18 +169,18 @@ def test_a_cache_changes_nothing(dcal, small, tmp_path, made):
     assert without_times(rows_of(tmp_path / "kept")) == without_times(rows_of(tmp_path / "read"))
     assert_same_weights(tmp_path / "kept" / "last.safetensors", tmp_path / "read" / "last.safetensors")
     assert dcal("eval", tmp_path / "kept").status == 0
-    assert made["test_loader"].dataset.cache is None  # each picture is read once
+    assert made["test_loader"].dataset.cache is None  # each image is read once
 
 
 def test_a_cache_that_does_not_fit_is_refused(dcal, small, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "available_memory", lambda: 0)
     outcome = dcal("train", *small, "--cache=ram", "--output_dir", tmp_path / "run")
     assert outcome.status == 2
-    assert "for 54 pictures of 39×39 pixels" in outcome.err and "--cache none" in outcome.err
+    assert "for 54 images of 39×39 pixels" in outcome.err and "--cache none" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_read_pictures_end_with_the_run(dcal, small, tmp_path):
+def test_processes_that_read_images_end_with_the_run(dcal, small, tmp_path):
     """At once, by the loaders going out of scope: left to the garbage collector, each is waited for for 5 seconds."""
     gc.collect()
     assert not active_children()
@@ -220,14 +220,14 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
     assert flip.p == 0.25
     for transform in (made["train_transform"], made["test_transform"]):
         resize = next(step for step in transform.transforms if isinstance(step, v2.Resize))
-        normalise = next(step for step in transform.transforms if isinstance(step, v2.Normalize))
+        normalize = next(step for step in transform.transforms if isinstance(step, v2.Normalize))
         assert resize.size == [48, 56]
         assert transform(Image.new("RGB", (9, 9))).shape == (3, 32, 40)
-        assert (normalise.mean, normalise.std) == ([0.5] * 3, [0.5] * 3)  # as this ViT was pretrained
+        assert (normalize.mean, normalize.std) == ([0.5] * 3, [0.5] * 3)  # as this ViT was pretrained
     assert {group["weight_decay"] for group in made["build_optimizer"].param_groups} == {0.0, 0.25}
     schedule = made["build_schedule"]
     assert schedule.base_values[0] == pytest.approx(0.064 * 12 / 512)  # the effective batch
-    assert (schedule.lr_min, schedule.warmup_t) == (1e-5, round(0.5 * 3))  # 36 pictures: 6 batches, 3 updates
+    assert (schedule.lr_min, schedule.warmup_t) == (1e-5, round(0.5 * 3))  # 36 images: 6 batches, 3 updates
     assert made["Trainer"].accelerator.mixed_precision == "bf16"
 
 
@@ -277,7 +277,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened(dcal, small, tmp_path, monkeyp
     assert dcal("train", *small, "--output_dir", tmp_path / "whole").status == 0
 
     with monkeypatch.context() as patch:
-        cut = (epoch - 1) * 5 + 3  # 36 pictures in batches of 8: five steps an epoch
+        cut = (epoch - 1) * 5 + 3  # 36 images in batches of 8: five steps an epoch
         seen = 0
 
         def step(task, batch, original=FGVCTask.training_step):
@@ -335,7 +335,7 @@ def test_going_on_is_refused_where_it_would_mix_runs(dcal, small, tmp_path):
 
 
 def test_a_folder_of_its_own_for_other_settings(dcal, small, tmp_path, monkeypatch):
-    """Without --output_dir, the same command goes on and another one starts beside it."""
+    """Without --output_dir, the same command continues and another one starts beside it."""
     monkeypatch.chdir(tmp_path)
     for flags in ([], ["--lr=0.5"], []):
         assert dcal("train", *small, "--epochs=1", *flags).status == 0
@@ -414,9 +414,9 @@ def test_eval_of_a_file_and_of_another_epoch(dcal, trained):
     assert other == last
 
 
-def test_eval_with_the_data_elsewhere(dcal, trained, make_pictures, tmp_path):
+def test_eval_with_the_data_elsewhere(dcal, trained, make_images, tmp_path):
     """The run says where the data was; --data_root says where it is now."""
-    moved = make_pictures(tmp_path / "moved")
+    moved = make_images(tmp_path / "moved")
     for path in (moved / "val" / "ant").iterdir():
         path.unlink()
     result = json.loads(dcal("eval", trained("full"), "--data_root", moved, "--json", "-").out)
@@ -441,13 +441,13 @@ def test_help_explains_every_setting(dcal):
         "SA + GLCA + PWCA",
         "Peak learning rate",
         "Linear warm-up",
-        "data set's own folder",
+        "dataset's own folder",
         "cub_deit_tiny",
     ):
         assert explained in text
     for dataset in FGVC_CONFIGS:  # each with its own defaults
         text = " ".join(dcal("train", "--help", "--dataset", dataset).out.split())
-        assert f"Passes over the training pictures. (type: int, default: {FGVC_CONFIGS[dataset]().epochs})" in text
+        assert f"Passes over the training images. (type: int, default: {FGVC_CONFIGS[dataset]().epochs})" in text
 
 
 def test_no_setting_is_without_explanation(dcal):
@@ -475,7 +475,7 @@ def test_data_sets_have_settings_and_loaders():
 
 
 def test_no_arguments_are_the_toy_task(dcal, tmp_path, monkeypatch):
-    """With fewer pictures and epochs than a user gets."""
+    """With fewer images and epochs than a user gets."""
     few = replace(FGVC_DATASETS["toy"], load=lambda: draw_toy(train_per_species=7, test_per_species=2))
     monkeypatch.setitem(FGVC_DATASETS, "toy", few)
     monkeypatch.chdir(tmp_path)
@@ -483,7 +483,7 @@ def test_no_arguments_are_the_toy_task(dcal, tmp_path, monkeypatch):
     assert (outcome.status, outcome.err) == (0, "")
     (run,) = Path("runs").iterdir()
     assert run.name == f"fgvc-toy-{parse_config([]).backbone}-full-seed0"
-    assert "toy: 10 classes, 70 training and 20 test pictures" in outcome.out
+    assert "toy: 10 classes, 70 training and 20 test images" in outcome.out
     # What to type next is said as it can be typed.
     command = next(line.split() for line in outcome.out.splitlines() if line.startswith("  dcal eval"))
     result = json.loads(dcal(*command[1:], "--json", "-").out)
@@ -492,7 +492,7 @@ def test_no_arguments_are_the_toy_task(dcal, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_toy_task_from_the_shell(tmp_path):
-    """`python train.py` without a folder or a data set, only shorter; then `dcal eval`, as it says at the end."""
+    """`python train.py` without a folder or a dataset, only shorter; then `dcal eval`, as it says at the end."""
     root = Path(__file__).parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
 
@@ -527,7 +527,7 @@ print(sorted({"torch", "timm", "accelerate"} & set(sys.modules)), file=sys.stder
 
 @pytest.mark.slow
 def test_two_processes(dcal, small, tmp_path):
-    """Under torchrun: one voice, one folder, the learning rate of the effective batch, and every test picture once."""
+    """Under torchrun: one voice, one folder, the learning rate of the effective batch, and every test image once."""
     run, root = tmp_path / "run", Path(__file__).parents[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", root / "train.py"]
     flags = [*small, "--eval_batch_size=5", "--warmup_epochs=2", "--lr=null", f"--output_dir={run}"]
@@ -537,7 +537,7 @@ def test_two_processes(dcal, small, tmp_path):
     assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 2
     rows = rows_of(run)
     assert [row["epoch"] for row in rows] == [1, 2]
-    # 36 pictures in batches of 8 for two: 3 updates an epoch, all of them warm-up to the peak.
+    # 36 images in batches of 8 for two: 3 updates an epoch, all of them warm-up to the peak.
     assert rows[-1]["lr"] == pytest.approx(5e-4 / 512 * 16)
     best = max(rows, key=lambda row: row["val/top1"])
     result = json.loads(dcal("eval", run, "--json", "-").out)
@@ -548,4 +548,4 @@ def test_a_start_says_what_a_step_is(dcal, small, tmp_path):
     """So that one process where two were meant is seen; the rate is the given one, or follows the effective batch."""
     flags = ["--epochs=1", "--gradient_accumulation_steps=2", "--output_dir"]
     outcome = dcal("train", *small, *flags, tmp_path)
-    assert outcome.status == 0 and "a step: 16 pictures (8 at a time), learning rate up to 0.001" in outcome.out
+    assert outcome.status == 0 and "a step: 16 images (8 at a time), learning rate up to 0.001" in outcome.out

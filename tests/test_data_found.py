@@ -40,17 +40,17 @@ def here(tmp_path, monkeypatch) -> Path:
 def test_every_dataset_with_official_names_is_found(tmp_path, here, monkeypatch, layout):
     """All of them lie side by side, in ./data or in $DCAL_DATA; of Market-1501 and DukeMTMC-reID the right one."""
     task, name = layout
-    catalogue = FGVC_DATASETS if task == "fgvc" else REID_DATASETS
+    registry = FGVC_DATASETS if task == "fgvc" else REID_DATASETS
     own = {each: LAYOUTS[each](here / "data") for each in OFFICIAL}[layout]
-    assert find_data_root(catalogue, name) == own
+    assert find_data_root(registry, name) == own
     load = load_fgvc if task == "fgvc" else load_reid
     assert load(name, None) == load(name, own)
     (here / "data").rename(tmp_path / "disk")
-    assert find_data_root(catalogue, name) is None
+    assert find_data_root(registry, name) is None
     for given in (tmp_path / "disk", tmp_path / "disk" / own.name, "../disk", "~/disk"):
         monkeypatch.setenv("HOME", f"{tmp_path}")
         monkeypatch.setenv("DCAL_DATA", f"{given}")
-        assert find_data_root(catalogue, name) == tmp_path / "disk" / own.name
+        assert find_data_root(registry, name) == tmp_path / "disk" / own.name
 
 
 def test_the_variable_comes_first(tmp_path, here, monkeypatch):
@@ -109,9 +109,9 @@ def unreadable(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("layout", [("fgvc", "cub"), ("fgvc", "cars"), ("fgvc", "aircraft"), ("reid", "market1501")])
 def test_an_unreadable_variable_is_not_passed_over_in_silence(here, unreadable, caplog, layout):
     task, name = layout
-    catalogue = FGVC_DATASETS if task == "fgvc" else REID_DATASETS
+    registry = FGVC_DATASETS if task == "fgvc" else REID_DATASETS
     own = LAYOUTS[layout](here / "data")
-    assert find_data_root(catalogue, name) == own
+    assert find_data_root(registry, name) == own
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     for word in (name, f"$DCAL_DATA ({unreadable})", "cannot be searched", "Permission denied"):
         assert word in warning
@@ -162,7 +162,7 @@ def test_the_other_commands_find_it_too(dcal, here):
     own = make_cub(here / "data")
     outcome = dcal("check-data", "--dataset", "cub")
     assert outcome.status == 0
-    assert f"cub: found in ./data: {own}" in outcome.out and "train: 2 pictures" in outcome.out
+    assert f"cub: found in ./data: {own}" in outcome.out and "train: 2 images" in outcome.out
     outcome = dcal("shard", "--dataset", "cub", "--output_dir", "out", "--num_workers", "0")
     assert (outcome.status, outcome.err) == (0, "")
     assert f"cub: found in ./data: {own}" in outcome.out
@@ -186,7 +186,7 @@ def test_eval_on_another_dataset(dcal, here):
 
 @pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301"])
 def test_models_and_checkpoints_know_either_spelling(dcal, here, name):
-    """A run of one spelling of a class goes on, and is evaluated, with the other one on disk."""
+    """A run of one spelling of a class continues, and is evaluated, with the other one on disk."""
     root = LAYOUTS["fgvc", "folder"](here)
     other = {"caf\u00e9": "cafe\u0301", "cafe\u0301": "caf\u00e9"}[name]
     for split in ("train", "val"):

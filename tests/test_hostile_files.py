@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from dual_cross_attention.backbones.plain_vit import create_backbone
 from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import parse_config
-from dual_cross_attention.data import PictureDataset, PictureList, load_fgvc, load_reid, test_transform
-from dual_cross_attention.data.images import UnreadablePicture, read_picture
+from dual_cross_attention.data import ImageDataset, ImageList, load_fgvc, load_reid, test_transform
+from dual_cross_attention.data.images import UnreadableImage, read_image
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import build_model, check_fits, read_model_file
 
@@ -41,7 +41,7 @@ def refusal(call: Callable, *arguments: object) -> str:
     return message
 
 
-# --- pictures ---
+# --- images ---
 
 
 def photograph(path: Path, side: int = 64, **options) -> bytes:
@@ -126,7 +126,7 @@ WEBP = struct.pack("<I", (16382 | 16382 << 14))
 HUGE_BMP = (
     b"BM" + struct.pack("<IHHI", 10**6, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 10**5, 10**5, 1, 24, *[0] * 6)
 )
-BAD_PICTURES = {
+BAD_IMAGES = {
     "PNG of 100,000 x 100,000 pixels": content(png(100_000, 100_000)),
     "PNG of 200 Mpx": content(png(20_000, 10_000)),
     "PNG of no pixels": content(png(0, 0)),
@@ -147,7 +147,7 @@ BAD_PICTURES = {
     "PNG with an international text of 100 MB": content(
         png(8, 8, chunk(b"iTXt", b"a\0\1\0\0\0" + BOMB), pixels=SMALL_PIXELS)
     ),
-    "PNG with a colour profile of 100 MB": content(png(8, 8, chunk(b"iCCP", b"a\0\0" + BOMB), pixels=SMALL_PIXELS)),
+    "PNG with a color profile of 100 MB": content(png(8, 8, chunk(b"iCCP", b"a\0\0" + BOMB), pixels=SMALL_PIXELS)),
     "PNG with a wrong checksum": content(png(8, 8, pixels=SMALL_PIXELS).replace(b"IHDR", b"IHDr", 1)),
     "PNG of rows that are not there": content(png(64, 64, pixels=SMALL_PIXELS)),
     "JPEG cut in the middle": cut(".jpg"),
@@ -184,15 +184,15 @@ BAD_PICTURES = {
 
 @linux
 @pytest.mark.parametrize("size", [None, (16, 16)], ids=["whole", "decoded smaller"])
-@pytest.mark.parametrize("make", BAD_PICTURES.values(), ids=BAD_PICTURES)
-def test_bad_picture_is_named(tmp_path, make, size):
+@pytest.mark.parametrize("make", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_bad_image_is_named(tmp_path, make, size):
     path = tmp_path / "a.jpg"
     make(path)
     if root := make is locked and os.geteuid() == 0:
         os.seteuid(65534)  # root may read anything
     try:
-        with pytest.raises(UnreadablePicture) as caught:
-            read_picture(path, size)
+        with pytest.raises(UnreadableImage) as caught:
+            read_image(path, size)
     finally:
         if root:
             os.seteuid(0)
@@ -201,24 +201,24 @@ def test_bad_picture_is_named(tmp_path, make, size):
 
 
 @linux
-def test_bad_pictures_take_no_memory(tmp_path):
+def test_bad_images_take_no_memory(tmp_path):
     """All of them in one process, whose memory hardly grows."""
     code = """
 import resource, sys
 from pathlib import Path
-from dual_cross_attention.data.images import UnreadablePicture, read_picture
+from dual_cross_attention.data.images import UnreadableImage, read_image
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 before = peak()
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for size in (None, (16, 16)):
         try:
-            read_picture(path, size)
-        except UnreadablePicture:
+            read_image(path, size)
+        except UnreadableImage:
             continue
 print((peak() - before) // 1024)
 """
-    for number, make in enumerate(BAD_PICTURES.values()):
+    for number, make in enumerate(BAD_IMAGES.values()):
         make(tmp_path / f"{number}.jpg")
     root = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -230,13 +230,13 @@ print((peak() - before) // 1024)
 @pytest.mark.xfail(strict=True, reason="libjpeg fills in what is missing before an end marker, and PIL is not told")
 def test_a_jpeg_with_an_end_marker_but_not_all_of_its_rows(tmp_path):
     jpeg_of(64, 4000)(tmp_path / "a.jpg")
-    with pytest.raises(UnreadablePicture):
-        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage):
+        read_image(tmp_path / "a.jpg")
 
 
 def multi_frame(suffix: str) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+        frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
         frames[0].save(path.with_suffix(suffix), save_all=True, append_images=frames[1:])
         path.with_suffix(suffix).rename(path)
 
@@ -249,7 +249,7 @@ def odd_orientation(path: Path) -> None:
     Image.new("RGB", (8, 8)).save(path, exif=exif)
 
 
-ODD_PICTURES = {
+ODD_IMAGES = {
     "animated GIF": multi_frame(".gif"),
     "TIFF of several pages": multi_frame(".tif"),
     "animated PNG": multi_frame(".png"),
@@ -265,18 +265,18 @@ ODD_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("make", ODD_PICTURES.values(), ids=ODD_PICTURES)
-def test_odd_picture_is_read(tmp_path, make):
+@pytest.mark.parametrize("make", ODD_IMAGES.values(), ids=ODD_IMAGES)
+def test_odd_image_is_read(tmp_path, make):
     make(tmp_path / "a.jpg")
-    picture = read_picture(tmp_path / "a.jpg")
-    assert picture.mode == "RGB" and max(picture.size) <= 8
+    image = read_image(tmp_path / "a.jpg")
+    assert image.mode == "RGB" and max(image.size) <= 8
 
 
-def test_half_a_picture_is_refused_even_if_a_library_wants_it(tmp_path, monkeypatch):
+def test_half_a_image_is_refused_even_if_a_library_wants_it(tmp_path, monkeypatch):
     cut(".jpg")(tmp_path / "a.jpg")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(UnreadablePicture, match="truncated"):
-        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImage, match="truncated"):
+        read_image(tmp_path / "a.jpg")
     assert ImageFile.LOAD_TRUNCATED_IMAGES  # as it was
 
 
@@ -296,7 +296,7 @@ NAMES = {
 @pytest.mark.parametrize("good", [True, False], ids=["readable", "broken"])
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_strange_name(tmp_path, dcal, name, good):
-    """A picture of any name is read; a broken one is named exactly, and shown without harm."""
+    """An image of any name is read; a broken one is named exactly, and shown without harm."""
     for split in ("train", "val"):
         for label in ("a", "b"):
             (tmp_path / split / label).mkdir(parents=True)
@@ -308,9 +308,9 @@ def test_strange_name(tmp_path, dcal, name, good):
     assert all(line.isprintable() for line in outcome.out.splitlines())
     report = json.loads((tmp_path / "report.json").read_text())
     assert [found["path"] for found in report["bad"]] == ([] if good else [f"{path}"])
-    pictures = PictureList([path, tmp_path / "train" / "a" / "good.png"], [0, 1])
+    images = ImageList([path, tmp_path / "train" / "a" / "good.png"], [0, 1])
     transform = test_transform((8, 8), (8, 8), (0.5,) * 3, (0.5,) * 3)
-    found = PictureDataset(pictures, transform, training=True)[0]["unreadable"]
+    found = ImageDataset(images, transform, training=True)[0]["unreadable"]
     assert [each.path for each in found] == ([] if good else [f"{path}"])
 
 
@@ -617,7 +617,7 @@ def test_a_good_model_file_is_read(tmp_path):
 
 
 def make_cub(root: Path) -> Path:
-    """Two classes with two pictures each, one of them to train on."""
+    """Two classes with two images each, one of them to train on."""
     folder = root / "CUB_200_2011"
     names = ["001.A/a.jpg", "001.A/b.jpg", "002.B/c.jpg", "002.B/d.jpg"]
     for name in names:
@@ -660,10 +660,10 @@ def make_msmt17(root: Path) -> Path:
         for camera, name in enumerate(files, 1):
             listed = []
             for identity in (0, 1):
-                picture = f"{identity:04}/{identity:04}_000_{camera:02}_x.jpg"
-                (folder / split / picture).parent.mkdir(parents=True, exist_ok=True)
-                photograph(folder / split / picture)
-                listed.append(f"{picture} {identity}\n")
+                image = f"{identity:04}/{identity:04}_000_{camera:02}_x.jpg"
+                (folder / split / image).parent.mkdir(parents=True, exist_ok=True)
+                photograph(folder / split / image)
+                listed.append(f"{image} {identity}\n")
             (folder / f"{name}.txt").write_text("".join(listed))
     return folder
 
@@ -765,10 +765,10 @@ DAMAGE = {
 def test_damaged_labels_are_refused(tmp_path, name, file, damage):
     path = MAKE[name](tmp_path) / file
     DAMAGE[damage](path)
-    if (file, damage) == ("variants.txt", "another first line"):  # a variant without pictures
+    if (file, damage) == ("variants.txt", "another first line"):  # a variant without images
         assert load(name, tmp_path).classes == ["word", "A1", "B 2"]
     elif file.startswith("name_") and damage == "another first line":
-        assert any("1 of the 3 pictures" in warning for warning in load(name, tmp_path).warnings)
+        assert any("1 of the 3 images" in warning for warning in load(name, tmp_path).warnings)
     else:
         message = refusal(load, name, tmp_path)
         assert path.name in message or "split is empty" in message or "two classes" in message
@@ -825,11 +825,11 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path, name, outside):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_linked_picture_may_be_anywhere(tmp_path, name):
+def test_a_linked_image_may_be_anywhere(tmp_path, name):
     folder = MAKE[name](tmp_path / "data")
-    picture = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".jpg", ".png"))
-    picture.rename(tmp_path / "elsewhere.jpg")
-    picture.symlink_to(tmp_path / "elsewhere.jpg")
+    image = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".jpg", ".png"))
+    image.rename(tmp_path / "elsewhere.jpg")
+    image.symlink_to(tmp_path / "elsewhere.jpg")
     load(name, tmp_path / "data")
 
 
@@ -865,7 +865,7 @@ NUMBERS = {
     "cub: a label without an image": ("image_class_labels.txt", "4 2\n", "4 2\n5 2\n"),
     "cub: an unknown class": ("image_class_labels.txt", "4 2\n", "4 3\n"),
     "cub: another split": ("train_test_split.txt", "4 0\n", "4 2\n"),
-    "cub: a picture of two ids": ("images.txt", "002.B/d.jpg", "002.B/c.jpg"),
+    "cub: an image of two ids": ("images.txt", "002.B/d.jpg", "002.B/c.jpg"),
     "cub: a class without a name": ("classes.txt", "2 002.B", "2"),
     "aircraft: an unknown variant": ("images_variant_test.txt", "4 B 2", "4 C"),
     "folder: too many fields": ("query.csv", "query/x.png,x,", "query/x.png,x,y,"),
@@ -873,10 +873,10 @@ NUMBERS = {
     "folder: an open quote": ("query.csv", "query/x.png", '"query/x.png'),
     "folder: another header": ("query.csv", "identity", "person"),
     "folder: a column twice": ("query.csv", "path,identity,camera", "path,path,identity,camera"),
-    "folder: a picture that is not there": ("query.csv", "query/x.png", "query/z.png"),
+    "folder: an image that is not there": ("query.csv", "query/x.png", "query/z.png"),
     "msmt17: no identity": ("list_query.txt", "0001_000_01_x.jpg 1", "0001_000_01_x.jpg one"),
-    "msmt17: a picture twice": ("list_query.txt", "0001/0001_000_01_x.jpg", "0000/0000_000_01_x.jpg"),
-    "veri776: a picture twice": ("name_query.txt", "0002_c002_0.jpg", "0001_c002_0.jpg"),
+    "msmt17: an image twice": ("list_query.txt", "0001/0001_000_01_x.jpg", "0000/0000_000_01_x.jpg"),
+    "veri776: an image twice": ("name_query.txt", "0002_c002_0.jpg", "0001_c002_0.jpg"),
 }
 
 

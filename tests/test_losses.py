@@ -32,13 +32,13 @@ def test_starts_at_zero_where_the_total_is_half_the_sum():
 def test_never_leaves_the_bounds_and_comes_back(side):
     """A loss far from where w could balance it drives w to the bound, not further; another loss brings it back."""
     weighting = UncertaintyWeighting(["sa"], bound=2.0)
-    optimiser = torch.optim.SGD(weighting.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=1.0)
 
     def step(loss):
         total, weights = weighting({"sa": torch.tensor(loss)})
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
-        optimiser.step()
+        optimizer.step()
         return weights["w_sa"].item()
 
     trace = [step(1000.0 if side > 0 else 0.0) for _ in range(30)]

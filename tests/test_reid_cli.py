@@ -45,7 +45,7 @@ def test_a_run_and_its_evaluation(dcal, flags, tmp_path, ablation):
     outcome = dcal("train", *flags, "--ablation", ablation, "--output_dir", run)
     assert (outcome.status, outcome.err) == (0, "")
     assert (
-        "folder: 4 identities, 24 training pictures; 6 queries of 3 identities, 12 gallery pictures, 2 cameras"
+        "folder: 4 identities, 24 training images; 6 queries of 3 identities, 12 gallery images, 2 cameras"
         in outcome.out
     )
     has = BRANCHES[ablation]
@@ -89,8 +89,8 @@ def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, cr
         ]
         first_hits, precisions = [], []
         for line in lines:
-            _, person, picture = line["query"].split("/")
-            own_camera = {f"gallery/{person}/{picture.split('_')[0]}_{i}.png" for i in range(2)}
+            _, person, image = line["query"].split("/")
+            own_camera = {f"gallery/{person}/{image.split('_')[0]}_{i}.png" for i in range(2)}
             assert {*line["gallery"]} == {
                 str(path.relative_to(crowd)) for path in (crowd / "gallery").rglob("*.png")
             } - own_camera
@@ -159,7 +159,7 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     assert task.identity_loss.margin == 0.3
     assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
     sampler = made["train_loader"].order
-    assert (sampler.identities_per_batch, sampler.pictures_per_identity) == (2, 3)
+    assert (sampler.identities_per_batch, sampler.images_per_identity) == (2, 3)
     flip, crop, erase = (made["reid_train_transform"].transforms[i] for i in (2, 3, 6))
     assert (flip.p, crop.padding, erase.p) == (0.25, [3, 3, 3, 3], 0.75)
     peak = 0.064 * 6 * 2 / 512
@@ -207,24 +207,23 @@ def test_only_the_test_side_is_needed_to_evaluate(dcal, flags, crowd, tmp_path):
     # And other people by other cameras: the drawn set.
     outcome = dcal("eval", tmp_path / "run", "--dataset", "toy", "--num_workers", 0)
     assert outcome.status == 0, outcome.err
-    assert "toy, 552 test pictures" in outcome.out
+    assert "toy, 552 test images" in outcome.out
 
 
-def test_unreadable_pictures_are_named_counted_and_left_out(dcal, flags, make_people, tmp_path):
+def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_people, tmp_path):
     root = make_people(tmp_path / "crowd")
     broken = [root / "train/bob/hall_1.png", root / "query/eva/door_0.png", root / "gallery/eva/hall_1.png"]
     for path in broken:
-        path.write_bytes(b"not a picture")
+        path.write_bytes(b"not an image")
     outcome = dcal("train", *flags, f"--data_root={root}", "--output_dir", tmp_path / "run")
     assert outcome.status == 0, outcome.err
     for path in broken:
         assert (
-            len([line for line in outcome.out.splitlines() if "unreadable picture, " in line and f"{path}" in line])
-            == 1
+            len([line for line in outcome.out.splitlines() if "unreadable image, " in line and f"{path}" in line]) == 1
         )
-    assert "3 pictures could not be read" in outcome.out
+    assert "3 images could not be read" in outcome.out
     outcome = dcal("eval", tmp_path / "run", "--save_ranking", tmp_path / "ranking.jsonl")
-    assert outcome.status == 0 and "2 pictures could not be read" in outcome.out
+    assert outcome.status == 0 and "2 images could not be read" in outcome.out
     lines = [json.loads(line) for line in (tmp_path / "ranking.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and not any("gallery/eva/hall_1.png" in line["gallery"] for line in lines)
 
@@ -239,7 +238,7 @@ def refused(outcome, *words):
 def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
     refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
-    refused(dcal("train", *flags, "--dataset=cub"), "unknown data set 'cub'", "market1501")
+    refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
     refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
     refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
     refused(dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train")
@@ -255,7 +254,7 @@ def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
     refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
     refused(dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2")
-    refused(dcal("eval", run, "--dataset", "cub"), "unknown data set 'cub'")
+    refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
     refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
 
 
@@ -267,7 +266,7 @@ def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(dcal, flags, tmp_path):
-    """Under torchrun: whole P x K batches to each; each test picture once, though one process has no batch of them."""
+    """Under torchrun: whole P x K batches to each; each test image once, though one process has no batch of them."""
     run, root = tmp_path / "run", Path(__file__).parents[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", root / "train.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
@@ -291,18 +290,18 @@ def test_two_processes(dcal, flags, tmp_path):
 MARKET = Path(__file__).parents[2] / "shared" / "data" / "Market-1501-v15.09.15"
 
 
-@pytest.mark.skipif(not MARKET.is_dir(), reason="needs the project's pictures of Market-1501")
+@pytest.mark.skipif(not MARKET.is_dir(), reason="needs the project's images of Market-1501")
 def test_raw_pixels_of_real_people_score_as_a_loop_does():
     """Real file names, cameras and queries without a match: mAP of raw pixels by our metrics and by the definition."""
     from dual_cross_attention import retrieval_metrics
-    from dual_cross_attention.data import read_picture, test_transform
+    from dual_cross_attention.data import read_image, test_transform
 
     data = load_reid("market1501", MARKET, train=False)
     transform = test_transform((16, 8), (16, 8), (0.5,) * 3, (0.5,) * 3)
     sides = []
     for side in (data.query, data.gallery):
         chosen = [i for i, identity in enumerate(side.identities) if identity < 200]
-        features = torch.stack([transform(read_picture(side.pictures[i])).flatten() for i in chosen])
+        features = torch.stack([transform(read_image(side.images[i])).flatten() for i in chosen])
         sides.append((features, [side.identities[i] for i in chosen], [side.cameras[i] for i in chosen]))
     (query, query_ids, query_cameras), (gallery, gallery_ids, gallery_cameras) = sides
     found = retrieval_metrics(query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras)

@@ -50,7 +50,7 @@ def test_a_warm_up_that_is_asked_for_in_a_training_of_classes(dcal, small, tmp_p
 
 
 def test_the_settings_keep_the_warm_up_asked_for(dcal, small, tmp_path):
-    """A longer training that goes on from a short one is not refused, and is what config.yaml says."""
+    """A longer training that resumes from a short one is not refused, and is what config.yaml says."""
     flags = [*without(small, "epochs"), "--warmup_epochs=2"]
     assert dcal("train", *flags, "--epochs=1", "--output_dir", tmp_path / "short").status == 0
     assert yaml.safe_load((tmp_path / "short/config.yaml").read_text())["warmup_epochs"] == 2.0

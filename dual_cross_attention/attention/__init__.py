@@ -1,14 +1,14 @@
 """The method: rollout, pair-wise and global-local cross-attention, over queries, keys and values."""
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
-from dual_cross_attention.attention.pairwise import draw_distractors, sample_distractor_tokens, stacked_attention
+from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors, stacked_attention
 from dual_cross_attention.attention.rollout import attention_rollout
 
 __all__ = [
     "GlobalLocalBlock",
     "attention_rollout",
-    "draw_distractors",
     "sample_distractor_tokens",
+    "sample_distractors",
     "select_local",
     "stacked_attention",
 ]

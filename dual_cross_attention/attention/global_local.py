@@ -87,10 +87,10 @@ class GlobalLocalBlock(nn.Module):
             return finish_block(self.block, own, normed, attended, drop_path)
 
         normed = self.block.norm1(tokens)
-        normed_asking = normed.gather(1, index)
-        query = project_query(self.block.attn, normed_asking)
+        query_normed = normed.gather(1, index)
+        query = project_query(self.block.attn, query_normed)
         attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed))
-        return finish_block(self.block, tokens.gather(1, index), normed_asking, attended, drop_path)
+        return finish_block(self.block, tokens.gather(1, index), query_normed, attended, drop_path)
 
 
 def _rows_of(indices: Tensor, tokens: Tensor) -> Tensor:

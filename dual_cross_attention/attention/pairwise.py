@@ -2,8 +2,8 @@
 
 Notable:
 - SA and PWCA share every weight, so their tokens travel as one stack of 2B rows; only the attention tells them apart;
-- a distractor is another picture of the same batch: its keys and values are rows of the stack already;
-- one softmax runs over the scores of both pictures, so the distractor takes attention away from the target.
+- a distractor is another image of the same batch: its keys and values are rows of the stack already;
+- one softmax runs over the scores of both images, so the distractor takes attention away from the target.
 """
 
 import torch
@@ -13,28 +13,28 @@ from torch import Tensor
 from dual_cross_attention.backbones.opened_block import attend
 from dual_cross_attention.errors import InputError
 
-CIRCLES = 16  # drawn, to take the one in which the fewest pictures are distracted by their own identity
+CIRCLES = 16  # drawn, to take the one in which the fewest images are distracted by their own identity
 
 
-def draw_distractors(batch_size: int, device: torch.device | str = "cpu", identities: Tensor | None = None) -> Tensor:
-    """A distractor for every picture of a batch: a random derangement, (B,) indices.
+def sample_distractors(batch_size: int, device: torch.device | str = "cpu", identities: Tensor | None = None) -> Tensor:
+    """A distractor for every image of a batch: a random derangement, (B,) indices.
 
-    The pictures are put in a random circle and each is distracted by its neighbour, so nobody distracts itself and
-    every other picture is equally likely. Drawn from torch's generator of `device`.
+    The images are put in a random circle and each is distracted by its neighbor, so nobody distracts itself and
+    every other image is equally likely. Drawn from torch's generator of `device`.
 
-    The paper draws from the whole training set, where a second picture of the same identity hardly ever comes up; in a
-    batch of P identities x K pictures it would, the more often the fewer identities there are. With `identities`, the
+    The paper draws from the whole training set, where a second image of the same identity hardly ever comes up; in a
+    batch of P identities x K images it would, the more often the fewer identities there are. With `identities`, the
     best of several circles is taken, and same-identity distractors become as rare again as the batch allows.
 
     Args:
-        identities: (B,) who is on each picture, on `device`; None: it does not matter.
+        identities: (B,) who is on each image, on `device`; None: it does not matter.
 
     Raises:
-        InputError: fewer than two pictures.
+        InputError: fewer than two images.
     """
     if batch_size < 2:
         raise InputError(
-            f"PWCA needs a second picture in the batch as the distractor, and the batch has {batch_size}: "
+            f"PWCA needs a second image in the batch as the distractor, and the batch has {batch_size}: "
             "train with batch_size >= 2, or with --ablation sa_glca or sa_only"
         )
     if identities is None:
@@ -89,7 +89,7 @@ def pairwise_attention(
         query: (B, heads, n, d) of the targets.
         key, value: (B, heads, N, d) of the targets.
         distracting_key, distracting_value: (B, heads, N, d) of the stream that distracts.
-        distractors: (B,) which row of it distracts picture i.
+        distractors: (B,) which row of it distracts image i.
         distractor_tokens: (B, m) which of that row's tokens do; None: all.
 
     Returns:
@@ -118,8 +118,8 @@ def stacked_attention(
 
     Args:
         query, key, value: (2B, heads, tokens, d); rows 0..B are the SA stream, rows B..2B the PWCA stream of the same
-            pictures in the same order. Or (B, heads, tokens, d), where both streams still have the same tokens.
-        distractors: (B,) which picture distracts picture i.
+            images in the same order. Or (B, heads, tokens, d), where both streams still have the same tokens.
+        distractors: (B,) which image distracts image i.
         clean_distractors: take the distractor's keys and values from its SA stream, not its PWCA stream.
         distractor_tokens: (B, m) which of the distractor's tokens are keys and values; None: all.
     """

@@ -114,7 +114,7 @@ def _kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> boo
             row_times_attention(row, tokens, tokens)
     except Exception as error:  # of whatever the toolchain raises
         said = " ".join(str(error).split())[:200]
-        warnings.warn(f"rollout goes on without its fused kernel, more slowly: Triton says {said}", stacklevel=2)
+        warnings.warn(f"rollout continues without its fused kernel, more slowly: Triton says {said}", stacklevel=2)
         return False
     return True
 
@@ -123,7 +123,7 @@ def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) 
     """The same in plain PyTorch: `max_scores` attention weights at a time, in one buffer used again and again."""
     batch, heads, rows, head_dim = query.shape
     tokens = key.shape[2]
-    query = query.float().flatten(0, 1)  # (B·h, n, d); nothing is copied for a single float32 picture
+    query = query.float().flatten(0, 1)  # (B·h, n, d); nothing is copied for a single float32 image
     key = key.float().flatten(0, 1).transpose(-2, -1)  # (B·h, d, N)
     row = (row / heads).repeat_interleave(heads, dim=0).unsqueeze(1)  # (B·h, 1, n)
     out = row.new_zeros(batch * heads, 1, tokens)

@@ -95,7 +95,7 @@ def _logsumexp_kernel(
     """Base-2 log-sum-exp of a block of query rows over all keys, with the running maximum of an online softmax."""
     blocks = tl.cdiv(rows, BLOCK_QUERY)
     first = tl.program_id(0) % blocks * BLOCK_QUERY
-    pair = (tl.program_id(0) // blocks).to(tl.int64)  # picture · heads + head; 64 bits, for what it is multiplied by
+    pair = (tl.program_id(0) // blocks).to(tl.int64)  # image · heads + head; 64 bits, for what it is multiplied by
     query += pair // heads * query_batch + pair % heads * query_head
     key += pair // heads * key_batch + pair % heads * key_head
 
@@ -150,8 +150,8 @@ def _row_kernel(
         asking = _load_tile(query, start, rows, query_token, query_dim, BLOCK_QUERY, HEAD_DIM, BLOCK_DIM)
         index = start + tl.arange(0, BLOCK_QUERY)
         weight = tl.load(row + pair // heads * rows + index, mask=index < rows, other=0.0)  # rows beyond weigh nothing
-        normaliser = tl.load(logsumexp + pair * rows + index, mask=index < rows, other=0.0)
+        normalizer = tl.load(logsumexp + pair * rows + index, mask=index < rows, other=0.0)
         score = tl.dot(asked, tl.trans(asking), input_precision="ieee") * scale
-        total += tl.sum(tl.exp2(score - normaliser[None, :]) * weight[None, :], 1)
+        total += tl.sum(tl.exp2(score - normalizer[None, :]) * weight[None, :], 1)
     index = first + tl.arange(0, BLOCK_KEY)
     tl.store(out + pair * tokens + index, total, mask=index < tokens)

@@ -33,7 +33,7 @@ def draw_drop_path(block: Block, rows: int, device: torch.device) -> DropPathMas
 
 
 def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, N, D) → query, key, value, each (B, heads, N, head_dim), normalised as the module has it."""
+    """(B, N, D) → query, key, value, each (B, heads, N, head_dim), normalized as the module has it."""
     query, key, value = _split_heads(attention, attention.qkv(tokens))
     return attention.q_norm(query), attention.k_norm(key), value
 

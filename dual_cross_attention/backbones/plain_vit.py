@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable, shown
+from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.weights import Loaded, fetch_imagenet_weights, load_weights
 
 PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
@@ -55,9 +55,7 @@ def create_backbone(
                 f"backbone '{name}' is not a plain ViT of timm, so its attention cannot be opened; the nearest that "
                 f"are: {nearest} (list_backbones() has all)"
             )
-        raise InputError(
-            f"unknown backbone '{printable(name):.80}': did you mean {nearest}? (list_backbones() has all)"
-        )
+        raise InputError(f"unknown backbone '{escape(name):.80}': did you mean {nearest}? (list_backbones() has all)")
     _check_kwargs(timm_kwargs)
     try:
         backbone = timm.create_model(name, num_classes=num_classes, img_size=img_size, **timm_kwargs)
@@ -122,7 +120,7 @@ def _check_kwargs(timm_kwargs: dict[str, Any]) -> None:
             )
         largest = LARGEST_KWARGS.get(name, LARGEST_KWARG)
         if isinstance(value, int | float) and not abs(value) <= largest:
-            raise InputError(f"backbone_kwargs: expected {name} of at most {largest:,}, got {shown(value)}")
+            raise InputError(f"backbone_kwargs: expected {name} of at most {largest:,}, got {short_repr(value)}")
 
 
 def _check_can_be_opened(backbone: VisionTransformer, name: str) -> None:

@@ -7,9 +7,9 @@ from dual_cross_attention.commands.output import asks_for_help, check_writable, 
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.progress import make_console
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
-SUMMARY = "look at every picture of a data set before a training does"
+SUMMARY = "look at every image of a dataset before a training does"
 SHOWN_BAD = 20  # of the images that cannot be read, on the screen
 
 
@@ -18,13 +18,13 @@ class CheckOptions:
     """Options"""
 
     task: Literal["fgvc", "reid"] = "fgvc"
-    """fgvc is fine-grained visual categorisation, reid is object re-identification."""
+    """fgvc is fine-grained visual categorization, reid is object re-identification."""
     dataset: str | None = None
-    """Name of the data set, as of dcal train; unset: the built-in toy set."""
+    """Name of the dataset, as of dcal train; unset: the built-in toy set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
+    """The dataset's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
     num_workers: int | None = None
-    """Processes that read pictures; unset: one per core."""
+    """Processes that read images; unset: one per core."""
     json: str | None = None
     """Write the whole report as JSON to this file; - is standard output, with nothing else on it."""
 
@@ -34,9 +34,9 @@ def describe_options() -> str:
     return describe(
         CheckOptions,
         "dcal check-data [--OPTION VALUE ...]",
-        "Reads the labels of a data set and decodes every picture of all splits; reports what is broken, tiny, "
+        "Reads the labels of a dataset and decodes every image of all splits; reports what is broken, tiny, "
         "very large, animated, constant or of few levels, and files that are in more than one split. Exit "
-        "status 0: all can be read, 1: some cannot, 2: the data set cannot be used.",
+        "status 0: all can be read, 1: some cannot, 2: the dataset cannot be used.",
     )
 
 
@@ -56,6 +56,6 @@ def run(arguments: list[str]) -> int:
 
     report = data_check.check_data(options.task, options.dataset, options.data_root, options.num_workers, console)
     for line in data_check.as_lines(report, SHOWN_BAD):
-        console.print(printable(line), soft_wrap=True)
+        console.print(escape(line), soft_wrap=True)
     write_json(report.as_json(), options.json)
     return 1 if report.bad else 0

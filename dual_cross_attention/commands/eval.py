@@ -26,9 +26,9 @@ class EvalOptions:
     """Options"""
 
     dataset: str | None = None
-    """Another data set of the same task; unset: that of the run."""
+    """Another dataset of the same task; unset: that of the run."""
     data_root: str | None = None
-    """The data set; unset: where the run found it."""
+    """The dataset; unset: where the run found it."""
     feature: Literal["before_neck", "after_neck"] | None = None
     """Re-identification: retrieve with features before or after the BN neck; unset: as in the run."""
     distance: Literal["euclidean", "cosine"] | None = None
@@ -36,15 +36,15 @@ class EvalOptions:
     normalize_features: bool | None = None
     """Re-identification: scale features to length 1 first; unset: as in the run."""
     rerank: bool = False
-    """Re-identification: re-rank by k-reciprocal neighbours (Zhong et al. 2017)."""
+    """Re-identification: re-rank by k-reciprocal neighbors (Zhong et al. 2017)."""
     save_ranking: str | None = None
     """Re-identification: write for each query the gallery files in order, with distances, to this file (JSON Lines)."""
     ranking_depth: int | None = None
     """Of save_ranking: the nearest so many files of each query; unset: all, which takes 3 GB for Market-1501."""
     batch_size: int | None = None
-    """Pictures of one forward pass; unset: as in the run."""
+    """Images of one forward pass; unset: as in the run."""
     num_workers: int | None = None
-    """Processes that read pictures; unset: as in the run."""
+    """Processes that read images; unset: as in the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
@@ -84,14 +84,14 @@ def run(arguments: list[str]) -> None:
     result = evaluate(models[0], **given, console=console)
     console.print(_table(result))
     if result["unreadable"]:
-        console.print(f"{result['unreadable']} pictures could not be read and were left out")
+        console.print(f"{result['unreadable']} images could not be read and were left out")
     write_json(result, options.json)
 
 
 def _table(result: dict[str, Any]) -> Table:
     queries = f", {result['valid_queries']:,} queries with a match" if "valid_queries" in result else ""
     reranked = ", re-ranked" if result.get("rerank") else ""
-    table = Table(title=f"{result['dataset']}, {result['images']:,} test pictures{queries}{reranked}")
+    table = Table(title=f"{result['dataset']}, {result['images']:,} test images{queries}{reranked}")
     metrics = [name for name in METRICS if name in result]
     table.add_column("branch")
     for name in metrics:

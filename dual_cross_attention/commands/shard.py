@@ -7,9 +7,9 @@ from dual_cross_attention.commands.output import asks_for_help, show_log
 from dual_cross_attention.configs.flags import describe, read_flags, split_flags
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.progress import make_console
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
-SUMMARY = "write a data set of very many pictures into tar archives, to train from"
+SUMMARY = "write a dataset of very many images into tar archives, to train from"
 
 
 @dataclass(kw_only=True)
@@ -17,21 +17,21 @@ class ShardOptions:
     """Options"""
 
     task: Literal["fgvc", "reid"] = "fgvc"
-    """fgvc is fine-grained visual categorisation, reid is object re-identification."""
+    """fgvc is fine-grained visual categorization, reid is object re-identification."""
     dataset: str | None = None
-    """Name of the data set, as of dcal train; unset: the built-in toy set."""
+    """Name of the dataset, as of dcal train; unset: the built-in toy set."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
+    """The dataset's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
     output_dir: str | None = None
     """Folder for the archives; needed. The same command writes them again, as after an interruption."""
     shard_mb: int = 256
     """Largest size of an archive, in millions of bytes."""
     seed: int = 0
-    """Of the random order of the training pictures; of re-identification, they come identity by identity."""
+    """Of the random order of the training images; of re-identification, they come identity by identity."""
     num_workers: int | None = None
-    """Processes that read and decode pictures; unset: one per core."""
+    """Processes that read and decode images; unset: one per core."""
     max_bad_images: int | None = None
-    """Pictures that cannot be read are named and left out, so many at most; unset: 1 % of them, at least 10."""
+    """Images that cannot be read are named and left out, so many at most; unset: 1 % of them, at least 10."""
 
 
 def describe_options() -> str:
@@ -39,10 +39,10 @@ def describe_options() -> str:
     return describe(
         ShardOptions,
         "dcal shard --output_dir DIR [--OPTION VALUE ...]",
-        "Writes a data set into plain tar archives by WebDataset's convention, for --dataset shards: the "
+        "Writes a dataset into plain tar archives by WebDataset's convention, for --dataset shards: the "
         "files' own bytes, with KEY.cls (class) or KEY.json (identity, camera) beside KEY.jpg; train-*.tar and "
-        "val-*.tar or query-*.tar and gallery-*.tar. The same data set gives the same archives. (Who writes "
-        "such archives otherwise should put pictures of classes in random order: a training shuffles 65,536 "
+        "val-*.tar or query-*.tar and gallery-*.tar. The same dataset gives the same archives. (Who writes "
+        "such archives otherwise should put images of classes in random order: a training shuffles 65,536 "
         "of them at a time.)",
     )
 
@@ -63,4 +63,4 @@ def run(arguments: list[str]) -> None:
     from dual_cross_attention.tasks import sharding
 
     for line in sharding.shard(**asdict(options), console=console):
-        console.print(printable(line), soft_wrap=True)
+        console.print(escape(line), soft_wrap=True)

@@ -1,10 +1,10 @@
-"""Typed settings of every task, and the data sets' own defaults."""
+"""Typed settings of every task, and the datasets' own defaults."""
 
 from dual_cross_attention.configs.fgvc_config import FGVC_CONFIGS, FGVCConfig, ToyConfig
 from dual_cross_attention.configs.reid_config import REID_CONFIGS, ReIDConfig, ReIDToyConfig, VehicleReIDConfig
 from dual_cross_attention.configs.training_config import TrainingConfig
 
-# By task, then by data set; the first data set of a task is its default.
+# By task, then by dataset; the first dataset of a task is its default.
 CONFIGS: dict[str, dict[str, type[TrainingConfig]]] = {"fgvc": FGVC_CONFIGS, "reid": REID_CONFIGS}
 
 __all__ = [

@@ -11,7 +11,7 @@ from dual_cross_attention.configs.versions import setting
 
 @dataclass(kw_only=True)
 class FGVCConfig(TrainingConfig):
-    """Fine-grained visual categorisation (FGVC)."""
+    """Fine-grained visual categorization (FGVC)."""
 
     RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1)}
     # The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
@@ -20,7 +20,7 @@ class FGVCConfig(TrainingConfig):
     # --- what is trained on what ---
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
-    """Data set: toy (drawn by this program), cub, cars, aircraft, folder (train/CLASS/*.jpg, val/CLASS/*.jpg), or
+    """Dataset: toy (drawn by this program), cub, cars, aircraft, folder (train/CLASS/*.jpg, val/CLASS/*.jpg), or
     shards (tar archives, from dcal shard for instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
 
     # --- the model ---
@@ -28,17 +28,17 @@ class FGVCConfig(TrainingConfig):
     local_ratio: float = 0.1
     drop_path_rate: float = 0.1
 
-    # --- pictures ---
+    # --- images ---
     img_size: int | list[int] = 448
     resize_size: int | list[int] | None = None
-    """Pictures are resized to this, then cropped to img_size; unset: in proportion to it (the paper's 550 for 448)."""
+    """Images are resized to this, then cropped to img_size; unset: in proportion to it (the paper's 550 for 448)."""
 
-    # --- optimisation ---
+    # --- optimization ---
     epochs: int = 100
     batch_size: int = 16
-    """Pictures of one forward pass on one device (the micro-batch); at least 2 with PWCA. 2, 4 or 8 on small cards."""
+    """Images of one forward pass on one device (the micro-batch); at least 2 with PWCA. 2, 4 or 8 on small cards."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for one step of the optimiser; the effective batch is batch_size x this x processes."""
+    """Forward passes for one step of the optimizer; the effective batch is batch_size x this x processes."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     lr_per_512: float = 5e-4
@@ -54,13 +54,13 @@ class FGVCConfig(TrainingConfig):
             self.resize_size = sides("resize_size", self.resize_size)
 
     def resize(self) -> list[int]:
-        """Height and width that pictures are resized to before the crop, in pixels."""
+        """Height and width that images are resized to before the crop, in pixels."""
         return self.resize_size or [round(side * self.RESIZE_OVER_CROP) for side in self.img_size]
 
 
 @dataclass(kw_only=True)
 class ToyConfig(FGVCConfig):
-    """The built-in toy task: drawn pictures, a small ViT from scratch, minutes on a CPU."""
+    """The built-in toy task: drawn images, a small ViT from scratch, minutes on a CPU."""
 
     RESIZE_OVER_CROP: ClassVar[float] = 70 / 64
 
@@ -79,7 +79,7 @@ class ToyConfig(FGVCConfig):
     """A ViT this small is slower in bf16 on a CPU (docs/results.md)."""
 
 
-# The settings that each data set starts from.
+# The settings that each dataset starts from.
 FGVC_CONFIGS: dict[str, type[FGVCConfig]] = {
     "toy": ToyConfig,
     "cub": FGVCConfig,

@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable, shown
+from dual_cross_attention.text import escape, short_repr
 
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
@@ -64,7 +64,7 @@ def read_flags(settings: type, flags: Flags) -> tuple[list[str], dict[str, Any]]
     values: dict[str, Any] = {}
     for name, following in flags:
         if name not in hints:
-            raise InputError(f"unknown flag --{printable(name):.60}: {_what_exists(name, hints, '--')}")
+            raise InputError(f"unknown flag --{escape(name):.60}: {_what_exists(name, hints, '--')}")
         if not following and hints[name] is not bool:
             raise InputError(f"--{name}: expected {_expected(hints[name])}, got nothing")
         value, taken = following[0] if following else "true", 1
@@ -89,7 +89,7 @@ def read_settings(settings: type, values: Mapping[str, Any], source: str) -> dic
     hints = _hints(settings)
     for name in values:
         if name not in hints:
-            raise InputError(f"{source}: unknown setting '{printable(name):.60}': {_what_exists(str(name), hints)}")
+            raise InputError(f"{source}: unknown setting '{escape(name):.60}': {_what_exists(str(name), hints)}")
     return {name: _convert(settings, name, value, f"{source}: {name}") for name, value in values.items()}
 
 
@@ -112,7 +112,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # a date in month 13, a number of 5,000 digits: PyYAML lets out what Python raises
         raise InputError(f"cannot read '{path}' as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"'{path}': expected lines of 'setting: value', got {shown(content)}")
+        raise InputError(f"'{path}': expected lines of 'setting: value', got {short_repr(content)}")
     return content
 
 
@@ -144,7 +144,7 @@ def _convert(settings: type, name: str, value: Any, where: str) -> Any:
             raise InputError("nothing")
         return _parser(settings).parse_object({name: value}, defaults=False).as_dict()[name]
     except Exception:  # ArgumentError, and what the types raise on values far from them: too deep, too many digits
-        came = "null" if value is None else shown(value)
+        came = "null" if value is None else short_repr(value)
         raise InputError(f"{where}: expected {_expected(hint)}, got {came}") from None
 
 

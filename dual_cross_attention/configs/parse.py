@@ -1,4 +1,4 @@
-"""Which settings a run has: the defaults of its data set, under files, under flags."""
+"""Which settings a run has: the defaults of its dataset, under files, under flags."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from dual_cross_attention.configs.flags import Flags, describe, read_flags, read
 from dual_cross_attention.configs.training_config import TrainingConfig
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, earlier_defaults
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable, shown
+from dual_cross_attention.text import escape, short_repr
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def parse_config(arguments: Sequence[str]) -> TrainingConfig:
-    """Flags, over --config files, over the data set's defaults; of two files or flags, the later wins.
+    """Flags, over --config files, over the dataset's defaults; of two files or flags, the later wins.
 
     Raises:
-        InputError: an unknown task, data set, file, setting or flag, or a value that cannot work.
+        InputError: an unknown task, dataset, file, setting or flag, or a value that cannot work.
     """
     words, flags = split_flags(arguments)
     files = _read_files(flags)
@@ -38,7 +38,7 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     more_words, in_flags = read_flags(settings, [(name, given) for name, given in flags if name != "config"])
     for word in words + more_words:
         raise InputError(
-            f"unexpected word '{printable(word):.60}': expected flags with a value each, such as --dataset cub"
+            f"unexpected word '{escape(word):.60}': expected flags with a value each, such as --dataset cub"
         )
     values |= in_flags
     earlier = earlier_defaults(settings, version, complete=False)
@@ -47,14 +47,14 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     if unversioned:
         today = settings(**values)
         other = [
-            f"{name} {shown(value)} (today {shown(getattr(today, name))})"
+            f"{name} {short_repr(value)} (today {short_repr(getattr(today, name))})"
             for name, value in earlier.items()
             if name not in values and value != getattr(today, name)
         ]
         logger.info(
             "'%s' has no format_version, so what it does not set is as in format %d%s; with format_version: %d it is "
             "as today",
-            printable(unversioned[0]),
+            escape(unversioned[0]),
             version,
             f": {', '.join(other)}" if other else "",
             FORMAT_VERSION,
@@ -82,7 +82,7 @@ def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
 
 
 def describe_config(arguments: Sequence[str]) -> str:
-    """The text of `dcal train --help`, with the defaults of the data set that the other arguments choose."""
+    """The text of `dcal train --help`, with the defaults of the dataset that the other arguments choose."""
     flags = [(name, given) for name, given in split_flags(arguments)[1] if name != "help"]
     chosen = _chosen(_read_files(flags), flags)
     settings = choose_settings(chosen)
@@ -111,7 +111,7 @@ def restore_config(values: Mapping[str, Any], source: str) -> TrainingConfig:
 
 
 def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
-    """The class of settings of a task and data set, {"task": …, "dataset": …}; unset: the built-in toy task.
+    """The class of settings of a task and dataset, {"task": …, "dataset": …}; unset: the built-in toy task.
 
     Raises:
         InputError: there is none.
@@ -121,13 +121,13 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
         raise InputError(f"unknown task '{_as_written(task)}': there is {', '.join(CONFIGS)}")
     dataset = values.get("dataset", next(iter(CONFIGS[task])))
     if not isinstance(dataset, str) or dataset not in CONFIGS[task]:
-        raise InputError(f"unknown data set '{_as_written(dataset)}': there are {', '.join(CONFIGS[task])}")
+        raise InputError(f"unknown dataset '{_as_written(dataset)}': there are {', '.join(CONFIGS[task])}")
     return CONFIGS[task][dataset]
 
 
 def _as_written(value: object) -> str:
     """As it was written: text without the quotes of `shown`."""
-    return f"{printable(value):.60}" if isinstance(value, str) else shown(value)
+    return f"{escape(value):.60}" if isinstance(value, str) else short_repr(value)
 
 
 def recipe_names() -> list[str]:
@@ -148,7 +148,7 @@ def _read_files(flags: Flags) -> dict[Path, dict[str, Any]]:
 
 
 def _chosen(files: Mapping[Path, Mapping[str, Any]], flags: Flags) -> dict[str, Any]:
-    """What files and flags say of task and data set, as it stands there: it decides how all else is read."""
+    """What files and flags say of task and dataset, as it stands there: it decides how all else is read."""
     said = [item for content in files.values() for item in content.items()]
     said += [(name, given[0]) for name, given in flags if given]
     return {name: value for name, value in said if name in ("task", "dataset")}

@@ -26,7 +26,7 @@ class ReIDConfig(TrainingConfig):
     # --- what is trained on what ---
     task: Literal["reid"] = "reid"
     dataset: str = "market1501"
-    """Data set: toy (drawn by this program), market1501, dukemtmc, msmt17, veri776, folder (train/, query/ and gallery/
+    """Dataset: toy (drawn by this program), market1501, dukemtmc, msmt17, veri776, folder (train/, query/ and gallery/
     with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv), or shards (tar archives, from dcal shard for
     instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
 
@@ -35,25 +35,25 @@ class ReIDConfig(TrainingConfig):
     local_ratio: float = 0.3
     drop_path_rate: float = 0.1
 
-    # --- pictures ---
+    # --- images ---
     img_size: int | list[int] = field(default_factory=lambda: [256, 128])
     padding: int = 10
-    """Pixels of black around a training picture before the random crop."""
+    """Pixels of black around a training image before the random crop."""
     erasing: float = 0.5
-    """Probability that a rectangle of a training picture is erased."""
+    """Probability that a rectangle of a training image is erased."""
     pixel_stats: Literal["half", "backbone"] = "half"
-    """Pixels are normalised by mean and deviation 0.5, as TransReID does, or as the backbone was pretrained."""
+    """Pixels are normalized by mean and deviation 0.5, as TransReID does, or as the backbone was pretrained."""
 
-    # --- optimisation ---
+    # --- optimization ---
     epochs: int = 120
     batch_size: int = 64
-    """Pictures of one forward pass on one device (the micro-batch): identities x images_per_identity."""
+    """Images of one forward pass on one device (the micro-batch): identities x images_per_identity."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for one step of the optimiser; the effective batch is batch_size x this x processes."""
+    """Forward passes for one step of the optimizer; the effective batch is batch_size x this x processes."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     images_per_identity: int = 4
-    """K: pictures of each identity in a batch; 64 pictures are 16 identities x 4."""
+    """K: images of each identity in a batch; 64 images are 16 identities x 4."""
     lr_per_512: float = 0.064
     """Learning rate at an effective batch of 512; 0.064 gives the paper's 0.008 at batch 64."""
     warmup_epochs: float = 5.0
@@ -83,14 +83,14 @@ class ReIDConfig(TrainingConfig):
         if self.batch_size % self.images_per_identity or self.batch_size < 2 * self.images_per_identity:
             raise InputError(
                 f"batch_size {self.batch_size}: the triplet loss needs at least two identities of "
-                f"{self.images_per_identity} pictures, so a multiple of images_per_identity, at least "
+                f"{self.images_per_identity} images, so a multiple of images_per_identity, at least "
                 f"{2 * self.images_per_identity}"
             )
 
 
 @dataclass(kw_only=True)
 class VehicleReIDConfig(ReIDConfig):
-    """Re-identification of vehicles: square pictures."""
+    """Re-identification of vehicles: square images."""
 
     dataset: str = "veri776"
     img_size: int | list[int] = 256
@@ -122,7 +122,7 @@ class ReIDToyConfig(ReIDConfig):
     eval_every: int = 5
 
 
-# The settings that each data set starts from.
+# The settings that each dataset starts from.
 REID_CONFIGS: dict[str, type[ReIDConfig]] = {
     "toy": ReIDToyConfig,
     "market1501": ReIDConfig,

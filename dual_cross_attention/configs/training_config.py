@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 
 LARGEST = 2**53  # of a number without a limit of its own: a float holds every whole number up to it
 MAX_SIDE = 4096  # 65,536 patches of 16 x 16: beyond, position embeddings alone fill the memory
@@ -66,14 +66,14 @@ class TrainingConfig:
 
     # --- what is trained on what ---
     task: str
-    """Which task: fgvc is fine-grained visual categorisation, reid is object re-identification."""
+    """Which task: fgvc is fine-grained visual categorization, reid is object re-identification."""
     dataset: str
-    """Name of the data set."""
+    """Name of the dataset."""
     data_root: str | None = None
-    """The data set's own folder, or the folder that holds it; of shards, a pattern of its training archives will do;
+    """The dataset's own folder, or the folder that holds it; of shards, a pattern of its training archives will do;
     unset: looked for in $DCAL_DATA and ./data by the official name of its folder."""
     download: bool = False
-    """Fetch the data set into data_root, where its source still offers that (aircraft)."""
+    """Fetch the dataset into data_root, where its source still offers that (aircraft)."""
 
     # --- the model ---
     backbone: str
@@ -126,7 +126,7 @@ class TrainingConfig:
     """Share of the training, from 0 to 1, after which GLCA is trained, from the weights it had at the beginning (see
     glca_init). Before, it is not computed in training, and predictions are those of SA alone."""
 
-    # --- pictures ---
+    # --- images ---
     img_size: int | list[int]
     """Input size in pixels: a side, or height and width (--img_size 256 128); multiples of the patch size."""
     flip: float = 0.5
@@ -137,13 +137,13 @@ class TrainingConfig:
     std: float | list[float] | Literal["auto"] | None = setting("auto", before={1: None})
     """Standard deviation of the pixels, like mean, and given with it."""
 
-    # --- optimisation ---
+    # --- optimization ---
     epochs: int
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     batch_size: int
-    """Pictures of one forward pass on one device (the micro-batch); at least 2 with PWCA."""
+    """Images of one forward pass on one device (the micro-batch); at least 2 with PWCA."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for one step of the optimiser; the effective batch is batch_size x this x processes."""
+    """Forward passes for one step of the optimizer; the effective batch is batch_size x this x processes."""
     lr: float | None = None
     """Peak learning rate; unset: lr_per_512 x effective batch / 512."""
     lr_per_512: float
@@ -181,18 +181,18 @@ class TrainingConfig:
     """auto: CUDA, else MPS, else CPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Of several processes (torchrun, accelerate launch), each has the whole model (ddp), or a part of its weights and
-    of the optimiser's state (fsdp), for backbones that do not fit one card: slower, and the same results."""
+    of the optimizer's state (fsdp), for backbones that do not fit one card: slower, and the same results."""
     num_workers: int | None = None
-    """Processes that read pictures; unset: none on a CPU, else one per core, at most 8."""
+    """Processes that read images; unset: none on a CPU, else one per core, at most 8."""
     cache: Literal["none", "ram"] = "none"
-    """ram: pictures of both splits stay in memory, decoded and resized, once they were read; what is trained is the
-    same to the bit. Takes 3 x height x width bytes a picture, of resize_size (re-ID: img_size), 0.9 MB at 550 x 550;
+    """ram: images of both splits stay in memory, decoded and resized, once they were read; what is trained is the
+    same to the bit. Takes 3 x height x width bytes an image, of resize_size (re-ID: img_size), 0.9 MB at 550 x 550;
     each process of a multi-GPU run has a cache of its own."""
     max_bad_images: int | None = None
-    """Go on with at most so many pictures that cannot be read (in training the next one takes the place of each);
-    unset: 1 % of the training pictures, at least 10. `dcal check-data` finds them before a run."""
+    """Go on with at most so many images that cannot be read (in training the next one takes the place of each);
+    unset: 1 % of the training images, at least 10. `dcal check-data` finds them before a run."""
     eval_batch_size: int | None = None
-    """Pictures of one forward pass in evaluation; unset: four times batch_size."""
+    """Images of one forward pass in evaluation; unset: four times batch_size."""
     eval_every: int = 1
     """Evaluate every so many epochs, and after the last."""
     seed: int = 0
@@ -204,8 +204,8 @@ class TrainingConfig:
     output_dir: str | None = None
     """Folder of the run; unset: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"
-    """auto: go on if the folder holds this very run; never: refuse a folder that holds one; or PATH of another run or
-    its checkpoint, from which a run in output_dir begins; with the same PATH again, that one goes on."""
+    """auto: resume if the folder holds this run; never: refuse a folder that holds one; or PATH of another run or its
+    checkpoint, from which a run in output_dir begins; with the same PATH again, that one resumes."""
 
     def replaced(self: Config, **values: Any) -> Config:
         """A copy with these values, which count as given; errors as of the settings themselves."""
@@ -223,7 +223,7 @@ class TrainingConfig:
                 wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
                 if high is None and value > LARGEST and value != math.inf:
                     wanted = f"from {low} to {LARGEST:,}"
-                raise InputError(f"{name}: expected a number {wanted}, got {shown(value)}")
+                raise InputError(f"{name}: expected a number {wanted}, got {short_repr(value)}")
         self.img_size = sides("img_size", self.img_size)
         if self.weights_img_size is not None:
             self.weights_img_size = sides("weights_img_size", self.weights_img_size)
@@ -252,16 +252,16 @@ class TrainingConfig:
             values = [float(each) for each in value] if isinstance(value, list) else [float(value)] * 3
             if len(values) != 3 or not all(0 <= each <= 1 for each in values):
                 raise InputError(
-                    f"{name}: expected one or three numbers from 0 to 1, of pixels from 0 to 1, got {shown(value)}"
+                    f"{name}: expected one or three numbers from 0 to 1, of pixels from 0 to 1, got {short_repr(value)}"
                 )
             setattr(self, name, values)
         if isinstance(self.std, list) and min(self.std) <= 0:
-            raise InputError(f"std: expected numbers above 0, got {shown(self.std)}")
+            raise InputError(f"std: expected numbers above 0, got {short_repr(self.std)}")
         if isinstance(self.mean, list) != isinstance(self.std, list):
             name, other = ("mean", "std") if isinstance(self.mean, list) else ("std", "mean")
             raise InputError(
-                f"mean and std are given together: got {name} {shown(getattr(self, name))} and {other} "
-                f"{shown(getattr(self, other))}: give numbers for both, or --mean auto --std auto"
+                f"mean and std are given together: got {name} {short_repr(getattr(self, name))} and {other} "
+                f"{short_repr(getattr(self, other))}: give numbers for both, or --mean auto --std auto"
             )
 
 
@@ -275,7 +275,7 @@ def sides(name: str, size: int | list[int]) -> list[int]:
     if len(both) == 1:
         both *= 2
     if len(both) != 2 or min(both) < 1:
-        raise InputError(f"{name}: expected a side, or height and width, in pixels; got {shown(size)}")
+        raise InputError(f"{name}: expected a side, or height and width, in pixels; got {short_repr(size)}")
     if max(both) > MAX_SIDE:
-        raise InputError(f"{name}: expected sides of at most {MAX_SIDE:,} pixels, got {shown(size)}")
+        raise InputError(f"{name}: expected sides of at most {MAX_SIDE:,} pixels, got {short_repr(size)}")
     return both

@@ -1,13 +1,13 @@
-"""Data sets, and how their pictures reach the model."""
+"""Datasets, and how their images reach the model."""
 
 from dual_cross_attention.data.fgvc import FGVC_DATASETS, FineGrainedData, draw_toy, load_fgvc
 from dual_cross_attention.data.images import (
     UNREADABLE,
-    PictureDataset,
-    PictureList,
-    UnreadablePicture,
+    ImageDataset,
+    ImageList,
+    UnreadableImage,
     collate,
-    read_picture,
+    read_image,
 )
 from dual_cross_attention.data.loaders import test_loader, train_loader
 from dual_cross_attention.data.reid import REID_DATASETS, load_reid
@@ -22,15 +22,15 @@ __all__ = [
     "FineGrainedData",
     "IdentityList",
     "IdentitySampler",
-    "PictureDataset",
-    "PictureList",
+    "ImageDataset",
+    "ImageList",
     "ReIDData",
-    "UnreadablePicture",
+    "UnreadableImage",
     "collate",
     "draw_toy",
     "load_fgvc",
     "load_reid",
-    "read_picture",
+    "read_image",
     "reid_train_transform",
     "test_loader",
     "test_transform",

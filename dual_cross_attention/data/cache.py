@@ -1,4 +1,4 @@
-"""Pictures kept in memory, decoded and resized, so that they are read from disk in the first epoch only."""
+"""Images kept in memory, decoded and resized, so that they are read from disk in the first epoch only."""
 
 import math
 import mmap
@@ -14,17 +14,17 @@ from dual_cross_attention.errors import InputError
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
-USABLE = 0.9  # of the memory that is available: model, batches and the reading processes themselves need some too
+USABLE = 0.9  # of the memory that is available: model, batches and the workers themselves need some too
 
 
-class PictureCache:
+class ImageCache:
     """Pixels by number, shared with every process that is forked after this was made, whichever of them reads first.
 
     The memory is an anonymous shared mapping: the system gives pages as they are written, and it is not in /dev/shm,
     which containers limit to 64 MB. It cannot be pickled, so processes that are spawned cannot have it.
 
     Args:
-        count: pictures.
+        count: images.
         size: (height, width) of each in pixels.
 
     Raises:
@@ -40,9 +40,9 @@ class PictureCache:
         self._pixels = torch.frombuffer(memory, dtype=torch.uint8, offset=count).view(count, 3, *size)
 
     def get(self, index: int, read: Callable[[int], Tensor]) -> Tensor:
-        """Picture `index`, uint8 (3, height, width), not to be written to; `read(index)` gives it the first time.
+        """Image `index`, uint8 (3, height, width), not to be written to; `read(index)` gives it the first time.
 
-        What `read` raises goes through, and nothing is kept: the picture is tried again the next time.
+        What `read` raises goes through, and nothing is kept: the image is tried again the next time.
         """
         if not self._filled[index]:
             self._pixels[index] = read(index)
@@ -51,12 +51,12 @@ class PictureCache:
 
 
 def pixel_bytes(count: int, size: tuple[int, int]) -> int:
-    """Bytes of so many uint8 pictures (3, *size)."""
+    """Bytes of so many uint8 images (3, *size)."""
     return count * 3 * size[0] * size[1]
 
 
 def check_memory(count: int, size: tuple[int, int]) -> None:
-    """Before anything is read: whether so many pictures of (height, width) pixels can be kept.
+    """Before anything is read: whether so many images of (height, width) pixels can be kept.
 
     Raises:
         InputError: they need more than this process can take, or its share where a machine runs several.
@@ -97,9 +97,9 @@ def _left_in(group: Path) -> float:
     return limit - used + int(parts["active_file"]) + int(parts["inactive_file"])
 
 
-ADVICE = "take --cache none, or smaller pictures (--resize_size; of re-identification --img_size)"
+ADVICE = "take --cache none, or smaller images (--resize_size; of re-identification --img_size)"
 
 
 def _needs(count: int, size: tuple[int, int]) -> str:
     gib = pixel_bytes(count, size) / 2**30
-    return f"--cache ram needs {gib:.2f} GiB for {count:,} pictures of {size[0]}×{size[1]} pixels (height×width)"
+    return f"--cache ram needs {gib:.2f} GiB for {count:,} images of {size[0]}×{size[1]} pixels (height×width)"

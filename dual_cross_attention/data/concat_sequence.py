@@ -8,7 +8,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Joined(Sequence[Item]):
+class ConcatSequence(Sequence[Item]):
     """The elements of the first part, then those of the second, and so on."""
 
     def __init__(self, *parts: Sequence[Item]):

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
-from dual_cross_attention.data.images import Picture
+from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.shards.columns import IndexedPictures
+from dual_cross_attention.data.shards.columns import IndexedImages
 from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.untrusted_files import open_regular
@@ -115,7 +115,7 @@ def digest_names(names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_split(images: Sequence[Picture], *labels: Sequence[int]) -> SplitFingerprint:
+def fingerprint_split(images: Sequence[ImageSource], *labels: Sequence[int]) -> SplitFingerprint:
     """Of images in their order and their labels (of re-identification, identities and cameras).
 
     Args:
@@ -124,7 +124,7 @@ def fingerprint_split(images: Sequence[Picture], *labels: Sequence[int]) -> Spli
     """
     digest = hashlib.blake2b(digest_size=16)
     sample = None
-    if isinstance(images, IndexedPictures):
+    if isinstance(images, IndexedImages):
         digest.update(_of_index(images.index))
         for each in labels:
             digest.update(np.ascontiguousarray(each.table, dtype="<i8").tobytes())

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Of files that are taken for pictures, in any case."""
+"""Of files that are taken for images, in any case."""
 OFFICIAL_NAMES = {
     "CUB_200_2011",
     "stanford_cars",
@@ -66,8 +66,8 @@ def own_folder(data_root: Path, name: str, marker: str, wrapped: bool = True) ->
     found = [folder / name for folder in subfolders(data_root) if os.path.exists(folder / name / marker)]
     if len(found) > 1:
         raise InputError(
-            f"expected one folder {name} below {printable(data_root)}, found {len(found)}: give data_root one of "
-            f"{printable(found[0])}, {printable(found[1])}"
+            f"expected one folder {name} below {escape(data_root)}, found {len(found)}: give data_root one of "
+            f"{escape(found[0])}, {escape(found[1])}"
         )
     if found:
         return found[0]
@@ -101,7 +101,7 @@ def inner_folder_lines(dataset: str, found: Path, given: Path, *usual: Path) -> 
     """A line that says that a folder is read which is not the given one: it is a guess. None if it is, or `usual`."""
     if found in (given, *usual):
         return []
-    return [f"{dataset}: {printable(found)} is read, found in {printable(given)}"]
+    return [f"{dataset}: {escape(found)} is read, found in {escape(given)}"]
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -130,8 +130,8 @@ def holding_folder(data_root: Path, name: str) -> Path:
     return data_root
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures right in a folder, sorted by name; hidden files and those without a usual extension are left out."""
+def image_files(folder: Path) -> list[Path]:
+    """The images right in a folder, sorted by name; hidden files and those without a usual extension are left out."""
     return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in EXTENSIONS and path.name[0] != "."]
 
 
@@ -141,7 +141,7 @@ def what_is_in(folder: Path, shown: int = 6) -> str:
         return "it does not exist"
     if not folder.is_dir():
         return "it is not a folder"
-    names = sorted(printable(f"{entry.name}/" if entry.is_dir() else entry.name) for entry in folder.iterdir())
+    names = sorted(escape(f"{entry.name}/" if entry.is_dir() else entry.name) for entry in folder.iterdir())
     if not names:
         return "it is empty"
     return f"it holds {', '.join(names[:shown])}{f' and {len(names) - shown} more' if len(names) > shown else ''}"

@@ -1,4 +1,4 @@
-"""Which labels many pictures have."""
+"""Which labels many images have."""
 
 from collections.abc import Sequence
 

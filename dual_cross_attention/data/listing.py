@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dual_cross_attention.data.folders import EXTENSIONS, is_visible
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import open_regular
 
 FolderId = tuple[int, int]
@@ -125,19 +125,19 @@ def left_out_warnings(where: str, listing: Listing) -> list[str]:
     if listing.other:
         look = "look" if len(listing.other) > 1 else "looks"
         kinds = Counter(path.suffix.lower() or "no extension" for path in listing.other)
-        said = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in kinds.most_common(8))
+        said = ", ".join(f"{escape(kind)}: {count:,}" for kind, count in kinds.most_common(8))
         warnings.append(
             f"{where}: {_are(len(listing.other), 'file')} left out that {look} like images ({said}), such as "
-            f"{printable(listing.other[0])}: convert or rename them to one of {', '.join(sorted(EXTENSIONS))}"
+            f"{escape(listing.other[0])}: convert or rename them to one of {', '.join(sorted(EXTENSIONS))}"
         )
     if listing.hidden:
         warnings.append(
-            f"{where}: {_are(len(listing.hidden), 'hidden image')} left out, such as {printable(listing.hidden[0])}"
+            f"{where}: {_are(len(listing.hidden), 'hidden image')} left out, such as {escape(listing.hidden[0])}"
         )
     if listing.repeated:
         warnings.append(
             f"{where}: {_are(len(listing.repeated), 'link')} not followed, to folders that are read already or hold "
-            f"this one, such as {printable(listing.repeated[0])}"
+            f"this one, such as {escape(listing.repeated[0])}"
         )
     return warnings
 
@@ -155,14 +155,14 @@ def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_f
         found = list_images(folder, known={os.fspath(path) for path in listed})
     except OSError as error:  # the images may be readable all the same: their names are known
         return [
-            f"{where}: {printable(error.filename or folder)} cannot be listed ({error.strerror}): images that are not "
+            f"{where}: {escape(error.filename or folder)} cannot be listed ({error.strerror}): images that are not "
             f"in {list_file} are not counted"
         ]
-    warnings = left_out_warnings(f"{where}: {printable(folder)}", found)
+    warnings = left_out_warnings(f"{where}: {escape(folder)}", found)
     if more := found.images:
         warnings.append(
-            f"{where}: {_are(len(more), 'image')} left out of {printable(folder)}, not being in {list_file}, such as "
-            f"{printable(more[0])}"
+            f"{where}: {_are(len(more), 'image')} left out of {escape(folder)}, not being in {list_file}, such as "
+            f"{escape(more[0])}"
         )
     return warnings
 

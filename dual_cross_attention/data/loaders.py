@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from dual_cross_attention.data.cache import PictureCache
-from dual_cross_attention.data.images import PictureDataset, PictureList, collate
+from dual_cross_attention.data.cache import ImageCache
+from dual_cross_attention.data.images import ImageDataset, ImageList, collate
 from dual_cross_attention.data.samplers import BatchOrder, SequentialOrder, ShuffledOrder
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
@@ -20,7 +20,7 @@ from dual_cross_attention.errors import InputError
 logger = logging.getLogger(__name__)
 
 PATIENCE = 600.0
-"""Seconds after which a reading process that has sent nothing counts as hung."""
+"""Seconds after which a worker that has sent nothing counts as hung."""
 NOTICED_WITHIN = 5.0
 """Seconds after which one that has died is noticed, at the latest."""
 READING_ATTEMPTS = 3
@@ -31,22 +31,22 @@ _TIMED_OUT = "DataLoader timed out"
 
 
 class Batches:
-    """The batches of a data set, which can be read from any point of any epoch.
+    """The batches of a dataset, which can be read from any point of any epoch.
 
-    A reading process that dies or hangs is replaced, and what it was to read is read again. The processes stay from one
+    A worker that dies or hangs is replaced, and what it was to read is read again. The processes stay from one
     reading to the next, unless the one before was left in its middle.
 
     Args:
         dataset: what to read.
-        order: which pictures make which batch.
+        order: which images make which batch.
         options: of `DataLoader`.
     """
 
-    def __init__(self, dataset: PictureDataset, order: BatchOrder, **options: Any):
+    def __init__(self, dataset: ImageDataset, order: BatchOrder, **options: Any):
         self.dataset, self.order = dataset, order
         self._wanted = _Wanted(order)
         self._left = False  # in the middle of what was to be read
-        # Seeded, else every epoch would draw the seeds of the reading processes from the global generator.
+        # Seeded, else every epoch would draw the seeds of the workers from the global generator.
         generator = torch.Generator().manual_seed(0)
         self.loader = DataLoader(
             dataset, batch_sampler=self._wanted, collate_fn=collate, generator=generator, **options
@@ -68,7 +68,7 @@ class Batches:
             numbers: which batches, in ascending order (one may come twice); the first is 0.
 
         Raises:
-            InputError: the reading processes have died or hung `READING_ATTEMPTS` times in a row.
+            InputError: the workers have died or hung `READING_ATTEMPTS` times in a row.
         """
         self.dataset.set_epoch(epoch)
         numbers, done, failures = list(numbers), 0, 0
@@ -94,11 +94,11 @@ class Batches:
                 reason = " ".join(str(error).split())
                 if failures == READING_ATTEMPTS:
                     raise InputError(
-                        f"the processes that read pictures broke down {failures} times in a row, at batch "
+                        f"the workers that read images broke down {failures} times in a row, at batch "
                         f"{numbers[done]} of epoch {epoch} ({reason}): memory may be short, or a disk may hang; try "
                         "fewer --num_workers, or 0"
                     ) from error
-                logger.warning("a process that reads pictures broke down, and is replaced: %s", reason)
+                logger.warning("a process that reads images broke down, and is replaced: %s", reason)
                 self.close()  # what is left of them would be asked again
 
     def _next_of(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -115,11 +115,11 @@ class Batches:
                     raise RuntimeError(f"{_TIMED_OUT} after {waited:.0f} seconds") from error
 
     def close(self) -> None:
-        """End the reading processes, which else wait for another epoch."""
+        """End the workers, which else wait for another epoch."""
         self.loader._iterator = None
 
-    def picture_names(self, epoch: int, numbers: Iterable[int]) -> list[list[str]]:
-        """The pictures of some batches, as `read` takes them: their paths, or their number where they have none."""
+    def image_names(self, epoch: int, numbers: Iterable[int]) -> list[list[str]]:
+        """The images of some batches, as `read` takes them: their paths, or their number where they have none."""
         return [[self.dataset.name(index) for index in batch] for batch in self._wanted.lists(epoch, list(numbers))]
 
 
@@ -149,13 +149,13 @@ class _Wanted(Sampler[list[int]]):
 
 
 def _is_of_reading(error: RuntimeError) -> bool:
-    """Whether it tells of a reading process, not of what one raised."""
+    """Whether it tells of a worker, not of what one raised."""
     message = str(error)
     return message.startswith(("DataLoader worker (pid", _TIMED_OUT)) or "Pin memory thread" in message
 
 
 def train_loader(
-    pictures: PictureList,
+    images: ImageList,
     transform: Transform,
     batch_size: int,
     num_workers: int,
@@ -167,39 +167,39 @@ def train_loader(
 ) -> Batches:
     """The training batches; they are those of `collate`.
 
-    The last batch is kept when it is short, unless it has fewer than `min_batch` pictures.
+    The last batch is kept when it is short, unless it has fewer than `min_batch` images.
 
     Args:
-        pictures: what to train on.
+        images: what to train on.
         transform: from a PIL image in RGB to a float tensor (3, H, W).
-        batch_size: pictures per batch.
+        batch_size: images per batch.
         num_workers: processes that read ahead; 0 reads in this one.
-        seed: of the order of the pictures, and of their augmentation.
+        seed: of the order of the images, and of their augmentation.
         device_type: pages are pinned for "cuda".
-        min_batch: fewest pictures a batch may have; 2 with PWCA, where each needs a distractor.
-        order: which pictures make which batch; None shuffles them.
-        cache: keeps pictures in memory, see `PictureCache`; what comes out is the same.
+        min_batch: fewest images a batch may have; 2 with PWCA, where each needs a distractor.
+        order: which images make which batch; None shuffles them.
+        cache: keeps images in memory, see `ImageCache`; what comes out is the same.
 
     Raises:
-        InputError: a size that cannot work, fewer pictures than `min_batch`, or a cache that cannot be.
+        InputError: a size that cannot work, fewer images than `min_batch`, or a cache that cannot be.
     """
     if batch_size < min_batch:
         raise InputError(
-            f"expected batch_size of at least {min_batch}{' (PWCA pairs pictures of a batch)' if min_batch > 1 else ''}"
+            f"expected batch_size of at least {min_batch}{' (PWCA pairs images of a batch)' if min_batch > 1 else ''}"
             f", got {batch_size}"
         )
-    if len(pictures) < min_batch:
-        raise InputError(f"expected at least {min_batch} training pictures, got {len(pictures)}")
-    kept = PictureCache(len(pictures), transform.size) if cache else None
+    if len(images) < min_batch:
+        raise InputError(f"expected at least {min_batch} training images, got {len(images)}")
+    kept = ImageCache(len(images), transform.size) if cache else None
     return Batches(
-        PictureDataset(pictures, transform, training=True, seed=seed, cache=kept),
-        order or ShuffledOrder(len(pictures), batch_size, min_batch, seed, pictures.block),
+        ImageDataset(images, transform, training=True, seed=seed, cache=kept),
+        order or ShuffledOrder(len(images), batch_size, min_batch, seed, images.block),
         **_reading(num_workers, device_type, cache),
     )
 
 
 def test_loader(
-    pictures: PictureList,
+    images: ImageList,
     transform: Transform,
     batch_size: int,
     num_workers: int,
@@ -207,9 +207,9 @@ def test_loader(
     cache: bool = False,
 ) -> Batches:
     """The test batches, in the order of the list. Arguments and errors as in `train_loader`."""
-    kept = PictureCache(len(pictures), transform.size) if cache else None
-    dataset = PictureDataset(pictures, transform, training=False, cache=kept)
-    return Batches(dataset, SequentialOrder(len(pictures), batch_size), **_reading(num_workers, device_type, cache))
+    kept = ImageCache(len(images), transform.size) if cache else None
+    dataset = ImageDataset(images, transform, training=False, cache=kept)
+    return Batches(dataset, SequentialOrder(len(images), batch_size), **_reading(num_workers, device_type, cache))
 
 
 test_loader.__test__ = False  # pytest takes it for a test wherever it is imported

@@ -1,4 +1,4 @@
-"""What is known of a data set before it is read, and reading it by its name."""
+"""What is known of a dataset before it is read, and reading it by its name."""
 
 import difflib
 import errno
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from dual_cross_attention.data.folders import absolute, what_is_in
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 Data = TypeVar("Data")
 VARIABLE = "DCAL_DATA"
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CatalogueEntry(Generic[Data]):
-    """A data set that a task knows by name.
+class DatasetEntry(Generic[Data]):
+    """A dataset that a task knows by name.
 
     Args:
         description: for a list of what exists.
@@ -48,34 +48,34 @@ class CatalogueEntry(Generic[Data]):
 
 
 def load_by_name(
-    catalogue: Mapping[str, CatalogueEntry[Data]],
+    registry: Mapping[str, DatasetEntry[Data]],
     name: str,
     data_root: str | Path | None,
     download: bool = False,
     **options: Any,
 ) -> Data:
-    """A data set of the catalogue; pictures stay on disk until they are used.
+    """A dataset of the registry; images stay on disk until they are used.
 
     Args:
-        catalogue: the data sets of a task, by name.
+        registry: the datasets of a task, by name.
         name: one of them.
-        data_root: the data set's own folder, or the folder that holds it (or a pattern, see `CatalogueEntry`); None: as
+        data_root: the dataset's own folder, or the folder that holds it (or a pattern, see `DatasetEntry`); None: as
             `find_data_root` finds it, or for a synthetic one.
         download: fetch it into `data_root` first, if it is not there.
         **options: passed on to the entry's `load`.
 
     Raises:
-        InputError: an unknown name, a missing or wrong `data_root`, a download that is not on offer, or a data set that
+        InputError: an unknown name, a missing or wrong `data_root`, a download that is not on offer, or a dataset that
             cannot be used.
     """
-    if name not in catalogue:
-        raise InputError(f"unknown data set {name!r}{_closest(name, catalogue)}; there are: {', '.join(catalogue)}")
-    entry = catalogue[name]
+    if name not in registry:
+        raise InputError(f"unknown dataset {name!r}{_closest(name, registry)}; there are: {', '.join(registry)}")
+    entry = registry[name]
     if entry.layout is None and data_root is not None:
-        others = [known for known, other in catalogue.items() if other.layout]
+        others = [known for known, other in registry.items() if other.layout]
         raise InputError(
             f"{name} is synthetic and takes no data_root, but {data_root} was given; "
-            f"did you mean the data set {others[0]}, or folder (your own pictures)?"
+            f"did you mean the dataset {others[0]}, or folder (your own images)?"
         )
     if download and entry.no_download is not None:
         get = f"; get it from {entry.source}" if entry.source.startswith("http") else ""
@@ -83,7 +83,7 @@ def load_by_name(
     if entry.layout is None:
         return entry.load(**options)
     wanted = f"{name} needs data_root, a folder with {entry.layout}"
-    if data_root is None and (data_root := find_data_root(catalogue, name)) is None:
+    if data_root is None and (data_root := find_data_root(registry, name)) is None:
         searched = f"; none was given, and it is not in {' nor in '.join(_searched_places())}" if entry.find else ""
         raise InputError(f"{wanted}{searched}; get it from {entry.source}")
     typed = f"{data_root}"
@@ -92,37 +92,35 @@ def load_by_name(
     try:
         root = absolute(Path(typed).expanduser())
     except (OSError, RuntimeError) as error:  # no working directory; a user whom the system does not know
-        raise InputError(f"{wanted}; {printable(typed)} was given: {error}") from error
+        raise InputError(f"{wanted}; {escape(typed)} was given: {error}") from error
     try:
         return _load(entry, name, root, wanted, download, options)
     except InputError as error:
-        if typed in f"{error}" or printable(typed) in f"{error}":
+        if typed in f"{error}" or escape(typed) in f"{error}":
             raise
-        raise InputError(f"{error} (data_root: {printable(typed)})") from error
+        raise InputError(f"{error} (data_root: {escape(typed)})") from error
 
 
 def _load(
-    entry: CatalogueEntry[Data], name: str, root: Path, wanted: str, download: bool, options: dict[str, Any]
+    entry: DatasetEntry[Data], name: str, root: Path, wanted: str, download: bool, options: dict[str, Any]
 ) -> Data:
     if download:
         return entry.load(root, download=True, **options)
     if not entry.by_pattern and not os.path.isdir(root):  # False too for what cannot be a name
-        raise InputError(f"{wanted}; {printable(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
+        raise InputError(f"{wanted}; {escape(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
     try:
         return entry.load(root, **options)
     except OSError as error:  # a folder that may not be listed, a link that leads to itself
-        raise InputError(
-            f"{name}: cannot read {printable(error.filename or root)}: {error.strerror or error}"
-        ) from error
+        raise InputError(f"{name}: cannot read {escape(error.filename or root)}: {error.strerror or error}") from error
 
 
-def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> Path | None:
+def find_data_root(registry: Mapping[str, DatasetEntry[Any]], name: str) -> Path | None:
     """The folder of a dataset where no `data_root` is given: in `$DCAL_DATA`, else in `./data`.
 
     It is logged, with a warning if `$DCAL_DATA` could not be searched.
 
     Args:
-        catalogue: the datasets of a task, by name.
+        registry: the datasets of a task, by name.
         name: one of them.
 
     Returns:
@@ -131,7 +129,7 @@ def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> P
     Raises:
         InputError: there are several of it.
     """
-    entry = catalogue.get(name)
+    entry = registry.get(name)
     if entry is None or entry.find is None:
         return None
     passed_over = []
@@ -150,7 +148,7 @@ def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> P
         if found is not None:
             for other, why in passed_over:
                 logger.warning("%s: not looked for in %s: %s", name, other, why)
-            logger.info("%s: found in %s: %s", name, described, printable(found))
+            logger.info("%s: found in %s: %s", name, described, escape(found))
             return found
     return None
 
@@ -158,7 +156,7 @@ def find_data_root(catalogue: Mapping[str, CatalogueEntry[Any]], name: str) -> P
 def _places() -> list[tuple[str, Path]]:
     """How messages name each place, and where it is."""
     given = os.environ.get(VARIABLE, "").strip()
-    own = [(f"${VARIABLE} ({printable(given)})", Path(given))] if given else []
+    own = [(f"${VARIABLE} ({escape(given)})", Path(given))] if given else []
     return [*own, (f"./{NEARBY}", Path(NEARBY))]
 
 
@@ -176,7 +174,7 @@ def _obstacle(place: Path) -> str | None:
 
 
 def _not_searched(error: Exception) -> str:
-    where = f"{printable(error.filename)}: " if getattr(error, "filename", None) else ""
+    where = f"{escape(error.filename)}: " if getattr(error, "filename", None) else ""
     return f"it cannot be searched ({where}{getattr(error, 'strerror', None) or error})"
 
 
@@ -189,6 +187,6 @@ def _searched_places() -> list[str]:
     return places
 
 
-def _closest(name: str, catalogue: Mapping[str, Any]) -> str:
-    matches = difflib.get_close_matches(name.lower(), catalogue, n=1, cutoff=0.5)
+def _closest(name: str, registry: Mapping[str, Any]) -> str:
+    matches = difflib.get_close_matches(name.lower(), registry, n=1, cutoff=0.5)
     return f" (did you mean {matches[0]}?)" if matches else ""

@@ -1,6 +1,6 @@
 """From a PIL image to what a backbone reads, in two halves: `resize`, always the same, and `augment`, which may draw.
 
-Pictures are resized as uint8 tensors. Measured on one core of an AMD EPYC, 500×375 → 550×550 → crop 448×448, whole
+Images are resized as uint8 tensors. Measured on one core of an AMD EPYC, 500×375 → 550×550 → crop 448×448, whole
 pipeline: 2.6 ms, against 5.8 ms when PIL resizes and 6.6 ms when the tensor is made float first; the pixels differ
 from PIL's by at most 2 of 255.
 """
@@ -14,10 +14,10 @@ from dual_cross_attention.errors import InputError
 
 
 class Transform(v2.Compose):
-    """Resizes a picture, then does the steps of `augment`; the half-way result can be kept (`cache.py`).
+    """Resizes an image, then does the steps of `augment`; the half-way result can be kept (`cache.py`).
 
     Args:
-        size: (height, width) in pixels that pictures are resized to; the aspect ratio is not kept.
+        size: (height, width) in pixels that images are resized to; the aspect ratio is not kept.
         augment: steps from uint8 (3, *size) to float (3, height, width); they change nothing in place.
 
     Attributes:
@@ -41,7 +41,7 @@ def train_transform(
     std: Sequence[float],
     flip: float = 0.5,
 ) -> Transform:
-    """Resize, random crop, random horizontal flip, normalise. Source: DCAL (arXiv 2205.02151), section 4.1.
+    """Resize, random crop, random horizontal flip, normalize. Source: DCAL (arXiv 2205.02151), section 4.1.
 
     Args:
         img_size: (height, width) in pixels of what comes out.
@@ -58,15 +58,15 @@ def train_transform(
     if not 0 <= flip <= 1:
         raise InputError(f"flip is a probability, from 0 to 1; got {flip}")
     _check_crop(img_size, resize)
-    return Transform(resize, [v2.RandomCrop(img_size), v2.RandomHorizontalFlip(flip), *_normalised(mean, std)])
+    return Transform(resize, [v2.RandomCrop(img_size), v2.RandomHorizontalFlip(flip), *_normalized(mean, std)])
 
 
 def test_transform(
     img_size: tuple[int, int], resize: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Transform:
-    """Resize, centre crop, normalise. Arguments, result and errors as in `train_transform`."""
+    """Resize, center crop, normalize. Arguments, result and errors as in `train_transform`."""
     _check_crop(img_size, resize)
-    return Transform(resize, [v2.CenterCrop(img_size), *_normalised(mean, std)])
+    return Transform(resize, [v2.CenterCrop(img_size), *_normalized(mean, std)])
 
 
 test_transform.__test__ = False  # pytest takes it for a test wherever it is imported
@@ -75,12 +75,12 @@ test_transform.__test__ = False  # pytest takes it for a test wherever it is imp
 def _check_crop(img_size: tuple[int, int], resize: tuple[int, int]) -> None:
     if resize[0] < img_size[0] or resize[1] < img_size[1]:
         raise InputError(
-            f"pictures are resized to {resize[0]}×{resize[1]} and then cropped to {img_size[0]}×{img_size[1]} "
+            f"images are resized to {resize[0]}×{resize[1]} and then cropped to {img_size[0]}×{img_size[1]} "
             "(height×width), so resize must be at least img_size"
         )
 
 
-def _normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+def _normalized(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std), inplace=True)]
 
 
@@ -92,7 +92,7 @@ def reid_train_transform(
     padding: int = 10,
     erasing: float = 0.5,
 ) -> Transform:
-    """Resize, random horizontal flip, pad and random crop, normalise, random erasing.
+    """Resize, random horizontal flip, pad and random crop, normalize, random erasing.
 
     Source: TransReID (arXiv 2102.04378), section 4.2, whose recipe DCAL takes. What is erased is filled with normal
     noise, a value a pixel, and has 2 to 33 % of the area.
@@ -119,7 +119,7 @@ def reid_train_transform(
         [
             v2.RandomHorizontalFlip(flip),
             v2.RandomCrop(img_size, padding=padding),
-            *_normalised(mean, std),
+            *_normalized(mean, std),
             v2.RandomErasing(erasing, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), value="random"),
         ],
     )

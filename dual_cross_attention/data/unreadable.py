@@ -1,22 +1,22 @@
-"""Keeping count of pictures that could not be read, while a run goes on without them, up to a limit."""
+"""Keeping count of images that could not be read, while a run continues without them, up to a limit."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
-SHOWN = 3  # pictures that the error names
+SHOWN = 3  # images that the error names
 
 
 class Unreadable(NamedTuple):
-    """A picture that could not be read, as a batch's "unreadable" list has it.
+    """An image that could not be read, as a batch's "unreadable" list has it.
 
     Args:
         path: the file, exactly as it is named.
         reason: why, in a line.
-        replaced: whether another picture took its place (in training), or it was left out (in evaluation).
+        replaced: whether another image took its place (in training), or it was left out (in evaluation).
     """
 
     path: str
@@ -24,16 +24,16 @@ class Unreadable(NamedTuple):
     replaced: bool
 
 
-def allowed_unreadable(max_bad_images: int | None, train_pictures: int) -> int:
-    """How many unreadable pictures a training goes on with: `max_bad_images`; None: 1 % of them, at least 10."""
-    return max(10, train_pictures // 100) if max_bad_images is None else max_bad_images
+def allowed_unreadable(max_bad_images: int | None, train_images: int) -> int:
+    """How many unreadable images a training continues with: `max_bad_images`; None: 1 % of them, at least 10."""
+    return max(10, train_images // 100) if max_bad_images is None else max_bad_images
 
 
-class UnreadablePictures:
-    """Collects what batches say of unreadable pictures; every picture is told once.
+class UnreadableImages:
+    """Collects what batches say of unreadable images; every image is told once.
 
     Args:
-        tell: called with a line that names the picture, the reason and what happens, the first time a picture fails.
+        tell: called with a line that names the image, the reason and what happens, the first time an image fails.
         allowed: how many may fail, see `allowed_unreadable`; None: any number.
 
     Attributes:
@@ -49,37 +49,37 @@ class UnreadablePictures:
         """The loader's batches, without their "unreadable" entry.
 
         Raises:
-            InputError: more pictures could not be read than are allowed.
+            InputError: more images could not be read than are allowed.
         """
         for batch in loader:
-            for picture in batch.pop("unreadable", ()):
-                self.add(picture)
+            for image in batch.pop("unreadable", ()):
+                self.add(image)
             yield batch
 
-    def add(self, picture: Unreadable) -> None:
-        """Takes note of a picture; raises as `watch` does."""
-        path, reason, replaced = picture
+    def add(self, image: Unreadable) -> None:
+        """Takes note of an image; raises as `watch` does."""
+        path, reason, replaced = image
         if path in self.found:
             return
         self.found[path] = reason
         happens = "replaced by the next one that can be read" if replaced else "left out"
-        self.tell(f"unreadable picture, {happens}: {printable(path)}: {reason}")
+        self.tell(f"unreadable image, {happens}: {escape(path)}: {reason}")
         self._judge()
 
     def merge(self, found: dict[str, str]) -> None:
         """Takes note of what another process has found; raises as `watch` does."""
         new = {path: reason for path, reason in found.items() if path not in self.found}
         for path, reason in new.items():
-            self.tell(f"unreadable picture: {printable(path)}: {reason}")
+            self.tell(f"unreadable image: {escape(path)}: {reason}")
         self.found |= new
         if new:
             self._judge()
 
     def _judge(self) -> None:
         if self.allowed is not None and len(self.found) > self.allowed:
-            first = "; ".join(f"{printable(path)} ({reason})" for path, reason in islice(self.found.items(), SHOWN))
+            first = "; ".join(f"{escape(path)} ({reason})" for path, reason in islice(self.found.items(), SHOWN))
             raise InputError(
-                f"{len(self.found):,} pictures could not be read, and --max_bad_images allows {self.allowed:,}: {first}"
+                f"{len(self.found):,} images could not be read, and --max_bad_images allows {self.allowed:,}: {first}"
                 f"{', …' if len(self.found) > SHOWN else ''}; `dcal check-data` lists all of them: mend or remove "
                 "them, or allow more"
             )

@@ -1,4 +1,4 @@
-"""Looking at every picture of a data set before a training does: what is broken, odd, or in two splits at once."""
+"""Looking at every image of a dataset before a training does: what is broken, odd, or in two splits at once."""
 
 import hashlib
 import os
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dual_cross_attention.data.concat_sequence import Joined
-from dual_cross_attention.data.images import Picture, UnreadablePicture, open_bytes, open_picture
+from dual_cross_attention.data.concat_sequence import ConcatSequence
+from dual_cross_attention.data.images import ImageSource, UnreadableImage, open_bytes, open_image
 from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
 
 TINY = 8
-"""Pixels; a picture with a shorter side is hardly one."""
+"""Pixels; an image with a shorter side is hardly one."""
 LARGE = 89_478_485
 """Pixels from which PIL would warn of a decompression bomb; half of what is read at all (`MAX_PIXELS`)."""
 FEW = 8
@@ -30,12 +30,12 @@ file, which does not say so, become 16 levels, 0 to 15; 13 bits become 32."""
 CONSTANT, FEW_LEVELS, DARK = "constant", "few levels", "dark"
 """What findings of such images begin with."""
 USUAL_MODES = ("RGB", "L")
-AT_ONCE = 16  # pictures that a process is given at a time
+AT_ONCE = 16  # images that a process is given at a time
 AHEAD = 64  # such portions for each process, before a new pool is started
 
 
 class Finding(NamedTuple):
-    """What is to be said of a picture.
+    """What is to be said of an image.
 
     Args:
         split: in which it is.
@@ -53,29 +53,29 @@ class Split:
     """What a split has.
 
     Args:
-        pictures: how many.
-        classes: classes or identities with a picture in it.
-        bad: pictures that cannot be read.
+        images: how many.
+        classes: classes or identities with an image in it.
+        bad: images that cannot be read.
     """
 
-    pictures: int
+    images: int
     classes: int
     bad: int = 0
 
 
 @dataclass
 class DataReport:
-    """What was found in a data set.
+    """What was found in a dataset.
 
     Args:
         splits: by name.
-        bad: pictures that cannot be read.
-        odd: pictures that can be read, and may not be meant: tiny, very large, animated, of an unusual mode, constant,
+        bad: images that cannot be read.
+        odd: images that can be read, and may not be meant: tiny, very large, animated, of an unusual mode, constant,
             with few levels, dark.
         duplicates: files of the same content in more than one split, as lists of (split, path).
-        without_test: classes to train on that have no picture to test with.
-        without_training: classes without a picture to train on.
-        warnings: of the data set itself.
+        without_test: classes to train on that have no image to test with.
+        without_training: classes without an image to train on.
+        warnings: of the dataset itself.
     """
 
     splits: dict[str, Split]
@@ -87,20 +87,21 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For `json.dumps`; findings have names, not positions."""
+        """For `json.dumps`; findings have names, not positions. "pictures" repeats "images": reports had it before."""
         return asdict(self) | {
+            "splits": {name: asdict(split) | {"pictures": split.images} for name, split in self.splits.items()},
             "bad": [finding._asdict() for finding in self.bad],
             "odd": [finding._asdict() for finding in self.odd],
         }
 
 
 class Look(NamedTuple):
-    """What is seen of a picture.
+    """What is seen of an image.
 
     Args:
         broken: why it cannot be read; None: it can.
         odd: what else is to be said.
-        digest: of the file's bytes; None for a picture in memory, or one that cannot be read.
+        digest: of the file's bytes; None for an image in memory, or one that cannot be read.
     """
 
     broken: str | None
@@ -108,17 +109,17 @@ class Look(NamedTuple):
     digest: bytes | None
 
 
-def look_at(picture: Picture) -> Look:
-    """Opens a picture and decodes it to the last pixel."""
+def look_at(image: ImageSource) -> Look:
+    """Opens an image and decodes it to the last pixel."""
     odd: list[str] = []
     try:
-        with open_picture(picture) as opened:
+        with open_image(image) as opened:
             width, height, mode = opened.width, opened.height, opened.mode
             animated = getattr(opened, "is_animated", False)
             pixels = upright_rgb(opened)
             levels, brightest = count_levels(pixels), max(high for _, high in pixels.getextrema())
-        digest = None if isinstance(picture, Image.Image) else _digest(picture)
-    except UnreadablePicture as error:
+        digest = None if isinstance(image, Image.Image) else _digest(image)
+    except UnreadableImage as error:
         return Look(error.reason, odd, None)
     except OSError as error:  # it was there a moment ago
         return Look(error.strerror or f"{error}", odd, None)
@@ -127,7 +128,7 @@ def look_at(picture: Picture) -> Look:
     if width * height > LARGE:
         odd.append(f"very large: {width:,}x{height:,} pixels")
     if animated:
-        odd.append("holds several pictures, of which the first is taken")
+        odd.append("holds several images, of which the first is taken")
     if mode not in USUAL_MODES:
         odd.append(f"mode {mode}, which becomes RGB")
     if levels == 1:
@@ -139,37 +140,37 @@ def look_at(picture: Picture) -> Look:
     return Look(None, odd, digest)
 
 
-def count_levels(picture: Image.Image) -> int:
+def count_levels(image: Image.Image) -> int:
     """Of an image in RGB: how many of the 256 values occur, in the channel that has most."""
-    histogram = picture.histogram()
+    histogram = image.histogram()
     return max(sum(count > 0 for count in histogram[first : first + 256]) for first in (0, 256, 512))
 
 
-def check_pictures(
-    splits: Mapping[str, Sequence[Picture]],
+def check_images(
+    splits: Mapping[str, Sequence[ImageSource]],
     report: DataReport,
     num_workers: int,
     advance: Callable[[], None],
 ) -> None:
-    """Looks at all pictures of all splits, and adds to the report what is bad, odd, or in more than one split.
+    """Looks at all images of all splits, and adds to the report what is bad, odd, or in more than one split.
 
-    A file that crashes the decoder, and its process with it, is a bad picture like others.
+    A file that crashes the decoder, and its process with it, is a bad image like others.
 
     Args:
-        splits: the pictures, by the split's name.
+        splits: the images, by the split's name.
         report: what is to be added to.
         num_workers: processes; 0: this one.
-        advance: called once a picture.
+        advance: called once an image.
     """
     looks: dict[int, Look] = {}
-    for number, look in _look_at_all(Joined(*splits.values()), num_workers):
+    for number, look in _look_at_all(ConcatSequence(*splits.values()), num_workers):
         looks[number] = look
         advance()
     same: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
-    named = ((split, picture) for split, listed in splits.items() for picture in listed)
-    for number, (split, picture) in enumerate(named):
+    named = ((split, image) for split, listed in splits.items() for image in listed)
+    for number, (split, image) in enumerate(named):
         broken, odd, digest = looks[number]
-        name = f"picture {number} in memory" if isinstance(picture, Image.Image) else f"{picture}"
+        name = f"image {number} in memory" if isinstance(image, Image.Image) else f"{image}"
         if broken:
             report.bad.append(Finding(split, name, broken))
             report.splits[split].bad += 1
@@ -187,13 +188,13 @@ def processes(num_workers: int | None) -> int:
     return cores if cores > 1 else 0
 
 
-def _look_at_all(pictures: Sequence[Picture], num_workers: int) -> Iterator[tuple[int, Look]]:
-    """Each picture's number and look, in any order."""
+def _look_at_all(images: Sequence[ImageSource], num_workers: int) -> Iterator[tuple[int, Look]]:
+    """Each image's number and look, in any order."""
     if not num_workers:
-        for number, picture in enumerate(pictures):
-            yield number, look_at(picture)
+        for number, image in enumerate(images):
+            yield number, look_at(image)
         return
-    portions = (range(len(pictures))[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE))
+    portions = (range(len(images))[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
     crashed: list[int] = []
     while some := list(islice(portions, AHEAD * num_workers)):
         # A process that dies takes its pool along: what the pool had not finished is looked at one by one.
@@ -201,7 +202,7 @@ def _look_at_all(pictures: Sequence[Picture], num_workers: int) -> Iterator[tupl
             waiting = {}
             for portion in some:
                 try:
-                    waiting[pool.submit(_look_at_some, [pictures[number] for number in portion])] = portion
+                    waiting[pool.submit(_look_at_some, [images[number] for number in portion])] = portion
                 except BrokenProcessPool:
                     crashed += portion
             while waiting:
@@ -214,18 +215,18 @@ def _look_at_all(pictures: Sequence[Picture], num_workers: int) -> Iterator[tupl
     for number in crashed:
         with ProcessPoolExecutor(1) as pool:
             try:
-                yield number, pool.submit(look_at, pictures[number]).result()
+                yield number, pool.submit(look_at, images[number]).result()
             except BrokenProcessPool:
                 yield number, Look("the decoder crashed on it", [], None)
 
 
-def _look_at_some(pictures: list[Picture]) -> list[Look]:
-    return [look_at(picture) for picture in pictures]
+def _look_at_some(images: list[ImageSource]) -> list[Look]:
+    return [look_at(image) for image in images]
 
 
-def _digest(picture: Path | Member) -> bytes:
+def _digest(image: Path | Member) -> bytes:
     digest = hashlib.blake2b()
-    with open_bytes(picture) as file:
+    with open_bytes(image) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.digest()

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from dual_cross_attention.configs.parse import choose_settings
-from dual_cross_attention.data.unreadable import UnreadablePictures
+from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     available_precision,
     choose_device,
@@ -48,8 +48,8 @@ def evaluate(
 
     Args:
         run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
-        dataset: another data set of the same task; None: that of the run.
-        data_root: the data set; None: where the run found it.
+        dataset: another dataset of the same task; None: that of the run.
+        data_root: the dataset; None: where the run found it.
         device: "auto", "cpu", "cuda" or "mps".
         precision, batch_size, num_workers: as the settings of that name; None: as in the run.
         feature, distance, normalize_features: as the settings of re-identification; None: as in the run.
@@ -78,8 +78,8 @@ def evaluate(
     if ranking_depth is not None and ranking_depth < 1:
         raise InputError(f"--ranking_depth: expected at least 1, got {ranking_depth}")
     if dataset and dataset != saved.config.dataset:
-        choose_settings({"task": saved.config.task, "dataset": dataset})  # refuses a data set of another task
-        saved.config.data_root = None  # it is that of the run's data set
+        choose_settings({"task": saved.config.task, "dataset": dataset})  # refuses a dataset of another task
+        saved.config.data_root = None  # it is that of the run's dataset
     changed = {
         "dataset": dataset,
         "data_root": data_root,
@@ -98,7 +98,7 @@ def evaluate(
     if saved.data and config.dataset == saved.data.dataset:
         for difference in saved.data.differences(setup.fingerprint(), setup.test_splits):
             console.print(f"note: not the test data of the run: {difference}", style="yellow")
-    unreadable = UnreadablePictures(lambda message: console.print(f"warning: {message}", style="yellow"))
+    unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
     write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
     metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, console)
@@ -116,7 +116,7 @@ def _score(
     task: Task,
     setup: RunSetup,
     precision: str,
-    unreadable: UnreadablePictures,
+    unreadable: UnreadableImages,
     rerank: bool,
     write: Callable | None,
     console: Console,

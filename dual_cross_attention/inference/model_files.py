@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
@@ -23,7 +23,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.weights.fitting import check_finite
 
 
@@ -83,7 +83,7 @@ def save_model(
     }
     if data:
         metadata["data"] = data.to_json()
-    with written_beside(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
 
 
@@ -156,7 +156,7 @@ def read_model_file(path: Path) -> ModelFile:
             metadata = file.metadata() or {}
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise InputError(f"cannot read '{path}' as .safetensors: {printable(' '.join(str(error).split()))}") from error
+        raise InputError(f"cannot read '{path}' as .safetensors: {escape(' '.join(str(error).split()))}") from error
     check_header_version(metadata, f"the header of '{path}'")
     try:
         settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
@@ -183,7 +183,7 @@ def check_fits(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         first = odd[0]
         raise InputError(
             f"'{path}' does not fit the settings in its header: {len(odd):,} of its tensors, such as "
-            f"{printable(first):.80}: expected the shape {expected.get(first)}, got {found.get(first)}"
+            f"{escape(first):.80}: expected the shape {expected.get(first)}, got {found.get(first)}"
         )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data import ReIDData
-from dual_cross_attention.data.images import Picture
+from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.errors import InputError
 
 
@@ -22,7 +22,7 @@ def write_ranking(
     "matches": [true, …].
 
     The gallery is in the order in which the query ranks it, the nearest first, without what the protocol leaves out:
-    the same identity under the same camera. Files are relative to the folder that holds query and gallery; a picture
+    the same identity under the same camera. Files are relative to the folder that holds query and gallery; an image
     that was drawn has a number for a name.
 
     Args:
@@ -35,9 +35,9 @@ def write_ranking(
         InputError: the file cannot be written.
     """
     identities = [*data.query.identities, *data.gallery.identities]
-    names = _names([*data.query.pictures, *data.gallery.pictures])
+    names = _names([*data.query.images, *data.gallery.images])
     try:
-        with written_beside(path) as temporary, temporary.open("w") as file:
+        with atomic_write(path) as temporary, temporary.open("w") as file:
             for query, gallery, distances in ranking:
                 found = gallery[:depth].tolist()
                 line = {
@@ -52,9 +52,9 @@ def write_ranking(
         raise InputError(f"--save_ranking: cannot write '{path}': {error.strerror}") from error
 
 
-def _names(pictures: list[Picture]) -> list[str]:
-    if any(isinstance(picture, Image.Image) for picture in pictures):
-        return [f"{number}" for number in range(len(pictures))]
-    absolute = [os.path.abspath(f"{picture}") for picture in pictures]
+def _names(images: list[ImageSource]) -> list[str]:
+    if any(isinstance(image, Image.Image) for image in images):
+        return [f"{number}" for number in range(len(images))]
+    absolute = [os.path.abspath(f"{image}") for image in images]
     root = os.path.commonpath([os.path.dirname(path) for path in absolute])
     return [os.path.relpath(path, root) for path in absolute]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.metrics.inputs import as_numbers, at_least_1
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 
 BLOCK_SIZE = 2**23  # (query, gallery) pairs held at once: 64 MiB of keys
 CHUNK = 2**19  # feature values converted to float64 at once: 4 MiB, which stay in the cache for the product
@@ -100,7 +100,7 @@ def as_features(query, gallery, device: torch.device | str | None = None) -> tup
     try:
         device = torch.device("cpu" if torch.device(device).type == "mps" else device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device: expected a name such as 'cpu' or 'cuda', got {shown(device)}") from error
+        raise InputError(f"device: expected a name such as 'cpu' or 'cuda', got {short_repr(device)}") from error
     query, gallery = query.to(device), gallery.to(device)
     return tuple(one if one.is_floating_point() else one.double() for one in (query, gallery))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 
 
 def as_numbers(values, name: str) -> Tensor:
@@ -90,5 +90,5 @@ def at_least_1(name: str, value: object) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise InputError(f"{name}: expected at least 1, got {shown(value)}: it must be a whole number")
+        raise InputError(f"{name}: expected at least 1, got {short_repr(value)}: it must be a whole number")
     return number

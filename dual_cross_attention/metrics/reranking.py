@@ -1,9 +1,9 @@
-"""k-reciprocal re-ranking: two images are close if those that count them among their neighbours are the same.
+"""k-reciprocal re-ranking: two images are close if those that count them among their neighbors are the same.
 
 Notable:
-- neighbourhoods are sparse matrices, and the definition becomes their algebra: k-reciprocal is F ∘ Fᵀ, the overlaps
+- neighborhoods are sparse matrices, and the definition becomes their algebra: k-reciprocal is F ∘ Fᵀ, the overlaps
   that decide on the expansion are one product, local query expansion is another;
-- of N × N distances only a block of rows exists at a time; kept are k neighbours of each image and their encodings.
+- of N × N distances only a block of rows exists at a time; kept are k neighbors of each image and their encodings.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ from dual_cross_attention.metrics.distances import (
     squared_norms,
 )
 from dual_cross_attention.metrics.inputs import at_least_1
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 
 
 def rerank(
@@ -55,7 +55,7 @@ class KReciprocalDistances:
     Source: Zhong, Zheng, Cao & Li, "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017,
     arXiv 1701.08398), section 3; where the authors' released code says more or otherwise, the code:
 
-    - all images, queries and gallery (with its junk), are neighbours of each other;
+    - all images, queries and gallery (with its junk), are neighbors of each other;
     - d(p, g) = d′(p, g) / max d′(p, ·): the squared euclidean distance, or 1 − cos, over the largest in p's row;
     - N(p, k) are p itself, always first, and its k nearest (fewer where there are fewer images), of equals the lower
       index; R(p, k) = {g ∈ N(p, k): p ∈ N(g, k)};
@@ -67,13 +67,13 @@ class KReciprocalDistances:
 
     Args:
         query: features (Q, D); gallery: (G, D).
-        k1: size of the neighbourhoods.
+        k1: size of the neighborhoods.
         k2: size of local query expansion; 1 leaves V as it is.
         lambda_value: λ, the share of the original distance.
         distance: "euclidean" or "cosine".
         block_size: pairs of images held at once.
         device: where distances are computed, see `Distances`; the encodings are on the CPU.
-        progress: wraps the list of blocks of the search for neighbours, which takes longest.
+        progress: wraps the list of blocks of the search for neighbors, which takes longest.
 
     Raises:
         InputError: features that `Distances` refuses, k1, k2 or block_size below 1, λ outside 0 to 1.
@@ -94,7 +94,7 @@ class KReciprocalDistances:
     ):
         k1, k2 = at_least_1("k1", k1), at_least_1("k2", k2)
         if not isinstance(lambda_value, Real) or not 0 <= lambda_value <= 1:
-            raise InputError(f"lambda_value: expected λ from 0 to 1, got {shown(lambda_value)}")
+            raise InputError(f"lambda_value: expected λ from 0 to 1, got {short_repr(lambda_value)}")
         query, gallery = as_features(query, gallery, device)
         for name, features in (("query", query), ("gallery", gallery)):
             squared_norms(features, name, distance == "cosine")  # raises with the name and rows the user knows
@@ -104,8 +104,8 @@ class KReciprocalDistances:
         self.distances = Distances(everything, everything, distance, everything.device)
         self.width = self.distances.width
         search = blocks(len(everything), self.width, block_size)
-        neighbours, self.largest = self._neighbours(max(k1 + 1, k2), (progress or iter)(search))
-        encodings = _membership(neighbours[:, :k2]) @ self._encode(neighbours, k1) / min(k2, len(neighbours))
+        neighbors, self.largest = self._neighbors(max(k1 + 1, k2), (progress or iter)(search))
+        encodings = _membership(neighbors[:, :k2]) @ self._encode(neighbors, k1) / min(k2, len(neighbors))
         self.query_encodings = encodings[: len(query)]
         self.gallery_encodings = encodings[len(query) :].tocsc()
 
@@ -115,7 +115,7 @@ class KReciprocalDistances:
         original = self.distances(rows)[:, queries:] / self.largest[rows, None]
         return (1 - self.lambda_value) * torch.from_numpy(jaccard).to(original) + self.lambda_value * original
 
-    def _neighbours(self, k: int, search: Iterable[slice]) -> tuple[np.ndarray, Tensor]:
+    def _neighbors(self, k: int, search: Iterable[slice]) -> tuple[np.ndarray, Tensor]:
         """The k nearest of every image, itself first: (N, k) indices; and the largest distance of every row."""
         nearest, largest = [], []
         for rows in search:
@@ -129,9 +129,9 @@ class KReciprocalDistances:
         largest = torch.cat(largest)
         return torch.cat(nearest).numpy(), largest.masked_fill_(largest == 0, 1.0)  # all images equal: 0 / 1
 
-    def _encode(self, neighbours: np.ndarray, k1: int) -> sparse.csr_array:
-        """V (N, N): how much every image is a k-reciprocal neighbour of another; rows sum to 1."""
-        full, half = (_reciprocal(neighbours[:, : k + 1]) for k in (k1, int(np.around(k1 / 2))))
+    def _encode(self, neighbors: np.ndarray, k1: int) -> sparse.csr_array:
+        """V (N, N): how much every image is a k-reciprocal neighbor of another; rows sum to 1."""
+        full, half = (_reciprocal(neighbors[:, : k + 1]) for k in (k1, int(np.around(k1 / 2))))
         overlap = (full * (full @ half)).tocoo()  # half is symmetric
         accepted = 3 * overlap.data > 2 * half.sum(axis=1)[overlap.col]  # integers: no rounding at exactly ⅔
         joined = sparse.csr_array((overlap.data * accepted, (overlap.row, overlap.col)), overlap.shape)
@@ -140,7 +140,7 @@ class KReciprocalDistances:
         row, column = (torch.from_numpy(index).long() for index in (expanded.row, expanded.col))
         distances = self.distances.pairs(row, column) / self.largest.cpu()[row]
         weights = torch.exp(-distances)
-        weights /= torch.zeros(len(neighbours), dtype=torch.float64).index_add_(0, row, weights)[row]
+        weights /= torch.zeros(len(neighbors), dtype=torch.float64).index_add_(0, row, weights)[row]
         return sparse.csr_array((weights.numpy(), (expanded.row, expanded.col)), expanded.shape)
 
     def _jaccard(self, query: int) -> np.ndarray:
@@ -152,13 +152,13 @@ class KReciprocalDistances:
         return np.maximum(1 - shared / (2 - shared), 0)
 
 
-def _membership(neighbours: np.ndarray) -> sparse.csr_array:
-    """(N, k) indices → (N, N), 1 where the column is among the row's neighbours."""
-    n, k = neighbours.shape
-    return sparse.csr_array((np.ones(n * k, np.int32), neighbours.ravel(), np.arange(0, n * k + 1, k)), (n, n))
+def _membership(neighbors: np.ndarray) -> sparse.csr_array:
+    """(N, k) indices → (N, N), 1 where the column is among the row's neighbors."""
+    n, k = neighbors.shape
+    return sparse.csr_array((np.ones(n * k, np.int32), neighbors.ravel(), np.arange(0, n * k + 1, k)), (n, n))
 
 
-def _reciprocal(neighbours: np.ndarray) -> sparse.csr_array:
-    """(N, k) indices → (N, N), 1 where each of the two is among the other's neighbours; symmetric."""
-    forward = _membership(neighbours)
+def _reciprocal(neighbors: np.ndarray) -> sparse.csr_array:
+    """(N, k) indices → (N, N), 1 where each of the two is among the other's neighbors; symmetric."""
+    forward = _membership(neighbors)
     return (forward * forward.T).tocsr()

@@ -66,7 +66,7 @@ def retrieval_metrics(
 
     A query does not see gallery images of its own identity under its own camera, nor junk (identities below 0). What is
     left is ranked by distance; AP is the mean, over the query's matches, of the precision at each match, over the whole
-    ranking, however small max_rank is: as torchreid and TransReID have it (Market-1501's own code averages neighbouring
+    ranking, however small max_rank is: as torchreid and TransReID have it (Market-1501's own code averages neighboring
     precisions, which gives slightly less). A query without a match left is skipped.
 
     Args:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
-from dual_cross_attention.attention.pairwise import draw_distractors, sample_distractor_tokens
+from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors
 from dual_cross_attention.backbones.opened_block import draw_drop_path
 from dual_cross_attention.backbones.plain_vit import create_backbone, embed_patches, load_pretrained
 from dual_cross_attention.errors import InputError
@@ -196,10 +196,10 @@ class DualCrossAttentionViT(nn.Module):
     def forward(
         self, images: Tensor, distractors: Tensor | None = None, branches: Collection[str] | None = None
     ) -> DualOutput:
-        """(B, 3, H, W) normalised images → logits and features of every branch.
+        """(B, 3, H, W) normalized images → logits and features of every branch.
 
         Args:
-            distractors: (B,) which picture of the batch distracts picture i; None draws a random derangement.
+            distractors: (B,) which image of the batch distracts image i; None draws a random derangement.
             branches: those to compute, "sa" always among them; None: all that the model has.
 
         Raises:
@@ -213,7 +213,7 @@ class DualCrossAttentionViT(nn.Module):
         if not (self.training and "pwca" in branches):
             distractors = None
         elif distractors is None:
-            distractors = draw_distractors(images.shape[0], images.device)
+            distractors = sample_distractors(images.shape[0], images.device)
         return self._forward(images, distractors, "glca" in branches)
 
     def _forward(self, images: Tensor, distractors: Tensor | None, with_glca: bool) -> DualOutput:

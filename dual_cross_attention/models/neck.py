@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class NeckClassifier(nn.Module):
-    """A feature → batch normalisation (the neck) → a classifier without bias.
+    """A feature → batch normalization (the neck) → a classifier without bias.
 
     The neck's shift stays at 0 and the classifier has no bias, so identities part by direction from the origin, as the
     cosine between features does at retrieval.
@@ -29,7 +29,7 @@ class NeckClassifier(nn.Module):
         """(B, D) → logits (B, num_identities).
 
         Args:
-            passing: normalise by the batch's own statistics and leave the running ones alone. PWCA shares SA's neck in
+            passing: normalize by the batch's own statistics and leave the running ones alone. PWCA shares SA's neck in
                 training; the running statistics are for retrieval, where there is SA only.
         """
         if not passing:

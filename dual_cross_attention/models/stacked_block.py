@@ -33,7 +33,7 @@ def stacked_block(
 
     Args:
         tokens: (2B, N, D), SA above PWCA; (B, N, D) at PWCA's first block, or where there is no PWCA.
-        distractors: (B,) which picture distracts picture i; None: no PWCA.
+        distractors: (B,) which image distracts image i; None: no PWCA.
         drop_path: of the rows that come out.
         clean_distractors, distractor_tokens: see `stacked_attention`.
 
@@ -77,17 +77,17 @@ def last_block(
     sa_drop, pwca_drop = (None, None) if drop_path is None else _halves(drop_path, batch)
 
     asking = slice(None) if whole_sa else slice(prefix)
-    query, asking_normed = project_query(attention, normed[:batch, asking]), normed[:batch, asking]
+    query, query_normed = project_query(attention, normed[:batch, asking]), normed[:batch, asking]
     attended = attend(attention, query, key[:batch], value[:batch])
-    sa = finish_block(block, tokens[:batch, asking], asking_normed, attended, sa_drop)
+    sa = finish_block(block, tokens[:batch, asking], query_normed, attended, sa_drop)
     for_rollout = query[:, :, :1].detach(), key[:batch].detach()
     if distractors is None:
         return sa, None, *for_rollout
 
     own = slice(-batch, None)  # the whole of it, where the first block is the last one too
-    asking_normed = normed[own, :prefix]
+    query_normed = normed[own, :prefix]
     distracting = slice(batch) if clean_distractors else own
-    query = project_query(attention, asking_normed)
+    query = project_query(attention, query_normed)
     attended = pairwise_attention(
         attention,
         query,
@@ -98,7 +98,7 @@ def last_block(
         distractors,
         distractor_tokens,
     )
-    pwca = finish_block(block, tokens[own, :prefix], asking_normed, attended, pwca_drop)
+    pwca = finish_block(block, tokens[own, :prefix], query_normed, attended, pwca_drop)
     return sa, pwca, *for_rollout
 
 

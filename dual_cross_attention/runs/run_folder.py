@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import restore_config
@@ -89,7 +89,7 @@ class RunFolder:
             raise InputError(f"cannot read '{self.data}', which data the run is of: {error}") from error
 
     def write_source(self, named: Path, checkpoint: Path) -> None:
-        """Where a run begins that goes on from another one's checkpoint; to be written before the settings.
+        """Where a run begins that resumes from another one's checkpoint; to be written before the settings.
 
         Args:
             named: what the user has named, such as that run's folder, which may have later checkpoints tomorrow.
@@ -148,5 +148,5 @@ class RunFolder:
 
     def _write(self, path: Path, text: str) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        with written_beside(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text)

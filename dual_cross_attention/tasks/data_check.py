@@ -6,7 +6,7 @@ from rich.console import Console
 
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc import load_fgvc
-from dual_cross_attention.data.images import Picture
+from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.reid import load_reid
 from dual_cross_attention.data.validation import (
@@ -17,48 +17,48 @@ from dual_cross_attention.data.validation import (
     FEW_LEVELS,
     DataReport,
     Split,
-    check_pictures,
+    check_images,
     processes,
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.progress import ProgressBar
 from dual_cross_attention.tasks.data_roots import is_synthetic
 
-Pictures = Mapping[str, Sequence[Picture]]
+Images = Mapping[str, Sequence[ImageSource]]
 EXAMPLES = 4  # that are shown of what does not stop a training
 
 
 def check_data(
     task: str, dataset: str | None, data_root: str | None, num_workers: int | None, console: Console
 ) -> DataReport:
-    """Reads a data set's labels and all of its pictures.
+    """Reads a dataset's labels and all of its images.
 
     Args:
         task: "fgvc" or "reid".
-        dataset: a data set of the task; None: its toy set.
+        dataset: a dataset of the task; None: its toy set.
         data_root: where it is; None: as it is found, see `find_data_root`.
         num_workers: processes; None: one per core.
         console: where progress is shown.
 
     Raises:
-        InputError: the data set cannot be used at all.
+        InputError: the dataset cannot be used at all.
     """
     if num_workers is not None and num_workers < 0:
         raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    pictures, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
-    total = sum(split.pictures for split in report.splits.values())
+    images, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
+    total = sum(split.images for split in report.splits.values())
     synthetic = is_synthetic(task, name)
     with ProgressBar("check", total, console) as advance:
-        check_pictures(pictures, report, 0 if synthetic else processes(num_workers), advance)
+        check_images(images, report, 0 if synthetic else processes(num_workers), advance)
     return report
 
 
 def as_lines(report: DataReport, shown: int) -> list[str]:
-    """The report for a screen: bad pictures up to `shown`, and examples of the rest."""
+    """The report for a screen: bad images up to `shown`, and examples of the rest."""
     lines = [
-        f"{name}: {split.pictures:,} pictures of {split.classes:,} classes or identities, {split.bad:,} cannot be read"
+        f"{name}: {split.images:,} images of {split.classes:,} classes or identities, {split.bad:,} cannot be read"
         for name, split in report.splits.items()
     ]
     lines += [f"warning: {warning}" for warning in report.warnings]
@@ -68,23 +68,23 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
         odd[kind if kind in odd else ""].append(f"{split}: {path}: {reason}")
     doubles = [" = ".join(f"{split}: {path}" for split, path in files) for files in report.duplicates]
     for what, names in (
-        ("classes have no picture to train on", report.without_training),
-        ("classes have no picture to test with", report.without_test),
+        ("classes have no image to train on", report.without_training),
+        ("classes have no image to test with", report.without_test),
         ("images are constant: every pixel has the same color", odd[CONSTANT]),
         (f"images have few levels, less than {FEW} in each channel", odd[FEW_LEVELS]),
         (
             f"images are dark, every value is below {DARK_BELOW} of 255 (as of 12 bits stored in 16; scale them first)",
             odd[DARK],
         ),
-        ("oddities of pictures", odd[""]),
+        ("oddities of images", odd[""]),
         ("files are in more than one split, byte for byte", doubles),
     ):
         lines += _some(f"warning: {len(names):,} {what}", names, EXAMPLES)
     bad = [f"{split}: {path}: {reason}" for split, path, reason in report.bad]
-    return lines + _some(f"{len(bad):,} pictures cannot be read", bad, shown)
+    return lines + _some(f"{len(bad):,} images cannot be read", bad, shown)
 
 
-def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
+def _fgvc(name: str, data_root: str | None) -> tuple[Images, DataReport]:
     data = load_fgvc(name, data_root)
     splits = {"train": data.train, "test": data.test}
     report = DataReport({split: Split(len(each), len(distinct(each.labels))) for split, each in splits.items()})
@@ -92,17 +92,17 @@ def _fgvc(name: str, data_root: str | None) -> tuple[Pictures, DataReport]:
     trained, tested = (set(distinct(split.labels).tolist()) for split in (data.train, data.test))
     report.without_test = [name for label, name in enumerate(data.classes) if label not in tested]
     report.without_training = [name for label, name in enumerate(data.classes) if label not in trained]
-    return {split: each.pictures for split, each in splits.items()}, report
+    return {split: each.images for split, each in splits.items()}, report
 
 
-def _reid(name: str, data_root: str | None, console: Console) -> tuple[Pictures, DataReport]:
+def _reid(name: str, data_root: str | None, console: Console) -> tuple[Images, DataReport]:
     data = load_reid(name, data_root)
     for note in data.notes:
         console.print(note, soft_wrap=True)
     splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
     report = DataReport({split: Split(len(each), len(distinct(each.identities))) for split, each in splits.items()})
     report.warnings = list(data.warnings)
-    return {split: each.pictures for split, each in splits.items()}, report
+    return {split: each.images for split, each in splits.items()}, report
 
 
 def _some(title: str, names: list[str], shown: int) -> list[str]:

@@ -29,10 +29,10 @@ class RunSetup(ABC):
         description: the data in a line.
         warnings: what is wrong with it.
         notes: how it was read, where that was a choice, a line each.
-        num_test: test pictures.
-        cache: whether loaders keep their pictures in memory. Not for evaluation only, which reads each of them once.
+        num_test: test images.
+        cache: whether loaders keep their images in memory. Not for evaluation only, which reads each of them once.
         test_splits: names of the splits of the fingerprint that the test images are in.
-        test_has_the_classes: whether test pictures are of the training classes, or of others (as in re-identification).
+        test_has_the_classes: whether test images are of the training classes, or of others (as in re-identification).
     """
 
     config: TrainingConfig
@@ -47,7 +47,7 @@ class RunSetup(ABC):
 
     @abstractmethod
     def __init__(self, config: TrainingConfig, train: bool = True):
-        """Reads the data set; raises InputError if that cannot work, or its pictures cannot be kept as `cache` says."""
+        """Reads the dataset; raises InputError if that cannot work, or its images cannot be kept as `cache` says."""
 
     @abstractmethod
     def fingerprint(self) -> DataFingerprint:
@@ -116,7 +116,7 @@ def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) ->
 
 
 def reading_processes(config: TrainingConfig, device: torch.device) -> int:
-    """Processes that read pictures beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
+    """Processes that read images beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
     if config.num_workers is not None:
         return config.num_workers
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

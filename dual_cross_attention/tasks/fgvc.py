@@ -1,4 +1,4 @@
-"""Fine-grained visual categorisation: cross-entropy on every branch, top-1 and top-5 accuracy."""
+"""Fine-grained visual categorization: cross-entropy on every branch, top-1 and top-5 accuracy."""
 
 from collections.abc import Iterable
 
@@ -58,7 +58,7 @@ class FGVCTask(Task):
 
         Raises:
             TrainingDivergedError: the model's output is not finite.
-            InputError: no picture could be read.
+            InputError: no image could be read.
         """
         self.eval()
         device = next(self.parameters()).device
@@ -80,7 +80,7 @@ class FGVCTask(Task):
                 for k in (1, 5):
                     meters[f"top{k}{suffix}"].update(scores, labels[readable])
         if seen.compute() == 0:
-            raise InputError("none of the test pictures can be read; the warnings above say why")
+            raise InputError("none of the test images can be read; the warnings above say why")
         if broken.compute() > 0:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
         return {name: 100 * meter.compute().item() for name, meter in meters.items()}

@@ -1,4 +1,4 @@
-"""A run of fine-grained recognition: classes, crops, and pictures in any order."""
+"""A run of fine-grained recognition: classes, crops, and images in any order."""
 
 import torch
 
@@ -23,7 +23,7 @@ class FGVCSetup(RunSetup):
         self.data = load_fgvc(config.dataset, config.data_root, config.download and train)
         self.classes = self.data.classes
         self.description = (
-            f"{len(self.classes)} classes, {len(self.data.train):,} training and {len(self.data.test):,} test pictures"
+            f"{len(self.classes)} classes, {len(self.data.train):,} training and {len(self.data.test):,} test images"
         )
         self.warnings = self.data.warnings
         self.num_test = len(self.data.test)
@@ -37,7 +37,7 @@ class FGVCSetup(RunSetup):
             self.config.dataset,
             len(self.classes),
             digest_names(self.classes),
-            {name: fingerprint_split(split.pictures, split.labels) for name, split in splits.items()},
+            {name: fingerprint_split(split.images, split.labels) for name, split in splits.items()},
         )
 
     def check_fits(self, classes: list[str]) -> None:

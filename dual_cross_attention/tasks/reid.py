@@ -9,9 +9,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from dual_cross_attention.attention.pairwise import draw_distractors
+from dual_cross_attention.attention.pairwise import sample_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
-from dual_cross_attention.losses import IdentityLoss
+from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
@@ -22,7 +22,7 @@ RANKS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class RetrievalSplit:
-    """Who is on each test picture and which camera took it: the queries first, then the gallery.
+    """Who is on each test image and which camera took it: the queries first, then the gallery.
 
     Args:
         identities, cameras: (Q + G,) whole numbers.
@@ -36,10 +36,10 @@ class RetrievalSplit:
 
 @dataclass(frozen=True)
 class TestFeatures:
-    """Features of the test pictures that could be read.
+    """Features of the test images that could be read.
 
     Args:
-        positions: (n,) which pictures of the `RetrievalSplit`, in its order.
+        positions: (n,) which images of the `RetrievalSplit`, in its order.
         features: by branch ("sa", "glca", and "" for what DCAL retrieves with: both concatenated, or SA's as long as
             GLCA is not trained), (n, D) or (n, 2D).
         split: the test split.
@@ -66,7 +66,7 @@ class ReIDTask(Task):
 
     Args:
         model: a model of `create_model(..., task="reid")`.
-        split: the test pictures, in the order of the loader of `evaluate`.
+        split: the test images, in the order of the loader of `evaluate`.
         weight_bound: largest |w| of the loss weights.
         label_smoothing: of the cross-entropy, in [0, 1].
         triplet_margin: None is the soft margin.
@@ -95,12 +95,12 @@ class ReIDTask(Task):
         super().__init__(model, weight_bound, schedule, loss_weights)
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
-        self.identity_loss = IdentityLoss(label_smoothing, triplet_margin)
+        self.identity_loss = ReIDLoss(label_smoothing, triplet_margin)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Task.training_step`. The distractor is any other picture, seldom one of the same identity."""
+        """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
         images, identities = batch["images"], batch["labels"]
-        distractors = draw_distractors(len(images), images.device, identities) if "pwca" in self.scales else None
+        distractors = sample_distractors(len(images), images.device, identities) if "pwca" in self.scales else None
         out = self.model(images, distractors, self.scales)
         losses = {
             branch: self.identity_loss(out.logits[branch], out.features[branch], identities) for branch in self.scales
@@ -117,13 +117,13 @@ class ReIDTask(Task):
 
         Raises:
             TrainingDivergedError: the model's features are not finite.
-            InputError: no query or no gallery picture could be read.
+            InputError: no query or no gallery image could be read.
         """
         return self.score(self.extract(loader), rerank)
 
     @torch.no_grad()
     def extract(self, loader: Iterable[Batch]) -> TestFeatures:
-        """Features of all test pictures, gathered from all processes. Errors as in `evaluate`."""
+        """Features of all test images, gathered from all processes. Errors as in `evaluate`."""
         self.eval()
         device = next(self.parameters()).device
         branches = [branch for branch in self.model.branches if branch != "pwca"]
@@ -138,15 +138,15 @@ class ReIDTask(Task):
             kept = [tuple(part.to(device) for part in parts) for parts in gather_object(on_cpu)]
         columns = [torch.cat(parts) for parts in zip(*kept, strict=True)]
         if not columns or not len(columns[0]):
-            raise InputError("none of the test pictures can be read; the warnings above say why")
+            raise InputError("none of the test images can be read; the warnings above say why")
         order = columns[0].argsort()
         positions, *gathered = (column[order] for column in columns)
         is_query = positions < self.split.num_queries
         for side, there in (("query", is_query), ("gallery", ~is_query)):
             if not there.any():
-                raise InputError(f"none of the {side} pictures can be read; the warnings above say why")
+                raise InputError(f"none of the {side} images can be read; the warnings above say why")
         features = dict(zip(branches, gathered, strict=True))
-        if self.after_neck:  # here, where all pictures are: the necks of several processes differ a little
+        if self.after_neck:  # here, where all images are: the necks of several processes differ a little
             features = self.model.through_necks(features)
         if not all(feature.isfinite().all() for feature in features.values()):
             raise TrainingDivergedError("evaluation: the model's features are NaN or infinite")

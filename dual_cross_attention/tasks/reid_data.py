@@ -6,7 +6,7 @@ import torch
 from dual_cross_attention.configs import ReIDConfig
 from dual_cross_attention.data import (
     IdentitySampler,
-    PictureList,
+    ImageList,
     load_reid,
     reid_train_transform,
     test_loader,
@@ -14,7 +14,7 @@ from dual_cross_attention.data import (
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
-from dual_cross_attention.data.concat_sequence import Joined
+from dual_cross_attention.data.concat_sequence import ConcatSequence
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
@@ -27,7 +27,7 @@ from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, readin
 
 
 class ReIDSetup(RunSetup):
-    """See `RunSetup`; the classes are the training identities. The test pictures are the queries, then the gallery."""
+    """See `RunSetup`; the classes are the training identities. The test images are the queries, then the gallery."""
 
     test_splits = ("query", "gallery")
 
@@ -36,21 +36,21 @@ class ReIDSetup(RunSetup):
         self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
         self.classes = self.data.identities
         sides = (self.data.query, self.data.gallery)
-        self.pictures = Joined(*(side.pictures for side in sides))
+        self.images = ConcatSequence(*(side.images for side in sides))
         self.split = RetrievalSplit(
             torch.from_numpy(np.concatenate([np.asarray(side.identities, dtype=np.int64) for side in sides])),
             torch.from_numpy(np.concatenate([np.asarray(side.cameras, dtype=np.int64) for side in sides])),
             len(self.data.query),
         )
-        training = f"{len(self.classes):,} identities, {len(self.data.train):,} training pictures; " if train else ""
+        training = f"{len(self.classes):,} identities, {len(self.data.train):,} training images; " if train else ""
         people, cameras = distinct(self.data.query.identities), self.split.cameras.unique()
         self.description = (
             f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
-            f"{len(self.data.gallery):,} gallery pictures, {len(cameras)} cameras"
+            f"{len(self.data.gallery):,} gallery images, {len(cameras)} cameras"
         )
         self.notes = self.data.notes
         self.warnings = self.data.warnings
-        self.num_test = len(self.pictures)
+        self.num_test = len(self.images)
         self.cache = train and config.cache == "ram"
         if self.cache:
             check_memory(len(self.data.train) + self.num_test, tuple(config.img_size))
@@ -62,7 +62,7 @@ class ReIDSetup(RunSetup):
             len(self.classes),
             digest_names(self.classes),
             {
-                name: fingerprint_split(split.pictures, split.identities, split.cameras)
+                name: fingerprint_split(split.images, split.identities, split.cameras)
                 for name, split in splits.items()
                 if split is not None
             },
@@ -86,7 +86,7 @@ class ReIDSetup(RunSetup):
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         config, train = self.config, self.data.train
         return train_loader(
-            PictureList(train.pictures, train.identities),
+            ImageList(train.images, train.identities),
             reid_train_transform(
                 tuple(config.img_size), *self._stats(model), config.flip, config.padding, config.erasing
             ),
@@ -110,7 +110,7 @@ class ReIDSetup(RunSetup):
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         size = tuple(self.config.img_size)
         return test_loader(
-            PictureList(self.pictures, range(len(self.pictures))),
+            ImageList(self.images, range(len(self.images))),
             test_transform(size, size, *self._stats(model)),
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),

@@ -1,4 +1,4 @@
-"""`dcal shard`: a data set by its name, written into tar archives."""
+"""`dcal shard`: a dataset by its name, written into tar archives."""
 
 import json
 import re
@@ -16,11 +16,11 @@ from rich.console import Console
 from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
-from dual_cross_attention.data.images import Picture
+from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.reid import ReIDData, load_reid
 from dual_cross_attention.data.shards.discovery import DESCRIPTION, Description, read_description, write_description
 from dual_cross_attention.data.shards.writing import ArchiveWriter, encode_all
-from dual_cross_attention.data.unreadable import Unreadable, UnreadablePictures, allowed_unreadable
+from dual_cross_attention.data.unreadable import Unreadable, UnreadableImages, allowed_unreadable
 from dual_cross_attention.data.validation import processes
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.progress import ProgressBar
@@ -34,13 +34,13 @@ class Split:
     """What is to be written of a split.
 
     Args:
-        pictures: all of them.
-        order: the numbers of the pictures, as they are to be written.
-        labels: of each picture.
-        label_member: the suffix and the content of the member that says what a picture shows, by its number.
+        images: all of them.
+        order: the numbers of the images, as they are to be written.
+        labels: of each image.
+        label_member: the suffix and the content of the member that says what an image shows, by its number.
     """
 
-    pictures: Sequence[Picture]
+    images: Sequence[ImageSource]
     order: np.ndarray
     labels: Sequence[int]
     label_member: Callable[[int], tuple[str, bytes]]
@@ -57,27 +57,27 @@ def shard(
     max_bad_images: int | None,
     console: Console,
 ) -> list[str]:
-    """Writes a data set into archives, and their index.
+    """Writes a dataset into archives, and their index.
 
-    Pictures to train on are in random order (of re-identification, identity by identity), the others as they come. The
-    same data set gives the same archives. What is unreadable is left out, up to a limit.
+    Images to train on are in random order (of re-identification, identity by identity), the others as they come. The
+    same dataset gives the same archives. What is unreadable is left out, up to a limit.
 
     Args:
         task: "fgvc" or "reid".
-        dataset: a data set of the task; None: its toy set.
+        dataset: a dataset of the task; None: its toy set.
         data_root: where it is; None: as it is found, see `find_data_root`.
-        output_dir: the folder for the archives. If it has some of the same data set, they are written again.
+        output_dir: the folder for the archives. If it has some of the same dataset, they are written again.
         shard_mb: largest size of an archive in 10⁶ bytes.
         seed: of the random order.
         num_workers: processes that read and decode; None: one per core.
-        max_bad_images: how many pictures may be unreadable; None: 1 % of them, at least 10.
+        max_bad_images: how many images may be unreadable; None: 1 % of them, at least 10.
         console: where progress is shown.
 
     Returns:
         What was written, and what to type next.
 
     Raises:
-        InputError: the data set cannot be used, too much of it is unreadable, or the folder holds something else or
+        InputError: the dataset cannot be used, too much of it is unreadable, or the folder holds something else or
             cannot be written.
     """
     for name, value, least in (("shard_mb", shard_mb, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)):
@@ -94,11 +94,11 @@ def shard(
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)
     classes = data.classes if isinstance(data, FineGrainedData) else data.identities
-    counts = {split: len(each.pictures) for split, each in splits.items()}
+    counts = {split: len(each.images) for split, each in splits.items()}
     settings = {"shard_mb": shard_mb, "seed": seed, "pictures": counts, "classes": len(classes)}
     plan = Description(task, name, classes, None, settings)
     folder = Path(output_dir).expanduser()
-    unreadable = UnreadablePictures(
+    unreadable = UnreadableImages(
         lambda message: console.print(f"warning: {message}", style="yellow"),
         allowed_unreadable(max_bad_images, sum(counts.values())),
     )
@@ -127,7 +127,7 @@ def shard(
 
 def _fgvc(data: FineGrainedData, seed: int) -> dict[str, Split]:
     def split(listed, order: np.ndarray) -> Split:
-        return Split(listed.pictures, order, listed.labels, lambda number: ("cls", b"%d" % listed.labels[number]))
+        return Split(listed.images, order, listed.labels, lambda number: ("cls", b"%d" % listed.labels[number]))
 
     shuffled = np.random.default_rng(seed).permutation(len(data.train))
     return {"train": split(data.train, shuffled), "val": split(data.test, np.arange(len(data.test)))}
@@ -140,7 +140,7 @@ def _reid(data: ReIDData) -> dict[str, Split]:
             said = {"identity": names[identity] if names else identity, "camera": int(listed.cameras[number])}
             return "json", json.dumps(said).encode()
 
-        return Split(listed.pictures, order, listed.identities, label_member)
+        return Split(listed.images, order, listed.identities, label_member)
 
     by_identity = np.argsort(np.asarray(data.train.identities), kind="stable")
     return {
@@ -179,18 +179,18 @@ def _write(
     splits: dict[str, Split],
     archive_bytes: int,
     num_workers: int,
-    unreadable: UnreadablePictures,
+    unreadable: UnreadableImages,
     advance: Callable[[], None],
 ) -> tuple[dict[str, list[str]], Counter[int]]:
-    """All archives; returns their names by split, and how many training pictures of each label are in them."""
+    """All archives; returns their names by split, and how many training images of each label are in them."""
     archives: dict[str, list[str]] = {}
     counts: Counter[int] = Counter()
 
     def samples(name: str, split: Split):
-        for number, (content, suffix, broken) in encode_all(split.pictures, split.order, num_workers):
+        for number, (content, suffix, broken) in encode_all(split.images, split.order, num_workers):
             advance()
             if broken:
-                unreadable.add(Unreadable(f"{split.pictures[number]}", broken, replaced=False))
+                unreadable.add(Unreadable(f"{split.images[number]}", broken, replaced=False))
                 continue
             kind, label = split.label_member(number)
             counts[int(split.labels[number])] += name == "train"
@@ -202,9 +202,7 @@ def _write(
             for _ in written:
                 pass
         if not writer.archives:
-            raise InputError(
-                f"none of the {len(split.pictures):,} pictures of {name} can be read; the warnings say why"
-            )
+            raise InputError(f"none of the {len(split.images):,} images of {name} can be read; the warnings say why")
         archives[name] = writer.archives
     return archives, counts
 
@@ -232,8 +230,8 @@ def _report(
     more = f" --img_size {own[0]} {own[1]}" if own != usual else ""  # as of vehicles, which are square
     return [
         f"{folder}: {', '.join(parts)}; {size / 1e6:,.0f} MB"
-        + (f"; {left_out:,} pictures cannot be read and were left out" if left_out else ""),
-        f"the data set is described in {folder / DESCRIPTION}",
+        + (f"; {left_out:,} images cannot be read and were left out" if left_out else ""),
+        f"the dataset is described in {folder / DESCRIPTION}",
         "next:",
         f"  python train.py --task {task} --dataset shards --data_root {shlex.quote(pattern)}{more}",
     ]

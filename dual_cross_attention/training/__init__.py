@@ -1,1 +1,1 @@
-"""The loop around a task: optimiser, steps, checkpoints, and the run's folder."""
+"""The loop around a task: optimizer, steps, checkpoints, and the run's folder."""

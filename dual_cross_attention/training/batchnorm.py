@@ -1,4 +1,4 @@
-"""Batch normalisation's running statistics, moved once a step of the optimiser, whoever saw its micro-batches."""
+"""Batch normalization's running statistics, moved once a step of the optimizer, whoever saw its micro-batches."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RunningStatistics:
-    """Running mean and variance of all batch normalisations of a task.
+    """Running mean and variance of all batch normalizations of a task.
 
     By itself, such a module moves its statistics with every forward pass: accumulation then moves them more often than
     the weights, every process has others, and a step that is given up halfway has moved them already. Here a step moves

@@ -15,10 +15,10 @@ from dual_cross_attention.training.checkpointing.checkpoints import put_in_place
 
 
 class Freeze:
-    """From the first gradient on that is not finite, the optimiser does nothing.
+    """From the first gradient on that is not finite, the optimizer does nothing.
 
-    Reading a number from a GPU would make every step wait for it. So the device decides: fused optimisers skip a step
-    at `found_inf` (made for the scaling of fp16), and here that is never taken back. Weights and optimiser are then
+    Reading a number from a GPU would make every step wait for it. So the device decides: fused optimizers skip a step
+    at `found_inf` (made for the scaling of fp16), and here that is never taken back. Weights and optimizer are then
     still those before the very step, whenever somebody looks.
 
     Args:
@@ -31,7 +31,7 @@ class Freeze:
         self.found = torch.zeros((), device=device)
 
     def look_at(self, norm: Tensor) -> None:
-        """Before the optimiser's step: the norm of all gradients, a scalar; with loss scaling, the loss."""
+        """Before the optimizer's step: the norm of all gradients, a scalar; with loss scaling, the loss."""
         self.found = torch.maximum(self.found, (~norm.isfinite()).float())
         self.optimizer.found_inf = self.found
 
@@ -46,7 +46,7 @@ def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], r
     Args:
         path: a folder; one that is there is replaced.
         state, progress: as of any checkpoint.
-        report: step, pictures, settings of the moment.
+        report: step, images, settings of the moment.
 
     Raises:
         OSError: it cannot be written.

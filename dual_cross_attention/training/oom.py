@@ -1,4 +1,4 @@
-"""Micro-batches cut into pieces that fit into the GPU's memory, with the same step of the optimiser."""
+"""Micro-batches cut into pieces that fit into the GPU's memory, with the same step of the optimizer."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError
 
@@ -54,15 +54,15 @@ def first_sentence(error: Exception) -> str:
 class Pieces:
     """How many pieces a micro-batch is cut into; doubled when the GPU's memory runs out.
 
-    The number is kept beside the run, for this kind of device, so that a run that goes on need not find out again.
+    The number is kept beside the run, for this kind of device, so that a run that continues need not find out again.
 
     Args:
-        batch_size: pictures of a micro-batch.
-        unit: pictures that stay together: K of an identity.
-        smallest: fewest pictures of a piece.
+        batch_size: images of a micro-batch.
+        unit: images that stay together: K of an identity.
+        smallest: fewest images of a piece.
         path: where the number is kept.
         device: where the training runs.
-        all_alike: cut every micro-batch into as many pieces, also one with too few pictures: under FSDP, processes wait
+        all_alike: cut every micro-batch into as many pieces, also one with too few images: under FSDP, processes wait
             for each other in every pass.
     """
 
@@ -90,29 +90,29 @@ class Pieces:
         Raises:
             InputError: pieces cannot be smaller.
         """
-        pictures = self.batch_size // (2 * self.number)
-        if pictures < self.smallest:
-            least = f"{self.smallest} picture{'s' if self.smallest > 1 else ''}"
+        images = self.batch_size // (2 * self.number)
+        if images < self.smallest:
+            least = f"{self.smallest} image{'s' if self.smallest > 1 else ''}"
             raise InputError(
-                f"out of memory with {self.batch_size // self.number} pictures at a time, and {least} is the least "
+                f"out of memory with {self.batch_size // self.number} images at a time, and {least} is the least "
                 f"({reason}): {ADVICE}; {where}"
             )
         self.number *= 2
-        with suppress(OSError):  # no room: a run that goes on finds out again
+        with suppress(OSError):  # no room: a run that continues finds out again
             self._keep()
         return (
-            f"out of memory ({reason}): from here on {pictures} pictures at a time instead of {2 * pictures}, with "
+            f"out of memory ({reason}): from here on {images} images at a time instead of {2 * images}, with "
             "twice the accumulation; effective batch and learning rate stay"
         )
 
     def _keep(self) -> None:
-        with written_beside(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_text(
                 json.dumps({"format_version": FORMAT_VERSION, "device": self.device, "pieces": self.number}) + "\n"
             )
 
     def cut(self, batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
-        """The pieces of a micro-batch, each with its share of the pictures; none is smaller than `smallest`.
+        """The pieces of a micro-batch, each with its share of the images; none is smaller than `smallest`.
 
         What lacks for `all_alike` is the last piece once more, with a share of 0.
         """

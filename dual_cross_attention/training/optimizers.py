@@ -1,4 +1,4 @@
-"""The optimiser and its cosine schedule, with the right parameters left out of weight decay."""
+"""The optimizer and its cosine schedule, with the right parameters left out of weight decay."""
 
 from typing import Literal
 
@@ -75,7 +75,7 @@ def complete_state(optimizer: Optimizer) -> None:
 
 
 def _stay_as_built(optimizer: Optimizer, state: dict) -> dict:
-    """State of an optimiser that was fused where this one is not, or the reverse, would switch this one, only half."""
+    """State of an optimizer that was fused where this one is not, or the reverse, would switch this one, only half."""
     fused = optimizer.defaults["fused"]
     return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
 
@@ -86,7 +86,7 @@ def build_schedule(
     """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update.
 
     Groups with an "lr_scale" follow at that multiple. A warm-up longer than the training is shortened to it here, not
-    in the settings: a longer training that goes on from this one, or takes its config.yaml, has the warm-up asked for.
+    in the settings: a longer training that resumes from this one, or takes its config.yaml, has the warm-up asked for.
     """
     peak = optimizer.param_groups[0]["lr"]
     warmup = round(min(warmup_epochs, epochs) * updates_per_epoch)

@@ -14,7 +14,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST, named_checkpoints, read_progress, verify
 
-# A run may go on with these changed: they say where and how it runs, not what it computes.
+# A run may continue with these changed: they say where and how it runs, not what it computes.
 FREE_TO_CHANGE = {
     "data_root",
     "download",
@@ -87,9 +87,9 @@ def _began_from(folder: RunFolder, path: Path) -> bool:
 def find_checkpoint(
     config: TrainingConfig, folder: RunFolder, data: RunData, warn: Callable[[str], None]
 ) -> Path | None:
-    """Where to go on from, by `config.resume` and what the folder holds; None to start.
+    """Where to resume from, by `config.resume` and what the folder holds; None to start.
 
-    A run that began from another one's checkpoint goes on from its own ones, and from that one until it has any; it is
+    A run that began from another one's checkpoint resumes from its own ones, and from that one until it has any; it is
     the same run if the same path is given again. So it is where a run went back to a checkpoint of its own.
 
     Args:
@@ -98,7 +98,7 @@ def find_checkpoint(
             runs that have not recorded their data.
 
     Raises:
-        InputError: the folder holds another run, or one on other data; `resume` names nothing to go on from; no
+        InputError: the folder holds another run, or one on other data; `resume` names nothing to resume from; no
             checkpoint is whole; or there is none yet, and the one that the run began from is not whole any more.
         OSError: a checkpoint cannot be set aside.
     """
@@ -114,7 +114,7 @@ def find_checkpoint(
             raise InputError(
                 f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN"
             )
-        _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one goes on for
+        _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one continues for
         _refuse_other_data(source, data, warn)
         if folder.path.resolve() == source.path:
             chosen = _newest_whole(found, warn, folder)
@@ -122,13 +122,13 @@ def find_checkpoint(
                 folder.write_source(path.resolve(), chosen.resolve())
             return chosen
         if _is_taken(folder):
-            raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to go on from '{path}'")
+            raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to resume from '{path}'")
         return _newest_whole(found, warn)
     if not _is_taken(folder):
         return None
     if config.resume == "never":
         raise InputError(
-            f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to go on with it"
+            f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to continue with it"
         )
     if folder.config.is_file():
         began = folder.read_source()
@@ -140,7 +140,7 @@ def find_checkpoint(
     if not any((path / MANIFEST).is_file() for path in own):
         raise InputError(
             f"the checkpoints in '{folder.checkpoints}' have no {MANIFEST}: they were written by an earlier version of "
-            "this project, which this one cannot go on from; take another --output_dir"
+            "this project, which this one cannot resume from; take another --output_dir"
         )
     return _newest_whole(own, warn, folder)
 
@@ -182,7 +182,7 @@ def _newest_whole(found: list[Path], warn: Callable[[str], None], own: RunFolder
     """The last of these checkpoints that its manifest says is whole.
 
     Args:
-        own: the folder that the run goes on in. Its later checkpoints are moved out of the way: of the next ones, the
+        own: the folder that the run continues in. Its later checkpoints are moved out of the way: of the next ones, the
             newest are kept, and gone on from. Nothing is changed in another run's folder.
     """
     ours = own is not None and found[0].resolve().parent == own.checkpoints.resolve()
@@ -229,7 +229,7 @@ def _other_settings(config: TrainingConfig, folder: RunFolder) -> list[str]:
 def _refuse_other_settings(config: TrainingConfig, folder: RunFolder, more: Set[str] = frozenset()) -> None:
     changed = [said for said in _other_settings(config, folder) if said.split(" (")[0] not in more]
     if changed:
-        longer = f" (with --resume {folder.path}, to go on from it)" if changed[0].startswith("epochs (") else ""
+        longer = f" (with --resume {folder.path}, to resume from it)" if changed[0].startswith("epochs (") else ""
         raise InputError(
             f"'{folder.path}' holds a run with other settings: {', '.join(changed)}; take another --output_dir{longer}"
         )

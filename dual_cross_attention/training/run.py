@@ -29,7 +29,7 @@ from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.training.checkpointing.artifacts import complete_results
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, remove_leftovers
 from dual_cross_attention.training.distributed.rendezvous import meeting_point
@@ -41,11 +41,11 @@ from dual_cross_attention.training.trainer import Trainer
 
 T = TypeVar("T")
 REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy set
-SHOWN_UNREADABLE = 10  # of the pictures that could not be read, at the end of a run
+SHOWN_UNREADABLE = 10  # of the images that could not be read, at the end of a run
 
 
 def train(config: TrainingConfig, console: Console) -> dict[str, float]:
-    """Train as the settings say, or go on with the run that the folder holds.
+    """Train as the settings say, or continue with the run that the folder holds.
 
     Returns:
         The best epoch's row of metrics.jsonl.
@@ -76,7 +76,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
                 raise
             raise LostProcessError(
                 "another process has ended: what it said is the reason, or somebody killed it (where memory is short, "
-                "the system does); the same command, or a restart by the launcher, goes on from the last checkpoint"
+                "the system does); the same command, or a restart by the launcher, resumes from the last checkpoint"
             ) from error
         finally:
             for lock in locks:
@@ -250,11 +250,11 @@ def _report(
     console.print(f"\nbest epoch {best['epoch']:.0f} of {config.epochs}: {', '.join(parts)}")
     if unreadable:
         console.print(
-            f"{len(unreadable)} pictures could not be read (in training, the next one took the place of each), such as",
+            f"{len(unreadable)} images could not be read (in training, the next one took the place of each), such as",
             style="yellow",
         )
         for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
-            console.print(f"  {printable(path)}: {reason}", style="yellow", soft_wrap=True)
+            console.print(f"  {escape(path)}: {reason}", style="yellow", soft_wrap=True)
     console.print(
         f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
         "next:\n"

@@ -15,7 +15,7 @@ _LOCKED: set[int] = set()
 
 
 def _leave_locks_to_the_parent() -> None:
-    """A process that reads pictures outlives the one that trains, if that is killed: by as long as a disk hangs."""
+    """A process that reads images outlives the one that trains, if that is killed: by as long as a disk hangs."""
     while _LOCKED:
         os.close(_LOCKED.pop())
 

@@ -73,7 +73,7 @@ class Interruptions:
             self._raises = False
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a reading process, forked since: whoever forked it decides
+        if os.getpid() != self._process:  # a worker, forked since: whoever forked it decides
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return

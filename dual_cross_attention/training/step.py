@@ -1,4 +1,4 @@
-"""One step of the optimiser: micro-batches forward and backward, gradients clipped and judged, weights moved."""
+"""One step of the optimizer: micro-batches forward and backward, gradients clipped and judged, weights moved."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ CAREFUL = 3
 
 
 class OptimizerStep:
-    """Takes steps of the optimiser; one that is given up leaves nothing.
+    """Takes steps of the optimizer; one that is given up leaves nothing.
 
     With DDP, processes that train together share their gradients in the backward pass. One whose memory runs out could
     not tell the others, who wait for it there. So in a few careful steps they share them afterwards. Those hold the
     gradients twice (DDP's own buffers are there already), so what suffices for them suffices for all.
 
     Args:
-        parallel: the task, its optimiser, and the other processes.
+        parallel: the task, its optimizer, and the other processes.
         pieces: how many a micro-batch is cut into.
         step_log: is told of a gradient that is not finite where the device cannot hold the weights by itself.
         clip_grad: largest norm of the gradients; None does not clip.
@@ -65,7 +65,7 @@ class OptimizerStep:
             epoch: counted from 1.
             share: number and weight of this process's micro-batches; see `Shares.of`.
             batches: those micro-batches.
-            advance: is told the pictures of each.
+            advance: is told the images of each.
 
         Raises:
             OutOfMemory: memory runs out in some process, in a careful step.
@@ -103,7 +103,7 @@ class OptimizerStep:
         except RuntimeError as error:
             if is_out_of_memory(error):  # it may have taken half of a step, and smaller batches leave it no more room
                 raise InputError(
-                    f"out of memory for the optimiser's state ({first_sentence(error)}): {ADVICE}"
+                    f"out of memory for the optimizer's state ({first_sentence(error)}): {ADVICE}"
                 ) from error
             raise
         if scaler is not None:

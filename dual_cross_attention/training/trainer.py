@@ -1,10 +1,10 @@
 """The training loop. It knows a task by its `training_step` and `evaluate`, and nothing of what the task learns.
 
 Notable:
-- all that is random follows from seed, epoch and the number of a micro-batch or picture; so a run that was interrupted,
-  or goes on with another number of processes, computes what it would have computed;
+- all that is random follows from seed, epoch and the number of a micro-batch or image; so a run that was interrupted,
+  or continues with another number of processes, computes what it would have computed;
 - a checkpoint is the truth, and what users read (metrics.jsonl, best.safetensors) is written after it;
-- a signal, a full disk, too little memory or a reading process that dies is met between two steps, never within one.
+- a signal, a full disk, too little memory or a worker that dies is met between two steps, never within one.
 """
 
 import math
@@ -24,7 +24,7 @@ from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.images import UNREADABLE
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
-from dual_cross_attention.data.unreadable import UnreadablePictures, allowed_unreadable
+from dual_cross_attention.data.unreadable import UnreadableImages, allowed_unreadable
 from dual_cross_attention.devices import choose_compile, choose_device, choose_precision, peak_memory_mb
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
 from dual_cross_attention.progress import ProgressBar, track
@@ -63,7 +63,7 @@ class Trainer:
         classes: class names, saved with the model.
         folder: where everything goes.
         console: where progress is shown.
-        resume_from: a checkpoint to go on from.
+        resume_from: a checkpoint to resume from.
         interruptions: of the whole run, where signals are caught before the training begins.
         data: what is trained on, for the headers of models.
 
@@ -117,7 +117,7 @@ class Trainer:
         peak = peak_learning_rate(config.lr, config.lr_per_512, config.batch_size * per_step)
         each = f"{processes} processes, {config.batch_size}" if processes > 1 else f"{config.batch_size}"
         console.print(
-            f"a step: {config.batch_size * per_step} pictures ({each} at a time), learning rate up to {peak:.3g}"
+            f"a step: {config.batch_size * per_step} images ({each} at a time), learning rate up to {peak:.3g}"
         )
         optimizer = build_optimizer(
             task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
@@ -143,7 +143,7 @@ class Trainer:
         for pieces in (self.pieces, self.eval_pieces):  # cards may differ, and the smallest decides
             pieces.number = self.parallel.largest(pieces.number)
         allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
-        self.unreadable = UnreadablePictures(self._warn, allowed)
+        self.unreadable = UnreadableImages(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
         self.results = Results(folder, config, classes, data)
         self.interruptions = interruptions or Interruptions()
@@ -182,7 +182,7 @@ class Trainer:
                 self.writer.wait()
         if self.writer.failed:
             raise InputError(
-                f"the training is done, but {self.writer.failed}: make room, and the same command goes on from the "
+                f"the training is done, but {self.writer.failed}: make room, and the same command resumes from the "
                 "last good checkpoint"
             )
         with self._without_tensorboard():
@@ -204,8 +204,8 @@ class Trainer:
         self.task.train()
         images, start = [0], time.perf_counter()
 
-        def advance_by(pictures: int, advance: Callable[..., None]) -> None:
-            images[0] += pictures * self.parallel.processes
+        def advance_by(count: int, advance: Callable[..., None]) -> None:
+            images[0] += count * self.parallel.processes
             advance(self._status(images[0] / (time.perf_counter() - start)))
 
         title = f"epoch {self.epoch + 1}/{self.config.epochs}"
@@ -213,7 +213,7 @@ class Trainer:
             advance(advance=self.step_in_epoch * self.shares.rounds)
             while self.step_in_epoch < self.shares.steps:
                 try:
-                    self._train_steps(lambda pictures: advance_by(pictures, advance))
+                    self._train_steps(lambda count: advance_by(count, advance))
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
@@ -249,12 +249,12 @@ class Trainer:
     def _read_training(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
         batches = self.unreadable.watch(self.train_batches.read(self.epoch + 1, numbers))
         for _ in numbers:
-            with self._alone_at_once():  # a reading process may hang for minutes
+            with self._alone_at_once():  # a worker may hang for minutes
                 batch = next(batches)
             yield batch
 
     def _evaluate(self) -> dict[str, float]:
-        """The epoch's metrics on the test split, every picture of which one process sees."""
+        """The epoch's metrics on the test split, every image of which one process sees."""
         epoch, batches = self.epoch + 1, len(self.eval_batches)
         self.task.begin_step(self.step, self.shares.steps * self.config.epochs)  # of a run that resumes right here, too
         shares = Shares(batches, batches, self.accelerator.process_index, self.parallel.processes).of(0)
@@ -331,7 +331,7 @@ class Trainer:
         return self.interruptions.at_once() if self.parallel.processes == 1 else nullcontext()
 
     def _save(self, row: dict[str, float] | None = None) -> None:
-        """A checkpoint of now, written while the training goes on; with a row, of a finished epoch."""
+        """A checkpoint of now, written while the training continues; with a row, of a finished epoch."""
         for found in self.parallel.gather(self.unreadable.found):
             self.unreadable.merge(found)
         progress = self._progress(combine(self.parallel.gather(self.step_log.sums())))
@@ -378,10 +378,10 @@ class Trainer:
             raise InputError(
                 f"the checkpoint is of epoch {progress['epoch']}, and --epochs is {self.config.epochs}: nothing to do"
             )
-        pictures = len(self.train_batches.dataset)
-        if progress["pictures"] != pictures:
+        num_images = len(self.train_batches.dataset)
+        if progress["pictures"] != num_images:
             raise InputError(
-                f"the run was trained on {progress['pictures']:,} pictures, and there are {pictures:,} now: expected "
+                f"the run was trained on {progress['pictures']:,} images, and there are {num_images:,} now: expected "
                 "the same, or the order would be another; take another --output_dir to start anew"
             )
         if progress["step_in_epoch"] > self.shares.steps:
@@ -400,7 +400,7 @@ class Trainer:
         self.best = progress["best"] if own and self.folder.best.is_file() else {}
         log = progress["log"] if self.is_main else {"sums": {}, "latest": progress["log"]["latest"]}
         self.step_log.start_epoch(self.step, **log)
-        if self.accelerator.scaler:  # a run may go on with another precision
+        if self.accelerator.scaler:  # a run may continue with another precision
             self.step_log.latest.setdefault(LOSS_SCALE, self.accelerator.scaler.get_scale())
         self.unreadable.found.update(progress["unreadable"])
         self.schedule.step_update(self.step)
@@ -422,7 +422,7 @@ class Trainer:
         self.parallel.meet()
         return InterruptedRun(
             f"{interruption}: left at epoch {self.epoch + 1} of {self.config.epochs}, step {self.step_in_epoch} of "
-            f"{self.shares.steps}; {self._last_checkpoint()}; the same command goes on from there"
+            f"{self.shares.steps}; {self._last_checkpoint()}; the same command resumes from there"
         )
 
     def _diverged(self, error: TrainingDivergedError) -> TrainingDivergedError:
@@ -444,14 +444,14 @@ class Trainer:
                 "epoch": self.epoch + 1,
                 "step": self.step_log.step,
                 "micro_batches": numbers,
-                "pictures": self.train_batches.picture_names(self.epoch + 1, numbers),
+                "pictures": self.train_batches.image_names(self.epoch + 1, numbers),
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "precision": self.accelerator.mixed_precision,
             }
             try:
                 save_diverged(self.folder.diverged, state, progress, report)
                 said += (
-                    f"; '{self.folder.diverged}' has the state before that step, and its pictures: --resume "
+                    f"; '{self.folder.diverged}' has the state before that step, and its images: --resume "
                     f"{self.folder.diverged} --output_dir OTHER repeats it"
                 )
             except OSError as failed:
@@ -466,7 +466,7 @@ class Trainer:
         self._warn(pieces.double(reason, self._last_checkpoint()))
         if self.parallel.processes > 1 and not all_know:  # they wait in a step that this one cannot join again
             raise InputError(
-                f"{reason}: the same command, or a restart by the launcher, goes on with half of the pictures at a "
+                f"{reason}: the same command, or a restart by the launcher, continues with half of the images at a "
                 f"time; {self._last_checkpoint()}"
             )
 
@@ -483,7 +483,7 @@ class Trainer:
         try:
             yield
         except OSError as error:
-            self._warn(f"cannot write TensorBoard's events: {error}; the run goes on")
+            self._warn(f"cannot write TensorBoard's events: {error}; the run continues")
 
     def _warn(self, message: str) -> None:
         self.console.print(f"warning: {message}", style="yellow")

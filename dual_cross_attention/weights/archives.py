@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 MAX_RATIO = 20
 """Unpacked over packed size. Trained weights shrink by a tenth, rarely to a third; a bomb shrinks to a thousandth."""
@@ -42,17 +42,17 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 version = np.lib.format.read_magic(file)
                 read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
                 if version not in read:
-                    raise InputError(f"cannot read weights '{path}': {printable(name)} has the .npy version {version}")
+                    raise InputError(f"cannot read weights '{path}': {escape(name)} has the .npy version {version}")
                 shape, _, dtype = read[version](file)
                 claimed = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
             if dtype.hasobject:
                 raise InputError(
-                    f"cannot read weights '{path}': expected arrays of numbers, but {printable(name)} is of Python "
+                    f"cannot read weights '{path}': expected arrays of numbers, but {escape(name)} is of Python "
                     "objects, which are pickled and could run code: nothing of it was run"
                 )
             if claimed != entry.file_size:
                 raise InputError(
-                    f"cannot read weights '{path}': {printable(name)} claims the shape {shape}, which takes "
+                    f"cannot read weights '{path}': {escape(name)} claims the shape {shape}, which takes "
                     f"{claimed:,} bytes, but has {entry.file_size:,}"
                 )
             shapes[name] = shape

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 from dual_cross_attention.weights.archives import check_archive
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".th", ".pth.tar", ".pt.tar", ".npz")
@@ -81,5 +81,5 @@ def check_tensors(state: dict[str, Tensor], source: str) -> None:
         if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise InputError(
                 f"weights from {source}: expected tensors with all of their numbers in the file, but "
-                f"{shown(name)} claims the shape {shown(tuple(tensor.shape))} without"
+                f"{short_repr(name)} claims the shape {short_repr(tuple(tensor.shape))} without"
             )

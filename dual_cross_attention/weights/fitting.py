@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 HEADS = ("head.", "head_dist.", "fc.", "classifier.")
 KERNELS = ("patch_embed.proj.weight", "visual.conv1.weight", "vision_embed.proj.weight")
@@ -118,12 +118,12 @@ def check_finite(state: dict[str, Tensor], source: str) -> None:
             continue
         if not value.is_floating_point():
             raise InputError(
-                f"weights from {source}: {printable(name)} is of {value.dtype}, as in a quantized file: expected "
+                f"weights from {source}: {escape(name)} is of {value.dtype}, as in a quantized file: expected "
                 "floating-point numbers"
             )
         if bad := int((~torch.isfinite(value.float())).sum()):
             raise InputError(
-                f"weights from {source}: {bad:,} of the {value.numel():,} values of {printable(name)} are NaN or "
+                f"weights from {source}: {bad:,} of the {value.numel():,} values of {escape(name)} are NaN or "
                 "infinite: the training that wrote them diverged, or the file is damaged; take another file, such as "
                 "an earlier checkpoint"
             )

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable, shown
+from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.weights import npz
 from dual_cross_attention.weights.archives import check_archive
 from dual_cross_attention.weights.candidates import Candidate, list_candidates, select
@@ -139,7 +139,7 @@ def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
     shapes, found = ({name: tuple(value.shape) for name, value in each.items()} for each in (wanted, loaded.glca))
     if odd := sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)):
         raise InputError(
-            f"weights from {loaded.path}: GLCA does not fit: {printable(odd[0]):.80} has the shape "
+            f"weights from {loaded.path}: GLCA does not fit: {escape(odd[0]):.80} has the shape "
             f"{found.get(odd[0])}, expected {shapes.get(odd[0])}"
         )
     model.load_state_dict(loaded.glca, strict=False)
@@ -150,7 +150,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
     """The part of a file that fits best."""
     if path.name.lower().endswith(".npz"):
         if key is not None:
-            raise InputError(f"--weights_key {shown(key)}: an .npz holds one model, '{path}' too")
+            raise InputError(f"--weights_key {short_repr(key)}: an .npz holds one model, '{path}' too")
         check_archive(path)
         state, patch = npz.read_npz(path, backbone)
         return Candidate("", "", state, {}), fit(state, backbone, patch=patch), read_metadata(path, {})
@@ -158,7 +158,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
     candidates = list_candidates(content.tree)
     if not candidates:
         raise InputError(
-            f"weights from {path}: expected a state dict of tensors, got {shown(content.tree)}"
+            f"weights from {path}: expected a state dict of tensors, got {short_repr(content.tree)}"
             if not isinstance(content.tree, dict)
             else f"weights from {path}: expected a state dict of tensors, got something else"
         )
@@ -166,7 +166,8 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
         named, names = select(candidates, key), [each.name for each in candidates if each.name]
         if not named:
             raise InputError(
-                f"--weights_key {shown(key)}: '{path}' has {', '.join(map(printable, names))[:200] or 'one dict only'}"
+                f"--weights_key {short_repr(key)}: '{path}' has "
+                f"{', '.join(map(escape, names))[:200] or 'one dict only'}"
             )
         candidates = named
     metadata = read_metadata(path, content.header, content.tree)
@@ -193,11 +194,11 @@ def _say_choice(chosen: Candidate, others: list[tuple[Candidate, Fit]]) -> None:
         logger.info(
             "weights: %s: '%s' is taken, not %s; --weights_key takes another",
             "EMA weights are preferred" if chosen.is_ema else "several parts of the file fit",
-            printable(chosen.name) or "the top of the file",
-            ", ".join(f"'{printable(each.name)}'" if each.name else "the top of the file" for each in alike[:4]),
+            escape(chosen.name) or "the top of the file",
+            ", ".join(f"'{escape(each.name)}'" if each.name else "the top of the file" for each in alike[:4]),
         )
     elif left := [each for each, _ in others if each.is_ema and not chosen.is_ema]:
-        logger.warning("weights: the EMA weights in '%s' do not fit, others are taken", printable(left[0].name))
+        logger.warning("weights: the EMA weights in '%s' do not fit, others are taken", escape(left[0].name))
 
 
 def _is_same(one: Candidate, other: Candidate) -> bool:
@@ -229,9 +230,7 @@ def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, description
     state = {name: value.to(expected[name].dtype) for name, value in state.items()}
     check_finite(state, source)  # float64 beyond float32
     backbone.load_state_dict(state, strict=False)
-    left_out = (
-        f"; left out, newly initialized: {', '.join(map(printable, given.left_out[:6]))}" if given.left_out else ""
-    )
+    left_out = f"; left out, newly initialized: {', '.join(map(escape, given.left_out[:6]))}" if given.left_out else ""
     decoder = f"; left out: {given.decoder} tensors of a decoder" if given.decoder else ""
     logger.info("weights: %s%s%s", description, left_out, decoder)
     if positions:
@@ -239,8 +238,8 @@ def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, description
 
 
 def _describe(chosen: Candidate, path: Path) -> str:
-    key = f", of '{printable(chosen.key)}'" if chosen.key else ""
-    prefix = f", prefix '{printable(chosen.prefix)}' removed" if chosen.prefix else ""
+    key = f", of '{escape(chosen.key)}'" if chosen.key else ""
+    prefix = f", prefix '{escape(chosen.prefix)}' removed" if chosen.prefix else ""
     prefix += " (EMA weights)" if chosen.is_ema else ""
     outside = len(chosen.outside) - len(_tensors_of_own_model(chosen))
     return f"{path}{key}{prefix}{f', {outside} tensors without it passed over' if outside else ''}"

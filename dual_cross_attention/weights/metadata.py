@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.versions import check_header_version, check_version
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.weights.pixel_stats import PixelStats, default_stats, read_stats
 
 MAX_CONFIG_BYTES = 100_000
@@ -89,9 +89,9 @@ def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
         cfg = get_pretrained_cfg(name).to_dict() if is_known else {}
         stats = default_stats(of_task, cfg, str(name))._replace(source=source)
     more = settings.get("backbone_kwargs")
-    model = f"--backbone {printable(name):.60}"
+    model = f"--backbone {escape(name):.60}"
     if more:
-        model += f" --backbone_kwargs '{printable(json.dumps(more)):.100}'"
+        model += f" --backbone_kwargs '{escape(json.dumps(more)):.100}'"
     heads = more.get("num_heads") if isinstance(more, dict) else None
     return Metadata(tuple(size) if is_size else None, True, stats, True, model, heads or _heads_of(name))
 

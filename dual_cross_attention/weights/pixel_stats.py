@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -55,9 +55,9 @@ def read_stats(mean: Any, std: Any, source: str) -> PixelStats:
     """
     for name, values in (("mean", mean), ("std", std)):
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_share, values)):
-            raise InputError(f"{source}: {name}: expected three numbers from 0 to 1, got {shown(values)}")
+            raise InputError(f"{source}: {name}: expected three numbers from 0 to 1, got {short_repr(values)}")
     if min(std) <= 0:
-        raise InputError(f"{source}: std: expected numbers above 0, got {shown(std)}")
+        raise InputError(f"{source}: std: expected numbers above 0, got {short_repr(std)}")
     return PixelStats(tuple(map(float, mean)), tuple(map(float, std)), source)
 
 

@@ -7,7 +7,7 @@ import timm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.weights.fitting import Fit
 
 MAX_LENGTH = 600
@@ -72,7 +72,7 @@ def shortened(source: str) -> str:
 
 
 def _listed(names: list[str], examples: int, width: int) -> str:
-    shown = [printable(name) for name in names[:examples]]
+    shown = [escape(name) for name in names[:examples]]
     shown = [name if len(name) <= width else f"{name[: width - 1]}…" for name in shown]
     return ", ".join(shown) + (", …" if len(names) > examples else "")
 

@@ -12,7 +12,7 @@ from dual_cross_attention.attention import GlobalLocalBlock, select_local
 
 
 def explicit_block(block, tokens, asking):
-    """One picture, float64 loops: tokens (N, D), the indices that ask → (len(asking), D)."""
+    """One image, float64 loops: tokens (N, D), the indices that ask → (len(asking), D)."""
     attention, dim = block.attn, tokens.shape[-1]
     heads, head_dim = attention.num_heads, dim // attention.num_heads
     normed = F.layer_norm(tokens, (dim,), block.norm1.weight, block.norm1.bias, block.norm1.eps)

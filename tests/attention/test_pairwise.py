@@ -7,7 +7,7 @@ import torch
 from timm.models.vision_transformer import Attention
 
 from dual_cross_attention import InputError
-from dual_cross_attention.attention import draw_distractors, stacked_attention
+from dual_cross_attention.attention import sample_distractors, stacked_attention
 
 
 @pytest.mark.parametrize("clean", [False, True])
@@ -25,7 +25,7 @@ def test_equals_a_loop_over_pairs(clean, shared):
     for i in range(batch):
         for h in range(heads):
             for t in range(tokens):
-                # SA: the picture's own tokens only
+                # SA: the image's own tokens only
                 scores = (key[i, h] @ query[i, h, t]) / math.sqrt(head_dim)
                 weights = scores.exp() / scores.exp().sum()
                 torch.testing.assert_close(out[i, h, t], weights @ value[i, h])
@@ -42,17 +42,17 @@ def test_equals_a_loop_over_pairs(clean, shared):
 def test_distractors_are_derangements(batch):
     torch.manual_seed(0)
     for _ in range(50):
-        drawn = draw_distractors(batch)
+        drawn = sample_distractors(batch)
         assert sorted(drawn.tolist()) == list(range(batch))
         assert (drawn != torch.arange(batch)).all()
 
 
-def test_every_other_picture_distracts_equally_often():
+def test_every_other_image_distracts_equally_often():
     torch.manual_seed(0)
     batch, draws = 5, 8000
     counts = torch.zeros(batch, batch)
     for _ in range(draws):
-        counts[torch.arange(batch), draw_distractors(batch)] += 1
+        counts[torch.arange(batch), sample_distractors(batch)] += 1
     off_diagonal = counts[~torch.eye(batch, dtype=torch.bool)] / draws
     assert counts.diagonal().sum() == 0
     torch.testing.assert_close(off_diagonal, torch.full_like(off_diagonal, 0.25), atol=0.02, rtol=0)
@@ -60,17 +60,17 @@ def test_every_other_picture_distracts_equally_often():
 
 def test_distractors_follow_the_seed():
     torch.manual_seed(1)
-    first = draw_distractors(16)
-    second = draw_distractors(16)
+    first = sample_distractors(16)
+    second = sample_distractors(16)
     torch.manual_seed(1)
-    assert torch.equal(first, draw_distractors(16))
+    assert torch.equal(first, sample_distractors(16))
     assert not torch.equal(first, second)  # drawn anew every step
 
 
 @pytest.mark.parametrize("batch", [0, 1])
 def test_a_batch_without_a_pair_is_refused(batch):
     with pytest.raises(InputError, match="batch_size >= 2"):
-        draw_distractors(batch)
+        sample_distractors(batch)
 
 
 @pytest.mark.parametrize(("identities", "each"), [(16, 4), (4, 4), (2, 4), (3, 2)])
@@ -81,16 +81,16 @@ def test_same_identity_distractors_do_not_dominate(identities, each):
     labels = torch.arange(identities).repeat_interleave(each)[torch.randperm(batch)]
     same, pairs = 0, set()
     for _ in range(200):
-        drawn = draw_distractors(batch, identities=labels)
+        drawn = sample_distractors(batch, identities=labels)
         assert sorted(drawn.tolist()) == list(range(batch))
         assert (drawn != torch.arange(batch)).all()
         same += (labels[drawn] == labels).sum().item()
         pairs |= {*enumerate(drawn.tolist())}
     assert same / (200 * batch) < 0.55 * (each - 1) / (batch - 1)
     others = {(i, j) for i in range(batch) for j in range(batch) if labels[i] != labels[j]}
-    assert len(pairs & others) > 0.9 * len(others)  # any picture of another identity comes up
+    assert len(pairs & others) > 0.9 * len(others)  # any image of another identity comes up
 
 
 def test_distractors_of_one_identity_are_a_derangement_still():
-    drawn = draw_distractors(4, identities=torch.zeros(4))
+    drawn = sample_distractors(4, identities=torch.zeros(4))
     assert sorted(drawn.tolist()) == [0, 1, 2, 3] and (drawn != torch.arange(4)).all()

@@ -23,7 +23,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def views_of_fused_projection(layers, batch, tokens, heads, head_dim, dtype, device="cpu"):
-    """Queries and keys as a timm block has them: neighbours in memory, (B, heads, tokens, head_dim) only by strides."""
+    """Queries and keys as a timm block has them: neighbors in memory, (B, heads, tokens, head_dim) only by strides."""
     generator = torch.Generator().manual_seed(0)
     fused = [torch.randn(batch, tokens, 3, heads, head_dim, generator=generator) for _ in range(layers)]
     fused = [qkv.to(device, dtype).permute(2, 0, 3, 1, 4) for qkv in fused]

@@ -30,11 +30,11 @@ def images(batch):
 def test_outputs_and_gradients_are_those_of_the_model(task):
     model = tiny(task=task, local_ratio=0.25).double().train()
     textbook = TextbookDCAL(model).train()
-    pictures, distractors, labels = images(4).double(), torch.tensor([2, 0, 3, 1]), torch.tensor([0, 1, 2, 3])
+    inputs, distractors, labels = images(4).double(), torch.tensor([2, 0, 3, 1]), torch.tensor([0, 1, 2, 3])
 
     def run(which):
         model.zero_grad()
-        out = which(pictures, distractors)
+        out = which(inputs, distractors)
         shares = {"sa": 1.0, "glca": 0.7, "pwca": 0.4}
         sum(share * F.cross_entropy(out.logits[branch], labels) for branch, share in shares.items()).backward()
         return out, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -8,18 +8,18 @@ from PIL import Image
 
 
 @pytest.fixture
-def folder(make_pictures, tmp_path):
-    return make_pictures(tmp_path / "pictures")
+def folder(make_images, tmp_path):
+    return make_images(tmp_path / "pictures")
 
 
-def test_good_data(dcal, pictures, tmp_path):
-    outcome = dcal("check-data", "--dataset", "folder", "--data_root", pictures, "--json", tmp_path / "report.json")
+def test_good_data(dcal, images, tmp_path):
+    outcome = dcal("check-data", "--dataset", "folder", "--data_root", images, "--json", tmp_path / "report.json")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "train: 36 pictures of 3 classes or identities, 0 cannot be read" in outcome.out
+    assert "train: 36 images of 3 classes or identities, 0 cannot be read" in outcome.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["splits"] == {
-        "train": {"pictures": 36, "classes": 3, "bad": 0},
-        "test": {"pictures": 18, "classes": 3, "bad": 0},
+        "train": {"images": 36, "pictures": 36, "classes": 3, "bad": 0},
+        "test": {"images": 18, "pictures": 18, "classes": 3, "bad": 0},
     }
 
 
@@ -33,9 +33,9 @@ def test_bad_data(dcal, folder):
     outcome = dcal(*flags)
     assert (outcome.status, outcome.err) == (1, "")
     lines = outcome.out.splitlines()
-    assert "25 pictures cannot be read:" in lines and "  and 5 more: --json FILE has all of them" in lines
+    assert "25 images cannot be read:" in lines and "  and 5 more: --json FILE has all of them" in lines
     assert f"  train: {broken[19]}: the file is empty" in lines and f"{broken[20]}" not in outcome.out
-    assert "warning: 1 classes have no picture to test with:" in lines
+    assert "warning: 1 classes have no image to test with:" in lines
     outcome = dcal(*flags, "--json", "-")
     assert outcome.status == 1
     report = json.loads(outcome.out)
@@ -73,8 +73,8 @@ def test_drawn_sets_and_help(dcal):
     ("arguments", "message"),
     [
         ("--dataset cub", "cub needs data_root"),
-        ("--dataset birds", "unknown data set 'birds'"),
-        ("--task reid --dataset cub", "unknown data set 'cub'"),
+        ("--dataset birds", "unknown dataset 'birds'"),
+        ("--task reid --dataset cub", "unknown dataset 'cub'"),
         ("--task birds", "--task: expected one of fgvc, reid, got 'birds'"),
         ("word", "dcal check-data: unexpected word 'word'"),
         ("--num_workers -1", "num_workers: expected a number of at least 0, got -1"),

@@ -50,14 +50,14 @@ TASKS = {
 
 
 def write_crowd(root: Path) -> Path:
-    """A data set of re-identification: 10 people to train on, 3 others, under 2 cameras."""
+    """A dataset of re-identification: 10 people to train on, 3 others, under 2 cameras."""
     for split, people, takes in (("train", range(10), 3), ("query", range(10, 13), 1), ("gallery", range(10, 13), 2)):
         for person in people:
             (root / split / f"{person}").mkdir(parents=True)
             for camera in range(2):
                 for take in range(takes):
-                    picture = Image.new("RGB", (16, 32), (20 * person, 255 - 15 * person, 60 + 90 * camera + take))
-                    picture.save(root / split / f"{person}" / f"{camera}_{take}.png")
+                    image = Image.new("RGB", (16, 32), (20 * person, 255 - 15 * person, 60 + 90 * camera + take))
+                    image.save(root / split / f"{person}" / f"{camera}_{take}.png")
     return root
 
 
@@ -67,8 +67,8 @@ def crowd(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def folders(pictures, crowd) -> dict[str, Path]:
-    return {"fgvc": pictures, "reid": crowd}
+def folders(images, crowd) -> dict[str, Path]:
+    return {"fgvc": images, "reid": crowd}
 
 
 def shard(dcal, task: str, source: Path, target: Path, *more: object) -> list[str]:
@@ -138,7 +138,7 @@ def test_train_evaluate_check(dcal, folders, tmp_path, task):
 
 
 def test_reid_is_that_of_its_folder_to_the_bit(dcal, crowd, tmp_path):
-    """The pictures come in the same order, so all that is drawn is the same."""
+    """The images come in the same order, so all that is drawn is the same."""
     shard(dcal, "reid", crowd, tmp_path / "shards")
     for name, dataset, root in (("one", "folder", crowd), ("two", "shards", tmp_path / "shards")):
         flags = [*TASKS["reid"], "--dataset", dataset, "--data_root", root, "--output_dir", tmp_path / name]
@@ -146,18 +146,18 @@ def test_reid_is_that_of_its_folder_to_the_bit(dcal, crowd, tmp_path):
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
-def test_fgvc_is_that_of_a_folder_in_the_same_order(dcal, pictures, tmp_path):
-    """A folder sorts its pictures by class: archives that are written in that order give the same training."""
-    listed = load_fgvc("folder", pictures)
+def test_fgvc_is_that_of_a_folder_in_the_same_order(dcal, images, tmp_path):
+    """A folder sorts its images by class: archives that are written in that order give the same training."""
+    listed = load_fgvc("folder", images)
     for split, each in (("train", listed.train), ("val", listed.test)):
         with tarfile.open(tmp_path / f"{split}-0.tar", "w") as archive:
-            for number, (picture, label) in enumerate(zip(each.pictures, each.labels, strict=True)):
+            for number, (image, label) in enumerate(zip(each.images, each.labels, strict=True)):
                 said = json.dumps({"label": listed.classes[label]}).encode()
-                for suffix, content in (("png", picture.read_bytes()), ("json", said)):
+                for suffix, content in (("png", image.read_bytes()), ("json", said)):
                     member = tarfile.TarInfo(f"{number:05}.{suffix}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
-    for name, dataset, root in (("one", "folder", pictures), ("two", "shards", tmp_path)):
+    for name, dataset, root in (("one", "folder", images), ("two", "shards", tmp_path)):
         flags = [*TASKS["fgvc"], "--dataset", dataset, "--data_root", root, "--output_dir", tmp_path / name]
         assert dcal("train", *flags).status == 0
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -206,7 +206,7 @@ def test_cache_and_workers_change_nothing(dcal, folders, tmp_path, task):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes(dcal, folders, tmp_path, task):
-    """Under torchrun, with no index there yet: one makes it; all pictures of an epoch are shared out."""
+    """Under torchrun, with no index there yet: one makes it; all images of an epoch are shared out."""
     shard(dcal, task, folders[task], tmp_path / "shards")
     for index in (tmp_path / "shards").glob("*.index"):
         index.unlink()
@@ -229,10 +229,10 @@ def overwrite(member) -> None:
         file.write(b"x" * member.size)
 
 
-def test_unreadable_members_are_named_replaced_and_counted(dcal, pictures, tmp_path):
-    shard(dcal, "fgvc", pictures, tmp_path / "shards")
+def test_unreadable_members_are_named_replaced_and_counted(dcal, images, tmp_path):
+    shard(dcal, "fgvc", images, tmp_path / "shards")
     data = load_fgvc("shards", tmp_path / "shards")
-    broken = [data.train.pictures[3], data.test.pictures[5]]
+    broken = [data.train.images[3], data.test.images[5]]
     for member in broken:
         times = member.archive.stat()
         overwrite(member)
@@ -242,9 +242,9 @@ def test_unreadable_members_are_named_replaced_and_counted(dcal, pictures, tmp_p
     assert outcome.status == 0, outcome.err
     names = [f"{tmp_path}/shards/train-000000.tar/{broken[0].name}", f"{tmp_path}/shards/val-000000.tar/000005.png"]
     for name, happens in zip(names, ("replaced by the next one", "left out"), strict=True):
-        lines = [line for line in outcome.out.splitlines() if f"unreadable picture, {happens}" in line and name in line]
+        lines = [line for line in outcome.out.splitlines() if f"unreadable image, {happens}" in line and name in line]
         assert len(lines) == 1
-    assert "2 pictures could not be read" in outcome.out
+    assert "2 images could not be read" in outcome.out
     assert json.loads(dcal("eval", tmp_path / "run", "--json", "-").out)["unreadable"] == 1
     refused(
         dcal("train", *flags, "--max_bad_images=0", "--output_dir", tmp_path / "none"),
@@ -275,7 +275,7 @@ def archives_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_pictures_give_the_same_archives(dcal, folders, tmp_path, task):
+def test_the_same_images_give_the_same_archives(dcal, folders, tmp_path, task):
     shard(dcal, task, folders[task], tmp_path / "one")
     copy = shutil.copytree(folders[task], tmp_path / "copy")
     for path in copy.rglob("*.png"):
@@ -296,7 +296,7 @@ def test_the_same_pictures_give_the_same_archives(dcal, folders, tmp_path, task)
 
 @pytest.fixture
 def noisy(tmp_path) -> Path:
-    """Pictures of about 120 kB each: several archives of a million bytes."""
+    """Images of about 120 kB each: several archives of a million bytes."""
     for split, count in (("train", 24), ("val", 4)):
         for number in range(count):
             path = tmp_path / "noisy" / split / "ab"[number % 2] / f"{number}.png"
@@ -321,11 +321,11 @@ def test_an_interrupted_command_can_be_run_again(dcal, noisy, tmp_path, monkeypa
     target = tmp_path / "cut"
     encoded, calls = writing.encoded, []
 
-    def stop(picture):
-        calls.append(picture)
+    def stop(image):
+        calls.append(image)
         if len(calls) == 12:
             raise KeyboardInterrupt
-        return encoded(picture)
+        return encoded(image)
 
     flags = flags_in_this_process(noisy, target)
     with monkeypatch.context() as patch:
@@ -333,11 +333,11 @@ def test_an_interrupted_command_can_be_run_again(dcal, noisy, tmp_path, monkeypa
         assert dcal(*flags).status == 130
     assert [path.name for path in target.glob("*.tar*")] == ["train-000000.tar"]
     assert archives_of(target)["train-000000.tar"] == archives_of(tmp_path / "whole")["train-000000.tar"]
-    # What is there looks like no data set.
+    # What is there looks like no dataset.
     refused(dcal("train", *TASKS["fgvc"], "--dataset=shards", f"--data_root={target}"), "unfinished", "run it again")
     refused(dcal("train", *TASKS["fgvc"], "--dataset=shards", f"--data_root={target}/train-000000.tar"), "unfinished")
     (target / "train-000001.tar.tmp").write_bytes(b"of one that was killed")
-    (target / "train-000009.tar").write_bytes(b"of more pictures than there are now")
+    (target / "train-000009.tar").write_bytes(b"of more images than there are now")
     assert dcal(*flags).status == 0
     assert archives_of(target) == archives_of(tmp_path / "whole")
     assert not list(target.glob("*.tmp"))
@@ -351,11 +351,11 @@ import os, signal, sys
 from dual_cross_attention.cli import main
 from dual_cross_attention.data.shards import writing
 encoded, calls = writing.encoded, []
-def stop(picture):
-    calls.append(picture)
+def stop(image):
+    calls.append(image)
     if len(calls) == 14:
         os.kill(os.getpid(), signal.SIGKILL)
-    return encoded(picture)
+    return encoded(image)
 writing.encoded = stop
 main(sys.argv[1:])
 """
@@ -369,15 +369,15 @@ main(sys.argv[1:])
     assert archives_of(target) == archives_of(tmp_path / "whole") and not list(target.glob("*.tmp"))
 
 
-def test_unreadable_pictures_are_left_out(dcal, make_pictures, tmp_path):
-    root = make_pictures(tmp_path / "pictures")
+def test_unreadable_images_are_left_out(dcal, make_images, tmp_path):
+    root = make_images(tmp_path / "pictures")
     broken = [root / "train" / "bee" / "03.png", root / "val" / "cat" / "01.png"]
     for path in broken:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     lines = shard(dcal, "fgvc", root, tmp_path / "shards")
     for path in broken:
-        assert sum(f"unreadable picture, left out: {path}: it is no picture" in line for line in lines) == 1
-    assert "2 pictures cannot be read and were left out" in lines[-4]
+        assert sum(f"unreadable image, left out: {path}: it is no image" in line for line in lines) == 1
+    assert "2 images cannot be read and were left out" in lines[-4]
     data = load_fgvc("shards", tmp_path / "shards")
     assert (len(data.train), len(data.test)) == (35, 17)
     flags = ["shard", "--dataset=folder", f"--data_root={root}", "--num_workers=0"]
@@ -388,23 +388,23 @@ def test_unreadable_pictures_are_left_out(dcal, make_pictures, tmp_path):
     )
 
 
-def test_formats_that_are_not_what_a_file_is_called(dcal, make_pictures, tmp_path):
-    """Some cameras put a second picture behind a JPEG, which PIL calls MPO; it stays as it is."""
-    root = make_pictures(tmp_path / "pictures")
-    pictures = [Image.new("RGB", (20, 10), colour) for colour in ("red", "blue")]
+def test_formats_that_are_not_what_a_file_is_called(dcal, make_images, tmp_path):
+    """Some cameras put a second image behind a JPEG, which PIL calls MPO; it stays as it is."""
+    root = make_images(tmp_path / "pictures")
+    images = [Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
     path = root / "val" / "cat" / "00.jpg"
-    pictures[0].save(path, "MPO", save_all=True, append_images=pictures[1:])
-    pictures[0].save(root / "val" / "cat" / "000.png", "WEBP")
+    images[0].save(path, "MPO", save_all=True, append_images=images[1:])
+    images[0].save(root / "val" / "cat" / "000.png", "WEBP")
     (root / "val" / "cat" / "odd name.tar.gz.png").write_bytes((root / "val" / "cat" / "01.png").read_bytes())
     shard(dcal, "fgvc", root, tmp_path / "shards")
     test = load_fgvc("shards", tmp_path / "shards").test
     assert len(test) == 21
-    stored = {picture.open().read(): picture.name.partition(".")[2] for picture in test.pictures}
+    stored = {image.open().read(): image.name.partition(".")[2] for image in test.images}
     assert stored[path.read_bytes()] == "jpg"
     assert stored[(root / "val" / "cat" / "000.png").read_bytes()] == "webp"
 
 
-def test_an_identity_without_a_readable_picture(dcal, tmp_path):
+def test_an_identity_without_a_readable_image(dcal, tmp_path):
     crowd = write_crowd(tmp_path / "crowd")
     for path in (crowd / "train" / "2").iterdir():
         path.write_bytes(b"")
@@ -414,20 +414,20 @@ def test_an_identity_without_a_readable_picture(dcal, tmp_path):
     assert dcal("train", *flags, "--output_dir", tmp_path / "run").status == 0
 
 
-def test_folders_that_hold_something_else(dcal, pictures, crowd, tmp_path):
+def test_folders_that_hold_something_else(dcal, images, crowd, tmp_path):
     flags = ["shard", "--dataset=folder", "--num_workers=0"]
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "a.tar").touch()
-    before = dcal(*flags, f"--data_root={pictures}", f"--output_dir={tmp_path / 'others'}")
+    before = dcal(*flags, f"--data_root={images}", f"--output_dir={tmp_path / 'others'}")
     refused(before, "archives that dcal shard did not write", "a.tar")
     assert [path.name for path in (tmp_path / "others").glob("[!.]*")] == ["a.tar"]
-    shard(dcal, "fgvc", pictures, tmp_path / "shards")
+    shard(dcal, "fgvc", images, tmp_path / "shards")
     there = archives_of(tmp_path / "shards")
     other = [f"--output_dir={tmp_path / 'shards'}"]
     refused(
         dcal(*flags, "--task=reid", f"--data_root={crowd}", *other), "something else", "task: fgvc there, reid here"
     )
-    refused(dcal(*flags, f"--data_root={pictures}", *other, "--shard_mb=1"), "something else", "shard_mb")
+    refused(dcal(*flags, f"--data_root={images}", *other, "--shard_mb=1"), "something else", "shard_mb")
     refused(dcal("shard", *other, "--num_workers=0"), "something else", "dataset: folder there, toy here")
     assert archives_of(tmp_path / "shards") == there
     refused(dcal("train", *TASKS["reid"], "--dataset=shards", f"--data_root={tmp_path / 'shards'}"), "--task fgvc")
@@ -453,10 +453,10 @@ def test_a_full_disk(dcal, noisy, tmp_path, monkeypatch):
     assert not list((tmp_path / "full").glob("*.tar*"))
 
 
-def test_a_decoder_that_crashes(dcal, pictures, tmp_path, monkeypatch):
+def test_a_decoder_that_crashes(dcal, images, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_encode_some", die)
-    flags = ["shard", "--dataset=folder", f"--data_root={pictures}", f"--output_dir={tmp_path}", "--num_workers=1"]
-    refused(dcal(*flags), "a process that reads pictures has died", "dcal check-data")
+    flags = ["shard", "--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path}", "--num_workers=1"]
+    refused(dcal(*flags), "a process that reads images has died", "dcal check-data")
 
 
 def die(_):
@@ -470,7 +470,7 @@ def die(_):
         (["--output_dir=x", "--shard_mb=0"], ["shard_mb", "at least 1, got 0"]),
         (["--output_dir=x", "--num_workers=-1"], ["num_workers", "at least 0, got -1"]),
         (["--output_dir=x", "--max_bad_images=-1"], ["max_bad_images", "at least 0, got -1"]),
-        (["--output_dir=x", "--dataset=birds"], ["unknown data set 'birds'"]),
+        (["--output_dir=x", "--dataset=birds"], ["unknown dataset 'birds'"]),
         (["--output_dir=x", "--dataset=cub"], ["cub needs data_root"]),
         (["--output_dir=x", "word"], ["unexpected word 'word'"]),
         (["--outputdir=x"], ["unknown flag --outputdir: did you mean --output_dir?"]),
@@ -482,13 +482,13 @@ def test_what_cannot_be_written(dcal, tmp_path, monkeypatch, flags, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_output_that_is_a_file(dcal, pictures, tmp_path):
+def test_an_output_that_is_a_file(dcal, images, tmp_path):
     (tmp_path / "file").touch()
-    flags = ["shard", "--dataset=folder", f"--data_root={pictures}", f"--output_dir={tmp_path / 'file'}"]
+    flags = ["shard", "--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path / 'file'}"]
     refused(dcal(*flags), "cannot write to", tmp_path / "file")
 
 
 def test_help(dcal):
     outcome = dcal("shard", "--help")
     assert outcome.status == 0 and "WebDataset" in outcome.out and "--shard_mb" in outcome.out
-    assert "  shard       write a data set" in dcal().out
+    assert "  shard       write a dataset" in dcal().out

@@ -41,7 +41,7 @@ def test_labels_stay_in_the_index(shards):
         assert [aligned.classes[label] for label in after] == [two.classes[label] for label in before]
         assert np.asarray(after).tolist() == [1 - label for label in np.asarray(before)]
         assert after.counts.tolist() == before.counts.tolist()
-        assert fingerprint_split(getattr(aligned, split).pictures, after).images == len(after)
+        assert fingerprint_split(getattr(aligned, split).images, after).images == len(after)
 
 
 def test_evaluate(dcal, shards, small, tmp_path):

@@ -1,4 +1,4 @@
-"""What tests of data share: writing small pictures, and looking at what a user is told."""
+"""What tests of data share: writing small images, and looking at what a user is told."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -27,12 +27,12 @@ def refused() -> Callable:
 
 
 @pytest.fixture
-def write_picture() -> Callable[..., Path]:
-    """Writes a picture of one colour, folders included."""
+def write_image() -> Callable[..., Path]:
+    """Writes an image of one color, folders included."""
 
-    def write(path: Path, colour: tuple[int, int, int] = (200, 30, 60), size: tuple[int, int] = (10, 8)) -> Path:
+    def write(path: Path, color: tuple[int, int, int] = (200, 30, 60), size: tuple[int, int] = (10, 8)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, colour).save(path)
+        Image.new("RGB", size, color).save(path)
         return path
 
     return write

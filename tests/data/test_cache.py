@@ -1,4 +1,4 @@
-"""Pictures kept in memory are those that would be read again, to the bit, and are refused where they do not fit."""
+"""Images kept in memory are those that would be read again, to the bit, and are refused where they do not fit."""
 
 import mmap
 import multiprocessing
@@ -12,7 +12,7 @@ from PIL import Image
 
 from dual_cross_attention.data import (
     UNREADABLE,
-    PictureList,
+    ImageList,
     reid_train_transform,
     test_loader,
     test_transform,
@@ -20,21 +20,21 @@ from dual_cross_attention.data import (
     train_transform,
 )
 from dual_cross_attention.data import cache as cache_module
-from dual_cross_attention.data.cache import PictureCache, available_memory, check_memory
+from dual_cross_attention.data.cache import ImageCache, available_memory, check_memory
 
 NORM = ((0.5,) * 3, (0.25,) * 3)
 GIB = 2**30
 
 
 @pytest.fixture
-def pictures(tmp_path) -> PictureList:
-    """Seven pictures of noise, of several sizes, the third of them missing."""
+def images(tmp_path) -> ImageList:
+    """Seven images of noise, of several sizes, the third of them missing."""
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(7)]
     for i, path in enumerate(paths):
         Image.fromarray(rng.integers(0, 255, (20 + i, 30 - i, 3), dtype=np.uint8)).save(path)
     paths[2].unlink()
-    return PictureList(paths, range(7))
+    return ImageList(paths, range(7))
 
 
 def epochs(loader, count: int = 3) -> list[dict]:
@@ -63,19 +63,19 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_training_is_the_same_to_the_bit(pictures, transform, num_workers):
-    kept, read = (train_loader(pictures, transform, 2, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
+def test_training_is_the_same_to_the_bit(images, transform, num_workers):
+    kept, read = (train_loader(images, transform, 2, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
     ours = epochs(kept)
     assert_same(ours, epochs(read))
-    named = [picture.path for batch in ours for picture in batch["unreadable"]]
-    assert named == [f"{pictures.pictures[2]}"] * 3  # once an epoch
+    named = [image.path for batch in ours for image in batch["unreadable"]]
+    assert named == [f"{images.images[2]}"] * 3  # once an epoch
     assert all(2 not in batch["labels"] for batch in ours)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_evaluation_is_the_same_to_the_bit(pictures, num_workers):
+def test_evaluation_is_the_same_to_the_bit(images, num_workers):
     transform = test_transform((12, 16), (14, 18), *NORM)
-    kept, read = (test_loader(pictures, transform, 3, num_workers, "cpu", cache=cache) for cache in (True, False))
+    kept, read = (test_loader(images, transform, 3, num_workers, "cpu", cache=cache) for cache in (True, False))
     ours = epochs(kept)
     assert_same(ours, epochs(read))
     assert ours[0]["labels"].tolist() == [0, 1, UNREADABLE]
@@ -84,13 +84,13 @@ def test_evaluation_is_the_same_to_the_bit(pictures, num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_picture_is_read_once_by_all_processes_together(pictures, num_workers):
+def test_every_image_is_read_once_by_all_processes_together(images, num_workers):
     """After the first epoch the files can go, whoever read them and whoever asks for them."""
     transform = TRANSFORMS["fgvc"]
-    kept, read = (train_loader(pictures, transform, 1, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
+    kept, read = (train_loader(images, transform, 1, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
     expected = epochs(read)
     ours = epochs(kept, 1)
-    for path in pictures.pictures:
+    for path in images.images:
         path.unlink(missing_ok=True)
     for epoch in (2, 3):
         kept.dataset.set_epoch(epoch)
@@ -98,8 +98,8 @@ def test_every_picture_is_read_once_by_all_processes_together(pictures, num_work
     assert_same(ours, expected)
 
 
-def test_a_picture_that_failed_is_tried_again():
-    cache = PictureCache(2, (2, 2))
+def test_a_image_that_failed_is_tried_again():
+    cache = ImageCache(2, (2, 2))
 
     def fails(index):
         raise OSError
@@ -114,7 +114,7 @@ def test_a_picture_that_failed_is_tried_again():
 
 def test_memory_is_taken_as_it_is_filled():
     before = psutil.Process().memory_info().rss
-    cache = PictureCache(1000, (550, 550))
+    cache = ImageCache(1000, (550, 550))
     cache.get(999, lambda index: torch.ones(3, 550, 550, dtype=torch.uint8))
     assert psutil.Process().memory_info().rss - before < 100 * 2**20  # of 865 MiB
 
@@ -124,7 +124,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(monkeypatch, refus
     monkeypatch.setattr(cache_module, "available_memory", lambda: 12 * GIB)
     check_memory(11_788, (550, 550))  # CUB: 9.96 GiB
     monkeypatch.setattr(cache_module, "available_memory", lambda: 10 * GIB)  # nothing would be left for the model
-    with refused("9.96 GiB", "11,788 pictures", "550×550", "10.00 GiB", "--cache none", "--resize_size"):
+    with refused("9.96 GiB", "11,788 images", "550×550", "10.00 GiB", "--cache none", "--resize_size"):
         check_memory(11_788, (550, 550))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each process of this machine fills a cache
     monkeypatch.setattr(cache_module, "available_memory", lambda: 20 * GIB)
@@ -138,7 +138,7 @@ def test_memory_that_the_system_refuses(monkeypatch, refused):
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     with refused("0.03 GiB", "Cannot allocate memory", "--cache none"):
-        PictureCache(1000, (100, 100))
+        ImageCache(1000, (100, 100))
 
 
 def test_available_memory_is_that_of_the_container(tmp_path, monkeypatch):
@@ -168,13 +168,13 @@ def test_available_memory_is_that_of_the_container(tmp_path, monkeypatch):
     assert available_memory() == 8 * GIB
 
 
-def test_processes_that_cannot_share_it_are_refused(pictures, monkeypatch, refused):
+def test_processes_that_cannot_share_it_are_refused(images, monkeypatch, refused):
     """As on Windows; where processes can be forked, the loader has them forked, whatever the system's default is."""
     transform = TRANSFORMS["fgvc"]
-    forked = train_loader(pictures, transform, 2, 2, 0, "cpu", cache=True)
+    forked = train_loader(images, transform, 2, 2, 0, "cpu", cache=True)
     assert forked.loader.multiprocessing_context.get_start_method() == "fork"
-    assert train_loader(pictures, transform, 2, 2, 0, "cpu").loader.multiprocessing_context is None
+    assert train_loader(images, transform, 2, 2, 0, "cpu").loader.multiprocessing_context is None
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with refused("--num_workers 2", "forked", "--num_workers 0", "--cache none"):
-        train_loader(pictures, transform, 2, 2, 0, "cpu", cache=True)
-    assert len(epochs(train_loader(pictures, transform, 2, 0, 0, "cpu", cache=True), 1)) == 4
+        train_loader(images, transform, 2, 2, 0, "cpu", cache=True)
+    assert len(epochs(train_loader(images, transform, 2, 0, 0, "cpu", cache=True), 1)) == 4

@@ -91,11 +91,11 @@ def contents(layout: tuple[str, str], data_root: object, own: Path) -> list[tupl
     found = []
     for number, split in enumerate(splits):
         labels = split.labels if task == "fgvc" else split.identities
-        for place, picture in enumerate(split.pictures):
-            path = picture.archive if isinstance(picture, Member) else picture
+        for place, image in enumerate(split.images):
+            path = image.archive if isinstance(image, Member) else image
             assert path.is_file() and path.is_absolute()
             inside = Path(os.path.realpath(path)).relative_to(os.path.realpath(own)).as_posix()
-            at = picture.offset if isinstance(picture, Member) else 0
+            at = image.offset if isinstance(image, Member) else 0
             found.append(
                 (number, inside, at, int(labels[place]), None if task == "fgvc" else int(split.cameras[place]))
             )
@@ -202,9 +202,7 @@ def test_an_identity_with_the_name_of_its_split(tmp_path):
     """query/query/door_1.jpg is an image of the identity "query": no folder of identities is in it."""
     names = [f"{split}/{name}/{c}_1.jpg" for split in ("train", "gallery") for name in ("a", "query") for c in "xy"]
     data = load_reid("folder", files(tmp_path, *names, "query/query/x_1.jpg"))
-    assert data.query.pictures == [tmp_path / "query/query/x_1.jpg"] and not said(
-        ("reid", "folder"), tmp_path, tmp_path
-    )
+    assert data.query.images == [tmp_path / "query/query/x_1.jpg"] and not said(("reid", "folder"), tmp_path, tmp_path)
 
 
 def test_annotations_of_cars_in_the_devkit(tmp_path):
@@ -221,7 +219,7 @@ def test_cars_are_what_torchvision_reads(tmp_path):
     data = load_fgvc("cars", own)
     for split, mine in (("train", data.train), ("test", data.test)):
         theirs = StanfordCars(tmp_path, split, loader=Path)
-        assert [theirs[i] for i in range(len(theirs))] == list(zip(mine.pictures, mine.labels, strict=True))
+        assert [theirs[i] for i in range(len(theirs))] == list(zip(mine.images, mine.labels, strict=True))
         assert theirs.classes == data.classes
 
 

@@ -20,8 +20,8 @@ def of_folder(root: Path, dataset: str = "folder") -> DataFingerprint:
 
 
 @pytest.fixture
-def data(make_pictures, tmp_path) -> Path:
-    return make_pictures(tmp_path / "a")
+def data(make_images, tmp_path) -> Path:
+    return make_images(tmp_path / "a")
 
 
 def test_a_copy_elsewhere_is_the_same(data, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Pictures of every mode come out upright and in RGB; broken ones are replaced or marked, and named."""
+"""Images of every mode come out upright and in RGB; broken ones are replaced or marked, and named."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from torchvision.transforms import v2
 
 from dual_cross_attention.data import (
     UNREADABLE,
-    PictureDataset,
-    PictureList,
-    UnreadablePicture,
+    ImageDataset,
+    ImageList,
+    UnreadableImage,
     collate,
-    read_picture,
+    read_image,
     test_transform,
 )
 from dual_cross_attention.data.transforms import Transform
@@ -61,15 +61,15 @@ BREAK = [truncated, text_named_jpg, missing, empty, damaged_png]
 
 
 def palette_with_transparency() -> Image.Image:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([*RED, 0, 255, 0])
-    picture.putdata([0, 1])
-    picture.info["transparency"] = bytes([255, 0])  # the second colour is see-through
-    return picture
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 0, 255, 0])
+    image.putdata([0, 1])
+    image.info["transparency"] = bytes([255, 0])  # the second color is see-through
+    return image
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         (Image.new("RGB", (2, 1), RED), [RED, RED]),
         (Image.new("L", (2, 1), 90), [(90, 90, 90)] * 2),
@@ -83,11 +83,11 @@ def palette_with_transparency() -> Image.Image:
     ],
     ids=["RGB", "L", "1", "CMYK", "RGBA clear", "RGBA solid", "LA", "palette", "16 bits"],
 )
-def test_modes_become_rgb(tmp_path, picture, expected):
-    suffix = "tif" if picture.mode == "CMYK" else "png"
-    picture.save(tmp_path / f"picture.{suffix}")
-    for source in (picture, tmp_path / f"picture.{suffix}"):
-        read = read_picture(source)
+def test_modes_become_rgb(tmp_path, image, expected):
+    suffix = "tif" if image.mode == "CMYK" else "png"
+    image.save(tmp_path / f"image.{suffix}")
+    for source in (image, tmp_path / f"image.{suffix}"):
+        read = read_image(source)
         assert read.mode == "RGB"
         assert [read.getpixel((x, 0)) for x in range(2)] == expected
 
@@ -98,7 +98,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90° clockwise to be upright: the left end becomes the top
     lying.save(tmp_path / "lying.png", exif=exif)
-    upright = read_picture(tmp_path / "lying.png")
+    upright = read_image(tmp_path / "lying.png")
     assert upright.size == (1, 2)
     assert [upright.getpixel((0, y)) for y in range(2)] == [RED, WHITE]
 
@@ -137,32 +137,32 @@ def orientation(value: int) -> Image.Exif:
 )
 def test_a_much_larger_jpeg_is_decoded_smaller(tmp_path, width, height, size, read):
     path = write_photograph(tmp_path / "large.jpg", width, height)
-    assert read_picture(path, size).size == read
+    assert read_image(path, size).size == read
     if size:
-        whole, smaller = (Transform(size, [v2.Identity()]).resize(read_picture(path, s)) for s in (None, size))
+        whole, smaller = (Transform(size, [v2.Identity()]).resize(read_image(path, s)) for s in (None, size))
         assert (whole.float() - smaller.float()).abs().mean() <= (1 if read != (width, height) else 0)
 
 
-def test_a_lying_jpeg_is_decoded_as_large_as_its_upright_picture_needs(tmp_path):
+def test_a_lying_jpeg_is_decoded_as_large_as_its_upright_image_needs(tmp_path):
     lying = write_photograph(tmp_path / "lying.jpg", 800, 300, exif=orientation(6))
-    assert read_picture(lying, (200, 40)).size == (150, 400)
-    assert read_picture(lying, (40, 200)).size == (300, 800)  # 300 wide: too few to halve
+    assert read_image(lying, (200, 40)).size == (150, 400)
+    assert read_image(lying, (40, 200)).size == (300, 800)  # 300 wide: too few to halve
     upside_down = write_photograph(tmp_path / "upside_down.jpg", 800, 300, exif=orientation(3))
-    assert read_picture(upside_down, (40, 200)).size == (400, 150)
+    assert read_image(upside_down, (40, 200)).size == (400, 150)
 
 
-def test_other_formats_and_pictures_in_memory_are_decoded_whole(tmp_path):
+def test_other_formats_and_images_in_memory_are_decoded_whole(tmp_path):
     for suffix in ("png", "webp", "bmp"):
         path = write_photograph(tmp_path / f"large.{suffix}", 320, 240)
-        assert read_picture(path, (10, 10)).size == (320, 240)
-    assert read_picture(Image.new("RGB", (320, 240)), (10, 10)).size == (320, 240)
+        assert read_image(path, (10, 10)).size == (320, 240)
+    assert read_image(Image.new("RGB", (320, 240)), (10, 10)).size == (320, 240)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_a_jpeg_decoded_smaller_keeps_its_colours(tmp_path, mode):
-    colour = {"L": 90, "CMYK": (0, 255, 255, 0)}[mode]
-    Image.new(mode, (160, 160), colour).save(tmp_path / "large.jpg")
-    whole, smaller = (read_picture(tmp_path / "large.jpg", size) for size in (None, (10, 10)))
+def test_a_jpeg_decoded_smaller_keeps_its_colors(tmp_path, mode):
+    color = {"L": 90, "CMYK": (0, 255, 255, 0)}[mode]
+    Image.new(mode, (160, 160), color).save(tmp_path / "large.jpg")
+    whole, smaller = (read_image(tmp_path / "large.jpg", size) for size in (None, (10, 10)))
     assert smaller.size == (20, 20)
     assert smaller.getpixel((5, 5)) == whole.getpixel((5, 5))
 
@@ -170,58 +170,58 @@ def test_a_jpeg_decoded_smaller_keeps_its_colours(tmp_path, mode):
 def test_a_dataset_reads_what_its_transform_needs(tmp_path):
     path = write_photograph(tmp_path / "large.jpg", 800, 600)
     transform = test_transform((60, 80), (75, 100), (0.5,) * 3, (0.5,) * 3)
-    sample = PictureDataset(PictureList([path], [0]), transform, training=False)[0]
-    assert torch.equal(sample["image"], transform(read_picture(path, (75, 100))))
-    assert not torch.equal(sample["image"], transform(read_picture(path)))
+    sample = ImageDataset(ImageList([path], [0]), transform, training=False)[0]
+    assert torch.equal(sample["image"], transform(read_image(path, (75, 100))))
+    assert not torch.equal(sample["image"], transform(read_image(path)))
 
 
 @pytest.mark.parametrize("broken", BREAK)
 def test_unreadable_says_path_and_reason_in_one_line(tmp_path, broken):
     path = broken(tmp_path / "a.jpg")
-    with pytest.raises(UnreadablePicture) as caught:
-        read_picture(path)
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(path)
     assert f"{caught.value}".startswith(f"{path}: ")
     assert len(f"{caught.value}") > len(f"{path}: ")
     assert "\n" not in f"{caught.value}"
 
 
-def test_decompression_bomb_is_unreadable(tmp_path, write_picture, monkeypatch):
-    path = write_picture(tmp_path / "bomb.png", size=(40, 40))
+def test_decompression_bomb_is_unreadable(tmp_path, write_image, monkeypatch):
+    path = write_image(tmp_path / "bomb.png", size=(40, 40))
     monkeypatch.setattr("dual_cross_attention.data.images.MAX_PIXELS", 1599)
-    with pytest.raises(UnreadablePicture, match="bomb"):
-        read_picture(path)
+    with pytest.raises(UnreadableImage, match="bomb"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("broken", BREAK)
-def test_training_takes_the_next_readable(tmp_path, write_picture, broken):
+def test_training_takes_the_next_readable(tmp_path, write_image, broken):
     paths = [
-        write_picture(tmp_path / "0.png", (1, 2, 3)),
+        write_image(tmp_path / "0.png", (1, 2, 3)),
         broken(tmp_path / "1.jpg"),
         broken(tmp_path / "2.jpg"),
-        write_picture(tmp_path / "3.png", (7, 8, 9)),
+        write_image(tmp_path / "3.png", (7, 8, 9)),
         broken(tmp_path / "4.jpg"),
     ]
-    pictures = PictureDataset(PictureList(paths, [10, 11, 12, 13, 14]), as_floats(), training=True)
+    images = ImageDataset(ImageList(paths, [10, 11, 12, 13, 14]), as_floats(), training=True)
     expected = {0: (10, 1), 1: (13, 7), 2: (13, 7), 3: (13, 7), 4: (10, 1)}  # the last wraps around
     named = {0: [], 1: [1, 2], 2: [2], 3: [], 4: [4]}
     for index, (label, red) in expected.items():
-        sample = pictures[index]
+        sample = images[index]
         assert (sample["label"], int(sample["image"][0, 0, 0])) == (label, red)
-        assert [picture.path for picture in sample["unreadable"]] == [f"{paths[i]}" for i in named[index]]
+        assert [image.path for image in sample["unreadable"]] == [f"{paths[i]}" for i in named[index]]
 
 
-def test_training_without_any_readable_picture_is_refused(tmp_path, refused):
-    pictures = PictureDataset(PictureList([tmp_path / "a.jpg", tmp_path / "b.jpg"], [0, 1]), as_floats(), training=True)
-    with refused("none of the 2 training pictures", tmp_path / "b.jpg"):
-        pictures[1]
+def test_training_without_any_readable_image_is_refused(tmp_path, refused):
+    images = ImageDataset(ImageList([tmp_path / "a.jpg", tmp_path / "b.jpg"], [0, 1]), as_floats(), training=True)
+    with refused("none of the 2 training images", tmp_path / "b.jpg"):
+        images[1]
 
 
 @pytest.mark.parametrize("broken", BREAK)
-def test_evaluation_marks_and_blanks(tmp_path, write_picture, broken):
-    paths = [broken(tmp_path / "0.jpg"), write_picture(tmp_path / "1.png")]
+def test_evaluation_marks_and_blanks(tmp_path, write_image, broken):
+    paths = [broken(tmp_path / "0.jpg"), write_image(tmp_path / "1.png")]
     transform = test_transform((6, 4), (7, 5), (0.5,) * 3, (0.5,) * 3)
-    pictures = PictureDataset(PictureList(paths, [3, 4]), transform, training=False)
-    batch = collate([pictures[0], pictures[1]])
+    images = ImageDataset(ImageList(paths, [3, 4]), transform, training=False)
+    batch = collate([images[0], images[1]])
     assert batch["labels"].tolist() == [UNREADABLE, 4]
     assert batch["labels"].dtype == torch.int64
     assert batch["images"].shape == (2, 3, 6, 4)
@@ -231,17 +231,17 @@ def test_evaluation_marks_and_blanks(tmp_path, write_picture, broken):
     assert batch["unreadable"][0].path == f"{paths[0]}" and not batch["unreadable"][0].replaced
 
 
-def test_an_error_in_the_transform_is_not_taken_for_a_broken_picture(tmp_path, write_picture):
+def test_an_error_in_the_transform_is_not_taken_for_a_broken_image(tmp_path, write_image):
     def faulty(pixels):
         raise ZeroDivisionError
 
     transform = Transform((4, 4), [v2.Lambda(faulty)])
-    pictures = PictureDataset(PictureList([write_picture(tmp_path / "a.png")], [0]), transform, training=True)
+    images = ImageDataset(ImageList([write_image(tmp_path / "a.png")], [0]), transform, training=True)
     with pytest.raises(ZeroDivisionError):
-        pictures[0]
+        images[0]
 
 
-def test_a_list_needs_a_label_for_each_picture():
-    assert len(PictureList([Path("a"), Path("b")], [0, 1])) == 2
+def test_a_list_needs_a_label_for_each_image():
+    assert len(ImageList([Path("a"), Path("b")], [0, 1])) == 2
     with pytest.raises(ValueError, match="2 and 1"):
-        PictureList([Path("a"), Path("b")], [0])
+        ImageList([Path("a"), Path("b")], [0])

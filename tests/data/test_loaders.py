@@ -1,4 +1,4 @@
-"""Order, last batches, and what is passed on from each picture."""
+"""Order, last batches, and what is passed on from each image."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from dual_cross_attention.data import (
     UNREADABLE,
-    PictureList,
+    ImageList,
     collate,
     test_loader,
     test_transform,
@@ -19,9 +19,9 @@ from dual_cross_attention.data import (
 NORM = ((0.0,) * 3, (1.0,) * 3)
 
 
-def numbered(count: int) -> PictureList:
-    """Pictures whose red channel is their number."""
-    return PictureList([Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(count)], [i % 2 for i in range(count)])
+def numbered(count: int) -> ImageList:
+    """Images whose red channel is their number."""
+    return ImageList([Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(count)], [i % 2 for i in range(count)])
 
 
 def loaders(train=20, test=5, batch_size=4, eval_batch_size=2, num_workers=0, seed=0, device="cpu", min_batch=2):
@@ -50,7 +50,7 @@ def test_training_order_is_shuffled_by_the_seed_alone():
     assert sorted(another) == sorted(first) != another != first  # another epoch has an order of its own
 
 
-def test_labels_stay_with_their_pictures():
+def test_labels_stay_with_their_images():
     for batch in loaders()[0]:
         assert [number % 2 for number in numbers(batch)] == batch["labels"].tolist()
 
@@ -65,7 +65,7 @@ def test_evaluation_is_in_order_complete_and_leaves_the_global_generator_alone()
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch_size", "min_batch", "sizes"),
+    ("images", "batch_size", "min_batch", "sizes"),
     [
         (9, 4, 1, [4, 4, 1]),
         (9, 4, 2, [4, 4]),  # one left over has no distractor
@@ -75,8 +75,8 @@ def test_evaluation_is_in_order_complete_and_leaves_the_global_generator_alone()
         (3, 2, 2, [2]),
     ],
 )
-def test_last_training_batch(pictures, batch_size, min_batch, sizes):
-    train, _ = loaders(train=pictures, batch_size=batch_size, min_batch=min_batch)
+def test_last_training_batch(images, batch_size, min_batch, sizes):
+    train, _ = loaders(train=images, batch_size=batch_size, min_batch=min_batch)
     assert [len(batch["labels"]) for batch in train] == sizes
     assert len(train) == len(sizes)
 
@@ -87,13 +87,13 @@ def test_memory_is_pinned_for_cuda_alone():
 
 
 def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
-    broken = PictureList([tmp_path / "none.jpg", *numbered(3).pictures], [1, 0, 1, 0])
+    broken = ImageList([tmp_path / "none.jpg", *numbered(3).images], [1, 0, 1, 0])
     train, test = loaders(train=broken, test=broken, num_workers=1)
     assert train.loader.persistent_workers
     assert test.loader.persistent_workers
     (batch,) = train
     assert sorted(numbers(batch)) == [0, 0, 1, 2]
-    assert [picture.path for picture in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
+    assert [image.path for image in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
     batches = list(test)
     assert batches[0]["labels"].tolist() == [UNREADABLE, 0]
     assert len(batches[0]["unreadable"]) == 1
@@ -102,16 +102,16 @@ def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
 def test_sizes_that_cannot_work_are_refused(refused):
     with refused("batch_size", "at least 2", "PWCA", "got 1"):
         loaders(batch_size=1, min_batch=2)
-    with refused("at least 2 training pictures", "got 1"):
+    with refused("at least 2 training images", "got 1"):
         loaders(train=1, min_batch=2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_augmentation_follows_seed_epoch_and_picture_alone(num_workers):
-    """Whatever the workers: the same crops of the same pictures, others in another epoch, and no global draw."""
+def test_augmentation_follows_seed_epoch_and_image_alone(num_workers):
+    """Whatever the workers: the same crops of the same images, others in another epoch, and no global draw."""
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(6)]
-    noise = PictureList(pictures, [0, 1] * 3)
+    images = [Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(6)]
+    noise = ImageList(images, [0, 1] * 3)
     crop = train_transform((8, 8), (24, 24), (0.5,) * 3, (0.5,) * 3)
 
     def epochs(workers, seed=3):
@@ -143,5 +143,5 @@ def test_an_epoch_can_be_read_from_any_point_and_in_parts(num_workers):
     # A reader that was left in the middle is of no consequence.
     assert numbers(next(loader.read(3, range(5)))) == whole[0]
     assert [numbers(batch) for batch in loader.read(3, range(2, 5))] == whole[2:]
-    assert loader.picture_names(3, [4]) == [[f"picture {number}" for number in whole[4]]]
+    assert loader.image_names(3, [4]) == [[f"image {number}" for number in whole[4]]]
     loader.close()

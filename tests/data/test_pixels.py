@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dual_cross_attention.data import UnreadablePicture, read_picture
+from dual_cross_attention.data import UnreadableImage, read_image
 from dual_cross_attention.data.validation import look_at
 
 
@@ -41,14 +41,14 @@ def big_tiff(path: Path, raw: bytes, bits: int, kind: int, width: int = 4) -> Pa
 
 def values(path: Path | Image.Image) -> list[int]:
     """Of one row in RGB, whose channels are equal."""
-    pixels = np.asarray(read_picture(path))
+    pixels = np.asarray(read_image(path))
     assert (pixels == pixels[..., :1]).all()
     return pixels[0, :, 0].tolist()
 
 
 def refusal(path: Path | Image.Image) -> str:
-    with pytest.raises(UnreadablePicture) as caught:
-        read_picture(path)
+    with pytest.raises(UnreadableImage) as caught:
+        read_image(path)
     return caught.value.reason
 
 
@@ -74,7 +74,7 @@ def test_floats_from_0_to_1(tmp_path):
 def test_a_float_image_keeps_its_levels(tmp_path):
     ramp = np.linspace(0, 1, 4800, dtype=np.float32).reshape(60, 80)
     Image.fromarray(ramp).save(tmp_path / "a.tif")
-    read = np.asarray(read_picture(tmp_path / "a.tif"))[..., 0]
+    read = np.asarray(read_image(tmp_path / "a.tif"))[..., 0]
     assert np.unique(read).size == 256
     assert np.abs(read / 255 - ramp).max() <= 0.5 / 255 + 1e-6
 
@@ -122,7 +122,7 @@ def test_16_bits_in_color(tmp_path):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(b"\0" + raw))
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
-    assert read_picture(tmp_path / "a.png").getpixel((0, 0)) == (0x12, 0x80, 0xFF)
+    assert read_image(tmp_path / "a.png").getpixel((0, 0)) == (0x12, 0x80, 0xFF)
 
 
 def test_12_bits(tmp_path):
@@ -171,14 +171,14 @@ def test_what_pil_does_not_read_is_called_what_it_is(tmp_path, bits, kind):
 
 def test_premultiplied_alpha(tmp_path):
     """A gray TIFF with associated alpha: 60 of an alpha of 128 over white."""
-    picture = Image.new("LA", (4, 1), (120, 128))
-    assert values(picture.convert("La")) == pytest.approx([255 - 128 + 60] * 4, abs=2)
+    image = Image.new("LA", (4, 1), (120, 128))
+    assert values(image.convert("La")) == pytest.approx([255 - 128 + 60] * 4, abs=2)
 
 
 def test_modes_that_were_right_stay_so():
     for mode, value in (("1", 255), ("L", 90), ("P", 90)):
-        picture = Image.new("L", (4, 1), value).convert(mode)
-        assert values(picture) == [value] * 4
+        image = Image.new("L", (4, 1), value).convert(mode)
+        assert values(image) == [value] * 4
 
 
 def test_orientation_of_other_depths(tmp_path):
@@ -218,7 +218,7 @@ def test_sensor_values_in_16_bits_are_found(tmp_path, suffix, bits, brightest):
     """A file whose 16 bits hold fewer, which it does not say, becomes almost black: 12 bits become 16 levels."""
     image = tmp_path / f"sensor.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 2**bits, (64, 64)).astype(np.uint16)).save(image)
-    assert np.asarray(read_picture(image)).max() == brightest
+    assert np.asarray(read_image(image)).max() == brightest
     assert f"dark: no value above {brightest} of 255" in look_at(image).odd
     Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (64, 64)).astype(np.uint16)).save(image)
     assert not any("dark" in reason for reason in look_at(image).odd)

@@ -11,32 +11,32 @@ from dual_cross_attention.errors import InputError
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def smooth_picture(width: int, height: int) -> Image.Image:
+def smooth_image(width: int, height: int) -> Image.Image:
     """No two places alike, and smooth, as photographs are: resampling is then much the same in PIL and PyTorch."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [127 + 120 * np.sin(x / 9 + y / 14 + phase) for phase in (0.0, 1.0, 2.0)]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-def resized_and_normalised(picture: Image.Image, height: int, width: int) -> np.ndarray:
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float64)
+def resized_and_normalized(source: Image.Image, height: int, width: int) -> np.ndarray:
+    pixels = np.asarray(source.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float64)
     return ((pixels / 255 - MEAN) / STD).transpose(2, 0, 1)
 
 
-TOLERANCE = 3 / 255 / min(STD)  # three grey levels
+TOLERANCE = 3 / 255 / min(STD)  # three gray levels
 
 
-def test_test_transform_is_resize_centre_crop_normalise():
+def test_test_transform_is_resize_center_crop_normalize():
     for width, height in ((70, 50), (31, 90)):
-        picture = smooth_picture(width, height)
-        image = test_transform((24, 40), (30, 50), MEAN, STD)(picture)
+        source = smooth_image(width, height)
+        image = test_transform((24, 40), (30, 50), MEAN, STD)(source)
         assert (image.shape, image.dtype) == ((3, 24, 40), torch.float32)
-        expected = resized_and_normalised(picture, 30, 50)[:, 3:27, 5:45]
+        expected = resized_and_normalized(source, 30, 50)[:, 3:27, 5:45]
         assert np.abs(image.numpy() - expected).max() < TOLERANCE
 
 
 def place(image: torch.Tensor, whole: np.ndarray) -> tuple[int, int, bool]:
-    """Where in the whole picture an image was cut from: (top, left, flipped)."""
+    """Where in the whole source an image was cut from: (top, left, flipped)."""
     _, height, width = image.shape
     errors = {
         (top, left, flipped): np.abs(whole[:, top : top + height, left : left + width] - cut).max()
@@ -51,10 +51,10 @@ def place(image: torch.Tensor, whole: np.ndarray) -> tuple[int, int, bool]:
 
 def test_train_transform_crops_at_random_and_flips():
     torch.manual_seed(0)
-    picture = smooth_picture(60, 45)
-    whole = resized_and_normalised(picture, 20, 27)
+    source = smooth_image(60, 45)
+    whole = resized_and_normalized(source, 20, 27)
     transform = train_transform((16, 24), (20, 27), MEAN, STD, flip=0.5)
-    found = [place(transform(picture), whole) for _ in range(60)]
+    found = [place(transform(source), whole) for _ in range(60)]
     assert {top for top, _, _ in found} == set(range(5))
     assert {left for _, left, _ in found} == set(range(4))
     assert 15 < sum(flipped for _, _, flipped in found) < 45
@@ -71,23 +71,23 @@ def test_train_transform_crops_at_random_and_flips():
 )
 def test_the_halves_are_the_whole(transform):
     """Resized pixels are the same every time, and what is drawn is drawn after them."""
-    picture = smooth_picture(60, 45)
+    source = smooth_image(60, 45)
     torch.manual_seed(0)
-    pixels = transform.resize(picture)
+    pixels = transform.resize(source)
     assert (pixels.shape, pixels.dtype, transform.size) == ((3, 20, 27), torch.uint8, (20, 27))
     before = pixels.clone()
     halves = transform.augment(pixels)
     torch.manual_seed(0)
-    assert torch.equal(halves, transform(picture))
+    assert torch.equal(halves, transform(source))
     assert torch.equal(pixels, before)
 
 
 def test_flip_is_a_probability(refused):
-    picture = smooth_picture(30, 30)
-    whole = resized_and_normalised(picture, 16, 16)
+    source = smooth_image(30, 30)
+    whole = resized_and_normalized(source, 16, 16)
     for flip, expected in ((0.0, False), (1.0, True)):
         transform = train_transform((16, 16), (16, 16), MEAN, STD, flip)
-        assert place(transform(picture), whole) == (0, 0, expected)
+        assert place(transform(source), whole) == (0, 0, expected)
     with refused("flip", "1.5"):
         train_transform((16, 16), (16, 16), MEAN, STD, flip=1.5)
 
@@ -99,14 +99,14 @@ def test_resize_below_crop_is_refused(refused):
 
 
 def reid_images(count=200, **options):
-    """What the training transform makes of one picture, time and again."""
+    """What the training transform makes of one image, time and again."""
     torch.manual_seed(0)
     transform = reid_train_transform((24, 12), MEAN, STD, **options)
-    picture = smooth_picture(30, 50)
-    return [transform(picture).numpy() for _ in range(count)], resized_and_normalised(picture, 24, 12)
+    source = smooth_image(30, 50)
+    return [transform(source).numpy() for _ in range(count)], resized_and_normalized(source, 24, 12)
 
 
-def test_reid_crops_come_from_the_padded_picture():
+def test_reid_crops_come_from_the_padded_image():
     images, whole = reid_images(flip=0, padding=3, erasing=0)
     black = (np.zeros(3) - MEAN) / STD
     padded = np.tile(black[:, None, None], (1, 30, 18))

@@ -39,7 +39,7 @@ def test_lists_of_cub(tmp_path, one, other):
     data = load_fgvc("cub", folder)
     assert data.classes == [NFC, "002.B"]
     assert (data.train.labels, data.test.labels) == (expected.train.labels, expected.test.labels)
-    assert all(path.is_file() for path in (*data.train.pictures, *data.test.pictures))
+    assert all(path.is_file() for path in (*data.train.images, *data.test.images))
     assert data.warnings == []
 
 
@@ -83,7 +83,7 @@ def test_csv_files(tmp_path, one, other):
     assert sorted(data.identities) == ["b", NFC]
     assert data.query.identities == data.gallery.identities
     for split in (data.train, data.query, data.gallery):
-        assert all(path.is_file() for path in split.pictures)
+        assert all(path.is_file() for path in split.images)
 
 
 def write_archives(folder: Path, task: str, labels: dict[str, list[str]]) -> Path:

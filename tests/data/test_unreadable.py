@@ -1,49 +1,49 @@
-"""Unreadable pictures are told once, by their exact path, and are too many beyond a limit."""
+"""Unreadable images are told once, by their exact path, and are too many beyond a limit."""
 
 import pytest
 
-from dual_cross_attention.data.unreadable import Unreadable, UnreadablePictures, allowed_unreadable
+from dual_cross_attention.data.unreadable import Unreadable, UnreadableImages, allowed_unreadable
 
 
-def batches(*pictures: Unreadable) -> list[dict]:
-    return [{"images": i, "unreadable": [picture]} for i, picture in enumerate(pictures)]
+def batches(*images: Unreadable) -> list[dict]:
+    return [{"images": i, "unreadable": [image]} for i, image in enumerate(images)]
 
 
 def test_each_is_told_once_with_what_happens():
     told = []
-    watched = UnreadablePictures(told.append)
+    watched = UnreadableImages(told.append)
     odd = "a: b\n[c].jpg"
-    pictures = (
+    images = (
         Unreadable(odd, "empty: no bytes", True),
         Unreadable("x.jpg", "gone", False),
         Unreadable(odd, "again", True),
     )
-    assert list(watched.watch(batches(*pictures))) == [{"images": 0}, {"images": 1}, {"images": 2}]
+    assert list(watched.watch(batches(*images))) == [{"images": 0}, {"images": 1}, {"images": 2}]
     assert watched.found == {odd: "empty: no bytes", "x.jpg": "gone"} and len(watched) == 2
     assert told == [
-        "unreadable picture, replaced by the next one that can be read: a: b\\n[c].jpg: empty: no bytes",
-        "unreadable picture, left out: x.jpg: gone",
+        "unreadable image, replaced by the next one that can be read: a: b\\n[c].jpg: empty: no bytes",
+        "unreadable image, left out: x.jpg: gone",
     ]
 
 
 @pytest.mark.parametrize("allowed", [0, 2, 5])
 def test_one_more_than_allowed_is_an_error(allowed, refused):
     told = []
-    watched = UnreadablePictures(told.append, allowed)
-    pictures = [Unreadable(f"{number}.jpg", "empty", True) for number in range(allowed + 1)]
-    list(watched.watch(batches(*pictures[:-1], *pictures[:-1])))
-    with refused(f"{allowed + 1} pictures", f"--max_bad_images allows {allowed}", "0.jpg (empty)", "dcal check-data"):
-        list(watched.watch(batches(pictures[-1])))
+    watched = UnreadableImages(told.append, allowed)
+    images = [Unreadable(f"{number}.jpg", "empty", True) for number in range(allowed + 1)]
+    list(watched.watch(batches(*images[:-1], *images[:-1])))
+    with refused(f"{allowed + 1} images", f"--max_bad_images allows {allowed}", "0.jpg (empty)", "dcal check-data"):
+        list(watched.watch(batches(images[-1])))
     assert len(told) == allowed + 1
 
 
 def test_what_another_process_has_found_counts(refused):
     told = []
-    watched = UnreadablePictures(told.append, allowed=2)
+    watched = UnreadableImages(told.append, allowed=2)
     watched.add(Unreadable("a.jpg", "empty", True))
     watched.merge({"a.jpg": "empty", "b\n.jpg": "gone"})
-    assert told[1:] == ["unreadable picture: b\\n.jpg: gone"]
-    with refused("3 pictures", "--max_bad_images allows 2"):
+    assert told[1:] == ["unreadable image: b\\n.jpg: gone"]
+    with refused("3 images", "--max_bad_images allows 2"):
         watched.merge({"c.jpg": "empty"})
     watched.merge({"c.jpg": "empty"})  # is told once
     assert list(watched.found) == ["a.jpg", "b\n.jpg", "c.jpg"] and len(told) == 3

@@ -86,7 +86,7 @@ def test_an_interrupted_run_ends_as_it_would_have(dcal, fixture, task):
                 assert row[name] == pytest.approx(expected[name], rel=1e-3), name
             elif name.startswith("val/"):
                 assert row[name] == pytest.approx(expected[name], abs=TOLERANCE[task]), name
-    assert RunFolder(run).read_config().format_version == 1  # it goes on meaning what it meant
+    assert RunFolder(run).read_config().format_version == 1  # it continues meaning what it meant
     assert RunFolder(run).read_data() is not None
 
 
@@ -140,4 +140,4 @@ def test_archives_and_their_index(dcal, fixture, monkeypatch):
     monkeypatch.setattr(shard_index, "make_index", lambda *arguments: pytest.fail("the index was made again"))
     outcome = dcal("check-data", "--dataset=shards", "--data_root", shards, "--num_workers=0")
     assert outcome.status == 0, outcome.err
-    assert "9 pictures of 3 classes" in outcome.out
+    assert "9 images of 3 classes" in outcome.out

@@ -28,11 +28,11 @@ def by_definition(query, gallery, k1, k2, lambda_value, distance):
 
     encodings = np.zeros((n, n))
     for p in range(n):
-        neighbours = reciprocal(p, k1)
-        expanded = set(neighbours)
-        for q in neighbours:
+        neighbors = reciprocal(p, k1)
+        expanded = set(neighbors)
+        for q in neighbors:
             theirs = reciprocal(q, int(np.around(k1 / 2)))
-            if 3 * len(neighbours & theirs) > 2 * len(theirs):
+            if 3 * len(neighbors & theirs) > 2 * len(theirs):
                 expanded |= theirs
         for g in expanded:
             encodings[p, g] = np.exp(-d[p, g])
@@ -48,10 +48,10 @@ def by_definition(query, gallery, k1, k2, lambda_value, distance):
 
 
 def clusters(queries=7, gallery=33, dimensions=6, repeated=True):
-    """Loose groups, so that neighbourhoods overlap partly; a few gallery images twice, so that there are ties."""
+    """Loose groups, so that neighborhoods overlap partly; a few gallery images twice, so that there are ties."""
     random = torch.Generator().manual_seed(0)
-    centres = torch.randn(5, dimensions, generator=random)
-    features = centres[torch.arange(queries + gallery) % 5]
+    centers = torch.randn(5, dimensions, generator=random)
+    features = centers[torch.arange(queries + gallery) % 5]
     features = features + 0.7 * torch.randn(features.shape, generator=random)
     if repeated:
         features[-4:] = features[queries : queries + 4]
@@ -78,7 +78,7 @@ def test_the_default_arguments_are_the_papers():
 
 
 def test_expansion_is_strict_at_two_thirds():
-    """Two of three neighbours shared are not enough: the case on which paper and code differ must occur here."""
+    """Two of three neighbors shared are not enough: the case on which paper and code differ must occur here."""
     query, gallery = clusters(repeated=False)
     strict = by_definition(query, gallery, 4, 1, 0.0, "euclidean")
     np.testing.assert_allclose(rerank(query, gallery, 4, 1, 0.0).numpy(), strict, atol=1e-6, rtol=0)
@@ -102,7 +102,7 @@ def test_blocks_are_rows_of_the_whole(block_size):
 
 
 def test_equal_features_are_as_near_as_can_be():
-    """More equal images than neighbours, and all images equal: no 0 / 0, no encoding without its own image."""
+    """More equal images than neighbors, and all images equal: no 0 / 0, no encoding without its own image."""
     query, gallery = clusters()
     gallery[:] = gallery[0]
     expected = by_definition(query, gallery, 4, 2, 0.3, "euclidean")

@@ -31,10 +31,10 @@ def images(batch=4):
     return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
 
-def explicit(model, pictures, distractors, tokens_of_distractors, last_blocks):
+def explicit(model, inputs, distractors, tokens_of_distractors, last_blocks):
     """Logits of SA and PWCA, one target and one head at a time, both streams through all blocks."""
     vit = model.backbone
-    streams = {"sa": vit._pos_embed(vit.patch_embed(pictures))}
+    streams = {"sa": vit._pos_embed(vit.patch_embed(inputs))}
     streams["pwca"] = streams["sa"]
     for place, block in enumerate(vit.blocks):
         heads = {
@@ -44,7 +44,7 @@ def explicit(model, pictures, distractors, tokens_of_distractors, last_blocks):
         other = heads["sa" if model.clean_distractors else "pwca"]
         for name, (query, key, value) in heads.items():
             rows = []
-            for i in range(len(pictures)):
+            for i in range(len(inputs)):
                 of_heads = []
                 for head in range(3):
                     keys, values = key[i, head], value[i, head]
@@ -71,19 +71,19 @@ def test_outputs_and_gradients_are_those_of_explicit_attention(stream, last_bloc
         return sampled[-1]
 
     monkeypatch.setattr(dual_vit, "sample_distractor_tokens", keep)
-    pictures, distractors = images().double(), torch.tensor([2, 0, 3, 1])
+    inputs, distractors = images().double(), torch.tensor([2, 0, 3, 1])
 
     def gradients(logits):
         model.zero_grad()
         (F.cross_entropy(logits["sa"], distractors) + 0.7 * F.cross_entropy(logits["pwca"], distractors)).backward()
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
-    ours = model(pictures, distractors).logits
+    ours = model(inputs, distractors).logits
     (tokens,) = sampled
     if share == 1:
         assert tokens is None
         tokens = torch.arange(PREFIX + PATCHES).expand(4, -1)
-    expected = explicit(model, pictures, distractors, tokens, last_blocks)
+    expected = explicit(model, inputs, distractors, tokens, last_blocks)
     for branch in ("sa", "pwca"):
         torch.testing.assert_close(ours[branch], expected[branch])
     assert (ours["sa"] - ours["pwca"]).abs().max() > 1e-4

@@ -58,13 +58,13 @@ def test_sa_is_timms_own_forward(backbone, ablation):
     model = relocate(create_model(backbone, 7, img_size=size, ablation=ablation)).eval()
     reference = timm.create_model(backbone, num_classes=7, img_size=size).eval()
     reference.load_state_dict(model.backbone.state_dict())  # original names, strict
-    pictures = images(2, size)
+    inputs = images(2, size)
     with torch.no_grad():
-        out = model(pictures)
-        tokens = reference.forward_features(pictures)
+        out = model(inputs)
+        tokens = reference.forward_features(inputs)
         torch.testing.assert_close(out.features["sa"], tokens[:, 0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(out.logits["sa"], reference.forward_head(tokens), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(out.logits["sa"], reference(pictures), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(out.logits["sa"], reference(inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_sa_only_is_timms_model_and_nothing_more():
@@ -87,7 +87,7 @@ def test_sa_only_is_timms_model_and_nothing_more():
 def test_branches_of_each_ablation(ablation, in_training, in_evaluation):
     model = tiny(ablation)
     assert set(model.train()(images()).logits) == in_training == set(model.branches)
-    out = model.eval()(images(1))  # one picture is enough without PWCA
+    out = model.eval()(images(1))  # one image is enough without PWCA
     assert set(out.logits) == set(out.features) == in_evaluation
     assert out.features["sa"].shape == (1, 48) and out.logits["sa"].shape == (1, 5)
 
@@ -128,9 +128,9 @@ class Separate(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pictures, distractors):
+    def forward(self, inputs, distractors):
         vit = self.model.backbone
-        streams = {"sa": vit._pos_embed(vit.patch_embed(pictures))}
+        streams = {"sa": vit._pos_embed(vit.patch_embed(inputs))}
         streams["pwca"] = streams["sa"]
         for block in vit.blocks:
             before = {}
@@ -152,7 +152,7 @@ class Separate(torch.nn.Module):
 @pytest.mark.parametrize("stream", ["pwca", "sa"])
 def test_stacked_pass_has_the_outputs_and_gradients_of_separate_passes(stream):
     model = relocate(tiny("sa_pwca", distractor_stream=stream), 3.0).double().train()
-    pictures, distractors = images(4).double(), torch.tensor([2, 0, 3, 1])
+    inputs, distractors = images(4).double(), torch.tensor([2, 0, 3, 1])
     labels = torch.tensor([0, 1, 2, 3])
 
     def gradients(logits):
@@ -161,8 +161,8 @@ def test_stacked_pass_has_the_outputs_and_gradients_of_separate_passes(stream):
         loss.backward()
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
-    stacked = model(pictures, distractors).logits
-    separate = Separate(model)(pictures, distractors)
+    stacked = model(inputs, distractors).logits
+    separate = Separate(model)(inputs, distractors)
     for branch in ("sa", "pwca"):
         torch.testing.assert_close(stacked[branch], separate[branch])
     assert (stacked["sa"] - stacked["pwca"]).abs().max() > 1e-3
@@ -299,10 +299,10 @@ def test_parameters_and_flops_of_glca_are_the_papers():
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (full, plain)]
     assert 0.08 <= counts[0] / counts[1] - 1 <= 0.095
 
-    pictures, tokens = torch.randn(1, 3, 448, 448), torch.randn(1, 785, 192)
+    inputs, tokens = torch.randn(1, 3, 448, 448), torch.randn(1, 785, 192)
     local = torch.arange(78).unsqueeze(0)
     glca = flops(lambda: full.glca_head(full.glca_norm(full.glca_block(tokens, local))[:, 0]))
-    assert 0.01 <= glca / flops(lambda: plain.backbone(pictures)) <= 0.025
+    assert 0.01 <= glca / flops(lambda: plain.backbone(inputs)) <= 0.025
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -328,8 +328,8 @@ def test_what_nobody_reads_is_not_computed(ablation):
 
 def test_sa_alone_costs_less_than_timms_forward():
     model = create_model("deit_tiny_patch16_224", 200, img_size=448).eval()
-    pictures = torch.randn(1, 3, 448, 448)
-    assert flops(lambda: model.predict(pictures, branch="sa")) < 0.94 * flops(lambda: model.backbone(pictures))
+    inputs = torch.randn(1, 3, 448, 448)
+    assert flops(lambda: model.predict(inputs, branch="sa")) < 0.94 * flops(lambda: model.backbone(inputs))
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

@@ -95,10 +95,10 @@ def test_with_all_tokens_local_they_are_ordinary_blocks():
     torch.testing.assert_close(ours, blocks[1](blocks[0](tokens)))
 
 
-def layers_of(model, pictures):
+def layers_of(model, inputs):
     """Queries and keys of every layer, and the tokens after the last, by timm's own blocks."""
     vit, queries, keys = model.backbone, [], []
-    tokens = vit._pos_embed(vit.patch_embed(pictures))
+    tokens = vit._pos_embed(vit.patch_embed(inputs))
     for block in vit.blocks:
         query, key, _ = project(block.attn, block.norm1(tokens))
         queries.append(query)

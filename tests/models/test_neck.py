@@ -15,8 +15,8 @@ def reid_model(**options):
     return create_model("vit_tiny_patch16_224", 5, task="reid", **TINY, **options)
 
 
-def normalised(feature, eps=1e-5):
-    """Batch normalisation from its definition, without scale and shift."""
+def normalized(feature, eps=1e-5):
+    """Batch normalization from its definition, without scale and shift."""
     mean, variance = feature.mean(0), feature.var(0, unbiased=False)
     return (feature - mean) / (variance + eps).sqrt()
 
@@ -37,7 +37,7 @@ def test_every_branch_goes_through_the_neck_of_its_classifier():
     assert set(out.logits) == set(out.features) == set(heads)
     for branch, head in heads.items():
         # Each branch by the statistics of its own batch.
-        expected = normalised(out.features[branch]) * head.neck.weight @ head.classifier.weight.T
+        expected = normalized(out.features[branch]) * head.neck.weight @ head.classifier.weight.T
         torch.testing.assert_close(out.logits[branch], expected)
 
 

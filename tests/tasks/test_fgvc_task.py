@@ -35,14 +35,14 @@ def make_batches(num_classes, sizes=(17, 9, 14), unreadable=()):
 
 
 def accuracy_by_counting(task, batches):
-    """One picture and one class at a time: a picture counts if fewer than k classes score above its own."""
+    """One image and one class at a time: an image counts if fewer than k classes score above its own."""
     task.model.eval()
-    hits, pictures = {}, 0
+    hits, images = {}, 0
     for batch in batches:
         for image, label in zip(batch["images"], batch["labels"].tolist(), strict=True):
             if label < 0:
                 continue
-            pictures += 1
+            images += 1
             with torch.no_grad():
                 logits = {name: row[0].double() for name, row in task.model(image[None]).logits.items()}
             scores = {f"_{name}": row.exp() / row.exp().sum() for name, row in logits.items()}
@@ -51,7 +51,7 @@ def accuracy_by_counting(task, batches):
                 above = sum(score > row[label].item() for score in row.tolist())
                 for k in (1, 5):
                     hits[f"top{k}{suffix}"] = hits.get(f"top{k}{suffix}", 0) + (above < k)
-    return {name: 100 * count / pictures for name, count in hits.items()}
+    return {name: 100 * count / images for name, count in hits.items()}
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_evaluation_leaves_no_gradient_and_no_training_mode():
     assert all(parameter.grad is None for parameter in task.parameters())
 
 
-def test_without_a_readable_picture_there_is_no_accuracy():
-    with pytest.raises(InputError, match="none of the test pictures"):
+def test_without_a_readable_image_there_is_no_accuracy():
+    with pytest.raises(InputError, match="none of the test images"):
         make_task(4).evaluate(make_batches(4, unreadable=range(40)))
 
 

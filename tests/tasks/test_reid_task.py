@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.errors import TrainingDivergedError
-from dual_cross_attention.losses import IdentityLoss
+from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks import reid as reid_module
 
@@ -39,7 +39,7 @@ def range_split():
 
 
 def literal_metrics(features, identities, cameras, valid):
-    """mAP and CMC in percent, one query and one gallery picture at a time."""
+    """mAP and CMC in percent, one query and one gallery image at a time."""
     precisions, firsts = [], []
     for q in range(QUERIES):
         if not valid[q]:
@@ -71,7 +71,7 @@ def test_loss_of_every_branch_is_on_its_own_feature_and_logits(ablation, monkeyp
     monkeypatch.setattr(task.model, "forward", watch)
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     given = task.training_step({"images": torch.randn(8, 3, 32, 16), "labels": labels})
-    (out, distractors), loss = outputs[0], IdentityLoss()
+    (out, distractors), loss = outputs[0], ReIDLoss()
     expected = {b: loss(out.logits[b], out.features[b], labels) for b in task.model.branches}
     for branch, value in expected.items():
         torch.testing.assert_close(given[f"loss_{branch}"], value.detach())
@@ -84,8 +84,8 @@ def test_loss_of_every_branch_is_on_its_own_feature_and_logits(ablation, monkeyp
 
 def test_distractors_are_drawn_by_identity(monkeypatch):
     task, seen = make_task().train(), []
-    draw = reid_module.draw_distractors
-    monkeypatch.setattr(reid_module, "draw_distractors", lambda *given: seen.append(given[2]) or draw(*given))
+    draw = reid_module.sample_distractors
+    monkeypatch.setattr(reid_module, "sample_distractors", lambda *given: seen.append(given[2]) or draw(*given))
     labels = torch.tensor([0, 0, 1, 1])
     task({"images": torch.randn(4, 3, 32, 16), "labels": labels})
     assert torch.equal(seen[0], labels)
@@ -114,7 +114,7 @@ def test_metrics_by_the_definition(ablation, feature, distance, normalize):
 
 
 def test_order_of_the_batches_does_not_matter():
-    """As when several processes share the test pictures."""
+    """As when several processes share the test images."""
     task = make_task()
     assert task.evaluate(make_batches(shuffled=True)) == task.evaluate(make_batches())
 
@@ -144,11 +144,11 @@ def test_ranking_is_what_the_metrics_are_of():
 
 def test_trouble_is_told():
     task = make_task()
-    with pytest.raises(InputError, match="none of the test pictures"):
+    with pytest.raises(InputError, match="none of the test images"):
         task.evaluate(make_batches(unreadable=range(QUERIES + GALLERY)))
-    with pytest.raises(InputError, match="none of the query pictures can be read"):
+    with pytest.raises(InputError, match="none of the query images can be read"):
         task.evaluate(make_batches(unreadable=range(QUERIES)))
-    with pytest.raises(InputError, match="none of the gallery pictures can be read"):
+    with pytest.raises(InputError, match="none of the gallery images can be read"):
         task.evaluate(make_batches(unreadable=range(QUERIES, QUERIES + GALLERY)))
     torch.nn.init.constant_(task.model.backbone.norm.weight, float("nan"))
     with pytest.raises(TrainingDivergedError, match="features are NaN"):

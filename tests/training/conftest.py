@@ -33,17 +33,17 @@ MEASURED = {"train/images_per_second", "peak_memory_mb"}
 
 @pytest.fixture(scope="session")
 def birds():
-    """80 toy pictures of ten species, as samples of a data set."""
+    """80 toy images of ten species, as samples of a dataset."""
     drawn = draw_toy(train_per_species=8, test_per_species=1).train
     transform = test_transform((64, 64), (64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return [
-        {"image": transform(picture), "label": label, "unreadable": []}
-        for picture, label in zip(drawn.pictures, drawn.labels, strict=True)
+        {"image": transform(image), "label": label, "unreadable": []}
+        for image, label in zip(drawn.images, drawn.labels, strict=True)
     ]
 
 
 class Samples(list):
-    """A data set of samples that are there already."""
+    """A dataset of samples that are there already."""
 
     def set_epoch(self, epoch):
         pass
@@ -54,9 +54,9 @@ class Samples(list):
 
 @pytest.fixture
 def make_trainer(birds, tmp_path):
-    """A trainer of a tiny ViT on the toy pictures, which are also what it is evaluated on."""
+    """A trainer of a tiny ViT on the toy images, which are also what it is evaluated on."""
 
-    def make(pictures=birds, prepare=lambda task: None, resume_from=None, **settings):
+    def make(images=birds, prepare=lambda task: None, resume_from=None, **settings):
         config = FGVCConfig(
             **{
                 "backbone": "vit_tiny_patch16_224",
@@ -78,7 +78,7 @@ def make_trainer(birds, tmp_path):
         options = {"schedule": branch_schedule(config), "loss_weights": config.loss_weights}
         task = FGVCTask(model, config.weight_bound, config.label_smoothing, **options)
         prepare(task)
-        samples = pictures if hasattr(pictures, "set_epoch") else Samples(pictures)
+        samples = images if hasattr(images, "set_epoch") else Samples(images)
         batches = (
             Batches(samples, ShuffledOrder(len(samples), config.batch_size, seed=config.seed)),
             Batches(samples, SequentialOrder(len(samples), 40)),

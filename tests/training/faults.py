@@ -1,7 +1,7 @@
 """Trainings to which something happens at a chosen moment: `python faults.py` reads what, as JSON, a line each.
 
 A training is a forked child of this process, which has imported the modules: as good as new, without their seconds. It
-counts events: labels are read, a step begins, a micro-batch is in its forward or backward pass, a picture is read, part
+counts events: labels are read, a step begins, a micro-batch is in its forward or backward pass, an image is read, part
 of a file is written, a file is flushed, renamed or removed. At the event that it was told, something happens:
 
     kill         SIGKILL: nothing of Python runs any more
@@ -10,7 +10,7 @@ of a file is written, a file is flushed, renamed or removed. At the event that i
     SIGTERM, …   the training sends itself this signal, or several, apart by `pause` seconds
     no space     the event fails as on a full disk; "no space from here" and all later ones of its kind
     no permission    to write into the folder, from then on
-    die, hang    a process that reads pictures does, once; with `always`, its successors too; "SIGTERM and hang" sends
+    die, hang    a process that reads images does, once; with `always`, its successors too; "SIGTERM and hang" sends
                  the training a signal first
 """
 
@@ -35,7 +35,7 @@ from torch.optim import SGD, AdamW
 
 from dual_cross_attention import cli
 from dual_cross_attention.data import loaders
-from dual_cross_attention.data.images import PictureDataset
+from dual_cross_attention.data.images import ImageDataset
 from dual_cross_attention.inference import model_files
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
@@ -85,7 +85,7 @@ class Faults:
     def at(self, kind: str, half: Callable[[], Any] = lambda: None) -> None:
         """An event; `half` is what is done of it before an end, or an error, in its middle."""
         while self.ending not in (None, threading.get_ident()):
-            time.sleep(1)  # nothing goes on while a power cut takes its part
+            time.sleep(1)  # nothing continues while a power cut takes its part
         if self.busy:
             return
         self.counted[kind] += 1
@@ -169,7 +169,7 @@ class Faults:
         self._around(Accelerator, "backward", "backward")
         for optimizer in (AdamW, SGD):
             self._around(optimizer, "step", "step")
-        self._around(Image, "open", "picture")  # where whatever a decoder raises is caught
+        self._around(Image, "open", "image")  # where whatever a decoder raises is caught
         self._around(trainer.Trainer, "_finish_epoch", "epoch")
         self._around(checkpoints, "write_checkpoint", "checkpoint")
         self._around(results, "save_model", "result")
@@ -196,14 +196,14 @@ class Faults:
         setattr(where, name, watched)
 
     def _in_epochs(self) -> None:
-        """Pictures by the epoch that they are of: "picture of epoch 2"; 0 is evaluation."""
-        getitem = PictureDataset.__getitem__
+        """Images by the epoch that they are of: "image of epoch 2"; 0 is evaluation."""
+        getitem = ImageDataset.__getitem__
 
         def counted(dataset, index):
-            self.at(f"picture of epoch {int(dataset._epoch)}")
+            self.at(f"image of epoch {int(dataset._epoch)}")
             return getitem(dataset, index)
 
-        PictureDataset.__getitem__ = counted
+        ImageDataset.__getitem__ = counted
 
     def _in_halves(self) -> None:
         """Half of what is written to a checkpoint's file, or of a text."""

@@ -8,9 +8,9 @@ Environment:
     SIGNAL_IN_EVAL      "RANK": that process sends itself SIGTERM in the first evaluation
     WAIT_IN             folder: every process, once it has read the labels, leaves a file there, and waits
     POISON_AT           "RANK STEP": the loss of that process is NaN in the step
-    POISON_IN_EVAL      "RANK": the pictures that process evaluates are NaN
+    POISON_IN_EVAL      "RANK": the images that process evaluates are NaN
     MEMORY              "RANK TRAINING EVALUATION PASS": from that pass on, no model of that process takes more
-                        pictures at a time
+                        images at a time
     SLOW_WRITING        seconds that a checkpoint takes more; a process that ends says which ones there are
     LOSS_SCALING        as fp16 on CUDA has it, here in float32 on the CPU
 """

@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation move once a step, by the mean over its micro-batches."""
+"""Running statistics of batch normalization move once a step, by the mean over its micro-batches."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ MOMENTUM = 0.1  # of BatchNorm1d
 
 @pytest.fixture
 def norm():
-    """A batch normalisation that has seen something, within a module."""
+    """A batch normalization that has seen something, within a module."""
     module = nn.Sequential(nn.BatchNorm1d(4))
     module(3 * torch.randn(16, 4, generator=torch.Generator().manual_seed(0)) + 1)
     return module
@@ -102,6 +102,6 @@ def test_a_void_step_changes_nothing(norm, void):
     assert same == void
 
 
-def test_a_module_without_batch_normalisation():
+def test_a_module_without_batch_normalization():
     module = nn.Linear(3, 3)
     step(module, RunningStatistics(module), [torch.ones(2, 3)], [1.0])

@@ -107,7 +107,7 @@ def test_the_state_before_the_step_is_kept(dcal, tasks, tmp_path, monkeypatch, t
     assert (progress["epoch"], progress["step"], progress["step_in_epoch"]) == (2, at - 1, 0)
 
 
-def test_the_report_names_step_and_pictures(dcal, small, pictures, tmp_path, monkeypatch):
+def test_the_report_names_step_and_images(dcal, small, images, tmp_path, monkeypatch):
     loaders, train_loader = [], fgvc.train_loader
 
     def keep(*arguments, **options):
@@ -121,15 +121,15 @@ def test_the_report_names_step_and_pictures(dcal, small, pictures, tmp_path, mon
     report = json.loads((tmp_path / "diverged" / "report.json").read_text())
     assert (report["epoch"], report["step"], report["micro_batches"]) == (2, 4, [0, 1])
     assert report["what"].startswith("training diverged at step 4: loss is nan")
-    assert report["pictures"] == loaders[0].picture_names(2, [0, 1])
-    assert all(str(pictures) in name for batch in report["pictures"] for name in batch)
+    assert report["pictures"] == loaders[0].image_names(2, [0, 1])
+    assert all(str(images) in name for batch in report["pictures"] for name in batch)
     assert [len(batch) for batch in report["pictures"]] == [6, 6]
     assert report["lr"] > 0 and report["precision"] == "no" and "torch" in report["versions"]
 
 
 @pytest.mark.parametrize("step", [1, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 6, 7))])
 def test_resuming_from_it_repeats_it(dcal, tasks, tmp_path, monkeypatch, step):
-    """The cause is in pictures and weights: whenever the loss is, to the bit, that of the broken step, it breaks."""
+    """The cause is in images and weights: whenever the loss is, to the bit, that of the broken step, it breaks."""
     training_step, losses_of = FGVCTask.training_step, []
 
     def broken(task, batch):

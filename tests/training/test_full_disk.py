@@ -1,4 +1,4 @@
-"""A disk without room, or a folder that cannot be written to: the run says so, goes on, and can be finished later."""
+"""A disk without room, or a folder that cannot be written to: the run says so, continues, and can be finished later."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def test_no_room_once(train_until, tasks, undisturbed, assert_same_results, tmp_
     assert ended.status == 0, ended
     warnings = [line for line in ended.out.splitlines() if line.startswith("warning: ")]
     (warning,) = (line for line in warnings if "both training and test" not in line)  # which is of the data
-    assert "No space left on device" in warning and "the run goes on, and the last good checkpoint is" in warning
+    assert "No space left on device" in warning and "the run continues, and the last good checkpoint is" in warning
     assert_same_results(run, undisturbed("reid"))
 
 
@@ -42,7 +42,7 @@ def test_no_room_from_some_moment_on(train_until, tasks, undisturbed, assert_sam
     assert ended.status == 2, ended
     (line,) = ended.err.splitlines()
     assert line.startswith("dcal: error: the training is done, but cannot write ")
-    assert line.endswith(": make room, and the same command goes on from the last good checkpoint")
+    assert line.endswith(": make room, and the same command resumes from the last good checkpoint")
     assert sum(line.startswith("epoch ") for line in ended.out.splitlines()) == 3
     assert all(verify(path) is None for path in list_checkpoints(run / "checkpoints"))
     again = train_until(tasks["fgvc"], run)
@@ -50,16 +50,16 @@ def test_no_room_from_some_moment_on(train_until, tasks, undisturbed, assert_sam
     assert_same_results(run, undisturbed("fgvc"))
 
 
-@pytest.mark.parametrize("picture", [13, 25])  # of the second and third step
+@pytest.mark.parametrize("image", [13, 25])  # of the second and third step
 def test_killed_with_results_that_there_was_no_room_for(
-    train_until, tasks, undisturbed, assert_same_results, tmp_path, picture
+    train_until, tasks, undisturbed, assert_same_results, tmp_path, image
 ):
     """Epoch 2 is the best: neither its model nor its row could be written, and then the run was killed."""
     run = tmp_path / "run"
     flags = [*tasks["fgvc"], "--checkpoint_minutes=0"]
     # Two models are written after the first epoch; the third event is of the second.
     no_models = {"kind": "write model, before", "number": 3, "does": "no space from here"}
-    ended = train_until(flags, run, **no_models, end=("picture of epoch 3", picture))
+    ended = train_until(flags, run, **no_models, end=("image of epoch 3", image))
     assert ended.status == -signal.SIGKILL
     assert list_checkpoints(run / "checkpoints")[-1].name.startswith("epoch_0002")
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1

@@ -23,7 +23,7 @@ def kill_and_compare(tasks, undisturbed, train_until, assert_same_results, tmp_p
         counted = train_until(flags, tmp_path / "counted")
         assert counted.status == 0, counted.err
         assert_same_results(tmp_path / "counted", undisturbed(task))
-        events = counted.events | dict.fromkeys(("mended, before", "mended, after"), 1)  # only where a run goes on
+        events = counted.events | dict.fromkeys(("mended, before", "mended, after"), 1)  # only where a run continues
         kinds = sorted(kind for kind in events if kind.startswith(only))
         queue: list[str] = []
         while len(killed) < kills:

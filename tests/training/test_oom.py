@@ -23,13 +23,13 @@ SAID = {
 }
 
 
-def without_memory(monkeypatch, pictures: int, training: bool = True, error: Exception = SAID["CUDA"]):
-    """From now on no model takes more than so many pictures at a time; returns how many each pass had that worked."""
+def without_memory(monkeypatch, limit: int, training: bool = True, error: Exception = SAID["CUDA"]):
+    """From now on no model takes more than so many images at a time; returns how many each pass had that worked."""
     forward = DualCrossAttentionViT.forward
     passed = []
 
     def limited(model, images, *more):
-        if model.training == training and len(images) > pictures:
+        if model.training == training and len(images) > limit:
             raise error
         out = forward(model, images, *more)
         if model.training == training:
@@ -48,7 +48,7 @@ def without_memory(monkeypatch, pictures: int, training: bool = True, error: Exc
     [("sa_only", 1, "CUDA"), ("sa_glca", 1, "MPS"), ("sa_only", 2, "CPU"), ("sa_glca", 2, "CUDA")],
 )
 def test_the_step_is_that_of_the_whole_batch(make_trainer, birds, monkeypatch, tmp_path, ablation, accumulation, said):
-    """Weights after an epoch of five steps and of three, with pieces of 4 of 16 pictures."""
+    """Weights after an epoch of five steps and of three, with pieces of 4 of 16 images."""
     trained, rates = [], []
     for limit in (None, 5):
         trainer = make_trainer(
@@ -98,9 +98,9 @@ def test_it_is_told_and_remembered(dcal, small, tmp_path, monkeypatch):
     assert outcome.status == 0, outcome.err
     told = [line for line in outcome.out.splitlines() if line.startswith("warning: out of memory")]
     assert told == [
-        "warning: out of memory (CUDA out of memory): from here on 4 pictures at a time instead of 8, with twice the "
+        "warning: out of memory (CUDA out of memory): from here on 4 images at a time instead of 8, with twice the "
         "accumulation; effective batch and learning rate stay",
-        "warning: out of memory (CUDA out of memory): from here on 2 pictures at a time instead of 4, with twice the "
+        "warning: out of memory (CUDA out of memory): from here on 2 images at a time instead of 4, with twice the "
         "accumulation; effective batch and learning rate stay",
     ]
     assert set(passed) == {1, 2}  # 1: of the last batch, which is half as large
@@ -109,7 +109,7 @@ def test_it_is_told_and_remembered(dcal, small, tmp_path, monkeypatch):
         "device": "cpu",
         "pieces": 4,
     }
-    # A run that goes on need not find out again.
+    # A run that continues need not find out again.
     on = tmp_path / "on"
     (on).mkdir()
     (on / "memory.json").write_text((tmp_path / "memory.json").read_text())
@@ -141,9 +141,9 @@ def test_random_numbers_of_pieces_are_their_own(make_trainer, monkeypatch):
 
 
 LEAST = {
-    "fgvc": ("sa_only", "1 picture is the least"),
-    "fgvc with PWCA": ("full", "2 pictures is the least"),
-    "reid": ("full", "4 pictures is the least"),  # two identities of two pictures
+    "fgvc": ("sa_only", "1 image is the least"),
+    "fgvc with PWCA": ("full", "2 images is the least"),
+    "reid": ("full", "4 images is the least"),  # two identities of two images
 }
 
 
@@ -197,13 +197,13 @@ def test_a_step_that_ran_out_leaves_nothing(dcal, small_reid, tmp_path, monkeypa
 
 @pytest.mark.parametrize("error", [SAID["CUDA"], SAID["MPS"]], ids=["CUDA", "MPS"])
 def test_evaluation_in_pieces(dcal, small, tmp_path, monkeypatch, error):
-    """Its batches are larger, and are cut down to one picture; nothing that comes out changes."""
+    """Its batches are larger, and are cut down to one image; nothing that comes out changes."""
     assert dcal("train", *small, "--output_dir", tmp_path / "plain").status == 0
     passed = without_memory(monkeypatch, 1, training=False, error=error)
     outcome = dcal("train", *small, "--output_dir", tmp_path / "cut")
     assert outcome.status == 0, outcome.err
     assert set(passed) == {1}
-    assert "from here on 16 pictures at a time instead of 32" in outcome.out  # 4 times the batch of the training
+    assert "from here on 16 images at a time instead of 32" in outcome.out  # 4 times the batch of the training
     plain, cut = (
         [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         for run in ("plain", "cut")
@@ -265,32 +265,32 @@ def pieces_of(tmp_path, batch_size, unit=1, smallest=1, device="cpu"):
 
 
 @given(st.integers(1, 8), st.integers(1, 40), st.integers(1, 64), st.integers(1, 3))
-def test_every_picture_is_in_one_piece(tmp_path_factory, unit, units, number, smallest_units):
-    pictures, smallest = unit * units, unit * smallest_units
-    pieces = pieces_of(tmp_path_factory.getbasetemp() / "none", pictures, unit, smallest)
+def test_every_image_is_in_one_piece(tmp_path_factory, unit, units, number, smallest_units):
+    images, smallest = unit * units, unit * smallest_units
+    pieces = pieces_of(tmp_path_factory.getbasetemp() / "none", images, unit, smallest)
     pieces.number = number
-    cut = list(pieces.cut({"labels": torch.arange(pictures), "images": torch.arange(pictures) * 2}))
-    assert torch.cat([part["labels"] for part, _ in cut]).tolist() == list(range(pictures))
+    cut = list(pieces.cut({"labels": torch.arange(images), "images": torch.arange(images) * 2}))
+    assert torch.cat([part["labels"] for part, _ in cut]).tolist() == list(range(images))
     assert all(torch.equal(part["images"], part["labels"] * 2) for part, _ in cut)
     sizes = [len(part["labels"]) for part, _ in cut]
     assert all(size % unit == 0 for size in sizes)
-    assert len(cut) == max(1, min(number, pictures // smallest))
-    assert min(sizes) >= min(smallest, pictures)
-    assert [weight for _, weight in cut] == pytest.approx([size / pictures for size in sizes])
+    assert len(cut) == max(1, min(number, images // smallest))
+    assert min(sizes) >= min(smallest, images)
+    assert [weight for _, weight in cut] == pytest.approx([size / images for size in sizes])
     assert max(sizes) - min(sizes) <= unit
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3))
-def test_all_alike_are_cut_into_as_many_pieces(tmp_path_factory, pictures, number, smallest):
+def test_all_alike_are_cut_into_as_many_pieces(tmp_path_factory, images, number, smallest):
     """What is too much has the shape of a piece, and no share."""
     plain, alike = (
         Pieces(20, 1, smallest, tmp_path_factory.getbasetemp() / "none", torch.device("cpu"), all_alike)
         for all_alike in (False, True)
     )
     plain.number = alike.number = number
-    batch = {"labels": torch.arange(pictures)}
+    batch = {"labels": torch.arange(images)}
     expected, cut = list(plain.cut(batch)), list(alike.cut(batch))
-    assert len(cut) == number if pictures >= smallest else len(cut) >= 1
+    assert len(cut) == number if images >= smallest else len(cut) >= 1
     for (part, weight), (other, other_weight) in zip(expected, cut, strict=False):
         assert torch.equal(part["labels"], other["labels"]) and weight == other_weight
     assert all(weight == 0 and len(part["labels"]) for part, weight in cut[len(expected) :])
@@ -320,18 +320,18 @@ def test_the_number_is_kept(tmp_path):
     pieces.double("why", "where")
     assert pieces_of(tmp_path, 16).number == 4 and pieces_of(tmp_path, 2).number == 1
     pieces.number = 16
-    with pytest.raises(InputError, match=r"with 1 pictures at a time, and 1 picture is the least \(why\): .*; where"):
+    with pytest.raises(InputError, match=r"with 1 images at a time, and 1 image is the least \(why\): .*; where"):
         pieces.double("why", "where")
 
 
 def test_a_half_taken_step_is_not_taken_again(make_trainer, monkeypatch):
-    """The optimiser's state is made in its first step: smaller batches would leave it no more room."""
+    """The optimizer's state is made in its first step: smaller batches would leave it no more room."""
     trainer = make_trainer()
 
     def out_of_memory(*_):
         raise SAID["CUDA"]
 
     monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
-    with pytest.raises(InputError, match=r"out of memory for the optimiser's state .*--parallel fsdp"):
+    with pytest.raises(InputError, match=r"out of memory for the optimizer's state .*--parallel fsdp"):
         trainer.fit()
     assert trainer.step == 0

@@ -132,7 +132,7 @@ def test_a_training_that_is_all_warm_up(caplog):
     assert not caplog.records
 
 
-def test_a_state_from_before_the_optimiser_was_fused_is_gone_on_with():
+def test_a_state_from_before_the_optimizer_was_fused_is_gone_on_with():
     """Restored half, AdamW would run unfused, and fp16's scaler would give it what only the fused one takes."""
     task = FGVCTask(create_model("deit_tiny_patch16_224", 5, img_size=32, **TINY))
     fused = build_optimizer(task, 1e-2, 0.05)

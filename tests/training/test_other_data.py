@@ -16,9 +16,9 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "format_1"
 
 
 @pytest.fixture
-def two(make_pictures, tmp_path, monkeypatch) -> tuple[Path, Path]:
+def two(make_images, tmp_path, monkeypatch) -> tuple[Path, Path]:
     """Two datasets of the same classes and counts, with other names of a few images; the working directory is empty."""
-    one, other = (make_pictures(tmp_path / name) for name in ("one", "other"))
+    one, other = (make_images(tmp_path / name) for name in ("one", "other"))
     for path in (other / "train" / "ant").iterdir():
         path.rename(path.with_name(f"new_{path.name}"))
     monkeypatch.chdir(tmp_path)
@@ -65,10 +65,8 @@ def test_data_that_are_gone_are_not_done(dcal, small, two):
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
-def test_an_interrupted_run_resumes_on_a_copy_only(
-    train_until, dcal, tasks, make_pictures, make_people, tmp_path, task
-):
-    make = {"fgvc": make_pictures, "reid": make_people}[task]
+def test_an_interrupted_run_resumes_on_a_copy_only(train_until, dcal, tasks, make_images, make_people, tmp_path, task):
+    make = {"fgvc": make_images, "reid": make_people}[task]
     data = make(tmp_path / "data")
     run = tmp_path / "run"
     flags = [*tasks[task], f"--data_root={data}"]
@@ -122,9 +120,9 @@ def test_damaged_records_are_told_in_a_line(dcal, small, two):
     assert outcome.status == 2 and "data.json" in outcome.err and len(outcome.err.splitlines()) == 1
 
 
-def test_other_images_under_the_same_names(dcal, small, make_pictures, tmp_path, monkeypatch):
+def test_other_images_under_the_same_names(dcal, small, make_images, tmp_path, monkeypatch):
     """Numbered images, as in folds of a cross-validation."""
-    one, other = (make_pictures(tmp_path / name) for name in ("one", "other"))
+    one, other = (make_images(tmp_path / name) for name in ("one", "other"))
     for path in other.rglob("*.png"):
         Image.new("RGB", (32, 32), (1, 2, 3)).save(path)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Several processes compute what one does, step by step, and a run goes on with more or fewer of them.
+"""Several processes compute what one does, step by step, and a run continues with more or fewer of them.
 
 They are started by torchrun and talk by gloo, as users' would.
 """
@@ -132,7 +132,7 @@ def assert_same_rows(ours, expected, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_compute_what_one_does(every_step, parallel):
-    """After every step: weights, loss weights, the optimiser's state and the necks' running statistics."""
+    """After every step: weights, loss weights, the optimizer's state and the necks' running statistics."""
     expected, expected_rows = every_step(1)
     ours, rows = every_step(2, parallel)
     assert ours.keys() == expected.keys()
@@ -173,7 +173,7 @@ def test_branches_that_start_late(run, flags, parallel):
 
 @pytest.mark.slow
 def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
-    """The last batches, of 6 and 2 pictures, are too short for 4 pieces; nobody waits for a pass."""
+    """The last batches, of 6 and 2 images, are too short for 4 pieces; nobody waits for a pass."""
     flags = [*small, "--epochs=1", "--batch_size=10", "--eval_batch_size=16", "--drop_path_rate=0.2"]
     states, rows = [], []
     for processes in (1, 2):
@@ -191,7 +191,7 @@ def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_memory_that_runs_out_in_one_process(run, small, tmp_path, rank):
-    """All cut their batches, in training and in evaluation, and go on, with what one process does with such pieces."""
+    """All ranks split their batches, in training and in evaluation, with the result of one process with such pieces."""
     flags = [*small, "--eval_batch_size=4", "--drop_path_rate=0.2"]
     limits = {"MEMORY": f"{rank} 4 2 1"}
     states, rows = [], []
@@ -204,8 +204,8 @@ def test_memory_that_runs_out_in_one_process(run, small, tmp_path, rank):
         more = [f"--gradient_accumulation_steps={2 // processes}"]
         outcome, folder = run(processes, [*flags, *more], folder, **limits)
         assert outcome.returncode == 0, outcome.stderr
-        assert outcome.stdout.count("4 pictures at a time instead of 8") == processes - 1
-        assert outcome.stdout.count("2 pictures at a time instead of 4") == processes - 1
+        assert outcome.stdout.count("4 images at a time instead of 8") == processes - 1
+        assert outcome.stdout.count("2 images at a time instead of 4") == processes - 1
         last = list_checkpoints(folder.checkpoints)[-1]
         states.append(dict(tensors_of(torch.load(last / STATE, weights_only=True))))
         rows.append(folder.read_metrics())
@@ -218,7 +218,7 @@ def test_memory_that_runs_out_late_is_met_by_a_restart(run, small, tmp_path):
     """When the others are in the middle of a backward pass, they cannot be told."""
     outcome, folder = run(2, [*small, "--epochs=3"], tmp_path / "run", restarts=1, MEMORY="1 4 100 5")
     assert outcome.returncode == 0, outcome.stderr
-    assert "goes on with half of the pictures at a time" in outcome.stderr
+    assert "continues with half of the images at a time" in outcome.stderr
     assert json.loads(folder.memory.read_text())["pieces"] == 2
     assert [row["epoch"] for row in folder.read_metrics()] == [1, 2, 3]
 
@@ -237,7 +237,7 @@ def test_a_run_goes_on_with_another_number_of_processes(every_step, flags, run, 
     more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}"]
     outcome, folder = run(processes, [*flags, *more], SIGNAL_AT=f"{processes - 1} {steps + 1} SIGTERM")
     assert outcome.returncode != 0
-    assert "the same command goes on from there" in outcome.stderr
+    assert "the same command resumes from there" in outcome.stderr
     assert [path.name for path in list_checkpoints(folder.checkpoints)][-1] == f"epoch_0001_step_{steps + 1:08d}"
 
     processes, parallel = after
@@ -321,13 +321,13 @@ def test_a_signal_in_the_evaluation_ends_all(run, small):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_divergence_of_one_process_ends_all(run, small, rank):
-    """All see the gradient that they share; the first writes down what repeats it, with the pictures of both."""
+    """All see the gradient that they share; the first writes down what repeats it, with the images of both."""
     outcome, folder = run(2, [*small, "--epochs=3"], POISON_AT=f"{rank} 4")
     assert outcome.returncode != 0
     assert "training diverged at step 4" in outcome.stderr
     report = json.loads((folder.diverged / "report.json").read_text())
     assert (report["epoch"], report["step"], report["micro_batches"]) == (2, 4, [0, 1])
-    assert [len(pictures) for pictures in report["pictures"]] == [8, 8]
+    assert [len(images) for images in report["pictures"]] == [8, 8]
     before = list_checkpoints(folder.checkpoints)[-1]
     kept, last = (dict(tensors_of(torch.load(path / STATE, weights_only=True))) for path in (folder.diverged, before))
     for state in (kept, last):
@@ -361,24 +361,24 @@ def test_an_evaluation_that_is_not_finite_in_one_process_ends_all(run, small, ra
 
 @pytest.mark.slow
 @pytest.mark.parametrize("allowed", [2, 1])
-def test_unreadable_pictures_of_all_processes(run, small, make_pictures, tmp_path, allowed):
+def test_unreadable_images_of_all_processes(run, small, make_images, tmp_path, allowed):
     """Told by the first process, written down, and counted together against the limit."""
-    pictures = make_pictures(tmp_path / "pictures")
-    shown = sorted((pictures / "val").rglob("*.png"))
+    images = make_images(tmp_path / "pictures")
+    shown = sorted((images / "val").rglob("*.png"))
     broken = [shown[0], shown[4]]  # the first batch of either process
     for path in broken:
-        path.write_bytes(b"no picture")
-    flags = [*small, f"--data_root={pictures}", "--epochs=1", "--eval_batch_size=4", f"--max_bad_images={allowed}"]
+        path.write_bytes(b"no image")
+    flags = [*small, f"--data_root={images}", "--epochs=1", "--eval_batch_size=4", f"--max_bad_images={allowed}"]
     outcome, folder = run(2, flags)
     assert all(f"{path}" in outcome.stdout for path in broken)
     if allowed == 1:
         assert outcome.returncode != 0
-        assert "2 pictures could not be read, and --max_bad_images allows 1" in outcome.stderr
+        assert "2 images could not be read, and --max_bad_images allows 1" in outcome.stderr
     else:
         assert outcome.returncode == 0, outcome.stderr
         (last,) = list_checkpoints(folder.checkpoints)
         assert json.loads((last / "progress.json").read_text())["unreadable"].keys() == {f"{path}" for path in broken}
-        assert "2 pictures could not be read" in outcome.stdout
+        assert "2 images could not be read" in outcome.stdout
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Processes that read pictures die or hang: they are replaced, and nothing that comes out changes."""
+"""Processes that read images die or hang: they are replaced, and nothing that comes out changes."""
 
 import logging
 import time
@@ -32,11 +32,11 @@ def test_one_that_dies_or_hangs_is_replaced(
 ):
     run = tmp_path / "run"
     flags = [*tasks[task], "--num_workers=2", "--eval_batch_size=3"]
-    ended = train_until(flags, run, kind=f"picture of epoch {epoch}", number=4, does=does, patience=2.0)
+    ended = train_until(flags, run, kind=f"image of epoch {epoch}", number=4, does=does, patience=2.0)
     assert ended.status == 0, ended
     warnings = [line for line in ended.out.splitlines() if line.startswith("warning: ")]
     (warning,) = (line for line in warnings if "both training and test" not in line)  # which is of the data
-    assert warning.startswith(f"warning: a process that reads pictures broke down, and is replaced: {said}")
+    assert warning.startswith(f"warning: a process that reads images broke down, and is replaced: {said}")
     assert_same_results(run, undisturbed(task))
 
 
@@ -45,11 +45,11 @@ def test_three_times_in_a_row_is_the_end(train_until, tasks, undisturbed, assert
     """At the same batch: each that takes the place of one that died dies too."""
     run = tmp_path / "run"
     flags = [*tasks["fgvc"], "--num_workers=1"]
-    ended = train_until(flags, run, kind="picture of epoch 2", number=1, does="die", always=True, patience=1.0)
+    ended = train_until(flags, run, kind="image of epoch 2", number=1, does="die", always=True, patience=1.0)
     assert ended.status == 2
     (line,) = ended.err.splitlines()
     assert line.startswith(
-        f"dcal: error: the processes that read pictures broke down {loaders.READING_ATTEMPTS} times in a row, at batch "
+        f"dcal: error: the workers that read images broke down {loaders.READING_ATTEMPTS} times in a row, at batch "
         "0 of epoch 2 (DataLoader worker (pid"
     )
     assert line.endswith("memory may be short, or a disk may hang; try fewer --num_workers, or 0")
@@ -64,7 +64,7 @@ def test_one_that_died_is_noticed_long_before_one_that_hangs(train_until, tasks,
     """With the patience that a run has, which is ten minutes."""
     assert loaders.NOTICED_WITHIN < loaders.PATIENCE / 10
     flags = [*tasks["fgvc"], "--num_workers=1"]
-    ended = train_until(flags, tmp_path / "run", kind="picture of epoch 2", number=4, does="die")
+    ended = train_until(flags, tmp_path / "run", kind="image of epoch 2", number=4, does="die")
     assert ended.status == 0 and "is replaced: DataLoader worker (pid" in ended.out
 
 
@@ -81,7 +81,7 @@ def test_a_slow_one_is_not_hung(monkeypatch):
                 raise given
             return given
 
-    dataset = loaders.PictureDataset(loaders.PictureList([], []), None, training=False)
+    dataset = loaders.ImageDataset(loaders.ImageList([], []), None, training=False)
     batches = loaders.Batches(dataset, loaders.SequentialOrder(0, 1), num_workers=1, timeout=5)
     slow = Slow()
     assert batches._next_of(slow) == {"a": 1}
@@ -95,19 +95,19 @@ def test_a_slow_one_is_not_hung(monkeypatch):
 
 
 def test_nobody_waits_for_what_was_left(monkeypatch, tmp_path, caplog):
-    """A reading that is given up while one of its pictures hangs: the next one has new processes, without a warning."""
-    hangs, read = tmp_path / "hangs", loaders.PictureDataset._read
+    """A reading that is given up while one of its images hangs: the next one has new processes, without a warning."""
+    hangs, read = tmp_path / "hangs", loaders.ImageDataset._read
 
     def slow(dataset, position):
         if position == 7 and hangs.exists():
             time.sleep(60)
         return read(dataset, position)
 
-    monkeypatch.setattr(loaders.PictureDataset, "_read", slow)
+    monkeypatch.setattr(loaders.ImageDataset, "_read", slow)
     monkeypatch.setattr(loaders, "NOTICED_WITHIN", 0.5)
-    pictures = loaders.PictureList([Image.new("RGB", (4, 4))] * 10, list(range(10)))
+    images = loaders.ImageList([Image.new("RGB", (4, 4))] * 10, list(range(10)))
     transform = test_transform((4, 4), (4, 4), (0.0,) * 3, (1.0,) * 3)
-    batches = loaders.test_loader(pictures, transform, batch_size=2, num_workers=2, device_type="cpu")
+    batches = loaders.test_loader(images, transform, batch_size=2, num_workers=2, device_type="cpu")
 
     def labels(count: int = 5) -> list[int]:
         """Of as many of all batches, taken as a training takes them, which does not ask for one after the last."""

@@ -122,9 +122,9 @@ def test_a_state_of_something_else_is_told_in_a_line(dcal, tasks, run, state, tm
     assert outcome.err.startswith("dcal: error: cannot resume from '") and len(outcome.err.splitlines()) == 1
 
 
-def test_other_data_is_refused(dcal, tasks, run, make_pictures, tmp_path):
-    """The order of an epoch follows from the number of pictures: with more of them, nothing would be as it was."""
-    more = make_pictures(tmp_path / "more")
+def test_other_data_is_refused(dcal, tasks, run, make_images, tmp_path):
+    """The order of an epoch follows from the number of images: with more of them, nothing would be as it was."""
+    more = make_images(tmp_path / "more")
     (more / "train" / "ant" / "12.png").write_bytes((more / "train" / "ant" / "00.png").read_bytes())
     outcome = dcal("train", *tasks["fgvc"], f"--data_root={more}", "--output_dir", run)
     assert outcome.status == 2
@@ -193,7 +193,7 @@ def test_a_path_goes_on_in_a_folder_of_its_own(dcal, tasks, undisturbed, run, tm
 
 
 def test_an_earlier_checkpoint_of_the_same_run(train_until, tasks, undisturbed, assert_same_results, run):
-    """What came later is set aside: else it would be the newest that is kept, and that the next start goes on from."""
+    """What came later is set aside: else it would be the newest that is kept, and that the next start resumes from."""
     earlier = run / "checkpoints" / "epoch_0002"
     flags = [*tasks["fgvc"], "--checkpoint_minutes=0", f"--resume={earlier}"]
     killed = train_until(flags, run, kind="backward, after", number=4, does="kill")
@@ -424,9 +424,9 @@ def test_results_that_are_missing_or_of_before_are_mended(
 
 
 def test_a_folder_is_free_at_once_after_a_kill(train_until, tasks, undisturbed, assert_same_results, tmp_path):
-    """Processes that read pictures live on, as long as a disk hangs, and must not keep the next start out."""
+    """Processes that read images live on, as long as a disk hangs, and must not keep the next start out."""
     run, flags = tmp_path / "run", [*tasks["fgvc"], "--num_workers=2"]
-    killed = train_until(flags, run, kind="picture of epoch 2", number=10, does="SIGKILL and hang")
+    killed = train_until(flags, run, kind="image of epoch 2", number=10, does="SIGKILL and hang")
     assert killed.status == -signal.SIGKILL
     again = train_until(flags, run)
     assert again.status == 0, again

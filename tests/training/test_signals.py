@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment: a training saves, leaves with 75, and goes on as if nothing had happened."""
+"""Ctrl-C and SIGTERM at any moment: a training saves, leaves with 75, and continues as if nothing had happened."""
 
 import ctypes
 import os
@@ -17,9 +17,9 @@ from dual_cross_attention.training.signals import IMPATIENT, LEFT_EARLY, Interru
 ROOT = Path(__file__).parents[2]
 MOMENTS = {
     "the first micro-batch of a step": ("backward, before", 7, "SIGTERM"),  # two to a step: nothing of it may stay
-    "the opening of a picture": ("picture, before", 50, "SIGINT"),
-    "reading in the evaluation": ("picture of epoch 0", 20, "SIGTERM"),
-    "an evaluated picture": ("picture, after", 30, "SIGTERM"),
+    "the opening of an image": ("image, before", 50, "SIGINT"),
+    "reading in the evaluation": ("image of epoch 0", 20, "SIGTERM"),
+    "an evaluated image": ("image, after", 30, "SIGTERM"),
     "writing a checkpoint": ("checkpoint, before", 1, "SIGINT"),
     "renaming one": ("rename, before", 3, "SIGTERM"),
     "the first step": ("backward, before", 1, "SIGTERM"),  # there is nothing to save
@@ -33,7 +33,7 @@ def test_a_signal_saves_and_leaves(train_until, tasks, undisturbed, assert_same_
     ended = train_until(tasks["reid"], run, kind=kind, number=number, does=does)
     assert ended.status == 75, ended
     (line,) = ended.err.splitlines()
-    assert line.startswith(f"dcal: error: {does}: left at epoch ") and "the same command goes on from there" in line
+    assert line.startswith(f"dcal: error: {does}: left at epoch ") and "the same command resumes from there" in line
     saved = list_checkpoints(run / "checkpoints")
     assert all(verify(path) is None for path in saved)
     assert (f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet") in line
@@ -66,7 +66,7 @@ MENDING = {
     ],
 )
 def test_a_signal_while_it_starts(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind, does, goes_on):
-    """It leaves at once, with 75; what never began leaves nothing, and what had begun goes on."""
+    """It leaves at once, with 75; what never began leaves nothing, and what had begun continues."""
     run, flags = tmp_path / "run", tasks["fgvc"]
     if goes_on:
         killed = train_until(flags, run, kind="result, before", number=3, does="kill")  # there is something to mend
@@ -132,10 +132,10 @@ def test_the_same_ctrl_c_twice_is_one(train_until, tasks, tmp_path):
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
 
 
-def test_a_run_can_be_left_while_it_waits_for_a_picture(train_until, tasks, tmp_path):
-    """A disk that hangs would else hold it until the reading process counts as hung, which is ten minutes."""
+def test_a_run_can_be_left_while_it_waits_for_a_image(train_until, tasks, tmp_path):
+    """A disk that hangs would else hold it until the worker counts as hung, which is ten minutes."""
     flags = [*tasks["fgvc"], "--num_workers=1"]
-    ended = train_until(flags, tmp_path / "run", kind="picture of epoch 2", number=20, does="SIGTERM and hang")
+    ended = train_until(flags, tmp_path / "run", kind="image of epoch 2", number=20, does="SIGTERM and hang")
     assert ended.status == 75, ended
     assert (tmp_path / "run" / "checkpoints" / "epoch_0001").is_dir()
 
@@ -202,7 +202,7 @@ def test_a_signal_is_raised_where_nothing_can_be_half_done():
 
 
 def test_no_handler_takes_it_for_an_error():
-    """Reading a picture catches whatever a decoder may raise."""
+    """Reading an image catches whatever a decoder may raise."""
     assert not issubclass(InterruptedRun, Exception)
 
 

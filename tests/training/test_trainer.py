@@ -23,9 +23,9 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 
 
 def step_of(trainer, *batches):
-    """One step of the optimiser on these micro-batches."""
+    """One step of the optimizer on these micro-batches."""
     share = Shares(len(batches), len(batches)).of(0)
-    return trainer.optimizer_step.take(1, share, iter(batches), lambda pictures: None)
+    return trainer.optimizer_step.take(1, share, iter(batches), lambda images: None)
 
 
 def rows_of(trainer):
@@ -37,10 +37,10 @@ def rows_of(trainer):
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_each_ablation_learns(make_trainer, birds, ablation):
-    """80 steps on 20 pictures: every branch's loss falls well below chance, which is log 10 = 2.30."""
-    pictures = birds[:20] * 4  # four steps an epoch
+    """80 steps on 20 images: every branch's loss falls well below chance, which is log 10 = 2.30."""
+    images = birds[:20] * 4  # four steps an epoch
     trainer = make_trainer(
-        pictures, ablation=ablation, epochs=20, batch_size=20, lr=3e-3, drop_path_rate=0.0, eval_every=20
+        images, ablation=ablation, epochs=20, batch_size=20, lr=3e-3, drop_path_rate=0.0, eval_every=20
     )
     trainer.fit()
     first, *_, last = rows_of(trainer)
@@ -59,14 +59,14 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
     assert all(abs(w) <= 0.1 + 1e-6 for w in weights)
 
 
-def test_pictures_are_told_the_epoch(make_trainer, birds):
+def test_images_are_told_the_epoch(make_trainer, birds):
     class Told(list):
         def set_epoch(self, epoch):
             told.append(epoch)
 
     told = []
     make_trainer(Told(birds[:32]), eval_every=2).fit()
-    assert told == [1, 2, 0]  # the evaluation tells its pictures 0
+    assert told == [1, 2, 0]  # the evaluation tells its images 0
 
 
 def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, monkeypatch):
@@ -92,7 +92,7 @@ def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, mo
 
 
 def gradients_of(trainer):
-    """What `_step` leaves for the optimiser, by parameter."""
+    """What `_step` leaves for the optimizer, by parameter."""
     seen = {}
 
     def look(parameters, limit):
@@ -211,7 +211,7 @@ def test_clipping(make_trainer, birds, limit, expected):
 
 
 def test_an_epoch_that_the_accumulation_does_not_divide(make_trainer):
-    """80 pictures in batches of 16 are 5 micro-batches: 3 updates of 2, 2 and 1; the cosine ends with the last one."""
+    """80 images in batches of 16 are 5 micro-batches: 3 updates of 2, 2 and 1; the cosine ends with the last one."""
     trainer = make_trainer(gradient_accumulation_steps=2, lr=None)
     rates = []
 
@@ -348,7 +348,7 @@ def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
     (line,) = outcome.err.splitlines()
     assert line.startswith("dcal: error: training diverged at step 7: the loss of branch 'glca' is nan; ")
     assert f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in line
-    # And the run goes on from there, once the reason is gone.
+    # And the run resumes from there, once the reason is gone.
     monkeypatch.undo()
     assert dcal("train", *small, "--output_dir", tmp_path).status == 0
 

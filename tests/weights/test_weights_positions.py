@@ -38,12 +38,12 @@ def resized(grid, size, antialias=True, kernel=cubic):
         widened = max(scale, 1) if antialias else 1
         weights = np.zeros((length, before))
         for i in range(length):
-            centre = scale * (i + 0.5) - 0.5
+            center = scale * (i + 0.5) - 0.5
             if antialias:
-                weights[i] = kernel((np.arange(before) - centre) / widened)
+                weights[i] = kernel((np.arange(before) - center) / widened)
             else:  # what lies beyond the border is the border's
-                for j in range(int(np.floor(centre)) - 2, int(np.floor(centre)) + 4):
-                    weights[i, min(max(j, 0), before - 1)] += kernel(np.array(j - centre))
+                for j in range(int(np.floor(center)) - 2, int(np.floor(center)) + 4):
+                    weights[i, min(max(j, 0), before - 1)] += kernel(np.array(j - center))
         weights /= weights.sum(1, keepdims=True)
         out = np.moveaxis(np.tensordot(weights, out, (1, axis)), 0, axis)
     return out

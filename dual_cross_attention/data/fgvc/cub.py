@@ -4,11 +4,11 @@ from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.folders import inner_folder_lines, own_folder, undoubled, what_is_in
-from dual_cross_attention.data.images import PictureList
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import inside, read_text
 
 NAME = "CUB_200_2011"
@@ -22,7 +22,7 @@ def find_cub(folder: Path) -> Path | None:
 
 
 def load_cub(data_root: Path) -> FineGrainedData:
-    """Class names are the official ones ("001.Black_footed_Albatross"), pictures in the order of images.txt.
+    """Class names are the official ones ("001.Black_footed_Albatross"), images in the order of images.txt.
 
     Args:
         data_root: the folder CUB_200_2011, or the one that holds it.
@@ -44,32 +44,32 @@ def load_cub(data_root: Path) -> FineGrainedData:
             odd = min(table.keys() ^ paths.keys())
             raise InputError(
                 f"cub: expected the same images in {folder / 'images.txt'} and {name}, but they list {len(paths)} and "
-                f"{len(table)}, and image {printable(odd)} is in one of them only"
+                f"{len(table)}, and image {escape(odd)} is in one of them only"
             )
     index = {class_id: position for position, class_id in enumerate(classes)}
-    images = undoubled(folder / "images")
+    image_folder = undoubled(folder / "images")
     warnings = inner_folder_lines("cub", folder, data_root, data_root / NAME)
-    warnings += inner_folder_lines("cub", images, folder / "images")
-    pictures = _pictures(folder, images, paths)
-    warnings += not_listed_warnings("cub", images, pictures.values(), "images.txt")
+    warnings += inner_folder_lines("cub", image_folder, folder / "images")
+    images = _images(folder, image_folder, paths)
+    warnings += not_listed_warnings("cub", image_folder, images.values(), "images.txt")
 
-    def split(flag: str) -> PictureList:
+    def split(flag: str) -> ImageList:
         chosen = [image for image in paths if is_training[image] == flag]
-        return PictureList([pictures[i] for i in chosen], [index[labels[i]] for i in chosen])
+        return ImageList([images[i] for i in chosen], [index[labels[i]] for i in chosen])
 
     return FineGrainedData("cub", [composed(name) for name in classes.values()], split("1"), split("0"), warnings)
 
 
-def _pictures(folder: Path, images: Path, paths: dict[str, str]) -> dict[str, Path]:
+def _images(folder: Path, image_folder: Path, paths: dict[str, str]) -> dict[str, Path]:
     """The file of each image, which is in the folder and has one id only."""
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     first_id: dict[Path, str] = {}
     for image, name in paths.items():
-        where = f"cub: {folder / 'images.txt'}, image {printable(image)}"
-        pictures[image] = inside(images, name, where)
-        if (first := first_id.setdefault(pictures[image], image)) != image:
-            raise InputError(f"{where}: expected each picture once, but {printable(name)} is image {first} already")
-    return pictures
+        where = f"cub: {folder / 'images.txt'}, image {escape(image)}"
+        images[image] = inside(image_folder, name, where)
+        if (first := first_id.setdefault(images[image], image)) != image:
+            raise InputError(f"{where}: expected each image once, but {escape(name)} is image {first} already")
+    return images
 
 
 def _read_table(path: Path, allowed=None, what: str = "") -> dict[str, str]:
@@ -87,7 +87,7 @@ def _read_table(path: Path, allowed=None, what: str = "") -> dict[str, str]:
         if not value:
             raise InputError(f'cub: {path}, line {number}: expected "id value", got {line!r:.200}')
         if key in table:
-            raise InputError(f"cub: {path}, line {number}: id {printable(key)} is listed a second time")
+            raise InputError(f"cub: {path}, line {number}: id {escape(key)} is listed a second time")
         if allowed is not None and value not in allowed:
             raise InputError(f"cub: {path}, line {number}: expected {what}, got {value!r:.200}")
         table[key] = value

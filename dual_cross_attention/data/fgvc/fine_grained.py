@@ -1,11 +1,11 @@
-"""What a fine-grained data set is."""
+"""What a fine-grained dataset is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dual_cross_attention.data.images import PictureList
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.shards.columns import IndexedNumbers
@@ -14,31 +14,31 @@ from dual_cross_attention.errors import InputError
 
 @dataclass(frozen=True)
 class FineGrainedData:
-    """A data set for classification: its class names, and labelled pictures to train and to test on.
+    """A dataset for classification: its class names, and labelled images to train and to test on.
 
     Args:
-        name: the data set.
+        name: the dataset.
         classes: names, by label.
         train, test: the two splits.
         warnings: what a user should know before a run.
 
     Raises:
-        InputError: fewer than two classes, a split without pictures, or a label without a class.
+        InputError: fewer than two classes, a split without images, or a label without a class.
     """
 
     name: str
     classes: list[str]
-    train: PictureList
-    test: PictureList
+    train: ImageList
+    test: ImageList
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if len(self.classes) < 2:
             raise InputError(f"{self.name}: expected at least two classes, found {len(self.classes)}: {self.classes}")
-        for split, pictures in (("training", self.train), ("test", self.test)):
-            if not len(pictures):
-                raise InputError(f"{self.name}: expected pictures in both splits, but the {split} split is empty")
-            labels = distinct(pictures.labels)
+        for split, images in (("training", self.train), ("test", self.test)):
+            if not len(images):
+                raise InputError(f"{self.name}: expected images in both splits, but the {split} split is empty")
+            labels = distinct(images.labels)
             if labels[0] < 0 or labels[-1] >= len(self.classes):
                 raise InputError(
                     f"{self.name}: expected labels from 0 to {len(self.classes) - 1}, one for each class, but those of "

@@ -1,4 +1,4 @@
-"""A user's own pictures: one folder per class."""
+"""A user's own images: one folder per class."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -13,14 +13,14 @@ from dual_cross_attention.data.folders import (
     unwrapped,
     what_is_in,
 )
-from dual_cross_attention.data.images import PictureList
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.listing import FolderId, Listing, folder_id, left_out_warnings, list_images
 from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do in place of val/)"
-SOURCE = "pictures of your own, sorted into one folder per class"
+SOURCE = "images of your own, sorted into one folder per class"
 TESTS = ("val", "test")
 """Folders to test on; the first that is there is taken."""
 LIKE_TESTS = {"dev", "eval", "holdout", "test", "testing", "val", "valid", "validation"}
@@ -38,12 +38,12 @@ def load_folder(data_root: Path) -> FineGrainedData:
         data_root: the folder that holds train/ and val/ (or test/), or one that holds nothing but that folder.
 
     Raises:
-        InputError: a folder is missing, a class of train/ is without pictures, or val/ has a class that train/ has not.
+        InputError: a folder is missing, a class of train/ is without images, or val/ has a class that train/ has not.
     """
     root = unwrapped(data_root, lambda folder: (folder / "train").is_dir()) or data_root
     tests = [root / name for name in TESTS if (root / name).is_dir()]
     if not ((root / "train").is_dir() and tests):
-        raise InputError(f"folder: expected {LAYOUT} in {printable(root)}, but {what_is_in(root)}")
+        raise InputError(f"folder: expected {LAYOUT} in {escape(root)}, but {what_is_in(root)}")
     warnings = inner_folder_lines("folder", root, data_root)
     train, test = _class_level(root / "train", warnings), _class_level(tests[0], warnings)
     above = {folder_id(folder) for folder in (root, train)}
@@ -52,23 +52,21 @@ def load_folder(data_root: Path) -> FineGrainedData:
     unknown = [name for name in test_folders if name not in folders]
     if unknown:
         raise InputError(
-            f"folder: {printable(test)} has the class {unknown[0]!r}, but {printable(train)} has not; it has "
-            f"{_few(classes)}"
+            f"folder: {escape(test)} has the class {unknown[0]!r}, but {escape(train)} has not; it has {_few(classes)}"
         )
     warnings += _other_splits(root, tests[0])
     at_root = Listing()
-    warnings += [*_in_no_class(root, at_root), *left_out_warnings(f"folder: {printable(root)}", at_root)]
+    warnings += [*_in_no_class(root, at_root), *left_out_warnings(f"folder: {escape(root)}", at_root)]
     train_list, missing = _listed(train, folders, classes, above, warnings)
     for name in missing:
         folder = folders[name][0]
         raise InputError(
-            f"folder: expected pictures ({', '.join(sorted(EXTENSIONS))}) in {printable(folder)}, but "
-            f"{what_is_in(folder)}"
+            f"folder: expected images ({', '.join(sorted(EXTENSIONS))}) in {escape(folder)}, but {what_is_in(folder)}"
         )
     test_list, missing = _listed(test, test_folders, classes, {*above, folder_id(test)}, warnings)
     if empty := [test_folders[name][0] for name in missing if name in test_folders]:
         warnings.append(
-            f"folder: {printable(test)}: class folders without an image: {len(empty):,}, such as {printable(empty[0])}"
+            f"folder: {escape(test)}: class folders without an image: {len(empty):,}, such as {escape(empty[0])}"
         )
     return FineGrainedData("folder", classes, train_list, test_list, warnings)
 
@@ -95,34 +93,34 @@ def _listed(
     classes: list[str],
     above: set[FolderId],
     warnings: list[str],
-) -> tuple[PictureList, list[str]]:
+) -> tuple[ImageList, list[str]]:
     """The images of a split with their labels, and the classes without any; warnings are added."""
-    pictures: list[Path] = []
+    images: list[Path] = []
     labels: list[int] = []
     left_out = Listing()
     for label, name in enumerate(classes):
         for folder in folders.get(name, []):
             found = list_images(folder, above)
-            pictures += found.images
+            images += found.images
             labels += [label] * len(found.images)
             left_out.add(found)
-    where = f"folder: {printable(split)}"
+    where = f"folder: {escape(split)}"
     if twice := [paths for paths in folders.values() if len(paths) > 1]:
         warnings.append(
             f"{where}: folders whose names Unicode composes differently are taken together, as one class each: "
-            f"{len(twice):,} classes, such as {printable(twice[0][0].name)}"
+            f"{len(twice):,} classes, such as {escape(twice[0][0].name)}"
         )
     if left_out.nested:
         warnings.append(
-            f"{where}: {len(left_out.nested):,} of {len(pictures):,} images are in subfolders of class folders and are "
-            f"taken, such as {printable(left_out.nested[0])}"
+            f"{where}: {len(left_out.nested):,} of {len(images):,} images are in subfolders of class folders and are "
+            f"taken, such as {escape(left_out.nested[0])}"
         )
     left_out.repeated += [folder for folder in subfolders(split) if folder_id(folder) in above]
     for hidden in sorted(path for path in split.iterdir() if path.is_dir() and not is_visible(path.name)):
         left_out.add(list_images(hidden, above, visible=False))
     warnings += [*_in_no_class(split, left_out), *left_out_warnings(where, left_out)]
     seen = {*labels}
-    return PictureList(pictures, labels), [name for label, name in enumerate(classes) if label not in seen]
+    return ImageList(images, labels), [name for label, name in enumerate(classes) if label not in seen]
 
 
 def _in_no_class(folder: Path, left_out: Listing) -> list[str]:
@@ -133,8 +131,8 @@ def _in_no_class(folder: Path, left_out: Listing) -> list[str]:
     if not outside.images:
         return []
     return [
-        f"folder: {printable(folder)}: images in no class folder are left out: {len(outside.images):,}, such as "
-        f"{printable(outside.images[0])}"
+        f"folder: {escape(folder)}: images in no class folder are left out: {len(outside.images):,}, such as "
+        f"{escape(outside.images[0])}"
     ]
 
 
@@ -144,9 +142,9 @@ def _other_splits(root: Path, taken: Path) -> list[str]:
     ]
     if not others:
         return []
-    names = " and ".join(f"{printable(name)}/" for name in others)
+    names = " and ".join(f"{escape(name)}/" for name in others)
     return [
-        f"folder: {printable(root)} has {taken.name}/ and {names}: {taken.name}/ is taken to test on, {names} "
+        f"folder: {escape(root)} has {taken.name}/ and {names}: {taken.name}/ is taken to test on, {names} "
         f"{'is' if len(others) == 1 else 'are'} not read"
     ]
 

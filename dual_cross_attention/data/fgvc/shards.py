@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.images import PictureList
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.names import composed, composed_order
-from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
+from dual_cross_attention.data.shards.columns import IndexedImages, IndexedNumbers
 from dual_cross_attention.data.shards.discovery import Shards, find_shards
 from dual_cross_attention.data.shards.index import Index, index_of
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 LAYOUT = (
     "train-*.tar and val-*.tar (test-*.tar will do), or a pattern of the first, DIR/train-{000000..000127}.tar; "
@@ -20,7 +20,7 @@ LAYOUT = (
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
 MAX_CLASSES = 1_000_000
 BLOCK = 65_536
-"""Pictures that lie next to each other and are shuffled at a time."""
+"""Images that lie next to each other and are shuffled at a time."""
 
 
 def load_shards(data_root: Path) -> FineGrainedData:
@@ -30,13 +30,13 @@ def load_shards(data_root: Path) -> FineGrainedData:
         data_root: see `find_shards`.
 
     Raises:
-        InputError: archives are missing or cannot be used, or a picture has a class that is none of the training's.
+        InputError: archives are missing or cannot be used, or an image has a class that is none of the training's.
     """
     shards = find_shards(data_root, "fgvc", [["val", "test"]])
     warnings = shards.warnings
     train, test = (index_of(shards.splits[split], "fgvc", split, warnings) for split in ("train", "val"))
     classes = [composed(name) for name in shards.classes or _classes(train, shards)]
-    return FineGrainedData("shards", classes, pictures_of(train, classes), pictures_of(test, classes), warnings)
+    return FineGrainedData("shards", classes, images_of(train, classes), images_of(test, classes), warnings)
 
 
 def _classes(train: Index, shards: Shards) -> list[str]:
@@ -44,22 +44,22 @@ def _classes(train: Index, shards: Shards) -> list[str]:
         return composed_order(train.labels)
     if train.labels[-1] >= MAX_CLASSES:
         raise InputError(
-            f"shards: expected classes from 0 to at most {MAX_CLASSES - 1:,} in {printable(shards.folder)}, got "
+            f"shards: expected classes from 0 to at most {MAX_CLASSES - 1:,} in {escape(shards.folder)}, got "
             f"{train.labels[-1]}"
         )
     return [f"{number}" for number in range(train.labels[-1] + 1)]
 
 
-def pictures_of(index: Index, classes: list[str]) -> PictureList:
-    """The pictures of an index with their classes; raises InputError if one is none of `classes`."""
+def images_of(index: Index, classes: list[str]) -> ImageList:
+    """The images of an index with their classes; raises InputError if one is none of `classes`."""
     places = {composed(name): place for place, name in enumerate(classes)}
     for label in index.labels:
         if not (composed(label) in places if isinstance(label, str) else label < len(classes)):
             raise InputError(
-                f"shards: {printable(index.archives[0])} (or one after it) has the class {printable(label)}, which "
+                f"shards: {escape(index.archives[0])} (or one after it) has the class {escape(label)}, which "
                 f"is none of the {len(classes):,} to train on"
             )
     table = np.array(
         [places[composed(label)] if isinstance(label, str) else label for label in index.labels], dtype=np.int64
     )
-    return PictureList(IndexedPictures(index), IndexedNumbers(index, "label", table), BLOCK)
+    return ImageList(IndexedImages(index), IndexedNumbers(index, "label", table), BLOCK)

@@ -8,11 +8,11 @@ from torchvision.datasets import FGVCAircraft
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.folders import holding_folder, inner_folder_lines, own_folder, undoubled, what_is_in
-from dual_cross_attention.data.images import PictureList
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import inside, open_regular, read_text
 
 CARS, AIRCRAFT = "stanford_cars", "fgvc-aircraft-2013b"
@@ -45,7 +45,7 @@ def _cars_folder(folder: Path, wrapped: bool) -> Path | None:
 
 
 def load_cars(data_root: Path) -> FineGrainedData:
-    """196 models of cars, 8,144 training and 8,041 test pictures.
+    """196 models of cars, 8,144 training and 8,041 test images.
 
     Args:
         data_root: the folder stanford_cars, or the one that holds it. The annotations of the test images may be in it
@@ -74,10 +74,10 @@ def load_cars(data_root: Path) -> FineGrainedData:
     for split, path in rows.items():
         folder = undoubled(home / f"cars_{split}")
         warnings += inner_folder_lines("cars", folder, home / f"cars_{split}")
-        pictures = [inside(folder, name, f"cars: {path.name}") for name, _ in annotations[split]]
-        splits.append(PictureList(pictures, [number - 1 for _, number in annotations[split]]))
+        images = [inside(folder, name, f"cars: {path.name}") for name, _ in annotations[split]]
+        splits.append(ImageList(images, [number - 1 for _, number in annotations[split]]))
         if folder.is_dir():
-            warnings += not_listed_warnings("cars", folder, pictures, path.name)
+            warnings += not_listed_warnings("cars", folder, images, path.name)
     return FineGrainedData("cars", [composed(name) for name in classes], *splits, warnings)
 
 
@@ -104,7 +104,7 @@ def _read_mat(path: Path, name: str) -> np.ndarray:
 
 
 def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
-    """100 variants of aircraft; training is the official "trainval", 6,667 pictures, and test has 3,333.
+    """100 variants of aircraft; training is the official "trainval", 6,667 images, and test has 3,333.
 
     Args:
         data_root: the folder fgvc-aircraft-2013b, or the one that holds it.
@@ -134,7 +134,7 @@ def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
             f"not exist); get it from {AIRCRAFT_SOURCE}"
         ) from error
     lists = "images_variant_trainval.txt or images_variant_test.txt"
-    listed = [*train.pictures, *test.pictures]
+    listed = [*train.images, *test.images]
     warnings = inner_folder_lines("aircraft", home, data_root, data_root / AIRCRAFT) if home else []
     warnings += inner_folder_lines("aircraft", images, data / "images")
     if images.is_dir():
@@ -154,8 +154,8 @@ def _variants(path: Path) -> list[str]:
     return names
 
 
-def _aircraft(data: Path, images: Path, split: str, classes: list[str]) -> PictureList:
-    """Lines are "picture variant", of pictures in images/ without their .jpg; variants have spaces."""
+def _aircraft(data: Path, images: Path, split: str, classes: list[str]) -> ImageList:
+    """Lines are "image variant", of images in images/ without their .jpg; variants have spaces."""
     path = data / f"images_variant_{split}.txt"
     index = {name: label for label, name in enumerate(classes)}
     labels: dict[Path, int] = {}
@@ -164,13 +164,13 @@ def _aircraft(data: Path, images: Path, split: str, classes: list[str]) -> Pictu
         where = f"aircraft: {path}, line {number}"
         name, _, variant = line.strip().partition(" ")
         if (variant := composed(variant)) not in index:
-            raise InputError(f'{where}: expected "picture variant" with a variant of variants.txt, got {line!r:.200}')
-        picture = inside(images, f"{name}.jpg", where)
-        if picture in labels:
-            raise InputError(f"{where}: expected each picture once, but {printable(name)} is listed again")
-        labels[picture] = index[variant]
-    return PictureList(list(labels), list(labels.values()))
+            raise InputError(f'{where}: expected "image variant" with a variant of variants.txt, got {line!r:.200}')
+        image = inside(images, f"{name}.jpg", where)
+        if image in labels:
+            raise InputError(f"{where}: expected each image once, but {escape(name)} is listed again")
+        labels[image] = index[variant]
+    return ImageList(list(labels), list(labels.values()))
 
 
 def _reason(error: Exception) -> str:
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
+    return escape(" ".join(f"{type(error).__name__}: {error}".split()))

@@ -1,10 +1,10 @@
-"""The re-identification data sets by name."""
+"""The re-identification datasets by name."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from dual_cross_attention.data.folders import own_folder
-from dual_cross_attention.data.registry import CatalogueEntry, load_by_name
+from dual_cross_attention.data.registry import DatasetEntry, load_by_name
 from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.release import Release
@@ -16,7 +16,7 @@ _BY_REQUEST = "its authors ask for a request"
 
 
 def _finder(release: Release, marker: str) -> Callable[[Path], Path | None]:
-    """`CatalogueEntry.find` of a release: by its official folder names, so another release is not taken for it."""
+    """`DatasetEntry.find` of a release: by its official folder names, so another release is not taken for it."""
 
     def find(folder: Path) -> Path | None:
         if not any(own_folder(folder, name, marker, wrapped=False) for name in release.folders):
@@ -26,13 +26,13 @@ def _finder(release: Release, marker: str) -> Callable[[Path], Path | None]:
     return find
 
 
-REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
-    "toy": CatalogueEntry(
+REID_DATASETS: dict[str, DatasetEntry[ReIDData]] = {
+    "toy": DatasetEntry(
         "synthetic people, many of whom share most of what they wear",
         draw_toy_people,
         no_download="it is synthetic, not downloaded",
     ),
-    "market1501": CatalogueEntry(
+    "market1501": DatasetEntry(
         "Market-1501: 1,501 people by 6 cameras",
         market1501.load_market1501,
         market1501.MARKET1501.layout,
@@ -40,7 +40,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         no_download="its source asks for a visit to the page",
         find=_finder(market1501.MARKET1501, market1501.FOLDERS["gallery"]),
     ),
-    "dukemtmc": CatalogueEntry(
+    "dukemtmc": DatasetEntry(
         "DukeMTMC-reID: 1,404 people by 8 cameras",
         market1501.load_dukemtmc,
         market1501.DUKEMTMC.layout,
@@ -48,7 +48,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         no_download="its authors have withdrawn it",
         find=_finder(market1501.DUKEMTMC, market1501.FOLDERS["gallery"]),
     ),
-    "msmt17": CatalogueEntry(
+    "msmt17": DatasetEntry(
         "MSMT17: 4,101 people by 15 cameras",
         msmt17.load_msmt17,
         msmt17.MSMT17.layout,
@@ -56,7 +56,7 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         no_download=_BY_REQUEST,
         find=_finder(msmt17.MSMT17, msmt17.LISTS["query"][0]),
     ),
-    "veri776": CatalogueEntry(
+    "veri776": DatasetEntry(
         "VeRi-776: 776 vehicles by 20 cameras",
         veri776.load_veri776,
         veri776.VERI776.layout,
@@ -64,15 +64,15 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
         no_download=_BY_REQUEST,
         find=_finder(veri776.VERI776, veri776.SPLITS["gallery"][0]),
     ),
-    "folder": CatalogueEntry(
-        "your own pictures, one folder per identity, or listed in CSV files",
+    "folder": DatasetEntry(
+        "your own images, one folder per identity, or listed in CSV files",
         folder.load_folder,
         folder.LAYOUT,
         folder.SOURCE,
-        no_download="these are your own pictures",
+        no_download="these are your own images",
     ),
-    "shards": CatalogueEntry(
-        "pictures in tar archives, from dcal shard or any other writer of WebDataset's convention",
+    "shards": DatasetEntry(
+        "images in tar archives, from dcal shard or any other writer of WebDataset's convention",
         shards.load_shards,
         shards.LAYOUT,
         shards.SOURCE,
@@ -83,12 +83,12 @@ REID_DATASETS: dict[str, CatalogueEntry[ReIDData]] = {
 
 
 def load_reid(name: str, data_root: str | Path | None, train: bool = True, download: bool = False) -> ReIDData:
-    """A re-identification data set by its name; `data_root` and errors as in `load_by_name`.
+    """A re-identification dataset by its name; `data_root` and errors as in `load_by_name`.
 
     Args:
         name: one of REID_DATASETS.
-        data_root: the data set's own folder, or the one that holds it; None for "toy".
-        train: False: the training pictures are not read and need not be there.
+        data_root: the dataset's own folder, or the one that holds it; None for "toy".
+        train: False: the training images are not read and need not be there.
         download: as in `load_by_name`, which refuses it: none of them can be.
     """
     return load_by_name(REID_DATASETS, name, data_root, download, train=train)

@@ -1,4 +1,4 @@
-"""P x K batches of more pictures than are shuffled at a time."""
+"""P x K batches of more images than are shuffled at a time."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,31 +12,31 @@ class IdentityBlocks(BatchOrder):
     """Micro-batches as of `IdentitySampler`, of blocks of whole identities, one block after the other.
 
     The order of the blocks is drawn from seed and epoch, and each block's batches from those and its number. What lies
-    in memory is a block, and any batch is reached without drawing those of the blocks before it. Numbers of pictures
+    in memory is a block, and any batch is reached without drawing those of the blocks before it. Numbers of images
     are those of `IdentitySampler`.
 
     Args:
-        counts: pictures of each identity, which lie next to each other in this order.
+        counts: images of each identity, which lie next to each other in this order.
         identities_per_batch: P.
-        pictures_per_identity: K.
+        images_per_identity: K.
         seed: of the order.
-        block: pictures of a block, about; one has P identities at least.
+        block: images of a block, about; one has P identities at least.
 
     Raises:
         InputError: P or K below 1, or fewer than P identities.
     """
 
     def __init__(
-        self, counts: Sequence[int], identities_per_batch: int, pictures_per_identity: int, seed: int, block: int
+        self, counts: Sequence[int], identities_per_batch: int, images_per_identity: int, seed: int, block: int
     ):
         self.counts = np.asarray(counts, dtype=np.int64)
-        self.identities_per_batch, self.pictures_per_identity = identities_per_batch, pictures_per_identity
+        self.identities_per_batch, self.images_per_identity = identities_per_batch, images_per_identity
         self.seed = seed
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])  # of each identity, and the end
         self.bounds = self._bounds(block)
         first = self._sampler(0)
         self.unit, self.smallest = first.unit, first.smallest
-        groups = -(-self.counts // pictures_per_identity)
+        groups = -(-self.counts // images_per_identity)
         sizes = [
             batches_of(groups[start:end], identities_per_batch)
             for start, end in zip(self.bounds[:-1], self.bounds[1:], strict=True)
@@ -45,7 +45,7 @@ class IdentityBlocks(BatchOrder):
         self.num_batches = int(self.sizes.sum())
 
     def _bounds(self, block: int) -> np.ndarray:
-        """The first identity of each block, and the end: blocks of about the same number of pictures."""
+        """The first identity of each block, and the end: blocks of about the same number of images."""
         total = int(self.starts[-1])
         blocks = max(1, -(-total // block))
         cuts = np.searchsorted(self.starts, np.arange(1, blocks) * total // blocks)
@@ -60,7 +60,7 @@ class IdentityBlocks(BatchOrder):
         labels = np.repeat(np.arange(len(own)), own)
         # 0 would give the numbers that the order of the blocks is drawn from; a single block is as if there were none.
         stream = (1 + block,) if len(self.bounds) > 2 else ()
-        return IdentitySampler(labels, self.identities_per_batch, self.pictures_per_identity, self.seed, stream)
+        return IdentitySampler(labels, self.identities_per_batch, self.images_per_identity, self.seed, stream)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
         total = int(self.starts[-1])
@@ -70,6 +70,6 @@ class IdentityBlocks(BatchOrder):
                 continue
             sampler, first = self._sampler(block), int(self.starts[self.bounds[block]])
             for batch in sampler.batches(epoch, start):
-                times_and_own = (divmod(picture, sampler.num_pictures) for picture in batch)
+                times_and_own = (divmod(image, sampler.num_images) for image in batch)
                 yield [first + own + times * total for times, own in times_and_own]
             start = 0

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dual_cross_attention.data.images import Picture
-from dual_cross_attention.text import printable
+from dual_cross_attention.data.images import ImageSource
+from dual_cross_attention.text import escape
 
 SHOWN = 3
 """How many cameras an error names."""
@@ -30,10 +30,10 @@ class CameraSource:
     identities: Sequence[str] | None = None
 
     def camera(self, number: int) -> str:
-        return printable(self.cameras[number]) if self.cameras is not None else f"{number}"
+        return escape(self.cameras[number]) if self.cameras is not None else f"{number}"
 
     def identity(self, number: int) -> str:
-        return printable(self.identities[number]) if self.identities is not None else f"{number}"
+        return escape(self.identities[number]) if self.identities is not None else f"{number}"
 
 
 class Cameras:
@@ -45,7 +45,7 @@ class Cameras:
         cameras: (images,) int64, of each image.
     """
 
-    def __init__(self, source: CameraSource, images: Sequence[Picture], cameras: np.ndarray):
+    def __init__(self, source: CameraSource, images: Sequence[ImageSource], cameras: np.ndarray):
         self.source, self.images = source, images
         self.numbers, self.first, self.of_image, self.counts = np.unique(
             cameras, return_index=True, return_inverse=True, return_counts=True
@@ -103,10 +103,10 @@ class Cameras:
         )
 
 
-def image_name(images: Sequence[Picture], index: int) -> str:
+def image_name(images: Sequence[ImageSource], index: int) -> str:
     """An image in a message: its folder and name, or its number."""
     image = images[index]
     if isinstance(image, Image.Image):
         return f"number {index}"
     parts = getattr(image, "parts", None)
-    return printable("/".join(parts[-2:]) if parts else image.name)
+    return escape("/".join(parts[-2:]) if parts else image.name)

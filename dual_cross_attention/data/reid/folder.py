@@ -1,11 +1,11 @@
-"""A user's own pictures for re-identification: one folder per identity, or a CSV file per split."""
+"""A user's own images for re-identification: one folder per identity, or a CSV file per split."""
 
 import os
 from pathlib import Path
 
 from dual_cross_attention.data.folders import (
+    image_files,
     inner_folder_lines,
-    picture_files,
     subfolders,
     undoubled,
     unwrapped,
@@ -23,7 +23,7 @@ LAYOUT = (
     "train/, query/ and gallery/, each with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv, each with "
     f"the columns {','.join(COLUMNS)}"
 )
-SOURCE = "pictures of your own, sorted into one folder per identity"
+SOURCE = "images of your own, sorted into one folder per identity"
 NAMING = 'a camera before its first "_", as door_0001.jpg has (a CSV file can name cameras too)'
 OTHER_SPLITS = ("val", "valid", "validation", "test", "probe")
 """Splits that other layouts have, and this one does not read."""
@@ -39,10 +39,10 @@ def load_folder(data_root: Path, train: bool = True) -> ReIDData:
         data_root: the folder that holds the splits, or one that holds nothing but that folder; paths in a CSV file are
             relative to the folder of that file, or absolute, and do not lead out of it. query/query, as archives
             unpack, will do for query.
-        train: read the training pictures too.
+        train: read the training images too.
 
     Raises:
-        InputError: a split is missing or without pictures, none of its pictures has a camera, or a CSV file cannot be
+        InputError: a split is missing or without images, none of its images has a camera, or a CSV file cannot be
             used.
     """
     root = unwrapped(data_root, _has_queries) or data_root
@@ -91,7 +91,7 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
     if os.path.lexists(table):  # a link to nothing is a mistake, not a missing table
         sightings = read_table(table, notes)
         if folder.is_dir():
-            warnings += leftovers(where, folder, (seen.picture for seen in sightings), 1, table.name)
+            warnings += leftovers(where, folder, (seen.image for seen in sightings), 1, table.name)
         return sightings
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
@@ -99,7 +99,7 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
     if subfolders(inner):  # otherwise, the only identity has the name of the split
         warnings += inner_folder_lines("folder", inner, folder)
         folder, where = inner, f"folder: {inner}"
-    files = [file for identity in subfolders(folder) for file in picture_files(identity)]
+    files = [file for identity in subfolders(folder) for file in image_files(identity)]
     if not files:
         raise InputError(
             f"folder: expected IDENTITY/CAMERA_*.jpg in {folder}, but {what_is_in(folder)}"

@@ -1,4 +1,4 @@
-"""What a re-identification data set is: who is on each picture, and which camera took it."""
+"""What a re-identification dataset is: who is on each image, and which camera took it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,58 +6,58 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from dual_cross_attention.data.concat_sequence import Joined
-from dual_cross_attention.data.images import Picture
+from dual_cross_attention.data.concat_sequence import ConcatSequence
+from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.reid.cameras import Cameras, CameraSource, image_name
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 
 @dataclass(frozen=True)
 class IdentityList:
-    """Pictures, as files or as PIL images, with the identity and the camera of each.
+    """Images, as files or as PIL images, with the identity and the camera of each.
 
     Args:
-        pictures: where to read them, or the pictures themselves.
-        identities: whole numbers from 0, as many as pictures.
-        cameras: whole numbers, as many as pictures.
-        block: how many to shuffle at a time, see `IdentityBlocks`, for which an identity's pictures lie next to each
+        images: where to read them, or the images themselves.
+        identities: whole numbers from 0, as many as images.
+        cameras: whole numbers, as many as images.
+        block: how many to shuffle at a time, see `IdentityBlocks`, for which an identity's images lie next to each
             other; None: all, in any order.
     """
 
-    pictures: Sequence[Picture]
+    images: Sequence[ImageSource]
     identities: Sequence[int]
     cameras: Sequence[int]
     block: int | None = None
 
     def __post_init__(self):
-        if not len(self.pictures) == len(self.identities) == len(self.cameras):
+        if not len(self.images) == len(self.identities) == len(self.cameras):
             raise ValueError(
-                "expected an identity and a camera for each picture, got "
-                f"{len(self.pictures)}, {len(self.identities)} and {len(self.cameras)}"
+                "expected an identity and a camera for each image, got "
+                f"{len(self.images)}, {len(self.identities)} and {len(self.cameras)}"
             )
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 @dataclass(frozen=True)
 class ReIDData:
-    """A data set for re-identification: identities to train on, and others to be found in the gallery.
+    """A dataset for re-identification: identities to train on, and others to be found in the gallery.
 
     Args:
-        name: the data set.
+        name: the dataset.
         identities: names of the training identities, by label; empty where `train` is None.
-        train: pictures whose identities are labels, 0 to len(identities) - 1; None: only the test side was read.
-        query: pictures to look for. Identities and cameras are numbers of the data set's own, shared with `gallery`.
-        gallery: pictures to find them in. Junk is not in it; distractors are, with an identity that no query has.
-        warnings: what a user should know before a run: missing pictures, files left out.
+        train: images whose identities are labels, 0 to len(identities) - 1; None: only the test side was read.
+        query: images to look for. Identities and cameras are numbers of the dataset's own, shared with `gallery`.
+        gallery: images to find them in. Junk is not in it; distractors are, with an identity that no query has.
+        warnings: what a user should know before a run: missing images, files left out.
         notes: how the dataset was read, where that was a choice; a line on the cameras is added.
         camera_source: where cameras come from; None: there is nothing to say, as of synthetic images.
 
     Raises:
-        InputError: a split without pictures, fewer than two training identities, or no query that could be found.
+        InputError: a split without images, fewer than two training identities, or no query that could be found.
     """
 
     name: str
@@ -70,9 +70,9 @@ class ReIDData:
     camera_source: CameraSource | None = None
 
     def __post_init__(self):
-        for split, pictures in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
-            if pictures is not None and not len(pictures):
-                raise InputError(f"{self.name}: expected pictures in every split, but the {split} split is empty")
+        for split, images in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
+            if images is not None and not len(images):
+                raise InputError(f"{self.name}: expected images in every split, but the {split} split is empty")
         labels = np.arange(len(self.identities))
         if self.train is not None and not np.array_equal(distinct(self.train.identities), labels):
             raise InputError(
@@ -97,8 +97,8 @@ class ReIDData:
         if len(alone) == len(self.query):
             raise InputError(self._unfindable(int(alone[0])))
         if len(alone):
-            first = self.query.pictures[int(alone[0])]
-            shown = f"number {alone[0]}" if isinstance(first, Image.Image) else printable(first.name)
+            first = self.query.images[int(alone[0])]
+            shown = f"number {alone[0]}" if isinstance(first, Image.Image) else escape(first.name)
             self.warnings.append(
                 f"{len(alone)} of {len(self.query)} queries (such as {shown}) have no match in the gallery from "
                 "another camera; the protocol skips them"
@@ -110,7 +110,7 @@ class ReIDData:
         identity, camera = int(self.query.identities[first]), int(self.query.cameras[first])
         return (
             f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no image of their "
-            f"identities from another camera (such as {image_name(self.query.pictures, first)}: identity "
+            f"identities from another camera (such as {image_name(self.query.images, first)}: identity "
             f"{source.identity(identity)}, camera {source.camera(camera)}); {self._cameras(source).list_all()}"
         )
 
@@ -118,7 +118,7 @@ class ReIDData:
         """Those of the queries, then of the gallery."""
         sides = (self.query, self.gallery)
         cameras = np.concatenate([_numbers(side.cameras) for side in sides])
-        return Cameras(source, Joined(*(side.pictures for side in sides)), cameras)
+        return Cameras(source, ConcatSequence(*(side.images for side in sides)), cameras)
 
     def _look_at_cameras(self) -> None:
         if self.camera_source is not None:

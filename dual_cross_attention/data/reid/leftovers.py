@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dual_cross_attention.data.listing import left_out_warnings, list_images
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 
 def leftovers(where: str, folder: Path, taken: Iterable[Path], depth: int, listed_in: str | None = None) -> list[str]:
@@ -22,14 +22,14 @@ def leftovers(where: str, folder: Path, taken: Iterable[Path], depth: int, liste
     try:
         found = list_images(folder, known=known)
     except OSError as error:
-        path = printable(error.filename or folder)
+        path = escape(error.filename or folder)
         return [f"{where}: {path} cannot be listed ({error.strerror}): images that are left out are not counted"]
     kinds: dict[str, list[Path]] = {}
     for path in found.images:
         kinds.setdefault(_kind(len(path.relative_to(folder).parts) - 1, depth, listed_in), []).append(path)
     lines = [
         f"{where}: {len(paths):,} image{'s are' if len(paths) > 1 else ' is'} left out, {kind}, such as "
-        f"{printable(min(paths).relative_to(folder))}"
+        f"{escape(min(paths).relative_to(folder))}"
         for kind, paths in kinds.items()
     ]
     if found.repeated:  # the folders of two identities may be links to the same one, and both are read

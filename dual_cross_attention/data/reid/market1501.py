@@ -47,10 +47,10 @@ def load_market1501(data_root: Path, train: bool = True) -> ReIDData:
 
     Args:
         data_root: the folder Market-1501-v15.09.15, or the one that holds it.
-        train: read the training pictures too.
+        train: read the training images too.
 
     Raises:
-        InputError: the layout is another one, or a folder has no picture with such a name.
+        InputError: the layout is another one, or a folder has no image with such a name.
     """
     return _load(MARKET1501, MARKET1501_NAME, data_root, train)
 
@@ -62,10 +62,10 @@ def load_dukemtmc(data_root: Path, train: bool = True) -> ReIDData:
 
     Args:
         data_root: the folder DukeMTMC-reID, or the one that holds it.
-        train: read the training pictures too.
+        train: read the training images too.
 
     Raises:
-        InputError: the layout is another one, or a folder has no picture with such a name.
+        InputError: the layout is another one, or a folder has no image with such a name.
     """
     return _load(DUKEMTMC, DUKEMTMC_NAME, data_root, train)
 
@@ -97,5 +97,5 @@ def _load(release: Release, pattern: re.Pattern, data_root: Path, train: bool) -
         not_people = [JUNK] if split == "gallery" else [JUNK, DISTRACTORS]
         splits[split] = [s for s in seen if s.identity not in not_people]
         if junk := len(seen) - len(splits[split]):
-            warnings.append(f"{where}: {junk:,} junk pictures (identity {' or '.join(not_people)}) are left out")
+            warnings.append(f"{where}: {junk:,} junk images (identity {' or '.join(not_people)}) are left out")
     return released_data(release, splits, warnings)

@@ -10,7 +10,7 @@ from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, parsed
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data, split_folder
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 MSMT17 = Release(
     "msmt17",
@@ -34,15 +34,15 @@ LISTS = {
 def load_msmt17(data_root: Path, train: bool = True) -> ReIDData:
     """Lists have lines like "0000/0000_000_01_0303morning_0015_0.jpg 0": the path, with camera 1, and the identity.
 
-    Training pictures are those of list_train.txt and then those of list_val.txt; paths are relative to train/ or test/.
+    Training images are those of list_train.txt and then those of list_val.txt; paths are relative to train/ or test/.
     Training identity 0 and test identity 0 are two people. From https://www.pkuvmc.com/dataset.html.
 
     Args:
         data_root: the folder MSMT17_V1 or MSMT17_V2, or the one that holds one of them.
-        train: read the training pictures too.
+        train: read the training images too.
 
     Raises:
-        InputError: the layout is another one, a line of a list is, or none of a list's pictures is there.
+        InputError: the layout is another one, a line of a list is, or none of a list's images is there.
     """
     home = MSMT17.found_in(data_root, LISTS["query"][0])
     warnings = MSMT17.inner_folder_lines(home, data_root)
@@ -51,7 +51,7 @@ def load_msmt17(data_root: Path, train: bool = True) -> ReIDData:
     for split, names in LISTS.items():
         if split == "training" and not train:
             continue
-        folder = split_folder(MSMT17, _pictures(home, split), warnings)
+        folder = split_folder(MSMT17, _images(home, split), warnings)
         lists = {home / name: _listed(home / name, folder) for name in names}
         splits[split] = [seen for path, identities in lists.items() for seen in _seen(path, identities, warnings)]
         for identities in lists.values():
@@ -61,7 +61,7 @@ def load_msmt17(data_root: Path, train: bool = True) -> ReIDData:
     return released_data(MSMT17, splits, warnings)
 
 
-def _pictures(home: Path, split: str) -> Path:
+def _images(home: Path, split: str) -> Path:
     names = [train if split == "training" else test for train, test in FOLDERS]
     for name in names:
         if (home / name).is_dir():
@@ -69,7 +69,7 @@ def _pictures(home: Path, split: str) -> Path:
     raise MSMT17.error(f"expected the folder {' or '.join(names)} in {home}, but {what_is_in(home)}")
 
 
-def _listed(path: Path, pictures: Path) -> dict[Path, str]:
+def _listed(path: Path, images: Path) -> dict[Path, str]:
     """The identity of each image that a list has."""
     identities: dict[Path, str] = {}
     for number, line in lines_of(MSMT17, path):
@@ -78,10 +78,10 @@ def _listed(path: Path, pictures: Path) -> dict[Path, str]:
         if not found:
             raise InputError(f'{where}: expected "path identity", got {line!r:.200}')
         name, identity = found.groups()
-        picture = listed_path(pictures, name, where)
-        if picture in identities:
-            raise InputError(f"{where}: {printable(name)} is listed a second time")
-        identities[picture] = identity.zfill(4)  # as the folder of its pictures is named
+        image = listed_path(images, name, where)
+        if image in identities:
+            raise InputError(f"{where}: {escape(name)} is listed a second time")
+        identities[image] = identity.zfill(4)  # as the folder of its images is named
     return identities
 
 

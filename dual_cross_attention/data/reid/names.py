@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.reid.records import Sighting
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 """A whole number as a column with gaps is written: pandas makes floats of it."""
@@ -17,7 +17,7 @@ CAMERA_PREFIX = re.compile("^(camera|cam|c)[ _-]?(?=[0-9])")
 Splits = Mapping[str, list[Sighting]]
 
 
-def one_spelling(data_set: str, splits: Splits, warnings: list[str]) -> dict[str, list[Sighting]]:
+def one_spelling(dataset: str, splits: Splits, warnings: list[str]) -> dict[str, list[Sighting]]:
     """The same images, with one name for each identity and each camera that is written in two ways.
 
     `1` and `1.0` are one name, and so are the composed and the decomposed form of Unicode. A name that is written in
@@ -34,7 +34,7 @@ def one_spelling(data_set: str, splits: Splits, warnings: list[str]) -> dict[str
             # Both forms of Unicode look the same: code points tell them apart.
             examples = "; ".join(" and ".join(map(ascii, sorted(names))) for names in merged[:3])
             warnings.append(
-                f"{data_set}: {len(merged):,} {plural} are written in two ways and taken for one: {examples}"
+                f"{dataset}: {len(merged):,} {plural} are written in two ways and taken for one: {examples}"
             )
     if not any(renamed.values()):
         return dict(splits)
@@ -50,7 +50,7 @@ def one_spelling(data_set: str, splits: Splits, warnings: list[str]) -> dict[str
     }
 
 
-def look_alikes(data_set: str, splits: Splits) -> list[str]:
+def look_alikes(dataset: str, splits: Splits) -> list[str]:
     """Lines on different names that may be meant as one: `001` and `1`, `Ann` and `ann`, cameras `c1` and `1`."""
     lines = []
     for field, plural, key in (("identity", "identities", _alike), ("camera", "cameras", _alike_camera)):
@@ -58,20 +58,20 @@ def look_alikes(data_set: str, splits: Splits) -> list[str]:
         if similar := [names for names in groups.values() if len(names) > 1]:
             examples = "; ".join(" and ".join(map(_quoted, sorted(names))) for names in similar[:3])
             lines.append(
-                f"{data_set}: {len(similar):,} {plural} differ from another in leading zeros, capitals, spaces or a "
+                f"{dataset}: {len(similar):,} {plural} differ from another in leading zeros, capitals, spaces or a "
                 f"prefix such as c only and are taken for different ones: {examples}; write them alike if they are "
                 "the same"
             )
     return lines
 
 
-def in_both(data_set: str, trained: Iterable[str], tested: Iterable[str]) -> list[str]:
+def in_both(dataset: str, trained: Iterable[str], tested: Iterable[str]) -> list[str]:
     """A line on identities of training that are in query or gallery too."""
     both = sorted(set(trained) & set(tested))
     if not both:
         return []
     return [
-        f"{data_set}: {len(both):,} identities are in both training and test, such as "
+        f"{dataset}: {len(both):,} identities are in both training and test, such as "
         f"{', '.join(map(_quoted, both[:3]))}: results on them say little about identities that are new to the model"
     ]
 
@@ -98,4 +98,4 @@ def _groups(names: Iterable[str], key: Callable[[str], str]) -> dict[str, set[st
 
 
 def _quoted(name: str) -> str:
-    return f"'{printable(name)}'"
+    return f"'{escape(name)}'"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import inside
 
 WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\]")
@@ -23,7 +23,7 @@ def listed_path(folder: Path, name: str, where: str) -> Path:
     if os.name != "nt" and WINDOWS_ROOT.match(name):
         kind = "a server" if name.startswith("\\\\") else f"the drive {name[:2]}"
         raise InputError(
-            f"{where}: expected a path relative to {printable(folder)}, got one of Windows on {kind}, "
-            f"{printable(name)!r}: remove all up to the folder that {printable(folder.name or folder)} is a copy of"
+            f"{where}: expected a path relative to {escape(folder)}, got one of Windows on {kind}, "
+            f"{escape(name)!r}: remove all up to the folder that {escape(folder.name or folder)} is a copy of"
         )
     return inside(folder, name.replace("\\", "/"), where)

@@ -1,4 +1,4 @@
-"""Who was seen on which picture by which camera, in the names of a data set, and how names become numbers."""
+"""Who was seen on which image by which camera, in the names of a dataset, and how names become numbers."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,15 +8,15 @@ from typing import NamedTuple
 from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.data.reid.identities import IdentityList
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 MAX_DIGITS = 18  # what an int64 of PyTorch holds for certain
 
 
 class Sighting(NamedTuple):
-    """A picture with its identity and camera as the data set names them."""
+    """An image with its identity and camera as the dataset names them."""
 
-    picture: Path
+    image: Path
     identity: str
     camera: str
 
@@ -29,7 +29,7 @@ def parsed(
     Args:
         files: at least one.
         parse: a file's identity and camera, or None.
-        where: the data set and the file or folder that has them, for messages.
+        where: the dataset and the file or folder that has them, for messages.
         naming: what a file name should have.
         warnings: a warning is added here.
 
@@ -40,11 +40,11 @@ def parsed(
     odd = [file for file, sighting in zip(files, sightings, strict=True) if sighting is None]
     if len(odd) == len(files):
         raise InputError(
-            f"{where}: none of the {len(files):,} file names has {naming}; the first is {printable(odd[0].name)}"
+            f"{where}: none of the {len(files):,} file names has {naming}; the first is {escape(odd[0].name)}"
         )
     if odd:
         warnings.append(
-            f"{where}: {len(odd):,} of {len(files):,} pictures are left out, such as {printable(odd[0].name)}: "
+            f"{where}: {len(odd):,} of {len(files):,} images are left out, such as {escape(odd[0].name)}: "
             f"their names lack {naming}"
         )
     return [sighting for sighting in sightings if sighting is not None]
@@ -83,7 +83,7 @@ def positions(names: Iterable[str]) -> dict[str, int]:
 def listed(
     sightings: list[Sighting], identity: Callable[[str], int] = int, camera: Callable[[str], int] = int
 ) -> IdentityList:
-    """The pictures with their identities and cameras as numbers, which two functions make of the names.
+    """The images with their identities and cameras as numbers, which two functions make of the names.
 
     Raises:
         InputError: a name is a number of more than `MAX_DIGITS` digits.
@@ -92,9 +92,9 @@ def listed(
         for what, name in (("identity", sighting.identity), ("camera", sighting.camera)):
             if len(name) > MAX_DIGITS and int in (identity, camera):
                 raise InputError(
-                    f"{printable(sighting.picture)}: expected a number of at most {MAX_DIGITS} digits as {what}, got "
+                    f"{escape(sighting.image)}: expected a number of at most {MAX_DIGITS} digits as {what}, got "
                     f"{len(name)} digits"
                 )
     return IdentityList(
-        [s.picture for s in sightings], [identity(s.identity) for s in sightings], [camera(s.camera) for s in sightings]
+        [s.image for s in sightings], [identity(s.identity) for s in sightings], [camera(s.camera) for s in sightings]
     )

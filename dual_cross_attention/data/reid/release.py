@@ -1,4 +1,4 @@
-"""A data set as its authors release it: finding its files, and comparing it with what it should be."""
+"""A dataset as its authors release it: finding its files, and comparing it with what it should be."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from dual_cross_attention.data.folders import (
     EXTENSIONS,
+    image_files,
     inner_folder_lines,
     own_folder,
-    picture_files,
     undoubled,
     what_is_in,
 )
@@ -18,28 +18,28 @@ from dual_cross_attention.data.reid.leftovers import describe_left_out
 from dual_cross_attention.data.reid.names import in_both, look_alikes
 from dual_cross_attention.data.reid.records import Sighting, absent, listed, positions
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import read_text
 
 
 class Counts(NamedTuple):
-    """How many pictures of how many identities."""
+    """How many images of how many identities."""
 
-    pictures: int
+    images: int
     identities: int
 
 
 class Release(NamedTuple):
-    """A data set as its authors release it.
+    """A dataset as its authors release it.
 
     Args:
-        name: the data set.
+        name: the dataset.
         layout: the files and folders expected.
         source: where to get it.
         folders: its own folder's name, one for each version.
         naming: what a file name has, with an example.
         counts: of its splits "training", "query" and "gallery".
-        distractors: an identity that is none, of gallery pictures that show nobody in question.
+        distractors: an identity that is none, of gallery images that show nobody in question.
         taken_from: what is read as a camera.
         numbered_anew: whether training and test count their identities each from 0: equal numbers are two identities.
     """
@@ -55,7 +55,7 @@ class Release(NamedTuple):
     numbered_anew: bool = False
 
     def found_in(self, data_root: Path, marker: str) -> Path:
-        """The data set's own folder, which has `marker`: `data_root`, or a folder in it."""
+        """The dataset's own folder, which has `marker`: `data_root`, or a folder in it."""
         found = {own_folder(data_root, name, marker) for name in self.folders} - {None}
         if len(found) > 1:
             names = " and ".join(sorted(folder.name for folder in found))
@@ -69,7 +69,7 @@ class Release(NamedTuple):
         return inner_folder_lines(self.name, home, data_root, *(data_root / name for name in self.folders))
 
     def error(self, text: str) -> InputError:
-        """An error that says where to get the data set."""
+        """An error that says where to get the dataset."""
         return InputError(f"{self.name}: {text}; get it from {self.source}")
 
 
@@ -81,17 +81,17 @@ def split_folder(release: Release, folder: Path, warnings: list[str]) -> Path:
 
 
 def files_in(release: Release, folder: Path) -> list[Path]:
-    """The pictures right in the folder of a split, sorted.
+    """The images right in the folder of a split, sorted.
 
     Raises:
-        InputError: there is no such folder, or no picture in it.
+        InputError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise release.error(f"expected the folder {folder}, but {what_is_in(folder)}")
-    files = picture_files(folder)
+    files = image_files(folder)
     if not files:
         raise release.error(
-            f"expected pictures ({', '.join(sorted(EXTENSIONS))}) in {folder}, but {what_is_in(folder)}"
+            f"expected images ({', '.join(sorted(EXTENSIONS))}) in {folder}, but {what_is_in(folder)}"
             f"{describe_left_out(folder, 0)}"
         )
     return files
@@ -109,7 +109,7 @@ def lines_of(release: Release, path: Path) -> list[tuple[int, str]]:
         raise release.error(f"expected {release.layout}, but {path} does not exist") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise release.error(f"expected pictures in {path}, but it lists none")
+        raise release.error(f"expected images in {path}, but it lists none")
     return lines
 
 
@@ -124,11 +124,11 @@ def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list
         return files
     if len(gone) == len(files):
         raise release.error(
-            f"none of the {len(files):,} pictures that {list_file} lists is there, such as {printable(gone[0])}"
+            f"none of the {len(files):,} images that {list_file} lists is there, such as {escape(gone[0])}"
         )
     warnings.append(
-        f"{release.name}: {len(gone):,} of the {len(files):,} pictures that {list_file} lists are not there and "
-        f"left out, such as {printable(gone[0])}"
+        f"{release.name}: {len(gone):,} of the {len(files):,} images that {list_file} lists are not there and "
+        f"left out, such as {escape(gone[0])}"
     )
     left_out = set(gone)
     return [file for file in files if file not in left_out]
@@ -165,12 +165,12 @@ def _difference(release: Release, split: str, sightings: list[Sighting]) -> str 
     expected = release.counts[split]
     if there == expected:
         return None
-    missing = expected.pictures - there.pictures
+    missing = expected.images - there.images
     if missing > 0:
         verdict = f"{missing:,} are missing"
     else:
         verdict = f"{-missing:,} more than released" if missing else "other identities than released"
     return (
-        f"{release.name}: {there.pictures:,} of {expected.pictures:,} {split} pictures "
+        f"{release.name}: {there.images:,} of {expected.images:,} {split} images "
         f"({there.identities:,} of {expected.identities:,} identities): {verdict}"
     )

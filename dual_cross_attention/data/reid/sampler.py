@@ -1,4 +1,4 @@
-"""Batches of P identities x K pictures: what a triplet loss needs to find its positives and negatives in."""
+"""Batches of P identities x K images: what a triplet loss needs to find its positives and negatives in."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,12 +10,12 @@ from dual_cross_attention.errors import InputError
 
 
 class IdentitySampler(BatchOrder):
-    """Micro-batches of K pictures of each of P identities, the K next to each other.
+    """Micro-batches of K images of each of P identities, the K next to each other.
 
-    Of N pictures, picture i comes as i, and if it comes again in an epoch, as i + N, i + 2N, …: a `PictureDataset` then
+    Of N images, image i comes as i, and if it comes again in an epoch, as i + N, i + 2N, …: a `ImageDataset` then
     augments it anew.
 
-    An epoch shows every picture at least once. Each identity's pictures are shuffled and cut into groups of K, the last
+    An epoch shows every image at least once. Each identity's images are shuffled and cut into groups of K, the last
     one filled up with others of the same identity (repeated only where there are fewer than K). Every batch then takes
     a group of P identities, drawn in proportion to the groups they have left, except that those with as many groups as
     there are batches left must be in: so that no identity is left over for a batch with itself. To make all batches
@@ -24,9 +24,9 @@ class IdentitySampler(BatchOrder):
     The order depends on seed and epoch only, and several processes that take whole batches in turn never share one.
 
     Args:
-        identities: label of each picture.
+        identities: label of each image.
         identities_per_batch: P.
-        pictures_per_identity: K.
+        images_per_identity: K.
         seed: of the order.
         stream: more numbers that the order is drawn from, beside seed and epoch.
 
@@ -38,36 +38,36 @@ class IdentitySampler(BatchOrder):
         self,
         identities: Sequence[int],
         identities_per_batch: int,
-        pictures_per_identity: int,
+        images_per_identity: int,
         seed: int = 0,
         stream: tuple[int, ...] = (),
     ):
-        if identities_per_batch < 1 or pictures_per_identity < 1:
+        if identities_per_batch < 1 or images_per_identity < 1:
             raise InputError(
-                "expected at least one identity a batch and one picture of each, got "
-                f"{identities_per_batch} and {pictures_per_identity}"
+                "expected at least one identity a batch and one image of each, got "
+                f"{identities_per_batch} and {images_per_identity}"
             )
         labels = np.asarray(identities)
         order = np.argsort(labels, kind="stable")
-        self.pictures = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)  # of each identity
-        if len(self.pictures) < identities_per_batch:
-            most = len(self.pictures) * pictures_per_identity
-            smaller = f"--batch_size {most} or less" if len(self.pictures) > 1 else "more training identities"
+        self.images = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)  # of each identity
+        if len(self.images) < identities_per_batch:
+            most = len(self.images) * images_per_identity
+            smaller = f"--batch_size {most} or less" if len(self.images) > 1 else "more training identities"
             raise InputError(
-                f"a batch needs {identities_per_batch} identities, and there are {len(self.pictures)} to train on: "
-                f"take {smaller} ({len(self.pictures)} identities x {pictures_per_identity} images), or more "
+                f"a batch needs {identities_per_batch} identities, and there are {len(self.images)} to train on: "
+                f"take {smaller} ({len(self.images)} identities x {images_per_identity} images), or more "
                 "--images_per_identity"
             )
         self.identities_per_batch = identities_per_batch
-        self.pictures_per_identity = pictures_per_identity
+        self.images_per_identity = images_per_identity
         self.unit, self.smallest = (
-            pictures_per_identity,
-            2 * pictures_per_identity,
+            images_per_identity,
+            2 * images_per_identity,
         )  # two have a negative for each other
         self.seed, self.stream = seed, stream
-        self.groups = np.array([-(-len(own) // pictures_per_identity) for own in self.pictures])
+        self.groups = np.array([-(-len(own) // images_per_identity) for own in self.images])
         self.num_batches = batches_of(self.groups, identities_per_batch)
-        self.num_pictures = len(labels)
+        self.num_images = len(labels)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
         yield from islice(self._drawn(epoch), start, None)
@@ -75,15 +75,15 @@ class IdentitySampler(BatchOrder):
     def _drawn(self, epoch: int) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, epoch, *self.stream))
         left = self._fill_up(random)
-        queues = [self._cut(random, own, count) for own, count in zip(self.pictures, left, strict=True)]
-        times = np.zeros(self.num_pictures, dtype=np.int64)
+        queues = [self._cut(random, own, count) for own, count in zip(self.images, left, strict=True)]
+        times = np.zeros(self.num_images, dtype=np.int64)
         for batches_left in range(self.num_batches, 0, -1):
             batch = []
             for identity in self._choose(random, left, batches_left):
                 left[identity] -= 1
-                for picture in queues[identity][left[identity]]:
-                    batch.append(int(picture + times[picture] * self.num_pictures))
-                    times[picture] += 1
+                for image in queues[identity][left[identity]]:
+                    batch.append(int(image + times[image] * self.num_images))
+                    times[image] += 1
             yield batch
 
     def _fill_up(self, random: np.random.Generator) -> np.ndarray:
@@ -97,8 +97,8 @@ class IdentitySampler(BatchOrder):
         return groups
 
     def _cut(self, random: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
-        """`count` groups of K pictures, in which every picture comes up, and none twice in a group if K allows."""
-        size = self.pictures_per_identity
+        """`count` groups of K images, in which every image comes up, and none twice in a group if K allows."""
+        size = self.images_per_identity
         shuffled = random.permutation(own)
         groups = []
         for start in range(0, count * size, size):

@@ -8,12 +8,12 @@ from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.names import in_both
-from dual_cross_attention.data.shards.columns import IndexedNumbers, IndexedPictures
+from dual_cross_attention.data.shards.columns import IndexedImages, IndexedNumbers
 from dual_cross_attention.data.shards.discovery import find_shards
 from dual_cross_attention.data.shards.index import Index, index_of
 from dual_cross_attention.data.shards.samples import Label
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 LAYOUT = (
     "train-*.tar, query-*.tar and gallery-*.tar, or a pattern of the first, DIR/train-{000000..000127}.tar; "
@@ -22,11 +22,11 @@ LAYOUT = (
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
 CAMERA_REMEDY = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
 BLOCK = 65_536
-"""Pictures of as many whole identities that are shuffled at a time, about."""
+"""Images of as many whole identities that are shuffled at a time, about."""
 
 
 def load_shards(data_root: Path, train: bool = True) -> ReIDData:
-    """Training labels are in the order that `dcal shard` has written down, else sorted, and so are the pictures.
+    """Training labels are in the order that `dcal shard` has written down, else sorted, and so are the images.
 
     Identities and cameras of query and gallery stay as they are if they are numbers; names become numbers, which both
     share, in sorted order.
@@ -52,14 +52,14 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
     if len({*identities}) < len(identities):
         twice = next(name for name in identities if identities.count(name) > 1)
         raise InputError(
-            f"shards: {printable(shards.folder)} has the identity {printable(twice)} in two spellings, which Unicode "
+            f"shards: {escape(shards.folder)} has the identity {escape(twice)} in two spellings, which Unicode "
             "composes differently: write the archives with one of them"
         )
     labels: dict[Label, int] = {name: label for label, name in enumerate(identities)}
     if unknown := [label for label in index.labels if composed(f"{label}") not in labels]:
         raise InputError(
-            f"shards: {printable(index.archives[0])} (or one after it) has the identity "
-            f"{printable(unknown[0])}, which is none of the {len(identities):,} that dcal shard has written down"
+            f"shards: {escape(index.archives[0])} (or one after it) has the identity "
+            f"{escape(unknown[0])}, which is none of the {len(identities):,} that dcal shard has written down"
         )
     by_label = {label: labels[composed(f"{label}")] for label in index.labels}
     training = _listed(index, by_label, _numbers(index.cameras), BLOCK)
@@ -100,4 +100,4 @@ def _listed(
         np.array([cameras[label] for label in index.cameras], dtype=np.int64),
     )
     columns = (IndexedNumbers(index, field, table) for field, table in zip(("label", "camera"), tables, strict=True))
-    return IdentityList(IndexedPictures(index), *columns, block)
+    return IdentityList(IndexedImages(index), *columns, block)

@@ -8,7 +8,7 @@ from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, absent
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import read_text
 
 COLUMNS = ("path", "identity", "camera")
@@ -31,7 +31,7 @@ def read_table(path: Path, notes: list[str]) -> list[Sighting]:
     text = read_text(path, "folder")
     separator = _separator(text.split("\n", 1)[0])
     if separator != ",":
-        notes.append(f"folder: {printable(path.name)} is read with {SEPARATORS[separator]} between its columns")
+        notes.append(f"folder: {escape(path.name)} is read with {SEPARATORS[separator]} between its columns")
     rows = _read_rows(path, text, separator)
     if not rows:
         raise InputError(f"folder: expected images in {path}, but it lists none")
@@ -43,17 +43,17 @@ def read_table(path: Path, notes: list[str]) -> list[Sighting]:
         lines.append(line)
         sightings.append(Sighting(image, fields["identity"], fields["camera"]))
     if backslashes:
-        notes.append(f"folder: {printable(path.name)}: the backslashes of {backslashes:,} paths are read as slashes")
+        notes.append(f"folder: {escape(path.name)}: the backslashes of {backslashes:,} paths are read as slashes")
     _check_exist(path, lines, sightings)
     if other_forms:
         notes.append(
-            f"folder: {printable(path.name)}: {other_forms:,} paths are found under another Unicode form of their names"
+            f"folder: {escape(path.name)}: {other_forms:,} paths are found under another Unicode form of their names"
         )
     first_at: dict[Path, int] = {}
     for line, (image, _, _) in zip(lines, sightings, strict=True):
         if first_at.setdefault(image, line) != line:
             raise InputError(
-                f"folder: {path}, line {line}: {printable(image)} is listed in line {first_at[image]} already"
+                f"folder: {path}, line {line}: {escape(image)} is listed in line {first_at[image]} already"
             )
     return sightings
 
@@ -111,7 +111,7 @@ def _in_another_form(image: Path, listed: str) -> bool:
 
 def _check_exist(path: Path, lines: list[int], sightings: list[Sighting]) -> None:
     """Raises InputError for the first image that does not exist."""
-    gone = {*absent([seen.picture for seen in sightings])}
+    gone = {*absent([seen.image for seen in sightings])}
     for line, seen in zip(lines, sightings, strict=True):
-        if seen.picture in gone:
-            raise InputError(f"folder: {path}, line {line}: {printable(seen.picture)} does not exist")
+        if seen.image in gone:
+            raise InputError(f"folder: {path}, line {line}: {escape(seen.image)} does not exist")

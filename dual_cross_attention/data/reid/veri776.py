@@ -20,7 +20,7 @@ from dual_cross_attention.data.reid.release import (
     split_folder,
 )
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import read_label_bytes
 
 VERI776 = Release(
@@ -42,18 +42,18 @@ SPLITS = {
 
 
 def load_veri776(data_root: Path, train: bool = True) -> ReIDData:
-    """A split has the pictures on its name list, or all of its folder where there is no list.
+    """A split has the images on its name list, or all of its folder where there is no list.
 
-    Identity and camera are those of the XML file for each picture that it names, and else those of the file name:
+    Identity and camera are those of the XML file for each image that it names, and else those of the file name:
     0001_c001_00016450_0.jpg is identity 1, seen by camera 1. From https://github.com/JDAI-CV/VeRidataset.
 
     Args:
         data_root: the folder VeRi, or the one that holds it.
-        train: read the training pictures too.
+        train: read the training images too.
 
     Raises:
-        InputError: the layout is another one, none of a split's pictures is there or has such a name, an XML file
-            cannot be read, or it contradicts the name of a picture.
+        InputError: the layout is another one, none of a split's images is there or has such a name, an XML file
+            cannot be read, or it contradicts the name of an image.
     """
     home = VERI776.found_in(data_root, SPLITS["gallery"][0])
     warnings = VERI776.inner_folder_lines(home, data_root)
@@ -68,7 +68,7 @@ def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
         named = [_listed(folder, list_file, *line) for line in lines_of(VERI776, list_file)]
         if twice := [file for file, count in Counter(named).items() if count > 1]:
             raise InputError(
-                f"veri776: {list_file}: expected each picture once, but {printable(twice[0].name)} is listed again"
+                f"veri776: {list_file}: expected each image once, but {escape(twice[0].name)} is listed again"
             )
         files, where = on_disk(VERI776, list_file, named, warnings), list_file
         warnings += leftovers(f"veri776: {folder}", folder, named, 0, list_file.name)
@@ -82,7 +82,7 @@ def _read(home: Path, split: str, warnings: list[str]) -> list[Sighting]:
         by_name, by_xml = match and match.groups(), labels.get(file.name)
         if by_name and by_xml and [*map(int, by_name)] != [*map(int, by_xml)]:
             raise InputError(
-                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {printable(file.name)}, "
+                f"veri776: {xml_file} says vehicle {by_xml[0]} and camera {by_xml[1]} of {escape(file.name)}, "
                 "which is not what its name says"
             )
         found = by_name or by_xml

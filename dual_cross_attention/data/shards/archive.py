@@ -15,7 +15,7 @@ from typing import BinaryIO
 from dual_cross_attention.data.images import MAX_BYTES
 from dual_cross_attention.data.shards.member import BLOCK, Member
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 MAX_EXTENDED = 1 << 20
 """Bytes of an extended header, which holds a long name."""
@@ -51,16 +51,16 @@ def members(file: BinaryIO, archive: Path) -> Iterator[Member]:
 
     Raises:
         InputError: it is compressed, truncated or no tar archive; or a member is a link, a device or a sparse file, is
-            larger than a picture may be, or has a name that is absolute, leads out (`..`), or is too long.
+            larger than an image may be, or has a name that is absolute, leads out (`..`), or is too long.
     """
-    where, end, at = f"shards: {printable(archive)}", os.fstat(file.fileno()).st_size, 0
+    where, end, at = f"shards: {escape(archive)}", os.fstat(file.fileno()).st_size, 0
     _check_plain(file, where)
     extended: dict[str, str] = {}
     while True:
         header = _header(file, at, where)
         if header is None:
             break
-        name = printable(extended.get("path", header.name))
+        name = escape(extended.get("path", header.name))
         content, size = at + BLOCK, _size(header, extended, f"{where}: {name}")
         if content + size > end:
             raise InputError(
@@ -100,8 +100,8 @@ def _check_plain(file: BinaryIO, where: str) -> None:
     for magic, kind in COMPRESSED.items():
         if start.startswith(magic):
             raise InputError(
-                f"{where}: expected a plain .tar, in which pictures can be found by their position, got one of {kind}: "
-                "unpack that layer; it saves nothing on pictures"
+                f"{where}: expected a plain .tar, in which images can be found by their position, got one of {kind}: "
+                "unpack that layer; it saves nothing on images"
             )
 
 
@@ -132,7 +132,7 @@ def _size(header: tarfile.TarInfo, extended: dict[str, str], where: str) -> int:
         extended = {}
     given = extended.get("size", f"{header.size}")
     if not (given.isascii() and given.isdigit() and len(given) < 19):
-        raise InputError(f"{where}: expected a size in bytes, got {printable(given):.40}")
+        raise InputError(f"{where}: expected a size in bytes, got {escape(given):.40}")
     return int(given)
 
 
@@ -159,9 +159,7 @@ def _checked_name(name: str, where: str) -> str:
     """Without "./" at its beginning."""
     plain = name.removeprefix("./")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
-        raise InputError(
-            f"{where}: {printable(name)!r:.300}: expected the name of a file inside, not one that leads out"
-        )
+        raise InputError(f"{where}: {escape(name)!r:.300}: expected the name of a file inside, not one that leads out")
     if len(plain.encode("utf-8", "surrogateescape")) > MAX_NAME:
-        raise InputError(f"{where}: {printable(name)!r:.60}…: expected a name of at most {MAX_NAME} bytes")
+        raise InputError(f"{where}: {escape(name)!r:.60}…: expected a name of at most {MAX_NAME} bytes")
     return plain

@@ -7,11 +7,11 @@ import numpy as np
 from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 
 
-class IndexedPictures(Sequence[Member]):
-    """The pictures of an index."""
+class IndexedImages(Sequence[Member]):
+    """The images of an index."""
 
     def __init__(self, index: Index):
         self.index = index
@@ -29,7 +29,7 @@ class IndexedPictures(Sequence[Member]):
 
 
 class IndexedNumbers(Sequence[int]):
-    """A number of every picture: its label, its identity or its camera.
+    """A number of every image: its label, its identity or its camera.
 
     Args:
         index: where they are.
@@ -50,7 +50,7 @@ class IndexedNumbers(Sequence[int]):
         return int(self.table[place])
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """All of them at once, (pictures,) int64."""
+        """All of them at once, (images,) int64."""
         places = self.index.rows[self.field]
         if len(places) and places.max() >= len(self.table):
             raise _damaged(self.index)
@@ -58,7 +58,7 @@ class IndexedNumbers(Sequence[int]):
 
     @property
     def counts(self) -> np.ndarray:
-        """Pictures of each label in the order of the index's sorted list: of `table`."""
+        """Images of each label in the order of the index's sorted list: of `table`."""
         return self.index.counts
 
     def distinct(self) -> np.ndarray:
@@ -67,4 +67,4 @@ class IndexedNumbers(Sequence[int]):
 
 
 def _damaged(index: Index) -> InputError:
-    return InputError(f"shards: {printable(index.path)} is damaged: remove it, and it is made again")
+    return InputError(f"shards: {escape(index.path)} is damaged: remove it, and it is made again")

@@ -1,4 +1,4 @@
-"""Which archives make a data set: a pattern of the training archives, and those beside them to test on."""
+"""Which archives make a dataset: a pattern of the training archives, and those beside them to test on."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 
-from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.data.folders import inner_folder_lines, unwrapped, what_is_in
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable, shown
+from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.untrusted_files import read_text
 
 DESCRIPTION = "dcal-shards.json"
@@ -27,8 +27,8 @@ class Description:
 
     Args:
         task: "fgvc" or "reid".
-        dataset: the name of the data set that they were made of.
-        classes: of the training pictures, by label: classes, or identities.
+        dataset: the name of the dataset that they were made of.
+        classes: of the training images, by label: classes, or identities.
         archives: the names of each split's archives; None while they are being written.
         settings: what else decides what is in them.
     """
@@ -42,7 +42,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Shards:
-    """The archives of a data set.
+    """The archives of a dataset.
 
     Args:
         folder: where they are.
@@ -79,25 +79,23 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
     named, folder, prefix = _training_archives(data_root)
     description = read_description(folder)
     if description and description.task != task:
-        raise InputError(f"shards: {printable(folder)} has archives for --task {description.task}, not for {task}")
+        raise InputError(f"shards: {escape(folder)} has archives for --task {description.task}, not for {task}")
     if description and description.archives is None:
         raise InputError(
-            f"shards: {printable(folder)} is unfinished: expected all archives, but dcal shard was interrupted; run it "
+            f"shards: {escape(folder)} is unfinished: expected all archives, but dcal shard was interrupted; run it "
             "again"
         )
     splits: dict[str, list[Path]] = {}
     if train:
         found = named or _split(folder, prefix, TRAINING, description)
         if not found:
-            raise InputError(
-                f"shards: expected {prefix}{TRAINING}-*.tar in {printable(folder)}, but {what_is_in(folder)}"
-            )
+            raise InputError(f"shards: expected {prefix}{TRAINING}-*.tar in {escape(folder)}, but {what_is_in(folder)}")
         splits[TRAINING] = found
     for names in tests:
         found = next(filter(None, (_split(folder, prefix, name, description) for name in names)), None)
         if found is None:
             wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
-            raise InputError(f"shards: expected {wanted} in {printable(folder)}, to test on, but {what_is_in(folder)}")
+            raise InputError(f"shards: expected {wanted} in {escape(folder)}, to test on, but {what_is_in(folder)}")
         splits[names[0]] = found
     warnings += _not_read(folder, prefix, splits, tests, named)
     return Shards(folder, splits, description.classes if description else None, warnings)
@@ -117,9 +115,9 @@ def read_description(folder: Path) -> Description | None:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"shards: {printable(path)} cannot be read as JSON: {error}") from error
+        raise InputError(f"shards: {escape(path)} cannot be read as JSON: {error}") from error
     if isinstance(said, dict):
-        check_version(said.get("format_version"), f"shards: {printable(path)}")
+        check_version(said.get("format_version"), f"shards: {escape(path)}")
     fields = (
         [said.get(name) for name in ("task", "dataset", "classes", "archives", "settings")]
         if isinstance(said, dict)
@@ -137,13 +135,13 @@ def read_description(folder: Path) -> Description | None:
         and isinstance(settings, dict)
     )
     if not good:
-        raise InputError(f"shards: {printable(path)}: expected what dcal shard writes, got {shown(said)}")
+        raise InputError(f"shards: {escape(path)}: expected what dcal shard writes, got {short_repr(said)}")
     return Description(task, dataset, classes, archives, settings)
 
 
 def write_description(folder: Path, description: Description) -> None:
     """What `read_description` reads; written beside and then renamed. Raises OSError if it cannot be written."""
-    with written_beside(folder / DESCRIPTION) as temporary:
+    with atomic_write(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps({"format_version": FORMAT_VERSION} | asdict(description), indent=1) + "\n")
 
 
@@ -159,7 +157,7 @@ def expand(pattern: str) -> list[str]:
     for each in choices:
         total *= len(each)
     if total > MAX_ARCHIVES:
-        raise InputError(f"shards: expected at most {MAX_ARCHIVES:,} archives, {printable(pattern)} names {total:,}")
+        raise InputError(f"shards: expected at most {MAX_ARCHIVES:,} archives, {escape(pattern)} names {total:,}")
     return ["".join(chosen) for chosen in product(*choices)]
 
 
@@ -172,8 +170,8 @@ def _choices(braces: str, pattern: str) -> list[str]:
     elif "," in inside:
         return inside.split(",")
     raise InputError(
-        f"shards: {printable(pattern)}: expected braces like {{000000..000127}}, of at most {MAX_ARCHIVES:,} numbers, "
-        f"got {printable(braces):.60}"
+        f"shards: {escape(pattern)}: expected braces like {{000000..000127}}, of at most {MAX_ARCHIVES:,} numbers, "
+        f"got {escape(braces):.60}"
     )
 
 
@@ -187,7 +185,7 @@ def _training_archives(data_root: Path) -> tuple[list[Path], Path, str]:
         there = what_is_in(data_root) if len(paths) == 1 else "it names several folders, other files, or one twice"
         raise InputError(
             "shards: expected archives of one folder, such as DIR/train-{000000..000127}.tar, or DIR, got "
-            f"{printable(data_root)}: {there}"
+            f"{escape(data_root)}: {there}"
         )
     return paths, first.parent, first.name.rpartition(TRAINING)[0]
 
@@ -200,7 +198,7 @@ def _split(folder: Path, prefix: str, name: str, description: Description | None
     try:
         names = [entry.name for entry in os.scandir(folder)]
     except OSError as error:
-        raise InputError(f"shards: cannot read the folder {printable(folder)}: {error.strerror}") from error
+        raise InputError(f"shards: cannot read the folder {escape(folder)}: {error.strerror}") from error
     # "train.tar", "train-000000.tar", "train_00.tar": not "trainset.tar"
     ours = re.compile(re.escape(start) + r"([-_.].*)?\.tar")
     return [folder / each for each in sorted(names) if ours.fullmatch(each)]
@@ -227,8 +225,8 @@ def _not_read(
         others = sorted(each for each in os.listdir(folder) if ours.fullmatch(each) and each not in taken)
         if others:
             warnings.append(
-                f"shards: {printable(folder)}: {len(others):,} archives of {name} are not read, such as "
-                f"{printable(others[0])}; those that are read begin with {printable(instead[0].name)}"
+                f"shards: {escape(folder)}: {len(others):,} archives of {name} are not read, such as "
+                f"{escape(others[0])}; those that are read begin with {escape(instead[0].name)}"
             )
     return warnings
 

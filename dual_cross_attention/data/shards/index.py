@@ -1,7 +1,7 @@
-"""Where every picture of some archives is, and what it shows: a file beside them, mapped into memory, made once.
+"""Where every image of some archives is, and what it shows: a file beside them, mapped into memory, made once.
 
-The file is a line of JSON, filled up with spaces to a multiple of 64 bytes, and then a row of fixed size a picture.
-The JSON grows with archives, classes, identities and cameras, not with pictures; rows are read where they are used.
+The file is a line of JSON, filled up with spaces to a multiple of 64 bytes, and then a row of fixed size an image.
+The JSON grows with archives, classes, identities and cameras, not with images; rows are read where they are used.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from dual_cross_attention.atomic_io import written_beside
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.data.shards.archive import MAX_NAME
 from dual_cross_attention.data.shards.samples import MAX_NUMBER, Label, samples
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable
+from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import MAX_LABEL_BYTES, open_regular
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ DIGEST_BYTES = 16
 
 
 class Index:
-    """A file of where pictures are, mapped.
+    """A file of where images are, mapped.
 
     Args:
         path: the file.
@@ -44,7 +44,7 @@ class Index:
     Attributes:
         archives: the archives, in their order.
         labels: the distinct classes or identities, sorted: all numbers, or all names.
-        counts: pictures of each of them.
+        counts: images of each of them.
         cameras: the distinct cameras, likewise.
         rows: "archive", "offset", "size", "name", and "label" and "camera", positions in those lists.
 
@@ -95,7 +95,7 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
     Args:
         archives: of one folder, in their order.
         task: "fgvc" or "reid".
-        split: for the file's name; pictures of "train" in re-identification are sorted by identity.
+        split: for the file's name; images of "train" in re-identification are sorted by identity.
         warnings: where it is said that the index could not be kept.
 
     Raises:
@@ -108,7 +108,7 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
     if found := _usable(path, folder, fingerprints):
         return found
     if path.exists():
-        logger.info("%s cannot be used, or the archives have changed since: it is made again", printable(path))
+        logger.info("%s cannot be used, or the archives have changed since: it is made again", escape(path))
     try:
         with FileLock(folder / ".dcal-index.lock"):
             if found := _usable(path, folder, fingerprints):  # another process was faster
@@ -118,7 +118,7 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
     except (OSError, NotImplementedError) as error:  # a folder, or a file system, that does not let us
         reason = getattr(error, "strerror", None) or error
         warnings.append(
-            f"shards: cannot keep the index of {split} in {printable(folder)} ({reason}): the archives' headers are "
+            f"shards: cannot keep the index of {split} in {escape(folder)} ({reason}): the archives' headers are "
             "read at every start; make the folder writable once"
         )
     own = Path(tempfile.mkdtemp(prefix="dcal-index-"))
@@ -143,9 +143,7 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
         OSError: it cannot be written.
         InputError: an archive cannot be used.
     """
-    logger.info(
-        "reading the headers of %s of %s, once, for %s", _several(archives), printable(archives[0].parent), path
-    )
+    logger.info("reading the headers of %s of %s, once, for %s", _several(archives), escape(archives[0].parent), path)
     fingerprints = _fingerprints(archives)  # before they are read: what changes meanwhile is noticed the next time
     labels, cameras = _Numbers("label" if task == "fgvc" else "identity"), _Numbers("camera")
     longest = count = 0
@@ -168,7 +166,7 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
             np.memmap(raw, row_type(MAX_NAME), mode="r", shape=(count,)) if count else np.empty(0, row_type(MAX_NAME))
         )
         order = None
-        # Of re-identification, an identity's pictures are next to each other, wherever they lie in the archives.
+        # Of re-identification, an identity's images are next to each other, wherever they lie in the archives.
         if count and (task, split) == ("reid", "train"):
             order = _by_label(rows, labels.places(), labels.counts(), sorted_numbers)
         write_index(path, about, _final_rows(rows, labels.places(), cameras.places(), about["name_bytes"], order))
@@ -185,7 +183,7 @@ def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -
         OSError: it cannot be written.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    with written_beside(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(_head(about | {"digest": digest.hexdigest()}))
         for some in rows:
             raw = some.tobytes()
@@ -215,8 +213,8 @@ class _Numbers:
         if type(label) is not self.kind:
             first = next(iter(self.seen))
             raise InputError(
-                f"shards: {printable(where)}: expected every {self.what} as a number, or every one as a name, got "
-                f"{printable(repr(label)):.60} after {printable(repr(first)):.60}"
+                f"shards: {escape(where)}: expected every {self.what} as a number, or every one as a name, got "
+                f"{escape(repr(label)):.60} after {escape(repr(first)):.60}"
             )
         return found[0]
 
@@ -238,15 +236,15 @@ def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _
     """Rows, some at a time, with names as long as they may be; labels and cameras are numbers as they come."""
     rows: list[tuple] = []
     for number, archive in enumerate(archives):
-        for picture, label, camera in samples(archive, task):
-            name = picture.name.encode("utf-8", "surrogateescape")
+        for image, label, camera in samples(archive, task):
+            name = image.name.encode("utf-8", "surrogateescape")
             rows.append(
                 (
                     number,
-                    picture.offset,
-                    picture.size,
-                    labels.number(label, picture),
-                    cameras.number(camera, picture),
+                    image.offset,
+                    image.size,
+                    labels.number(label, image),
+                    cameras.number(camera, image),
                     name,
                 )
             )
@@ -321,7 +319,7 @@ def _fingerprints(archives: Sequence[Path]) -> dict[str, Any]:
             status = os.stat(archive)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"shards: expected the archive {printable(archive)}, but it cannot be found: "
+                f"shards: expected the archive {escape(archive)}, but it cannot be found: "
                 f"{getattr(error, 'strerror', None) or error}"
             ) from error
         found[archive.name] = [status.st_size, status.st_mtime_ns]
@@ -372,7 +370,7 @@ def _alike(labels: object) -> bool:
 
 
 def _several(archives: Sequence[Path]) -> str:
-    return f"{len(archives):,} archives" if len(archives) > 1 else f"{printable(archives[0].name)}"
+    return f"{len(archives):,} archives" if len(archives) > 1 else f"{escape(archives[0].name)}"
 
 
 def _remove(folder: Path, process: int) -> None:

@@ -1,4 +1,4 @@
-"""A picture inside of a tar archive, as a value that says where it is."""
+"""An image inside of a tar archive, as a value that says where it is."""
 
 import io
 import os
@@ -14,7 +14,7 @@ SHORT_NAME = 100  # bytes that a header has room for; longer names stand in a he
 
 
 class Member(NamedTuple):
-    """A regular file in a tar archive without compression; its printable name is ARCHIVE/NAME.
+    """A regular file in a tar archive without compression; its escape name is ARCHIVE/NAME.
 
     Args:
         archive: the file that it is in.

@@ -11,7 +11,7 @@ from dual_cross_attention.data.folders import EXTENSIONS
 from dual_cross_attention.data.shards.archive import members
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import printable, shown
+from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.untrusted_files import open_regular
 
 MAX_LABEL = 1 << 20
@@ -25,15 +25,15 @@ Label = int | str
 
 
 class Sample(NamedTuple):
-    """A picture, and what the members beside it say of it.
+    """An image, and what the members beside it say of it.
 
     Args:
-        picture: where it is.
+        image: where it is.
         label: its class or identity, as a number or a name.
         camera: of re-identification; else 0.
     """
 
-    picture: Member
+    image: Member
     label: Label
     camera: Label
 
@@ -51,7 +51,7 @@ def samples(archive: Path, task: str) -> Iterator[Sample]:
 
     Raises:
         OSError: it cannot be opened.
-        InputError: the archive cannot be used (see `members`), a key comes twice, or a sample lacks its picture or
+        InputError: the archive cannot be used (see `members`), a key comes twice, or a sample lacks its image or
             label, or has one that cannot be used.
     """
     with open_regular(archive) as file:
@@ -60,7 +60,7 @@ def samples(archive: Path, task: str) -> Iterator[Sample]:
         key = None
         for member in members(file, archive):
             folder, name = os.path.split(member.name)
-            if name.startswith((".", "__")):  # such as ._picture.jpg, which macOS adds
+            if name.startswith((".", "__")):  # such as ._image.jpg, which macOS adds
                 continue
             stem, _, kind = name.partition(".")
             own, kind = os.path.join(folder, stem), kind.lower()
@@ -79,27 +79,27 @@ def samples(archive: Path, task: str) -> Iterator[Sample]:
 
 
 def _sample(file: BinaryIO, parts: dict[str, Member], archive: Path, task: str) -> Sample:
-    pictures = [member for kind, member in parts.items() if f".{kind}" in EXTENSIONS]
-    if len(pictures) != 1:
+    images = [member for kind, member in parts.items() if f".{kind}" in EXTENSIONS]
+    if len(images) != 1:
         key = next(iter(parts.values())).name.partition(".")[0]
-        found = ", ".join(printable(member.name) for member in parts.values())
-        raise _error(archive, key, f"expected one picture with a key, there are {len(pictures)}: it has {found:.300}")
-    picture = pictures[0]
+        found = ", ".join(escape(member.name) for member in parts.values())
+        raise _error(archive, key, f"expected one image with a key, there are {len(images)}: it has {found:.300}")
+    image = images[0]
     if task == "fgvc" and "cls" in parts:
-        return Sample(picture, _class_number(file, parts["cls"]), 0)
+        return Sample(image, _class_number(file, parts["cls"]), 0)
     if "json" not in parts:
         expected = "its class in KEY.cls or KEY.json" if task == "fgvc" else "identity and camera in KEY.json"
-        raise _error(archive, picture.name, f"expected {expected} beside it, there is none")
+        raise _error(archive, image.name, f"expected {expected} beside it, there is none")
     said = _json(file, parts["json"])
     if task == "fgvc":
-        return Sample(picture, _label(said, "label", parts["json"]), 0)
-    return Sample(picture, _label(said, "identity", parts["json"]), _label(said, "camera", parts["json"]))
+        return Sample(image, _label(said, "label", parts["json"]), 0)
+    return Sample(image, _label(said, "identity", parts["json"]), _label(said, "camera", parts["json"]))
 
 
 def _class_number(file: BinaryIO, member: Member) -> int:
     text = _content(file, member).strip()
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise _error(member.archive, member.name, f"expected a whole number from 0 on, got {shown(text)}")
+        raise _error(member.archive, member.name, f"expected a whole number from 0 on, got {short_repr(text)}")
     return int(text)
 
 
@@ -112,7 +112,7 @@ def _json(file: BinaryIO, member: Member) -> dict:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise _error(member.archive, member.name, f"cannot be read as JSON: {reason}") from error
     if not isinstance(said, dict):
-        raise _error(member.archive, member.name, f"expected a JSON object, got {shown(said)}")
+        raise _error(member.archive, member.name, f"expected a JSON object, got {short_repr(said)}")
     return said
 
 
@@ -121,7 +121,7 @@ def _label(said: dict, name: str, member: Member) -> Label:
     number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_NUMBER
     if number or (isinstance(value, str) and 0 < len(value) <= MAX_NAME):
         return value
-    there = shown(value) if name in said else f"none (it has {shown(sorted(said))})"
+    there = short_repr(value) if name in said else f"none (it has {short_repr(sorted(said))})"
     raise _error(member.archive, member.name, f'expected "{name}" as a number from 0 on or a name, got {there}')
 
 
@@ -138,4 +138,4 @@ def _content(file: BinaryIO, member: Member) -> str:
 
 
 def _error(archive: Path, name: str, reason: str) -> InputError:
-    return InputError(f"shards: {printable(archive)}/{printable(name)}: {reason}")
+    return InputError(f"shards: {escape(archive)}/{escape(name)}: {reason}")

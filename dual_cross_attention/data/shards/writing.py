@@ -1,4 +1,4 @@
-"""Writing pictures into tar archives: the bytes of their files as they are, and the same archives every time."""
+"""Writing images into tar archives: the bytes of their files as they are, and the same archives every time."""
 
 import io
 import os
@@ -13,10 +13,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from dual_cross_attention.data.images import (
-    Picture,
-    UnreadablePicture,
+    ImageSource,
+    UnreadableImage,
     open_bytes,
-    open_picture,
+    open_image,
 )
 from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import BLOCK
@@ -26,20 +26,20 @@ SUFFIXES = {
     "BMP": "bmp",
     "GIF": "gif",
     "JPEG": "jpg",
-    "MPO": "jpg",  # a JPEG with more pictures behind it, as some cameras write it: PIL finds out by itself
+    "MPO": "jpg",  # a JPEG with more images behind it, as some cameras write it: PIL finds out by itself
     "PNG": "png",
     "PPM": "ppm",
     "TIFF": "tif",
     "WEBP": "webp",
 }
-"""By PIL's format, whatever the file is called: a sample's picture is known by its suffix."""
-DIGITS = 6  # of the number of an archive and of a picture, at least
-AT_ONCE = 16  # pictures that a process is given at a time
-AHEAD = 4  # such portions for each process, whose pictures wait in memory
+"""By PIL's format, whatever the file is called: a sample's image is known by its suffix."""
+DIGITS = 6  # of the number of an archive and of an image, at least
+AT_ONCE = 16  # images that a process is given at a time
+AHEAD = 4  # such portions for each process, whose images wait in memory
 
 
 class Encoded(NamedTuple):
-    """A picture as it is in its file.
+    """An image as it is in its file.
 
     Args:
         content: the bytes; empty if it cannot be read.
@@ -52,26 +52,26 @@ class Encoded(NamedTuple):
     broken: str | None
 
 
-def encoded(picture: Picture) -> Encoded:
-    """The bytes of a picture that can be decoded to its last pixel; one in memory becomes a PNG."""
+def encoded(image: ImageSource) -> Encoded:
+    """The bytes of an image that can be decoded to its last pixel; one in memory becomes a PNG."""
     try:
-        if isinstance(picture, Image.Image):
+        if isinstance(image, Image.Image):
             file = io.BytesIO()
-            picture.save(file, "PNG")
+            image.save(file, "PNG")
             return Encoded(file.getvalue(), "png", None)
-        with open_picture(picture) as opened:
+        with open_image(image) as opened:
             suffix = SUFFIXES[opened.format]
             upright_rgb(opened)
-        with open_bytes(picture) as file:
+        with open_bytes(image) as file:
             return Encoded(file.read(), suffix, None)
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
         return Encoded(b"", "", error.reason)
     except OSError as error:  # it was there a moment ago
         return Encoded(b"", "", error.strerror or f"{error}")
 
 
-def encode_all(pictures: Sequence[Picture], order: Sequence[int], num_workers: int) -> Iterator[tuple[int, Encoded]]:
-    """Each picture's number and bytes, in this order; errors as of `encoded`.
+def encode_all(images: Sequence[ImageSource], order: Sequence[int], num_workers: int) -> Iterator[tuple[int, Encoded]]:
+    """Each image's number and bytes, in this order; errors as of `encoded`.
 
     Args:
         num_workers: processes that read and decode; 0: this one.
@@ -81,27 +81,27 @@ def encode_all(pictures: Sequence[Picture], order: Sequence[int], num_workers: i
     """
     if not num_workers:
         for number in order:
-            yield int(number), encoded(pictures[int(number)])
+            yield int(number), encoded(images[int(number)])
         return
     try:
         with ProcessPoolExecutor(num_workers) as pool:
             waiting: deque[tuple[list[int], Future]] = deque()
             for start in range(0, len(order), AT_ONCE):
                 portion = [int(number) for number in order[start : start + AT_ONCE]]
-                waiting.append((portion, pool.submit(_encode_some, [pictures[number] for number in portion])))
+                waiting.append((portion, pool.submit(_encode_some, [images[number] for number in portion])))
                 if len(waiting) == AHEAD * num_workers:
                     yield from _done(*waiting.popleft())
             while waiting:
                 yield from _done(*waiting.popleft())
     except BrokenProcessPool as error:
         raise InputError(
-            "a process that reads pictures has died: one of them crashes its decoder, or memory is short; `dcal "
-            "check-data` finds such pictures: remove them, and begin again"
+            "a process that reads images has died: one of them crashes its decoder, or memory is short; `dcal "
+            "check-data` finds such images: remove them, and begin again"
         ) from error
 
 
-def _encode_some(pictures: list[Picture]) -> list[Encoded]:
-    return [encoded(picture) for picture in pictures]
+def _encode_some(images: list[ImageSource]) -> list[Encoded]:
+    return [encoded(image) for image in images]
 
 
 def _done(portion: list[int], future: Future) -> Iterator[tuple[int, Encoded]]:

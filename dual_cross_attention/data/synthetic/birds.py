@@ -1,8 +1,8 @@
-"""The built-in toy set: drawn birds whose ten species differ only in the colours of the cap and of a bar on the wing.
+"""The built-in toy set: drawn birds whose ten species differ only in the colors of the cap and of a bar on the wing.
 
-Everything else varies from picture to picture and says nothing about the species: where the bird sits, which way it
-looks, its size, tilt and plumage, the branch, the background. Petals in the very colours of caps and bars drift through
-each picture, as large as a bar, so that the colours of the whole picture say little: a model has to look at the right
+Everything else varies from image to image and says nothing about the species: where the bird sits, which way it
+looks, its size, tilt and plumage, the branch, the background. Petals in the very colors of caps and bars drift through
+each image, as large as a bar, so that the colors of the whole image say little: a model has to look at the right
 spots.
 """
 
@@ -12,13 +12,13 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.images import PictureList
-from dual_cross_attention.data.synthetic.drawing import Colour, Frame, Point, pick, shaded, varied
+from dual_cross_attention.data.images import ImageList
+from dual_cross_attention.data.synthetic.drawing import Color, Frame, Point, pick, shaded, varied
 
 TOY_SIZE = 64
-"""Height and width of a toy picture, in pixels."""
+"""Height and width of a toy image, in pixels."""
 
-COLOURS: dict[str, Colour] = {
+COLOURS: dict[str, Color] = {
     "orange": (250, 130, 20),
     "black": (28, 26, 34),
     "red": (220, 30, 45),
@@ -27,23 +27,23 @@ COLOURS: dict[str, Colour] = {
     "white": (252, 252, 252),
 }
 SPECIES = [(cap, bar) for cap in ("orange", "black") for bar in ("red", "yellow", "blue", "white", "black")]
-"""The colours of the cap and of the bar, by class index."""
+"""The colors of the cap and of the bar, by class index."""
 
 _PLUMAGES = [(176, 128, 92), (128, 146, 168), (142, 152, 98), (190, 140, 146), (112, 158, 150), (170, 150, 120)]
-_BACKGROUNDS = [  # colours at the top and at the bottom
+_BACKGROUNDS = [  # colors at the top and at the bottom
     ((186, 220, 242), (226, 238, 214)),
     ((250, 226, 200), (214, 206, 222)),
     ((206, 230, 208), (160, 200, 158)),
     ((222, 214, 240), (244, 224, 226)),
 ]
-_FINE = 4  # pictures are drawn this many times larger, then averaged: smooth edges
+_FINE = 4  # images are drawn this many times larger, then averaged: smooth edges
 
 
 def draw_toy(train_per_species: int = 250, test_per_species: int = 50) -> FineGrainedData:
-    """The toy set: ten species, the same pictures every time, as PIL images in RGB of 64×64 pixels.
+    """The toy set: ten species, the same images every time, as PIL images in RGB of 64×64 pixels.
 
     Args:
-        train_per_species, test_per_species: pictures of each species in the two splits.
+        train_per_species, test_per_species: images of each species in the two splits.
     """
     return FineGrainedData(
         "toy",
@@ -53,9 +53,9 @@ def draw_toy(train_per_species: int = 250, test_per_species: int = 50) -> FineGr
     )
 
 
-def _drawn(split: str, per_species: int) -> PictureList:
+def _drawn(split: str, per_species: int) -> ImageList:
     labels = list(range(len(SPECIES))) * per_species
-    return PictureList([draw_bird(species, f"{split} {i}") for i, species in enumerate(labels)], labels)
+    return ImageList([draw_bird(species, f"{split} {i}") for i, species in enumerate(labels)], labels)
 
 
 def draw_bird(species: int, scene: str) -> Image.Image:
@@ -67,15 +67,15 @@ def draw_bird(species: int, scene: str) -> Image.Image:
     """
     random = Random(scene)  # only .random() and .uniform() are drawn from: their sequence is the same in every Python
     side = TOY_SIZE * _FINE
-    picture = _background(random, side)
-    draw = ImageDraw.Draw(picture)
+    image = _background(random, side)
+    draw = ImageDraw.Draw(image)
     seat = (side * random.uniform(0.41, 0.59), side * random.uniform(0.42, 0.58))
     unit = random.uniform(13.5, 17) * _FINE
     bird = Frame(draw, seat, unit, tilt=random.uniform(-0.3, 0.3), mirrored=random.random() < 0.5)
     _branch(random, draw, (seat[0], seat[1] + 0.95 * unit), side)
     _petals(random, draw, side)
     _bird(random, bird, *SPECIES[species])
-    return picture.reduce(_FINE)
+    return image.reduce(_FINE)
 
 
 def _bird(random: Random, bird: Frame, cap: str, bar: str):
@@ -96,16 +96,16 @@ def _bird(random: Random, bird: Frame, cap: str, bar: str):
 
 
 def _background(random: Random, side: int) -> Image.Image:
-    top, bottom = (varied(random, colour, by=8) for colour in pick(random, _BACKGROUNDS))
+    top, bottom = (varied(random, color, by=8) for color in pick(random, _BACKGROUNDS))
     column = Image.new("RGB", (1, 2), top)
     column.putpixel((0, 1), bottom)
-    picture = column.resize((side, side), Image.Resampling.BILINEAR)
-    draw = ImageDraw.Draw(picture)
+    image = column.resize((side, side), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(image)
     for _ in range(6):  # leaves far away
         place = (side * random.random(), side * random.random())
-        colour = varied(random, shaded(bottom, random.uniform(0.9, 1.06)), by=8)
-        Frame(draw, place, side * random.uniform(0.05, 0.14), tilt=0).ellipse((0, 0), (1, 1), colour)
-    return picture
+        color = varied(random, shaded(bottom, random.uniform(0.9, 1.06)), by=8)
+        Frame(draw, place, side * random.uniform(0.05, 0.14), tilt=0).ellipse((0, 0), (1, 1), color)
+    return image
 
 
 def _branch(random: Random, draw: ImageDraw.ImageDraw, under: Point, side: int):
@@ -116,8 +116,8 @@ def _branch(random: Random, draw: ImageDraw.ImageDraw, under: Point, side: int):
 
 
 def _petals(random: Random, draw: ImageDraw.ImageDraw, side: int):
-    for colour in COLOURS.values():
-        for _ in range(int(4 * random.random())):  # uneven numbers: a colour's share of the picture means little
+    for color in COLOURS.values():
+        for _ in range(int(4 * random.random())):  # uneven numbers: a color's share of the image means little
             place = (side * random.random(), side * random.random())
             petal = Frame(draw, place, side * random.uniform(0.05, 0.1), tilt=random.uniform(0, math.pi))
-            petal.ellipse((0, 0), (1, 0.5), varied(random, colour, by=25))
+            petal.ellipse((0, 0), (1, 0.5), varied(random, color, by=25))

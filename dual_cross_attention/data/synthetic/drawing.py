@@ -10,7 +10,7 @@ from random import Random
 
 from PIL import ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 
@@ -35,18 +35,18 @@ class Frame:
         self.draw, self.origin, self.unit = draw, origin, unit
         self.tilt, self.lean, self.side = tilt, lean, -1 if mirrored else 1
 
-    def polygon(self, points: Iterable[Point], colour: Colour):
+    def polygon(self, points: Iterable[Point], color: Color):
         placed = [turned(point, self.tilt) for point in points]
         left, top = self.origin
         across = self.side * self.unit
         corners = [(round(left + across * (x + self.lean * y)), round(top + self.unit * y)) for x, y in placed]
-        self.draw.polygon(corners, fill=colour)
+        self.draw.polygon(corners, fill=color)
 
-    def ellipse(self, centre: Point, radii: Point, colour: Colour, tilt: float = 0.0, upper_half: bool = False):
+    def ellipse(self, center: Point, radii: Point, color: Color, tilt: float = 0.0, upper_half: bool = False):
         """A whole ellipse, or what lies above its longer axis."""
         span = math.pi if upper_half else math.tau
         outline = [turned((radii[0] * math.cos(a), -radii[1] * math.sin(a)), tilt) for a in _steps(span)]
-        self.polygon([(centre[0] + x, centre[1] + y) for x, y in outline], colour)
+        self.polygon([(center[0] + x, center[1] + y) for x, y in outline], color)
 
 
 def turned(point: Point, angle: float) -> Point:
@@ -58,12 +58,12 @@ def pick(random: Random, items: Sequence):
     return items[int(len(items) * random.random())]
 
 
-def varied(random: Random, colour: Colour, by: float) -> Colour:
-    return tuple(max(0, min(255, round(channel + random.uniform(-by, by)))) for channel in colour)
+def varied(random: Random, color: Color, by: float) -> Color:
+    return tuple(max(0, min(255, round(channel + random.uniform(-by, by)))) for channel in color)
 
 
-def shaded(colour: Colour, factor: float) -> Colour:
-    return tuple(min(255, round(channel * factor)) for channel in colour)
+def shaded(color: Color, factor: float) -> Color:
+    return tuple(min(255, round(channel * factor)) for channel in color)
 
 
 def _steps(span: float, count: int = 24) -> list[float]:

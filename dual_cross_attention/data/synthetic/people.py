@@ -1,6 +1,6 @@
 """The built-in toy set: drawn people under six cameras, among them many who share most of what they wear.
 
-People come in families: its members differ from the first in two parts, so that the overall colour finds the family at
+People come in families: its members differ from the first in two parts, so that the overall color finds the family at
 best. A model has to look at the parts, one by one.
 """
 
@@ -21,7 +21,7 @@ PARTS = {
     "bottom": ("blue", "black", "grey", "white", "green", "brown", "red"),
     "legwear": ("trousers", "shorts", "skirt"),
     "shoes": ("white", "black", "red"),
-    "bag": (None, None, *((side, colour) for side in ("left", "right") for colour in ("red", "white", "black"))),
+    "bag": (None, None, *((side, color) for side in ("left", "right") for color in ("red", "white", "black"))),
 }
 """What each part can be, for training and test identities alike."""
 
@@ -33,7 +33,7 @@ def _people(families: int, members: int) -> list[Person]:
     while len(people) < families * members:
         if len(people) < families:
             person = Person(**{part: pick(random, options) for part, options in PARTS.items()})
-            person = person._replace(top=PARTS["top"][len(people) % len(PARTS["top"])])  # each colour, on both sides
+            person = person._replace(top=PARTS["top"][len(people) % len(PARTS["top"])])  # each color, on both sides
         else:
             changed = pick(random, Person._fields), pick(random, Person._fields)
             others = {part: pick(random, PARTS[part]) for part in changed}
@@ -53,14 +53,14 @@ TEST_PEOPLE = [person for i, person in enumerate(_CROWD) if i % 26 < 6]
 
 
 def draw_toy_people(train: bool = True, train_per_camera: int = 5, gallery_per_camera: int = 3) -> ReIDData:
-    """The toy set: 80 training and 20 test identities under cameras 1 to 6, the same pictures every time.
+    """The toy set: 80 training and 20 test identities under cameras 1 to 6, the same images every time.
 
-    Pictures are PIL images, RGB, 64 high and 32 wide. There is one query for each test identity and camera; test
+    Images are PIL images, RGB, 64 high and 32 wide. There is one query for each test identity and camera; test
     identities count from 1. In the gallery are four more people, all of them identity 0: distractors.
 
     Args:
-        train: draw the training pictures; False: `train` is None and `identities` is empty.
-        train_per_camera, gallery_per_camera: pictures of each person under each camera.
+        train: draw the training images; False: `train` is None and `identities` is empty.
+        train_per_camera, gallery_per_camera: images of each person under each camera.
     """
     tested, strangers = list(enumerate(TEST_PEOPLE[:20], start=1)), [(0, person) for person in TEST_PEOPLE[20:]]
     return ReIDData(
@@ -73,11 +73,11 @@ def draw_toy_people(train: bool = True, train_per_camera: int = 5, gallery_per_c
 
 
 def _drawn(split: str, people: list[tuple[int, Person]], per_camera: int) -> IdentityList:
-    """A scene's name holds no count: smaller sets have the same pictures."""
-    pictures, identities, cameras = [], [], []
+    """A scene's name holds no count: smaller sets have the same images."""
+    images, identities, cameras = [], [], []
     for place, (identity, person) in enumerate(people):
         for camera in range(1, len(CAMERAS) + 1):
-            pictures += [draw_person(person, camera, f"{split} {place} {camera} {i}") for i in range(per_camera)]
+            images += [draw_person(person, camera, f"{split} {place} {camera} {i}") for i in range(per_camera)]
             identities += [identity] * per_camera
             cameras += [camera] * per_camera
-    return IdentityList(pictures, identities, cameras)
+    return IdentityList(images, identities, cameras)

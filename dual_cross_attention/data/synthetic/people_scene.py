@@ -1,7 +1,7 @@
 """Drawn people as the six cameras of the toy set see them.
 
 A person is hair, skin, clothes, shoes and perhaps a bag. Each camera has light, view, crop and background of its own,
-and they change a picture more than another person does.
+and they change an image more than another person does.
 """
 
 import math
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from dual_cross_attention.data.synthetic.drawing import Colour, Frame, Point, shaded, varied
+from dual_cross_attention.data.synthetic.drawing import Color, Frame, Point, shaded, varied
 
 TOY_HEIGHT, TOY_WIDTH = 64, 32
-"""Size of a toy picture, in pixels."""
+"""Size of a toy image, in pixels."""
 
-COLOURS: dict[str, Colour] = {
+COLOURS: dict[str, Color] = {
     "red": (206, 40, 48),
     "orange": (246, 140, 40),
     "yellow": (246, 214, 62),
@@ -35,7 +35,7 @@ COLOURS: dict[str, Colour] = {
 
 
 class Person(NamedTuple):
-    """An identity; what has a colour names one of `COLOURS`."""
+    """An identity; what has a color names one of `COLOURS`."""
 
     hair: str
     long_hair: bool
@@ -47,11 +47,11 @@ class Person(NamedTuple):
     legwear: str
     shoes: str
     bag: tuple[str, str] | None
-    """The shoulder it hangs from, the person's own left or right, and its colour."""
+    """The shoulder it hangs from, the person's own left or right, and its color."""
 
 
 class Camera(NamedTuple):
-    """What a camera does to every picture. Lengths are in pixels of the finished picture."""
+    """What a camera does to every image. Lengths are in pixels of the finished image."""
 
     view: str
     """Which side of a person it sees: front, back, left or right."""
@@ -60,9 +60,9 @@ class Camera(NamedTuple):
     haze: float
     height: float
     """Of a person; taller than `TOY_HEIGHT`: head or feet are cut off."""
-    centre: Point
-    wall: Colour
-    floor: Colour
+    center: Point
+    wall: Color
+    floor: Color
     horizon: float
     bars: tuple[int, int] = (0, 0)
     """Distance and width of upright bars on the wall; 0: none."""
@@ -81,7 +81,7 @@ CAMERAS = [
     Camera("back", (1.16, 1.1, 1.1), 0.9, 0.03, 48, (17, 30), (128, 140, 150), (84, 86, 92), 26, stripes=(9, 5)),
 ]
 """Camera c is `CAMERAS[c - 1]`."""
-_FINE = 4  # pictures are drawn this many times larger, then averaged: smooth edges
+_FINE = 4  # images are drawn this many times larger, then averaged: smooth edges
 
 
 def draw_person(person: Person, camera: int, scene: str) -> Image.Image:
@@ -93,16 +93,16 @@ def draw_person(person: Person, camera: int, scene: str) -> Image.Image:
         scene: seeds all the rest (pose, crop, light, what stands around); the same text gives the same scene.
     """
     random, seen = Random(scene), CAMERAS[camera - 1]
-    picture = _background(random, seen)
-    draw = ImageDraw.Draw(picture)
-    centre = tuple(_FINE * (at + random.uniform(-2.5, 2.5)) for at in seen.centre)
+    image = _background(random, seen)
+    draw = ImageDraw.Draw(image)
+    center = tuple(_FINE * (at + random.uniform(-2.5, 2.5)) for at in seen.center)
     unit = _FINE * seen.height * random.uniform(0.95, 1.05)
-    frame = Frame(draw, centre, unit, lean=random.uniform(-0.08, 0.08), mirrored=seen.view == "left")
+    frame = Frame(draw, center, unit, lean=random.uniform(-0.08, 0.08), mirrored=seen.view == "left")
     arms, legs = (random.uniform(0.08, 0.5), random.uniform(0.08, 0.5)), random.uniform(0.04, 0.22)
-    Frame(draw, centre, unit).ellipse((0, 0.47), (0.2, 0.035), shaded(seen.floor, 0.72))  # shadow
+    Frame(draw, center, unit).ellipse((0, 0.47), (0.2, 0.035), shaded(seen.floor, 0.72))  # shadow
     _person(frame, person, seen.view, arms, legs)
     _obstacle(random, draw)
-    return picture.reduce(_FINE).point(_light(random, seen))
+    return image.reduce(_FINE).point(_light(random, seen))
 
 
 def _light(random: Random, camera: Camera) -> list[int]:
@@ -116,8 +116,8 @@ def _light(random: Random, camera: Camera) -> list[int]:
 def _background(random: Random, camera: Camera) -> Image.Image:
     width, height = TOY_WIDTH * _FINE, TOY_HEIGHT * _FINE
     wall, floor = varied(random, camera.wall, by=10), varied(random, camera.floor, by=10)
-    picture = Image.new("RGB", (width, height), wall)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, height), wall)
+    draw = ImageDraw.Draw(image)
     horizon = round(_FINE * (camera.horizon + random.uniform(-3, 3)))
     for left, right in _repeated(random, camera.bars, width):
         draw.rectangle((left, 0, right, horizon), fill=shaded(wall, 0.84))
@@ -130,7 +130,7 @@ def _background(random: Random, camera: Camera) -> Image.Image:
     draw.rectangle((0, horizon, width, height), fill=floor)
     for top, bottom in _repeated(random, camera.stripes, height - horizon):
         draw.rectangle((0, horizon + top, width, horizon + bottom), fill=shaded(floor, 2))
-    return picture
+    return image
 
 
 def _repeated(random: Random, pattern: tuple[int, int], length: int) -> list[tuple[int, int]]:
@@ -171,20 +171,20 @@ def _person(frame: Frame, person: Person, view: str, arms: Point, legs: float):
     _head(frame, person, view)
 
 
-def _slab(frame: Frame, colour: Colour, upper: Point, lower: Point, halves: Point):
+def _slab(frame: Frame, color: Color, upper: Point, lower: Point, halves: Point):
     """Level above and below: the middles of its upper and its lower edge, and half their widths."""
     (left, top), (right, bottom), (wide, wide_below) = upper, lower, halves
     above, below = (
         [(left - wide, top), (left + wide, top)],
         [(right + wide_below, bottom), (right - wide_below, bottom)],
     )
-    frame.polygon(above + below, colour)
+    frame.polygon(above + below, color)
 
 
-def _limb(frame: Frame, colour: Colour, start: Point, angle: float, length: float, half: float) -> Point:
+def _limb(frame: Frame, color: Color, start: Point, angle: float, length: float, half: float) -> Point:
     """Half as wide as `half` says; returns where it ends."""
     end = start[0] + length * math.sin(angle), start[1] + length * math.cos(angle)
-    _slab(frame, colour, start, end, (half, half))
+    _slab(frame, color, start, end, (half, half))
     return end
 
 
@@ -216,16 +216,16 @@ def _bag(frame: Frame, person: Person, view: str):
     """Its strap goes over the other shoulder; the bag is hidden where that side of the body is."""
     if person.bag is None:
         return
-    side, colour = person.bag[0], COLOURS[person.bag[1]]
+    side, color = person.bag[0], COLOURS[person.bag[1]]
     if view in ("left", "right"):
         shoulder, hip = (-0.05, 0.02) if side == view else (0.05, -0.08)
     else:
         hip = 0.14 if (side == "left") == (view == "front") else -0.14
         shoulder = -0.6 * hip
-    _slab(frame, shaded(colour, 0.85), (shoulder, -0.28), (hip, 0.05), (0.015, 0.015))
+    _slab(frame, shaded(color, 0.85), (shoulder, -0.28), (hip, 0.05), (0.015, 0.015))
     if view in ("front", "back", side):
-        _slab(frame, colour, (hip, 0.0), (hip, 0.16), (0.085, 0.095))
-        _slab(frame, shaded(colour, 0.7), (hip, 0.0), (hip, 0.05), (0.085, 0.09))
+        _slab(frame, color, (hip, 0.0), (hip, 0.16), (0.085, 0.095))
+        _slab(frame, shaded(color, 0.7), (hip, 0.0), (hip, 0.05), (0.085, 0.09))
 
 
 def _head(frame: Frame, person: Person, view: str):

@@ -2,10 +2,10 @@
 
 A checkpoint is a folder: `state.pt` (tensors and plain containers; read with `weights_only=True`, so nothing in it is
 executed), `progress.json` (how far the run had come), and `manifest.json`, which has the size and the SHA-256 of both
-and is written last. Writing happens in a thread, while the training goes on.
+and is written last. Writing happens in a thread, while the training continues.
 
     epoch_0003                  after the third epoch and its evaluation
-    epoch_0003_step_00001234    later, in the fourth epoch: 1,234 steps of the optimiser since the start
+    epoch_0003_step_00001234    later, in the fourth epoch: 1,234 steps of the optimizer since the start
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from dual_cross_attention.atomic_io import flush, make_folder
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import shown
+from dual_cross_attention.text import short_repr
 
 KEPT = 2
 """Newest checkpoints that are kept, beside that of the best epoch."""
@@ -36,7 +36,7 @@ STATE, PROGRESS, MANIFEST = "state.pt", "progress.json", "manifest.json"
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """After `epoch` epochs; in the middle of the next one, with the steps of the optimiser since the start."""
+    """After `epoch` epochs; in the middle of the next one, with the steps of the optimizer since the start."""
     return f"epoch_{epoch:04d}" + (f"_step_{step:08d}" if step is not None else "")
 
 
@@ -62,7 +62,7 @@ def read_progress(path: Path) -> dict[str, Any]:
         check_version(progress.pop("format_version", None), f"'{path / PROGRESS}'")
         for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
             if not is_right(progress[name]):
-                raise ValueError(f"{name} is {shown(progress[name])}, expected {expected}")
+                raise ValueError(f"{name} is {short_repr(progress[name])}, expected {expected}")
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -151,7 +151,7 @@ def read_state(path: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
-        # Not mapped (mmap=True): on a CPU the optimiser's state would stay in the file, and if that is cut short, or a
+        # Not mapped (mmap=True): on a CPU the optimizer's state would stay in the file, and if that is cut short, or a
         # network disk fails, the process ends by SIGBUS.
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # what a reader raises on damaged or hostile bytes is not limited to any list of types
@@ -160,7 +160,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 class CheckpointWriter:
-    """Writes checkpoints, one at a time, while the training goes on.
+    """Writes checkpoints, one at a time, while the training continues.
 
     A full disk or a folder that cannot be written to does not end a run: it is told, what was there stays, and the next
     checkpoint tries again.
@@ -226,7 +226,7 @@ class CheckpointWriter:
         if failed:
             last = list_checkpoints(self.folder)
             self.warn(
-                f"{self.failed}; the run goes on, and "
+                f"{self.failed}; the run continues, and "
                 + (f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet")
             )
 

@@ -1,4 +1,4 @@
-"""FSDP: parameters, gradients and the optimiser's state split over processes, for backbones that do not fit one card.
+"""FSDP: parameters, gradients and the optimizer's state split over processes, for backbones that do not fit one card.
 
 Notable:
 - the unit is a block, whose parameters are gathered while it runs. Blocks are opened, not called, so each gets a method
@@ -20,7 +20,7 @@ from dual_cross_attention.tasks.task import Task
 
 
 def shard(task: Task, device: torch.device, processes: int) -> None:
-    """Split a task's parameters over the processes, in place; before its optimiser is built. Names stay.
+    """Split a task's parameters over the processes, in place; before its optimizer is built. Names stay.
 
     Args:
         task: with the same weights in every process.

@@ -1,7 +1,7 @@
-"""Which micro-batches of an epoch make which step of the optimiser, and which process takes them.
+"""Which micro-batches of an epoch make which step of the optimizer, and which process takes them.
 
 Micro-batches are numbered through an epoch. A step takes the next `per_step` of them, whatever the number of processes:
-so a run computes the same on one process and on many, and can go on with another number of them.
+so a run computes the same on one process and on many, and can continue with another number of them.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def seed_batch(seed: int, epoch: int, number: int, piece: int = 0) -> None:
     """Distractors and stochastic depth of a micro-batch (or a piece of it) are drawn from these numbers alone.
 
     So they do not depend on what was drawn before: on an interruption, or on which process it is. `TAG` keeps them
-    apart from the augmentation of picture `number`, which is drawn from (seed, epoch, number).
+    apart from the augmentation of image `number`, which is drawn from (seed, epoch, number).
     """
     drawn = np.random.SeedSequence((seed, epoch, number, piece, TAG)).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(drawn >> np.uint64(1)))

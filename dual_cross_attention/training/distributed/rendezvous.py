@@ -20,7 +20,7 @@ from dual_cross_attention.data.loaders import READING_ATTEMPTS
 POLL = 0.05  # seconds
 PATIENCE = timedelta(minutes=10)  # for processes that take long to start
 WAITING = timedelta(seconds=READING_ATTEMPTS * READING_PATIENCE) + PATIENCE
-"""How long a process waits for the others: longer than one may wait for those that read its pictures."""
+"""How long a process waits for the others: longer than one may wait for those that read its images."""
 
 
 def meeting_point() -> dict[str, Any]:

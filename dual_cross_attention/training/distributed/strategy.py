@@ -36,7 +36,7 @@ def ddp_options(leaves_out_parameters: bool) -> DistributedDataParallelKwargs:
 
 
 class Parallel:
-    """A task and its optimiser, on the device, with gradients averaged over all processes: DDP, or FSDP if the task is
+    """A task and its optimizer, on the device, with gradients averaged over all processes: DDP, or FSDP if the task is
     sharded.
 
     Args:
@@ -94,7 +94,7 @@ class Parallel:
         return tensor
 
     def state(self) -> dict[str, Any]:
-        """Weights, optimiser and loss scaling; parameters go by their names, so that any number of processes reads it.
+        """Weights, optimizer and loss scaling; parameters go by their names, so that any number of processes reads it.
 
         All processes must call this after at least one step; what it gives is complete on the first.
         """
@@ -108,7 +108,7 @@ class Parallel:
         """Put a state back, in all processes.
 
         Raises:
-            RuntimeError, KeyError, ValueError: it is not of this task and optimiser.
+            RuntimeError, KeyError, ValueError: it is not of this task and optimizer.
         """
         set_state_dict(
             self.task,

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from dual_cross_attention.data import load_fgvc, read_picture
+from dual_cross_attention.data import load_fgvc, read_image
 
 CLASSES = ["001.Black_footed_Albatross", "002.Groove_billed_Ani", "010.Red_winged_Blackbird"]
 PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 
 @pytest.fixture
-def cub(tmp_path, write_picture) -> Path:
-    """Three classes (ids 1, 2 and 10), four pictures each; of each class the first and the last are for training."""
+def cub(tmp_path, write_image) -> Path:
+    """Three classes (ids 1, 2 and 10), four images each; of each class the first and the last are for training."""
     root = tmp_path / "CUB_200_2011"
     images = [f"{name}/{name}_{i}.jpg" for name in CLASSES for i in range(4)]
     for number, image in enumerate(images):
-        write_picture(root / "images" / image, (20 * number, 0, 0))
+        write_image(root / "images" / image, (20 * number, 0, 0))
     files = {
         "classes.txt": zip((1, 2, 10), CLASSES, strict=True),
         "images.txt": enumerate(images, start=1),
@@ -35,12 +35,12 @@ def test_own_folder_and_the_one_that_holds_it(cub):
         assert (data.name, data.classes) == ("cub", CLASSES)
         assert data.train.labels == [0, 0, 1, 1, 2, 2]
         assert data.test.labels == [0, 0, 1, 1, 2, 2]
-        assert [path.name[-5] for path in data.train.pictures] == ["0", "3"] * 3
-        assert [path.name[-5] for path in data.test.pictures] == ["1", "2"] * 3
-        for pictures in (data.train, data.test):
-            for path, label in zip(pictures.pictures, pictures.labels, strict=True):
+        assert [path.name[-5] for path in data.train.images] == ["0", "3"] * 3
+        assert [path.name[-5] for path in data.test.images] == ["1", "2"] * 3
+        for images in (data.train, data.test):
+            for path, label in zip(images.images, images.labels, strict=True):
                 assert path.parent.name == CLASSES[label]
-                assert read_picture(path).size == (10, 8)
+                assert read_image(path).size == (10, 8)
 
 
 def test_lines_in_any_order_and_a_blank_one_at_the_end(cub):
@@ -80,7 +80,7 @@ def test_missing_file(cub, refused, name):
         load_fgvc("cub", cub)
 
 
-def test_missing_pictures_folder(cub, refused):
+def test_missing_images_folder(cub, refused):
     (cub / "images").rename(cub / "pictures")
     with refused(cub / "images", "does not exist", PAGE):
         load_fgvc("cub", cub)
@@ -92,7 +92,7 @@ def test_file_that_is_not_text(cub, refused):
         load_fgvc("cub", cub)
 
 
-def test_split_without_pictures(cub, refused):
+def test_split_without_images(cub, refused):
     lines = (cub / "train_test_split.txt").read_text().splitlines()
     for flag, split in (("1", "test"), ("0", "training")):
         (cub / "train_test_split.txt").write_text("\n".join(f"{line.split()[0]} {flag}" for line in lines))
@@ -110,22 +110,22 @@ def test_single_class(cub, refused):
 SHARED = Path(os.environ.get("DCAL_SHARED") or Path(__file__).parents[4] / "shared")
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "CUB_200_2011").is_dir(), reason="the real pictures are not here")
+@pytest.mark.skipif(not (SHARED / "data" / "CUB_200_2011").is_dir(), reason="the real images are not here")
 def test_real_birds():
     data = load_fgvc("cub", SHARED / "data")
     assert (len(data.classes), len(data.train), len(data.test)) == (100, 2999, 2903)
     assert set(data.train.labels) == set(data.test.labels) == set(range(100))
     assert data.classes[0] == "001.Black_footed_Albatross"
-    for pictures in (data.train, data.test):
-        folders = [path.parent.name for path in pictures.pictures]
-        assert folders == [data.classes[label] for label in pictures.labels]
-        assert read_picture(pictures.pictures[-1]).size == (227, 227)
+    for images in (data.train, data.test):
+        folders = [path.parent.name for path in images.images]
+        assert folders == [data.classes[label] for label in images.labels]
+        assert read_image(images.images[-1]).size == (227, 227)
 
 
-def test_images_that_are_not_listed_are_counted(cub, write_picture):
+def test_images_that_are_not_listed_are_counted(cub, write_image):
     expected = load_fgvc("cub", cub)
-    write_picture(cub / "images" / CLASSES[0] / "more.jpg")
-    write_picture(cub / "images" / "more.jpg")
+    write_image(cub / "images" / CLASSES[0] / "more.jpg")
+    write_image(cub / "images" / "more.jpg")
     (cub / "images" / CLASSES[1] / "more.jfif").write_bytes((cub / "images" / "more.jpg").read_bytes())
     data = load_fgvc("cub", cub)
     assert (data.train, data.test) == (expected.train, expected.test)

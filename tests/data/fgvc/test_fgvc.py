@@ -1,16 +1,16 @@
-"""Choosing a data set by name, and what a user is told when that cannot work."""
+"""Choosing a dataset by name, and what a user is told when that cannot work."""
 
 import pytest
 from PIL import Image
 
-from dual_cross_attention.data import FGVC_DATASETS, FineGrainedData, PictureList, load_fgvc
+from dual_cross_attention.data import FGVC_DATASETS, FineGrainedData, ImageList, load_fgvc
 
 ON_DISK = ["cub", "cars", "aircraft", "folder"]  # in a folder of their own
 
 
 def test_what_exists():
     assert list(FGVC_DATASETS) == ["toy", *ON_DISK, "shards"]
-    assert all(data_set.description for data_set in FGVC_DATASETS.values())
+    assert all(dataset.description for dataset in FGVC_DATASETS.values())
 
 
 @pytest.mark.parametrize(("name", "meant"), [("CUB", "cub"), ("car", "cars"), ("aircrafts", "aircraft")])
@@ -20,22 +20,22 @@ def test_unknown_name_lists_what_exists(refused, name, meant):
 
 
 def test_unknown_name_unlike_any(refused):
-    with refused("unknown data set 'xyz'; there are: toy, cub"):
+    with refused("unknown dataset 'xyz'; there are: toy, cub"):
         load_fgvc("xyz", None)
 
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_data_root_missing_or_wrong(tmp_path, refused, name):
-    data_set = FGVC_DATASETS[name]
-    with refused(name, "needs data_root", data_set.layout, data_set.source):
+    dataset = FGVC_DATASETS[name]
+    with refused(name, "needs data_root", dataset.layout, dataset.source):
         load_fgvc(name, None)
-    with refused(data_set.layout, tmp_path / "none", "does not exist", data_set.source):
+    with refused(dataset.layout, tmp_path / "none", "does not exist", dataset.source):
         load_fgvc(name, tmp_path / "none")
     (tmp_path / "file").touch()
-    with refused(data_set.layout, tmp_path / "file", "not a folder"):
+    with refused(dataset.layout, tmp_path / "file", "not a folder"):
         load_fgvc(name, tmp_path / "file")
     (tmp_path / "nothing").mkdir()
-    with refused(data_set.layout, tmp_path / "nothing", "it is empty"):
+    with refused(dataset.layout, tmp_path / "nothing", "it is empty"):
         load_fgvc(name, tmp_path / "nothing")
 
 
@@ -46,29 +46,29 @@ def test_no_download_where_there_is_none(tmp_path, refused, name):
 
 
 def test_toy_takes_no_data_root(tmp_path, refused):
-    with refused("toy", tmp_path, "did you mean the data set cub, or folder"):
+    with refused("toy", tmp_path, "did you mean the dataset cub, or folder"):
         load_fgvc("toy", tmp_path)
 
 
-def test_home_is_expanded(tmp_path, monkeypatch, write_picture):
+def test_home_is_expanded(tmp_path, monkeypatch, write_image):
     monkeypatch.setenv("HOME", f"{tmp_path}")
     for name in ("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg"):
-        write_picture(tmp_path / "mine" / name)
+        write_image(tmp_path / "mine" / name)
     assert load_fgvc("folder", "~/mine").classes == ["a", "b"]
 
 
 def test_data_that_cannot_be_trained_on(refused):
-    def pictures(*labels: int) -> PictureList:
-        return PictureList([Image.new("RGB", (2, 2)) for _ in labels], labels)
+    def images(*labels: int) -> ImageList:
+        return ImageList([Image.new("RGB", (2, 2)) for _ in labels], labels)
 
-    FineGrainedData("mine", ["a", "b"], pictures(0, 1), pictures(1))
+    FineGrainedData("mine", ["a", "b"], images(0, 1), images(1))
     with refused("mine", "two classes", "found 1"):
-        FineGrainedData("mine", ["a"], pictures(0), pictures(0))
+        FineGrainedData("mine", ["a"], images(0), images(0))
     with refused("mine", "training split is empty"):
-        FineGrainedData("mine", ["a", "b"], pictures(), pictures(0))
+        FineGrainedData("mine", ["a", "b"], images(), images(0))
     with refused("mine", "test split is empty"):
-        FineGrainedData("mine", ["a", "b"], pictures(0), pictures())
+        FineGrainedData("mine", ["a", "b"], images(0), images())
     with refused("mine", "from 0 to 1", "training split", "from 0 to 2"):
-        FineGrainedData("mine", ["a", "b"], pictures(0, 2), pictures(0))
+        FineGrainedData("mine", ["a", "b"], images(0, 2), images(0))
     with refused("mine", "from 0 to 1", "test split", "from -1 to 1"):
-        FineGrainedData("mine", ["a", "b"], pictures(0, 1), pictures(-1, 1))
+        FineGrainedData("mine", ["a", "b"], images(0, 1), images(-1, 1))

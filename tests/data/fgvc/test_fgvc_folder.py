@@ -1,31 +1,31 @@
-"""A user's own pictures, one folder per class."""
+"""A user's own images, one folder per class."""
 
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from dual_cross_attention.data import load_fgvc, read_picture
+from dual_cross_attention.data import load_fgvc, read_image
 
 
 @pytest.fixture
-def folder(tmp_path, write_picture) -> Path:
+def folder(tmp_path, write_image) -> Path:
     for name in ("train/wren/b.jpg", "train/wren/a.JPEG", "train/Robin/c.png", "val/Robin/d.WebP", "val/wren/e.jpg"):
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     return tmp_path
 
 
-def names(pictures) -> list[str]:
-    return [f"{path.parent.name}/{path.name}" for path in pictures.pictures]
+def names(images) -> list[str]:
+    return [f"{path.parent.name}/{path.name}" for path in images.images]
 
 
-def test_classes_and_pictures_are_sorted(folder):
+def test_classes_and_images_are_sorted(folder):
     data = load_fgvc("folder", folder)
     assert (data.name, data.classes) == ("folder", ["Robin", "wren"])
     assert (names(data.train), data.train.labels) == (["Robin/c.png", "wren/a.JPEG", "wren/b.jpg"], [0, 1, 1])
     assert (names(data.test), data.test.labels) == (["Robin/d.WebP", "wren/e.jpg"], [0, 1])
-    for path in (*data.train.pictures, *data.test.pictures):
-        assert read_picture(path).mode == "RGB"
+    for path in (*data.train.images, *data.test.images):
+        assert read_image(path).mode == "RGB"
 
 
 def test_test_in_place_of_val(folder):
@@ -37,7 +37,7 @@ def test_test_in_place_of_val(folder):
 
 def test_other_files_are_left_out(folder):
     expected = load_fgvc("folder", folder)
-    (folder / "train/wren/notes.txt").write_text("no picture")
+    (folder / "train/wren/notes.txt").write_text("no image")
     (folder / "train/labels.csv").write_text("no class")
     (folder / "train/.cache").mkdir()
     (folder / "train/wren/.DS_Store").write_bytes(b"\0\0\0\1Bud1")
@@ -46,19 +46,19 @@ def test_other_files_are_left_out(folder):
     assert load_fgvc("folder", folder) == expected
 
 
-def test_a_class_may_lack_test_pictures(folder):
+def test_a_class_may_lack_test_images(folder):
     (folder / "val/wren/e.jpg").unlink()
     (folder / "val/wren").rmdir()
     assert load_fgvc("folder", folder).test.labels == [0]
 
 
-def test_class_that_training_has_not(folder, write_picture, refused):
-    write_picture(folder / "val/heron/a.jpg")
+def test_class_that_training_has_not(folder, write_image, refused):
+    write_image(folder / "val/heron/a.jpg")
     with refused("'heron'", folder / "val", folder / "train", "Robin, wren"):
         load_fgvc("folder", folder)
 
 
-def test_class_without_training_pictures(folder, refused):
+def test_class_without_training_images(folder, refused):
     (folder / "train/wren/b.jpg").unlink()
     (folder / "train/wren/a.JPEG").rename(folder / "train/wren/a.heic")
     with refused(folder / "train/wren", ".jpg", "a.heic"):
@@ -72,12 +72,12 @@ def test_missing_split(folder, refused, missing):
         load_fgvc("folder", folder)
 
 
-def test_single_class_and_empty_split(tmp_path, write_picture, refused):
-    write_picture(tmp_path / "train/wren/a.jpg")
-    write_picture(tmp_path / "val/wren/a.jpg")
+def test_single_class_and_empty_split(tmp_path, write_image, refused):
+    write_image(tmp_path / "train/wren/a.jpg")
+    write_image(tmp_path / "val/wren/a.jpg")
     with refused("folder", "at least two classes", "wren"):
         load_fgvc("folder", tmp_path)
-    write_picture(tmp_path / "train/robin/a.jpg")
+    write_image(tmp_path / "train/robin/a.jpg")
     (tmp_path / "val/wren/a.jpg").unlink()
     with refused("folder", "the test split is empty"):
         load_fgvc("folder", tmp_path)
@@ -88,20 +88,20 @@ def warned(data, *words: str) -> bool:
     return any(all(word in warning for word in words) for warning in data.warnings)
 
 
-def test_subfolders_of_a_class_are_read_as_torchvision_does(folder, write_picture):
+def test_subfolders_of_a_class_are_read_as_torchvision_does(folder, write_image):
     from torchvision.datasets import ImageFolder
 
     for name in ("close/x.jpg", "close/left/y.png", "far/z.jpg"):
-        write_picture(folder / "train/wren" / name)
-    write_picture(folder / "val/Robin/2024/w.jpg")
+        write_image(folder / "train/wren" / name)
+    write_image(folder / "val/Robin/2024/w.jpg")
     data = load_fgvc("folder", folder)
     for split, mine in (("train", data.train), ("val", data.test)):
         theirs = ImageFolder(folder / split)
         assert theirs.classes == data.classes
         assert sorted((Path(path), label) for path, label in theirs.samples) == sorted(
-            zip(mine.pictures, mine.labels, strict=True)
+            zip(mine.images, mine.labels, strict=True)
         )
-    assert [path.name for path in data.train.pictures] == ["c.png", "a.JPEG", "b.jpg", "x.jpg", "y.png", "z.jpg"]
+    assert [path.name for path in data.train.images] == ["c.png", "a.JPEG", "b.jpg", "x.jpg", "y.png", "z.jpg"]
     assert warned(data, f"{folder / 'train'}: 3 of 6 images", "subfolders", "x.jpg")
     assert warned(data, f"{folder / 'val'}: 1 of 3 images", "subfolders", "w.jpg")
 
@@ -113,7 +113,7 @@ def test_a_class_may_have_images_in_subfolders_alone(folder):
     assert load_fgvc("folder", folder).train.labels == [0, 1, 1]
 
 
-def test_what_looks_like_an_image_and_is_not_taken_is_counted(folder, write_picture):
+def test_what_looks_like_an_image_and_is_not_taken_is_counted(folder, write_image):
     taken = load_fgvc("folder", folder)
     jpeg = (folder / "train/wren/b.jpg").read_bytes()
     wren = folder / "train/wren"
@@ -130,12 +130,12 @@ def test_what_looks_like_an_image_and_is_not_taken_is_counted(folder, write_pict
     assert len(data.warnings) == 2
 
 
-def test_images_in_no_class_and_hidden_ones_are_counted(folder, write_picture):
+def test_images_in_no_class_and_hidden_ones_are_counted(folder, write_image):
     taken = load_fgvc("folder", folder)
     for name in ("train/1.jpg", "train/2.png", "val/3.jpg", "4.jpg"):
-        write_picture(folder / name)
+        write_image(folder / name)
     for name in ("train/wren/.h.jpg", "train/wren/.ipynb_checkpoints/a.jpg", "train/.trash/b.jpg"):
-        write_picture(folder / name)
+        write_image(folder / name)
     data = load_fgvc("folder", folder)
     assert (data.train, data.test) == (taken.train, taken.test)
     assert warned(data, f"{folder / 'train'}: images in no class folder", "2, such as", "1.jpg")
@@ -162,9 +162,9 @@ def test_links_in_a_circle_end(folder):
     assert warned(data, "4 links are not followed")
 
 
-def test_links_to_folders_elsewhere_are_followed(folder, tmp_path_factory, write_picture):
+def test_links_to_folders_elsewhere_are_followed(folder, tmp_path_factory, write_image):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write_picture(elsewhere / "more/x.jpg")
+    write_image(elsewhere / "more/x.jpg")
     (folder / "train/wren/link").symlink_to(elsewhere)
     (folder / "train/crow").symlink_to(elsewhere)
     data = load_fgvc("folder", folder)
@@ -184,13 +184,13 @@ def test_links_that_branch_do_not_multiply(folder):
     assert len(load_fgvc("folder", folder).train) == 4
 
 
-def test_val_and_test_both_there(folder, write_picture):
+def test_val_and_test_both_there(folder, write_image):
     expected = load_fgvc("folder", folder)
-    write_picture(folder / "test/Robin/q.jpg")
+    write_image(folder / "test/Robin/q.jpg")
     data = load_fgvc("folder", folder)
     assert data.test == expected.test
     assert warned(data, "val/ is taken to test on", "test/ is not read")
-    write_picture(folder / "Validation/Robin/q.jpg")
+    write_image(folder / "Validation/Robin/q.jpg")
     assert warned(load_fgvc("folder", folder), "val/ is taken", "Validation/ and test/ are not read")
     (folder / "val").rename(folder / "elsewhere")
     assert names(load_fgvc("folder", folder).test) == ["Robin/q.jpg"]
@@ -200,37 +200,37 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
 @pytest.mark.parametrize(("in_train", "in_val"), [(NFC, NFD), (NFD, NFC), (NFD, NFD)])
-def test_composed_and_decomposed_names_are_the_same_class(folder, write_picture, in_train, in_val):
-    write_picture(folder / "train" / in_train / "x.jpg")
-    write_picture(folder / "val" / in_val / "y.jpg")
+def test_composed_and_decomposed_names_are_the_same_class(folder, write_image, in_train, in_val):
+    write_image(folder / "train" / in_train / "x.jpg")
+    write_image(folder / "val" / in_val / "y.jpg")
     data = load_fgvc("folder", folder)
     assert data.classes == ["Robin", NFC, "wren"]
     assert (data.train.labels, data.test.labels) == ([0, 1, 2, 2], [0, 1, 2])
-    for path in (*data.train.pictures, *data.test.pictures):
+    for path in (*data.train.images, *data.test.images):
         assert path.is_file()
     assert data.warnings == []
 
 
-def test_a_class_in_both_spellings_is_one(folder, write_picture):
+def test_a_class_in_both_spellings_is_one(folder, write_image):
     for number, name in enumerate((NFC, NFD)):
-        write_picture(folder / "train" / name / f"{number}.jpg")
+        write_image(folder / "train" / name / f"{number}.jpg")
     data = load_fgvc("folder", folder)
     assert data.classes == ["Robin", NFC, "wren"]
     assert data.train.labels == [0, 1, 1, 2, 2]
     assert warned(data, "1 classes", "taken together")
 
 
-def test_labels_in_the_order_of_a_model(folder, write_picture):
+def test_labels_in_the_order_of_a_model(folder, write_image):
     """Sorted, é is behind z composed, and before it decomposed."""
     for root, name in ((folder / "one", "\u00e9tourneau"), (folder / "two", "e\u0301tourneau")):
         for split in ("train", "val"):
             for each in (name, "wren"):
-                write_picture(root / split / each / f"{each[-1]}.jpg")
+                write_image(root / split / each / f"{each[-1]}.jpg")
     one, two = (load_fgvc("folder", folder / name) for name in ("one", "two"))
     assert one.classes == ["wren", "\u00e9tourneau"] and two.classes == one.classes[::-1]
     aligned = two.with_order_of(one.classes)
     assert aligned.classes == one.classes
     for split in ("train", "test"):
         listed = getattr(aligned, split)
-        assert [aligned.classes[label][-1] for label in listed.labels] == [path.stem for path in listed.pictures]
+        assert [aligned.classes[label][-1] for label in listed.labels] == [path.stem for path in listed.images]
     assert two.with_order_of(["wren", "owl"]) is two

@@ -9,12 +9,12 @@ import pytest
 from dual_cross_attention.data import draw_toy, load_fgvc
 from dual_cross_attention.data.synthetic.birds import SPECIES, draw_bird
 
-# SHA-256 of the pixels, first 16 digits: a change of one of them is another data set, with other results.
+# SHA-256 of the pixels, first 16 digits: a change of one of them is another dataset, with other results.
 PIXELS = {(0, "train 0"): "39a67161014a662a", (3, "train 3"): "76e5e8c01fa713df", (9, "test 499"): "6151912acfc92448"}
 
 
-def pixels(pictures) -> np.ndarray:
-    return np.stack([np.asarray(picture) for picture in pictures]).astype(np.float64)
+def pixels(images) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def test_set_is_balanced_and_made_of_those_birds(toy):
     assert toy.classes[3] == "orange_capped_white_barred"
     assert set(Counter(toy.train.labels).values()) == {250}
     assert set(Counter(toy.test.labels).values()) == {50}
-    assert toy.test.pictures[499].tobytes() == draw_bird(toy.test.labels[499], "test 499").tobytes()
-    assert all((picture.mode, picture.size) == ("RGB", (64, 64)) for picture in toy.train.pictures)
-    assert len({picture.tobytes() for picture in (*toy.train.pictures, *toy.test.pictures)}) == 3000
+    assert toy.test.images[499].tobytes() == draw_bird(toy.test.labels[499], "test 499").tobytes()
+    assert all((image.mode, image.size) == ("RGB", (64, 64)) for image in toy.train.images)
+    assert len({image.tobytes() for image in (*toy.train.images, *toy.test.images)}) == 3000
 
 
-def test_smaller_sets_start_with_the_same_pictures(toy):
+def test_smaller_sets_start_with_the_same_images(toy):
     small = draw_toy(train_per_species=2, test_per_species=1)
     assert (len(small.train), len(small.test)) == (20, 10)
-    assert [p.tobytes() for p in small.train.pictures] == [p.tobytes() for p in toy.train.pictures[:20]]
+    assert [p.tobytes() for p in small.train.images] == [p.tobytes() for p in toy.train.images[:20]]
 
 
 def test_species_differ_in_small_parts_only():
@@ -56,15 +56,15 @@ def test_species_differ_in_small_parts_only():
                 assert all(np.ptp(where) < 18 * parts for where in np.nonzero(differs))
 
 
-def test_colours_of_the_whole_picture_do_not_tell_the_species(toy):
-    """The best linear reading of a colour histogram (8×8×8 bins) is wrong for a third of the test pictures or more."""
+def test_colors_of_the_whole_image_do_not_tell_the_species(toy):
+    """The best linear reading of a color histogram (8×8×8 bins) is wrong for a third of the test images or more."""
 
-    def histograms(pictures) -> np.ndarray:
-        bins = (pixels(pictures) // 32).astype(int).reshape(len(pictures), -1, 3) @ (64, 8, 1)
+    def histograms(images) -> np.ndarray:
+        bins = (pixels(images) // 32).astype(int).reshape(len(images), -1, 3) @ (64, 8, 1)
         counts = np.stack([np.bincount(row, minlength=512) for row in bins]) / 64
         return np.concatenate([counts, np.ones((len(counts), 1))], axis=1)
 
-    seen, unseen = histograms(toy.train.pictures), histograms(toy.test.pictures)
+    seen, unseen = histograms(toy.train.images), histograms(toy.test.images)
     targets = np.eye(10)[toy.train.labels]
     accuracies = []
     for ridge in (0.1, 1.0, 10.0, 100.0):

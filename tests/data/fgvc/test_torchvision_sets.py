@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from dual_cross_attention.data import load_fgvc, read_picture
+from dual_cross_attention.data import load_fgvc, read_image
 
 MODELS = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Audi TT RS Coupe 2012"]
 VARIANTS = ["707-320", "Boeing 717", "F/A-18"]
@@ -20,7 +20,7 @@ def annotations(labels: list[int]) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def cars(tmp_path, write_picture) -> Path:
+def cars(tmp_path, write_image) -> Path:
     root = tmp_path / "stanford_cars"
     (root / "devkit").mkdir(parents=True)
     savemat(root / "devkit" / "cars_meta.mat", {"class_names": np.array(MODELS, dtype=object)})
@@ -28,16 +28,16 @@ def cars(tmp_path, write_picture) -> Path:
     savemat(root / "cars_test_annos_withlabels.mat", annotations([2, 3]))
     for split, count in (("cars_train", 4), ("cars_test", 2)):
         for i in range(count):
-            write_picture(root / split / f"{i:05}.jpg")
+            write_image(root / split / f"{i:05}.jpg")
     return root
 
 
 @pytest.fixture
-def aircraft(tmp_path, write_picture) -> Path:
+def aircraft(tmp_path, write_image) -> Path:
     root = tmp_path / "fgvc-aircraft-2013b"
     names = [f"{i:07}" for i in range(5)]
     for name in names:
-        write_picture(root / "data" / "images" / f"{name}.jpg")
+        write_image(root / "data" / "images" / f"{name}.jpg")
     (root / "data" / "variants.txt").write_text("\n".join(VARIANTS) + "\n")
     (root / "data" / "images_variant_trainval.txt").write_text("0000000 F/A-18\n0000001 707-320\n0000002 Boeing 717\n")
     (root / "data" / "images_variant_test.txt").write_text("0000003 Boeing 717\n0000004 707-320\n")
@@ -50,8 +50,8 @@ def test_cars(cars):
         assert (data.name, data.classes) == ("cars", MODELS)
         assert (data.train.labels, data.test.labels) == ([2, 0, 1, 0], [1, 2])
         assert all(type(label) is int for label in data.train.labels)
-        assert [path.name for path in data.train.pictures] == ["00000.jpg", "00001.jpg", "00002.jpg", "00003.jpg"]
-        assert read_picture(data.test.pictures[1]).size == (10, 8)
+        assert [path.name for path in data.train.images] == ["00000.jpg", "00001.jpg", "00002.jpg", "00003.jpg"]
+        assert read_image(data.test.images[1]).size == (10, 8)
 
 
 def test_aircraft(aircraft):
@@ -59,8 +59,8 @@ def test_aircraft(aircraft):
         data = load_fgvc("aircraft", data_root)
         assert (data.name, data.classes) == ("aircraft", VARIANTS)
         assert (data.train.labels, data.test.labels) == ([2, 0, 1], [1, 0])
-        assert [path.name for path in data.test.pictures] == ["0000003.jpg", "0000004.jpg"]
-        assert read_picture(data.train.pictures[0]).size == (10, 8)
+        assert [path.name for path in data.test.images] == ["0000003.jpg", "0000004.jpg"]
+        assert read_image(data.train.images[0]).size == (10, 8)
 
 
 def test_from_inside_the_folder_and_through_a_link(cars, aircraft, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_other_layouts_are_refused(tmp_path, cars, aircraft, refused):
     page = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
     with refused("cars_test_annos_withlabels.mat", tmp_path / "elsewhere", "pictures/", issue):
         load_fgvc("cars", tmp_path / "elsewhere")
-    with refused("fgvc-aircraft-2013b/ with data/", tmp_path / "elsewhere", "pictures/", page):
+    with refused("fgvc-aircraft-2013b/ with data/", tmp_path / "elsewhere", "images/", page):
         load_fgvc("aircraft", tmp_path / "elsewhere")
     (cars / "cars_test_annos_withlabels.mat").unlink()
     with refused("cars_test_annos_withlabels.mat"):
@@ -115,10 +115,10 @@ def test_download_of_aircraft(aircraft, tmp_path, refused, monkeypatch):
         load_fgvc("aircraft", tmp_path / "new", download=True)
 
 
-def test_images_that_are_not_listed_are_counted(cars, aircraft, write_picture):
-    write_picture(cars / "cars_test" / "more.jpg")
+def test_images_that_are_not_listed_are_counted(cars, aircraft, write_image):
+    write_image(cars / "cars_test" / "more.jpg")
     (warning,) = load_fgvc("cars", cars).warnings
     assert "1 image is left out" in warning and "cars_test_annos_withlabels.mat" in warning
-    write_picture(aircraft / "data" / "images" / "more.jpg")
+    write_image(aircraft / "data" / "images" / "more.jpg")
     (warning,) = load_fgvc("aircraft", aircraft).warnings
     assert "1 image is left out" in warning and "images_variant_test.txt" in warning

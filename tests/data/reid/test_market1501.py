@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dual_cross_attention.data import read_picture
+from dual_cross_attention.data import read_image
 from dual_cross_attention.data.reid import load_reid, market1501
 from dual_cross_attention.data.reid.release import Counts
 
@@ -48,8 +48,8 @@ def duke(tmp_path) -> Path:
     return tree(tmp_path / "DukeMTMC-reID", DUKE)
 
 
-def names(pictures) -> list[str]:
-    return [path.stem for path in pictures.pictures]
+def names(images) -> list[str]:
+    return [path.stem for path in images.images]
 
 
 def test_market1501(market):
@@ -61,7 +61,7 @@ def test_market1501(market):
     assert (data.query.identities, data.query.cameras) == ([1, 5], [1, 2])
     assert names(data.gallery) == MARKET["bounding_box_test"][2:]
     assert (data.gallery.identities, data.gallery.cameras) == ([0, 0, 1, 3, 5], [1, 4, 2, 2, 1])
-    assert data.gallery.pictures[0] == market / "bounding_box_test" / "0000_c1s1_000151_01.jpg"
+    assert data.gallery.images[0] == market / "bounding_box_test" / "0000_c1s1_000151_01.jpg"
 
 
 def test_dukemtmc(duke):
@@ -72,9 +72,9 @@ def test_dukemtmc(duke):
     assert (data.query.identities, data.query.cameras) == ([5], [2])
     assert (data.gallery.identities, data.gallery.cameras) == ([2, 5, 6789], [1, 1, 7])
     assert data.warnings == [
-        "dukemtmc: 3 of 16,522 training pictures (2 of 702 identities): 16,519 are missing",
-        "dukemtmc: 1 of 2,228 query pictures (1 of 702 identities): 2,227 are missing",
-        "dukemtmc: 3 of 17,661 gallery pictures (3 of 1,110 identities): 17,658 are missing",
+        "dukemtmc: 3 of 16,522 training images (2 of 702 identities): 16,519 are missing",
+        "dukemtmc: 1 of 2,228 query images (1 of 702 identities): 2,227 are missing",
+        "dukemtmc: 3 of 17,661 gallery images (3 of 1,110 identities): 17,658 are missing",
     ]
 
 
@@ -84,12 +84,12 @@ def test_the_folder_that_holds_it(market, duke, name):
     assert load_reid(name, own.parent) == load_reid(name, own) == load_reid(name, f"{own}/")
 
 
-def test_junk_and_missing_pictures_are_counted(market):
+def test_junk_and_missing_images_are_counted(market):
     assert load_reid("market1501", market).warnings == [
-        f"market1501: {market / 'bounding_box_test'}: 2 junk pictures (identity -1) are left out",
-        "market1501: 4 of 12,936 training pictures (3 of 751 identities): 12,932 are missing",
-        "market1501: 2 of 3,368 query pictures (2 of 750 identities): 3,366 are missing",
-        "market1501: 5 of 15,913 gallery pictures (3 of 750 identities): 15,908 are missing",
+        f"market1501: {market / 'bounding_box_test'}: 2 junk images (identity -1) are left out",
+        "market1501: 4 of 12,936 training images (3 of 751 identities): 12,932 are missing",
+        "market1501: 2 of 3,368 query images (2 of 750 identities): 3,366 are missing",
+        "market1501: 5 of 15,913 gallery images (3 of 750 identities): 15,908 are missing",
     ]
 
 
@@ -101,9 +101,9 @@ def test_counts_as_released_or_not(market, monkeypatch):
 
     assert warnings() == []
     (few,) = warnings(query=Counts(1, 2))
-    assert few == "market1501: 2 of 1 query pictures (2 of 2 identities): 1 more than released"
+    assert few == "market1501: 2 of 1 query images (2 of 2 identities): 1 more than released"
     (others,) = warnings(training=Counts(4, 5))
-    assert others == "market1501: 4 of 4 training pictures (3 of 5 identities): other identities than released"
+    assert others == "market1501: 4 of 4 training images (3 of 5 identities): other identities than released"
 
 
 def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
@@ -113,7 +113,7 @@ def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
             (market / folder / f"{name}.jpg").touch()
     data = load_reid("market1501", market)
     assert (data.identities, data.train, data.query) == (expected.identities, expected.train, expected.query)
-    assert f"market1501: {market / 'query'}: 2 junk pictures (identity -1 or 0000) are left out" in data.warnings
+    assert f"market1501: {market / 'query'}: 2 junk images (identity -1 or 0000) are left out" in data.warnings
 
 
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
@@ -132,17 +132,17 @@ def test_other_numbers_of_digits(tmp_path, name):
     assert (data.identities, data.train.cameras) == (["00002", "15"], [12, 1])
     assert (data.query.identities, data.query.cameras) == ([1], [10])
     assert (data.gallery.identities, data.gallery.cameras) == ([0, 1, 1], [9, 2, 110])
-    assert f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk pictures (identity -1) are left out" in data.warnings
+    assert f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk images (identity -1) are left out" in data.warnings
     assert not any("their names lack" in warning for warning in data.warnings)
 
 
-def test_without_training_pictures(market, refused):
+def test_without_training_images(market, refused):
     expected = load_reid("market1501", market)
     (market / "bounding_box_train").rename(market / "elsewhere")
     data = load_reid("market1501", market, train=False)
     assert (data.train, data.identities) == (None, [])
     assert (data.query, data.gallery) == (expected.query, expected.gallery)
-    assert not any("training pictures" in warning for warning in data.warnings)
+    assert not any("training images" in warning for warning in data.warnings)
     with refused(market / "bounding_box_train", "does not exist", MARKET_PAGE):
         load_reid("market1501", market)
 
@@ -156,7 +156,7 @@ def test_other_names(market, refused):
         (market / "query" / name).touch()
     data = load_reid("market1501", market)
     assert (data.query, len(data.warnings)) == (expected.query, len(expected.warnings) + 1)
-    assert f"market1501: {market / 'query'}: 2 of 4 pictures are left out, such as 0005_c2_f0046985.jpg" in str(
+    assert f"market1501: {market / 'query'}: 2 of 4 images are left out, such as 0005_c2_f0046985.jpg" in str(
         data.warnings
     )
     for file in (market / "query").glob("*_c?s*"):
@@ -198,21 +198,21 @@ def test_another_data_set(duke, refused):
 SHARED = Path(os.environ.get("DCAL_SHARED") or Path(__file__).parents[4] / "shared")
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "Market-1501-v15.09.15").is_dir(), reason="the real pictures are not here")
+@pytest.mark.skipif(not (SHARED / "data" / "Market-1501-v15.09.15").is_dir(), reason="the real images are not here")
 def test_real_people():
     data = load_reid("market1501", SHARED / "data")
     assert (len(data.identities), len(data.train), len(data.query), len(data.gallery)) == (501, 8642, 1076, 3218)
     assert data.identities[0] == "0002"
     assert data.warnings[:3] == [
-        "market1501: 8,642 of 12,936 training pictures (501 of 751 identities): 4,294 are missing",
-        "market1501: 1,076 of 3,368 query pictures (250 of 750 identities): 2,292 are missing",
-        "market1501: 3,218 of 15,913 gallery pictures (246 of 750 identities): 12,695 are missing",
+        "market1501: 8,642 of 12,936 training images (501 of 751 identities): 4,294 are missing",
+        "market1501: 1,076 of 3,368 query images (250 of 750 identities): 2,292 are missing",
+        "market1501: 3,218 of 15,913 gallery images (246 of 750 identities): 12,695 are missing",
     ]
     assert [warning.split()[:4] for warning in data.warnings[3:]] == [["21", "of", "1076", "queries"]]
     named = [data.identities[label] for label in data.train.identities]
-    assert [path.name[:4] for path in data.train.pictures] == named
-    for pictures in (data.query, data.gallery):
-        assert [int(path.name[:4]) for path in pictures.pictures] == pictures.identities
-        assert [int(path.name[6]) for path in pictures.pictures] == pictures.cameras
-        assert set(pictures.cameras) == set(range(1, 7))
-        assert read_picture(pictures.pictures[-1]).size == (64, 128)
+    assert [path.name[:4] for path in data.train.images] == named
+    for images in (data.query, data.gallery):
+        assert [int(path.name[:4]) for path in images.images] == images.identities
+        assert [int(path.name[6]) for path in images.images] == images.cameras
+        assert set(images.cameras) == set(range(1, 7))
+        assert read_image(images.images[-1]).size == (64, 128)

@@ -41,16 +41,16 @@ def test_both_versions(tmp_path, version, train, test):
     root = tree(tmp_path / version, train, test)
     data = load_reid("msmt17", root)
     assert (data.name, data.identities) == ("msmt17", ["0000", "0002", "0010"])
-    assert data.train.pictures == [root / train / path for path, _ in LISTS["list_train.txt"] + LISTS["list_val.txt"]]
+    assert data.train.images == [root / train / path for path, _ in LISTS["list_train.txt"] + LISTS["list_val.txt"]]
     assert (data.train.identities, data.train.cameras) == ([0, 2, 1, 0], [1, 12, 15, 3])
-    assert data.query.pictures == [root / test / path for path, _ in LISTS["list_query.txt"]]
+    assert data.query.images == [root / test / path for path, _ in LISTS["list_query.txt"]]
     assert (data.query.identities, data.query.cameras) == ([1, 0], [4, 5])
-    assert data.gallery.pictures == [root / test / path for path, _ in LISTS["list_gallery.txt"]]
+    assert data.gallery.images == [root / test / path for path, _ in LISTS["list_gallery.txt"]]
     assert (data.gallery.identities, data.gallery.cameras) == ([0, 3000, 1], [14, 14, 1])
     assert data.warnings == [
-        "msmt17: 4 of 32,621 training pictures (3 of 1,041 identities): 32,617 are missing",
-        "msmt17: 2 of 11,659 query pictures (2 of 3,060 identities): 11,657 are missing",
-        "msmt17: 3 of 82,161 gallery pictures (3 of 3,060 identities): 82,158 are missing",
+        "msmt17: 4 of 32,621 training images (3 of 1,041 identities): 32,617 are missing",
+        "msmt17: 2 of 11,659 query images (2 of 3,060 identities): 11,657 are missing",
+        "msmt17: 3 of 82,161 gallery images (3 of 3,060 identities): 82,158 are missing",
     ]
     assert load_reid("msmt17", tmp_path) == data
 
@@ -59,10 +59,10 @@ def test_both_versions_at_once(msmt17, refused):
     tree(msmt17.parent / "MSMT17_V2", "mask_train_v2", "mask_test_v2")
     with refused("msmt17", msmt17.parent, "MSMT17_V1 and MSMT17_V2", "one of them"):
         load_reid("msmt17", msmt17.parent)
-    assert load_reid("msmt17", msmt17).query.pictures[0].parents[1] == msmt17 / "test"
+    assert load_reid("msmt17", msmt17).query.images[0].parents[1] == msmt17 / "test"
 
 
-def test_without_training_pictures(msmt17, refused):
+def test_without_training_images(msmt17, refused):
     expected = load_reid("msmt17", msmt17)
     (msmt17 / "train").rename(msmt17 / "elsewhere")
     with refused("msmt17", "train or mask_train_v2", "elsewhere/", PAGE):
@@ -101,14 +101,14 @@ def test_bad_line(msmt17, refused, line, words):
         load_reid("msmt17", msmt17)
 
 
-def test_listed_pictures_that_are_not_there(msmt17, refused):
+def test_listed_images_that_are_not_there(msmt17, refused):
     expected = load_reid("msmt17", msmt17)
     (msmt17 / "test" / LISTS["list_gallery.txt"][1][0]).unlink()
     data = load_reid("msmt17", msmt17)
     assert data.gallery.identities == [0, 1]
     assert data.query == expected.query
     assert data.warnings[0] == (
-        f"msmt17: 1 of the 3 pictures that {msmt17 / 'list_gallery.txt'} lists are not there and left out, "
+        f"msmt17: 1 of the 3 images that {msmt17 / 'list_gallery.txt'} lists are not there and left out, "
         f"such as {msmt17 / 'test' / LISTS['list_gallery.txt'][1][0]}"
     )
     for path, _ in LISTS["list_train.txt"]:
@@ -127,7 +127,7 @@ def test_names_without_camera(msmt17, refused):
     (msmt17 / "list_query.txt").write_text((msmt17 / "list_query.txt").read_text() + added)
     data = load_reid("msmt17", msmt17)
     assert (data.query, data.warnings[1:]) == (expected.query, expected.warnings)
-    assert f"{msmt17 / 'list_query.txt'}: 2 of 4 pictures are left out, such as short.jpg" in data.warnings[0]
+    assert f"{msmt17 / 'list_query.txt'}: 2 of 4 images are left out, such as short.jpg" in data.warnings[0]
     (msmt17 / "list_query.txt").write_text(added)
     with refused("msmt17", msmt17 / "list_query.txt", "none of the 2", "camera", "short.jpg"):
         load_reid("msmt17", msmt17)

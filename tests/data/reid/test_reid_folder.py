@@ -1,4 +1,4 @@
-"""A user's own pictures for re-identification, by folders and by CSV files."""
+"""A user's own images for re-identification, by folders and by CSV files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from dual_cross_attention.data.reid import load_reid
 
-PICTURES = {
+IMAGES = {
     "train": ["bo/door_1.jpg", "ann/yard_b.PNG", "ann/door_a.jpg"],
     "query": ["zoe/gate_1.jpg", "Eve/door_1.jpg"],
     "gallery": ["zoe/door_2.jpg", "Eve/gate_3.jpg", "nobody/attic_1.webp"],
@@ -15,7 +15,7 @@ PICTURES = {
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    for split, names in PICTURES.items():
+    for split, names in IMAGES.items():
         for name in names:
             (tmp_path / split / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / split / name).touch()
@@ -23,18 +23,16 @@ def folder(tmp_path) -> Path:
 
 
 def write_csv(folder: Path, split: str, text: str | None = None) -> Path:
-    """query.csv with what the folders say, or with another text; the folder becomes query_pictures."""
-    rows = [
-        f"{split}_pictures/{name},{name.split('/')[0]},{name.split('/')[1].split('_')[0]}" for name in PICTURES[split]
-    ]
-    (folder / split).rename(folder / f"{split}_pictures")
+    """query.csv with what the folders say, or with another text; the folder becomes query_images."""
+    rows = [f"{split}_images/{name},{name.split('/')[0]},{name.split('/')[1].split('_')[0]}" for name in IMAGES[split]]
+    (folder / split).rename(folder / f"{split}_images")
     table = folder / f"{split}.csv"
     table.write_text("path,identity,camera\n" + "\n".join(rows) if text is None else text, encoding="utf-8")
     return table
 
 
-def names(pictures) -> list[str]:
-    return [f"{path.parent.name}/{path.name}" for path in pictures.pictures]
+def names(images) -> list[str]:
+    return [f"{path.parent.name}/{path.name}" for path in images.images]
 
 
 def test_folders(folder):
@@ -50,20 +48,20 @@ def test_folders(folder):
 
 
 def test_csv_says_the_same_in_its_own_order(folder):
-    for split in PICTURES:
+    for split in IMAGES:
         write_csv(folder, split)
     data = load_reid("folder", folder)
     assert (data.identities, data.warnings) == (["ann", "bo"], [])
-    assert names(data.train) == PICTURES["train"]
+    assert names(data.train) == IMAGES["train"]
     assert (data.train.identities, data.train.cameras) == ([1, 0, 0], [0, 1, 0])
     assert (data.query.identities, data.query.cameras) == ([2, 0], [2, 1])
     assert (data.gallery.identities, data.gallery.cameras) == ([2, 0, 1], [1, 2, 0])
-    assert all(path.is_file() for pictures in (data.train, data.query, data.gallery) for path in pictures.pictures)
+    assert all(path.is_file() for images in (data.train, data.query, data.gallery) for path in images.images)
 
 
 def test_csv_with_more_columns_absolute_paths_and_commas(folder):
     expected = load_reid("folder", folder)
-    gate, door = folder / "query_pictures/zoe/gate_1.jpg", "query_pictures/Eve/door_1.jpg"
+    gate, door = folder / "query_images/zoe/gate_1.jpg", "query_images/Eve/door_1.jpg"
     text = f'\ufeffcamera,day,path,identity\r\ngate,1,"{gate}",zoe\r\n\r\ndoor,2,{door}, Eve\r\n'
     write_csv(folder, "query", text)
     data = load_reid("folder", folder)
@@ -91,18 +89,18 @@ def test_a_csv_goes_before_a_folder(folder):
     [
         ("", ["line 1", "path,identity,camera", "path"]),
         ("path,identity\na.jpg,ann\n", ["line 1", "no camera"]),
-        ("query_pictures/zoe/gate_1.jpg,zoe,gate\n", ["line 1", "no path"]),
+        ("query_images/zoe/gate_1.jpg,zoe,gate\n", ["line 1", "no path"]),
         ("path,identity,camera\n", ["lists none"]),
-        ("path,identity,camera\nquery_pictures/zoe/gate_1.jpg,zoe,gate\n,zoe,gate\n", ["line 3", "path is empty"]),
-        ("path,identity,camera\n\nquery_pictures/zoe/gate_1.jpg, ,gate\n", ["line 3", "identity is empty"]),
-        ("path,identity,camera\nquery_pictures/zoe/gate_1.jpg,zoe\n", ["line 2", "camera is empty"]),
+        ("path,identity,camera\nquery_images/zoe/gate_1.jpg,zoe,gate\n,zoe,gate\n", ["line 3", "path is empty"]),
+        ("path,identity,camera\n\nquery_images/zoe/gate_1.jpg, ,gate\n", ["line 3", "identity is empty"]),
+        ("path,identity,camera\nquery_images/zoe/gate_1.jpg,zoe\n", ["line 2", "camera is empty"]),
         (
-            "path,identity,camera\nquery_pictures/zoe/gate_1.jpg,zoe,gate\nquery_pictures/zoe/none.jpg,zoe,gate\n",
-            ["line 3", "query_pictures/zoe/none.jpg does not exist"],
+            "path,identity,camera\nquery_images/zoe/gate_1.jpg,zoe,gate\nquery_images/zoe/none.jpg,zoe,gate\n",
+            ["line 3", "query_images/zoe/none.jpg does not exist"],
         ),
         ("path,identity,camera\nnowhere/none.jpg,zoe,gate\n", ["line 2", "nowhere/none.jpg does not exist"]),
         (
-            "path,identity,camera\nquery_pictures/zoe/gate_1.jpg,zoe,gate\nquery_pictures/zoe/gate_1.jpg,zoe,door\n",
+            "path,identity,camera\nquery_images/zoe/gate_1.jpg,zoe,gate\nquery_images/zoe/gate_1.jpg,zoe,door\n",
             ["line 3", "gate_1.jpg is listed in line 2 already"],
         ),
         ('path,identity,camera\n"a"b,zoe,gate\n', ["as CSV"]),
@@ -127,8 +125,8 @@ def test_names_without_camera(folder, refused):
     data = load_reid("folder", folder)
     assert data.query == expected.query
     assert len(data.warnings) == 1
-    assert f"folder: {folder / 'query'}: 2 of 4 pictures are left out, such as face.jpg" in data.warnings[0]
-    for name in PICTURES["query"]:
+    assert f"folder: {folder / 'query'}: 2 of 4 images are left out, such as face.jpg" in data.warnings[0]
+    for name in IMAGES["query"]:
         (folder / "query" / name).unlink()
     with refused("folder", folder / "query", "none of the 2", "camera", '"_"', "door_0001.jpg", "CSV", "face.jpg"):
         load_reid("folder", folder)
@@ -142,7 +140,7 @@ def test_other_files_are_left_out(folder):
     assert load_reid("folder", folder) == expected
 
 
-def test_without_training_pictures(folder, refused):
+def test_without_training_images(folder, refused):
     expected = load_reid("folder", folder)
     (folder / "train").rename(folder / "elsewhere")
     data = load_reid("folder", folder, train=False)
@@ -151,7 +149,7 @@ def test_without_training_pictures(folder, refused):
         load_reid("folder", folder)
 
 
-def test_split_without_pictures(folder, refused):
+def test_split_without_images(folder, refused):
     for file in folder.glob("query/*/*"):
         file.unlink()
     with refused("folder", "IDENTITY/CAMERA_*.jpg", folder / "query", "Eve/"):

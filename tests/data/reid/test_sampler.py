@@ -1,4 +1,4 @@
-"""P x K batches: full, of different identities, over all pictures, and the same for the same seed."""
+"""P x K batches: full, of different identities, over all images, and the same for the same seed."""
 
 from collections import Counter
 
@@ -18,32 +18,32 @@ LABELS = {
 }
 
 
-def batches(labels, identities, pictures, seed=0, epoch=1) -> np.ndarray:
-    """Positions of the pictures, (batches, P, K)."""
-    sampler = IdentitySampler(labels, identities, pictures, seed)
+def batches(labels, identities, images, seed=0, epoch=1) -> np.ndarray:
+    """Positions of the images, (batches, P, K)."""
+    sampler = IdentitySampler(labels, identities, images, seed)
     drawn = list(sampler.batches(epoch))
     assert len(drawn) == sampler.num_batches
-    assert {len(batch) for batch in drawn} == {identities * pictures}
-    order = [picture for batch in drawn for picture in batch]
-    assert len(set(order)) == len(order)  # a picture that comes again has another index, so another augmentation
-    return np.array(order).reshape(-1, identities, pictures) % len(labels)
+    assert {len(batch) for batch in drawn} == {identities * images}
+    order = [image for batch in drawn for image in batch]
+    assert len(set(order)) == len(order)  # an image that comes again has another index, so another augmentation
+    return np.array(order).reshape(-1, identities, images) % len(labels)
 
 
 @pytest.mark.parametrize("name", LABELS)
-@pytest.mark.parametrize(("identities", "pictures"), [(4, 4), (2, 3), (5, 1)])
-def test_every_batch_has_p_identities_with_k_pictures_and_an_epoch_all_pictures(name, identities, pictures):
+@pytest.mark.parametrize(("identities", "images"), [(4, 4), (2, 3), (5, 1)])
+def test_every_batch_has_p_identities_with_k_images_and_an_epoch_all_images(name, identities, images):
     labels = np.array(LABELS[name])
-    drawn = batches(labels, identities, pictures)
+    drawn = batches(labels, identities, images)
     assert set(drawn.flatten()) == set(range(len(labels)))
     for batch in labels[drawn]:
         assert (batch == batch[:, :1]).all()
         assert len(set(batch[:, 0])) == identities
-    for group in drawn.reshape(-1, pictures):  # repeated only where there are fewer than K
-        assert len(set(group)) == min(pictures, (labels == labels[group[0]]).sum())
+    for group in drawn.reshape(-1, images):  # repeated only where there are fewer than K
+        assert len(set(group)) == min(images, (labels == labels[group[0]]).sum())
 
 
 def test_an_epoch_is_as_short_as_full_batches_allow():
-    # 30 identities with 500 pictures: no picture is shown much more often than it must be.
+    # 30 identities with 500 images: no image is shown much more often than it must be.
     labels = LABELS["uneven"]
     groups = {identity: -(-count // 4) for identity, count in Counter(labels).items()}
     assert len(batches(labels, 4, 4)) == -(-sum(groups.values()) // 4)
@@ -51,7 +51,7 @@ def test_an_epoch_is_as_short_as_full_batches_allow():
     assert len(batches(LABELS["one has most"], 2, 4)) == 25
 
 
-def test_pictures_come_once_where_all_groups_are_full():
+def test_images_come_once_where_all_groups_are_full():
     assert sorted(batches(LABELS["even"], 4, 4).flatten()) == list(range(160))
 
 
@@ -67,7 +67,7 @@ def test_order_follows_seed_and_epoch_alone():
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_out_whole_batches(processes):
     """Every process has P x K batches, and those that count are disjoint and are the whole epoch."""
-    labels = np.array(LABELS["even"])  # 10 batches of 4 x 4, of pictures that come once
+    labels = np.array(LABELS["even"])  # 10 batches of 4 x 4, of images that come once
     epoch = list(IdentitySampler(labels, 4, 4).batches(1))
     counts = Counter()
     for process in range(processes):

@@ -14,14 +14,14 @@ ROWS = {
 }
 
 
-def write(root: Path, split: str, separator=",", header="path,identity,camera", path=str, rows=None, pictures=True):
+def write(root: Path, split: str, separator=",", header="path,identity,camera", path=str, rows=None, images=True):
     """SPLIT.csv and its images in the folder images/."""
     lines = [header.replace(",", separator)]
     for name, *labels in rows or ROWS[split]:
-        picture = root / "images" / split / name
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        if pictures:
-            picture.touch()
+        image = root / "images" / split / name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        if images:
+            image.touch()
         lines.append(separator.join([path(f"images/{split}/{name}"), *labels]))
     (root / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -34,9 +34,7 @@ def tables(tmp_path) -> Path:
 
 
 def seen(data):
-    return [
-        (side.pictures, list(side.identities), list(side.cameras)) for side in (data.train, data.query, data.gallery)
-    ]
+    return [(side.images, list(side.identities), list(side.cameras)) for side in (data.train, data.query, data.gallery)]
 
 
 @pytest.mark.parametrize(("separator", "said"), [(";", "a semicolon"), ("\t", "a tab"), ("|", "a vertical bar")])
@@ -78,7 +76,7 @@ def test_a_file_with_a_backslash_in_its_name(tables):
     (tables / "odd\\name.jpg").touch()
     (tables / "query.csv").write_text("path,identity,camera\nodd\\name.jpg,eve,door\n")
     data = load_reid("folder", tables)
-    assert [path.name for path in data.query.pictures] == ["odd\\name.jpg"]
+    assert [path.name for path in data.query.images] == ["odd\\name.jpg"]
     assert not any("the backslashes of" in note for note in data.notes)
 
 
@@ -100,18 +98,18 @@ def test_paths_in_another_form_of_unicode(tables, forms):
     """As of a CSV file that was written on Windows, beside folders that were unpacked on a Mac."""
     listed, on_disk = (unicodedata.normalize(form, "zoë/é_1.jpg") for form in forms)
     expected = load_reid("folder", tables)
-    write(tables, "query", rows=[(listed, "zoe", "hall")], pictures=False)
+    write(tables, "query", rows=[(listed, "zoe", "hall")], images=False)
     (tables / "images/query" / listed).parent.rmdir()
     (tables / "images/query" / on_disk).parent.mkdir()
     (tables / "images/query" / on_disk).touch()
     data = load_reid("folder", tables)
-    assert data.query.pictures == [tables / "images/query" / on_disk]
+    assert data.query.images == [tables / "images/query" / on_disk]
     assert data.query.identities == expected.query.identities[1:]
     assert any("1 paths are found under another Unicode form" in note for note in data.notes)
 
 
 def test_a_path_that_is_not_there_in_any_form(tables, refused):
-    write(tables, "query", rows=[("zoë/é_1.jpg", "zoe", "hall")], pictures=False)
+    write(tables, "query", rows=[("zoë/é_1.jpg", "zoe", "hall")], images=False)
     with refused("query.csv, line 2", "does not exist"):
         load_reid("folder", tables)
 
@@ -123,4 +121,4 @@ def test_lists_of_releases_with_backslashes(tmp_path):
     (tmp_path / "image_test").mkdir()
     (tmp_path / "image_test/0001_c002_1_0.jpg").touch()
     (tmp_path / "name_train.txt").write_text("0002_c001_1_0.jpg\nx\\0003_c001_1_0.jpg\n")
-    assert load_reid("veri776", tmp_path).train.pictures[1] == tmp_path / "image_train/x/0003_c001_1_0.jpg"
+    assert load_reid("veri776", tmp_path).train.images[1] == tmp_path / "image_train/x/0003_c001_1_0.jpg"

@@ -36,7 +36,7 @@ def bare(tmp_path) -> Path:
 
 @pytest.fixture
 def veri(bare) -> Path:
-    """In full: the lists are in another order than the folders, which hold a picture more."""
+    """In full: the lists are in another order than the folders, which hold an image more."""
     for split, names in SPLITS.items():
         (bare / f"name_{split}.txt").write_text("".join(f"{name}\r\n" for name in reversed(names)))
         (bare / f"image_{split}" / "0009_c009_00000000_0.jpg").touch()
@@ -48,22 +48,22 @@ def veri(bare) -> Path:
 def test_folders_alone(bare):
     data = load_reid("veri776", bare)
     assert (data.name, data.identities) == ("veri776", ["0001", "0004"])
-    assert data.train.pictures == [bare / "image_train" / name for name in SPLITS["train"]]
+    assert data.train.images == [bare / "image_train" / name for name in SPLITS["train"]]
     assert (data.train.identities, data.train.cameras) == ([0, 0, 1], [1, 12, 20])
-    assert data.query.pictures == [bare / "image_query" / name for name in SPLITS["query"]]
+    assert data.query.images == [bare / "image_query" / name for name in SPLITS["query"]]
     assert (data.query.identities, data.query.cameras) == ([2], [2])
-    assert data.gallery.pictures == [bare / "image_test" / name for name in SPLITS["test"]]
+    assert data.gallery.images == [bare / "image_test" / name for name in SPLITS["test"]]
     assert (data.gallery.identities, data.gallery.cameras) == ([2, 2, 5], [2, 3, 1])
     assert data.warnings == [
-        "veri776: 3 of 37,778 training pictures (2 of 576 identities): 37,775 are missing",
-        "veri776: 1 of 1,678 query pictures (1 of 200 identities): 1,677 are missing",
-        "veri776: 3 of 11,579 gallery pictures (2 of 200 identities): 11,576 are missing",
+        "veri776: 3 of 37,778 training images (2 of 576 identities): 37,775 are missing",
+        "veri776: 1 of 1,678 query images (1 of 200 identities): 1,677 are missing",
+        "veri776: 3 of 11,579 gallery images (2 of 200 identities): 11,576 are missing",
     ]
 
 
-def test_lists_say_which_pictures_and_in_which_order(veri):
+def test_lists_say_which_images_and_in_which_order(veri):
     data = load_reid("veri776", veri)
-    assert data.train.pictures == [veri / "image_train" / name for name in reversed(SPLITS["train"])]
+    assert data.train.images == [veri / "image_train" / name for name in reversed(SPLITS["train"])]
     assert (data.train.identities, data.train.cameras) == ([1, 0, 0], [20, 12, 1])
     assert (data.gallery.identities, data.gallery.cameras) == ([5, 2, 2], [1, 3, 2])
     assert [warning for warning in data.warnings if "0009_c009" in warning] == [
@@ -127,12 +127,12 @@ def test_bad_xml(veri, refused, text, words):
     assert len(load_reid("veri776", veri, train=False).gallery) == 3
 
 
-def test_listed_pictures_that_are_not_there(veri, refused):
+def test_listed_images_that_are_not_there(veri, refused):
     (veri / "image_test" / SPLITS["test"][2]).unlink()
     data = load_reid("veri776", veri)
     assert data.gallery.identities == [2, 2]
     assert (
-        f"veri776: 1 of the 3 pictures that {veri / 'name_test.txt'} lists are not there and left out, "
+        f"veri776: 1 of the 3 images that {veri / 'name_test.txt'} lists are not there and left out, "
         f"such as {veri / 'image_test' / SPLITS['test'][2]}"
     ) in data.warnings
     (veri / "image_query" / SPLITS["query"][0]).unlink()
@@ -151,13 +151,13 @@ def test_other_names(bare, refused):
     (bare / "image_query" / "car.jpg").touch()
     data = load_reid("veri776", bare)
     assert (data.query, data.warnings[1:]) == (expected.query, expected.warnings)
-    assert f"veri776: {bare / 'image_query'}: 1 of 2 pictures are left out, such as car.jpg" in data.warnings[0]
+    assert f"veri776: {bare / 'image_query'}: 1 of 2 images are left out, such as car.jpg" in data.warnings[0]
     (bare / "image_query" / SPLITS["query"][0]).unlink()
     with refused("veri776", bare / "image_query", "none of the 1", "0001_c001_00016450_0.jpg", "car.jpg"):
         load_reid("veri776", bare)
 
 
-def test_without_training_pictures(bare, refused):
+def test_without_training_images(bare, refused):
     expected = load_reid("veri776", bare)
     (bare / "image_train").rename(bare / "elsewhere")
     data = load_reid("veri776", bare, train=False)

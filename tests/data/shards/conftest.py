@@ -16,7 +16,7 @@ Content = bytes | tarfile.TarInfo
 
 @pytest.fixture
 def jpeg() -> Callable[[int], bytes]:
-    """A small JPEG file, of a colour that its number decides."""
+    """A small JPEG file, of a color that its number decides."""
 
     def make(number: int = 0) -> bytes:
         file = io.BytesIO()
@@ -48,7 +48,7 @@ def write_archive() -> Callable[..., Path]:
 
 @pytest.fixture
 def classified(write_archive, jpeg) -> Callable[..., Path]:
-    """Archives as others write them: `train` pictures of `classes` in `archives`, and as many to test on."""
+    """Archives as others write them: `train` images of `classes` in `archives`, and as many to test on."""
 
     def write(folder: Path, train: int = 12, archives: int = 2, classes: int = 3) -> Path:
         for split in ("train", "val"):

@@ -24,7 +24,7 @@ def load_or_refuse(root: Path | str) -> None:
     try:
         data = load_fgvc("shards", root)
         assert all(0 <= label < len(data.classes) for label in data.train.labels)
-        assert [picture.name for picture in data.train.pictures]
+        assert [image.name for image in data.train.images]
     except InputError as error:
         assert f"{error}" and len(f"{error}".splitlines()) == 1
 

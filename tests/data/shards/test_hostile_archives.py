@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dual_cross_attention.data import load_fgvc, load_reid
-from dual_cross_attention.data.images import UnreadablePicture, read_picture
+from dual_cross_attention.data.images import UnreadableImage, read_image
 from dual_cross_attention.data.shards import archive as archive_module
 from dual_cross_attention.data.shards.archive import members
 from dual_cross_attention.data.shards.samples import samples
@@ -92,14 +92,14 @@ def test_folders_and_hidden_files_are_passed_over(tmp_path, write_archive, good,
             tmp_path / f"{split}-0.tar", good | {k: v for k, v in hidden.items() if k != "readme.txt"} | with_text
         )
     data = load_fgvc("shards", tmp_path)
-    assert [picture.name for picture in data.train.pictures] == ["0.jpg", "1.jpg", "a/x.jpg"]
+    assert [image.name for image in data.train.images] == ["0.jpg", "1.jpg", "a/x.jpg"]
     assert list(data.train.labels) == [0, 1, 1]
 
 
 LABELS = {
     "no label": ({"2.jpg": b""}, "2.jpg", "its class in KEY.cls or KEY.json"),
-    "no picture": ({"2.cls": b"1"}, "/2:", "expected one picture with a key, there are 0"),
-    "two pictures": ({"2.jpg": b"", "2.png": b"", "2.cls": b"1"}, "/2:", "there are 2", "2.jpg, 2.png"),
+    "no image": ({"2.cls": b"1"}, "/2:", "expected one image with a key, there are 0"),
+    "two images": ({"2.jpg": b"", "2.png": b"", "2.cls": b"1"}, "/2:", "there are 2", "2.jpg, 2.png"),
     "key again": ({"2.jpg": b"", "2.cls": b"1", "0.png": b"", "0.txt": b""}, "/0:", "a key once", "next to each other"),
     "apart": ({"2.jpg": b"", "3.cls": b"1", "2.cls": b"1"}, "/2.jpg:", "there is none"),
     "word": ({"2.jpg": b"", "2.cls": b"bird"}, "2.cls", "expected a whole number from 0 on, got 'bird'"),
@@ -206,7 +206,7 @@ def test_sizes_beyond_the_archive(load_hostile, raw, field, word):
     load_hostile(with_size(raw, field), "0.jpg", word)
 
 
-def test_a_picture_of_gigabytes(tmp_path, write_archive, good, raw, refused):
+def test_a_image_of_gigabytes(tmp_path, write_archive, good, raw, refused):
     """Nothing is read, and nothing allocated: the file is sparse."""
     write_archive(tmp_path / "val-0.tar", good)
     path = tmp_path / "train-0.tar"
@@ -259,9 +259,9 @@ def test_long_names_of_every_format(tmp_path, write_archive, jpeg, form):
     content = {f"{stem}.{kind}": jpeg() if kind == "jpg" else b"1" for stem in stems for kind in ("jpg", "cls")}
     for split in ("train", "val"):
         write_archive(tmp_path / f"{split}-0.tar", content, form)
-    pictures = load_fgvc("shards", tmp_path).train.pictures
-    assert [picture.name for picture in pictures] == [f"{stem}.jpg".removeprefix("./") for stem in stems]
-    assert {read_picture(picture).size for picture in pictures} == {(12, 10)}
+    images = load_fgvc("shards", tmp_path).train.images
+    assert [image.name for image in images] == [f"{stem}.jpg".removeprefix("./") for stem in stems]
+    assert {read_image(image).size for image in images} == {(12, 10)}
 
 
 def test_members_are_where_tarfile_finds_them(tmp_path, write_archive, jpeg):
@@ -283,7 +283,7 @@ def test_archives_that_are_no_files(tmp_path, write_archive, good, refused):
         load_fgvc("shards", tmp_path)
 
 
-# --- pictures whose archive changes, or is not what its index says ---
+# --- images whose archive changes, or is not what its index says ---
 
 
 @pytest.mark.parametrize(
@@ -297,24 +297,24 @@ def test_archives_that_are_no_files(tmp_path, write_archive, good, refused):
 )
 def test_an_archive_that_changes(classified, tmp_path, change, reason):
     classified(tmp_path)
-    member = load_fgvc("shards", tmp_path).train.pictures[0]
+    member = load_fgvc("shards", tmp_path).train.images[0]
     change(member.archive, member)
-    with pytest.raises(UnreadablePicture, match=reason) as caught:
-        read_picture(member)
+    with pytest.raises(UnreadableImage, match=reason) as caught:
+        read_image(member)
     assert caught.value.path == f"{tmp_path}/train-000000.tar/0000.jpg"
 
 
 def test_what_lies_elsewhere_in_the_archive_is_not_reached(classified, tmp_path):
     classified(tmp_path)
-    member = load_fgvc("shards", tmp_path).train.pictures[0]
+    member = load_fgvc("shards", tmp_path).train.images[0]
     for other in (
         member._replace(offset=member.offset + 512),
         member._replace(offset=0),
         member._replace(size=member.size + 1),
         member._replace(name="0001.jpg"),
     ):
-        with pytest.raises(UnreadablePicture, match="has changed"):
-            read_picture(other)
+        with pytest.raises(UnreadableImage, match="has changed"):
+            read_image(other)
     with member.open() as file:
         assert (file.read(10_000), file.read(1), file.seek(0, os.SEEK_END)) == (file_bytes(member), b"", member.size)
         with pytest.raises(OSError):
@@ -363,8 +363,8 @@ def test_any_change_of_an_archive(tmp_path_factory, data):
     for task in ("fgvc", "reid"):
         try:
             for sample in samples(path, task):
-                assert 512 <= sample.picture.offset <= sample.picture.offset + sample.picture.size <= len(raw)
-                assert ".." not in sample.picture.name.split("/") and not sample.picture.name.startswith("/")
+                assert 512 <= sample.image.offset <= sample.image.offset + sample.image.size <= len(raw)
+                assert ".." not in sample.image.name.split("/") and not sample.image.name.startswith("/")
         except InputError as error:
             assert len(f"{error}".splitlines()) == 1 and f"{path}" in f"{error}"
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dual_cross_attention.data import PictureDataset, load_fgvc, load_reid, read_picture, test_transform
+from dual_cross_attention.data import ImageDataset, load_fgvc, load_reid, read_image, test_transform
 from dual_cross_attention.data.shards import index as index_module
 from dual_cross_attention.data.shards.index import Index, index_of
 
@@ -63,9 +63,9 @@ def test_it_is_made_once_and_again_when_archives_change(classified, tmp_path, ma
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_missing_archive_is_told(shard_set, pictures, tmp_path, refused):
+def test_a_missing_archive_is_told(shard_set, images, tmp_path, refused):
     """`dcal shard` has written down which there are, so DIR is not all that is left."""
-    shard_set("fgvc", "folder", pictures, tmp_path)
+    shard_set("fgvc", "folder", images, tmp_path)
     (tmp_path / "train-000000.tar").rename(tmp_path / "elsewhere")
     for root in (tmp_path, tmp_path / "train-000000.tar"):
         with refused(tmp_path / "train-000000.tar"):
@@ -76,7 +76,7 @@ def test_copied_archives_keep_their_index_if_times_are_kept(classified, tmp_path
     classified(tmp_path / "one")
     load_fgvc("shards", tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
-    assert load_fgvc("shards", tmp_path / "two").train.pictures[0].archive == tmp_path / "two" / "train-000000.tar"
+    assert load_fgvc("shards", tmp_path / "two").train.images[0].archive == tmp_path / "two" / "train-000000.tar"
     assert len(made) == 2
 
 
@@ -102,8 +102,8 @@ DAMAGE = {
     "huge label": lambda path: damage_about(path, labels=[0, 1, 2**70]),
     "counts": lambda path: damage_about(path, counts=[1, 2]),
     "wrong sum": lambda path: damage_about(path, counts=[1, 2, 3]),
-    "negative": lambda path: damage_about(path, pictures=-1),
-    "huge": lambda path: damage_about(path, pictures=2**39, counts=[2**39, 0, 0]),
+    "negative": lambda path: damage_about(path, images=-1),
+    "huge": lambda path: damage_about(path, images=2**39, counts=[2**39, 0, 0]),
     "long names": lambda path: damage_about(path, name_bytes=2**30),
     "text for a number": lambda path: damage_about(path, name_bytes="8"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
@@ -113,10 +113,10 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_index_is_made_again(classified, tmp_path, made, damage):
     classified(tmp_path)
-    expected = list(load_fgvc("shards", tmp_path).train.pictures)
+    expected = list(load_fgvc("shards", tmp_path).train.images)
     (path,) = tmp_path.glob("train-*.index")
     damage(path)
-    assert list(load_fgvc("shards", tmp_path).train.pictures) == expected
+    assert list(load_fgvc("shards", tmp_path).train.images) == expected
     assert len(made) >= 3
 
 
@@ -131,10 +131,10 @@ def test_rows_that_point_nowhere(classified, tmp_path, refused):
     rows[0]["archive"], rows[1]["label"] = 7, 3
     path.write_bytes(path.read_bytes()[:start] + rows.tobytes())
     train = load_fgvc("shards", tmp_path).train
-    for read in (lambda: train.pictures[0], lambda: train.labels[1], lambda: np.asarray(train.labels)):
+    for read in (lambda: train.images[0], lambda: train.labels[1], lambda: np.asarray(train.labels)):
         with refused(path, "is damaged: remove it"):
             read()
-    assert read_picture(train.pictures[2]).size == (12, 10)
+    assert read_image(train.images[2]).size == (12, 10)
 
 
 def test_a_folder_that_cannot_be_written(classified, tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written(classified, tmp_path, monkeypatch):
     data = load_fgvc("shards", tmp_path / "shards")
     assert len(data.warnings) == 2 and not index_files(tmp_path / "shards")
     assert "cannot keep the index of train" in data.warnings[0] and "Permission denied" in data.warnings[0]
-    assert [read_picture(picture).size for picture in data.train.pictures] == [(12, 10)] * 12
+    assert [read_image(image).size for image in data.train.images] == [(12, 10)] * 12
     assert len(list((tmp_path / "tmp").iterdir())) == 2
     del data
     assert not list((tmp_path / "tmp").iterdir())
@@ -175,17 +175,17 @@ def test_processes_share_it(classified, tmp_path, method):
     classified(tmp_path)
     train = load_fgvc("shards", tmp_path).train
     with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.map(read_size, train.pictures) == [(12, 10)] * 12
+        assert pool.map(read_size, train.images) == [(12, 10)] * 12
         transform = test_transform((8, 8), (8, 8), (0.5,) * 3, (0.5,) * 3)
-        dataset = PictureDataset(train, transform, training=True)
+        dataset = ImageDataset(train, transform, training=True)
         assert pool.apply(label_of, (dataset, 5)) == train.labels[5]
 
 
-def read_size(picture) -> tuple[int, int]:
-    return read_picture(picture).size
+def read_size(image) -> tuple[int, int]:
+    return read_image(image).size
 
 
-def label_of(dataset: PictureDataset, number: int) -> int:
+def label_of(dataset: ImageDataset, number: int) -> int:
     return dataset[number]["label"]
 
 
@@ -224,11 +224,9 @@ def test_identities_lie_next_to_each_other_wherever_they_are(tmp_path, write_arc
     assert list(data.train.identities) == sorted(data.train.identities)
     assert np.bincount(data.train.identities).tolist() == data.train.identities.counts.tolist()
     for side in (data.train, data.query):
-        for picture, identity, camera in zip(side.pictures, side.identities, side.cameras, strict=True):
-            assert said[int(picture.name.removesuffix(".jpg"))] == (identity, camera + 1)
-    assert [picture.archive.name for picture in data.query.pictures] == sorted(
-        p.archive.name for p in data.query.pictures
-    )
+        for image, identity, camera in zip(side.images, side.identities, side.cameras, strict=True):
+            assert said[int(image.name.removesuffix(".jpg"))] == (identity, camera + 1)
+    assert [image.archive.name for image in data.query.images] == sorted(p.archive.name for p in data.query.images)
 
 
 def test_numbers_of_query_and_gallery_stay(tmp_path, write_archive, jpeg, refused):
@@ -261,16 +259,16 @@ def test_names_as_classes(tmp_path, write_archive, jpeg, refused):
         load_fgvc("shards", tmp_path)
 
 
-def test_memory_and_time_do_not_grow_with_pictures(tmp_path, jpeg):
-    """An index of a million pictures, of which nothing is read before it is asked for."""
+def test_memory_and_time_do_not_grow_with_images(tmp_path, jpeg):
+    """An index of a million images, of which nothing is read before it is asked for."""
     code = """
 import sys, time
 import numpy as np
 import psutil
 from pathlib import Path
-from dual_cross_attention.data import PictureDataset, train_loader, test_transform
+from dual_cross_attention.data import ImageDataset, train_loader, test_transform
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.fgvc.shards import pictures_of
+from dual_cross_attention.data.fgvc.shards import images_of
 from dual_cross_attention.data.shards.index import Index
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -279,7 +277,7 @@ torch.zeros(8).sum(), np.random.default_rng(0).permutation(70_000)
 before, start = psutil.Process().memory_info().rss, time.perf_counter()
 index = Index(folder / "big.index", folder)
 classes = [str(n) for n in range(len(index.labels))]
-data = FineGrainedData("big", classes, pictures_of(index, classes), pictures_of(index, classes))
+data = FineGrainedData("big", classes, images_of(index, classes), images_of(index, classes))
 loader = train_loader(data.train, transform, 16, 0, 0, "cpu")
 first = next(loader.order.batches(1, len(loader) // 2))
 labels = [data.train.labels[number] for number in first]

@@ -1,4 +1,4 @@
-"""What comes out of archives is what went in: pixels, labels, cameras and names, picture by picture."""
+"""What comes out of archives is what went in: pixels, labels, cameras and names, image by image."""
 
 import pickle
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dual_cross_attention.data import load_fgvc, load_reid, read_picture
+from dual_cross_attention.data import load_fgvc, load_reid, read_image
 from dual_cross_attention.data.shards import discovery as finding
 from dual_cross_attention.data.synthetic import birds as fgvc_toy
 from dual_cross_attention.data.synthetic import people as reid_toy
@@ -18,13 +18,13 @@ from dual_cross_attention.data.synthetic import people as reid_toy
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
-def pixels(picture) -> bytes:
-    return read_picture(picture).tobytes()
+def pixels(image) -> bytes:
+    return read_image(image).tobytes()
 
 
-def seen(pictures, *columns) -> Counter:
-    """How often each picture comes, by its pixels and numbers."""
-    return Counter(zip(map(pixels, pictures), *columns, strict=True))
+def seen(images, *columns) -> Counter:
+    """How often each image comes, by its pixels and numbers."""
+    return Counter(zip(map(pixels, images), *columns, strict=True))
 
 
 def noise(path: Path, random: Random) -> Path:
@@ -36,7 +36,7 @@ def noise(path: Path, random: Random) -> Path:
 
 @pytest.fixture
 def cub(tmp_path) -> Path:
-    """CUB's layout: 3 classes, 10 training and 5 test pictures, two of them in other formats than they say."""
+    """CUB's layout: 3 classes, 10 training and 5 test images, two of them in other formats than they say."""
     random, home = Random(0), tmp_path / "CUB_200_2011"
     lines = {"images": [], "image_class_labels": [], "train_test_split": []}
     for number in range(1, 16):
@@ -68,9 +68,9 @@ def assert_same_classes(ours, theirs) -> None:
     assert ours.classes == theirs.classes
     for split in ("train", "test"):
         our, their = getattr(ours, split), getattr(theirs, split)
-        assert seen(our.pictures, our.labels) == seen(their.pictures, their.labels)
+        assert seen(our.images, our.labels) == seen(their.images, their.labels)
         assert np.asarray(our.labels).tolist() == list(our.labels)
-    assert list(map(pixels, ours.test.pictures)) == list(map(pixels, theirs.test.pictures))  # in the same order
+    assert list(map(pixels, ours.test.images)) == list(map(pixels, theirs.test.images))  # in the same order
 
 
 def assert_same_people(ours, theirs) -> None:
@@ -79,7 +79,7 @@ def assert_same_people(ours, theirs) -> None:
         our, their = getattr(ours, split), getattr(theirs, split)
         for column in ("identities", "cameras"):
             assert np.asarray(getattr(our, column)).tolist() == list(getattr(our, column))
-        columns = [[pixels(picture) for picture in each.pictures] for each in (our, their)]
+        columns = [[pixels(image) for image in each.images] for each in (our, their)]
         assert columns[0] == columns[1]
         assert list(our.identities) == list(their.identities)
         assert list(our.cameras) == list(their.cameras) or split == "train"
@@ -112,12 +112,12 @@ def test_cub(shard_set, cub, tmp_path, num_workers):
     ours, theirs = load_fgvc("shards", tmp_path / "shards"), load_fgvc("cub", cub)
     assert_same_classes(ours, theirs)
     # The files' own bytes, in random order, under names of their true format.
-    originals = Counter(path.read_bytes() for path in theirs.train.pictures)
-    assert Counter(picture.open().read() for picture in ours.train.pictures) == originals
+    originals = Counter(path.read_bytes() for path in theirs.train.images)
+    assert Counter(image.open().read() for image in ours.train.images) == originals
     assert list(ours.train.labels) != list(theirs.train.labels)
-    for picture in ours.train.pictures:
-        assert {"jpg": "JPEG", "png": "PNG"}[picture.name.rpartition(".")[2]] == Image.open(picture.open()).format
-    assert f"{ours.test.pictures[0]}" == f"{tmp_path}/shards/val-000000.tar/000000.{ours.test.pictures[0].name[-3:]}"
+    for image in ours.train.images:
+        assert {"jpg": "JPEG", "png": "PNG"}[image.name.rpartition(".")[2]] == Image.open(image.open()).format
+    assert f"{ours.test.images[0]}" == f"{tmp_path}/shards/val-000000.tar/000000.{ours.test.images[0].name[-3:]}"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -126,9 +126,9 @@ def test_market(shard_set, market, tmp_path, num_workers):
     assert_same_people(load_reid("shards", tmp_path / "shards"), load_reid("market1501", market))
 
 
-def test_folders(shard_set, pictures, tmp_path):
-    shard_set("fgvc", "folder", pictures, tmp_path)
-    assert_same_classes(load_fgvc("shards", tmp_path), load_fgvc("folder", pictures))
+def test_folders(shard_set, images, tmp_path):
+    shard_set("fgvc", "folder", images, tmp_path)
+    assert_same_classes(load_fgvc("shards", tmp_path), load_fgvc("folder", images))
 
 
 def test_shards_of_shards(shard_set, classified, tmp_path):
@@ -137,17 +137,17 @@ def test_shards_of_shards(shard_set, classified, tmp_path):
     assert_same_classes(load_fgvc("shards", tmp_path / "own"), load_fgvc("shards", tmp_path / "others"))
 
 
-def test_what_is_sent_to_a_process_is_small_and_the_same(shard_set, pictures, tmp_path):
+def test_what_is_sent_to_a_process_is_small_and_the_same(shard_set, images, tmp_path):
     """The index goes by its path: a process that is spawned maps the file again."""
-    shard_set("fgvc", "folder", pictures, tmp_path)
+    shard_set("fgvc", "folder", images, tmp_path)
     train = load_fgvc("shards", tmp_path).train
     sent = pickle.dumps(train)
     assert len(sent) < 1500
     there = pickle.loads(sent)
-    assert list(there.pictures) == list(train.pictures) and list(there.labels) == list(train.labels)
+    assert list(there.images) == list(train.images) and list(there.labels) == list(train.labels)
     with pytest.raises(IndexError):
-        train.pictures[len(train)]
-    assert train.pictures[-1] == train.pictures[len(train) - 1]
+        train.images[len(train)]
+    assert train.images[-1] == train.images[len(train) - 1]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_is_sent_to_a_process_is_small_and_the_same(shard_set, pictures, tm
 def test_data_root(classified, tmp_path, data_root, archives):
     classified(tmp_path, train=30, archives=3)
     data = load_fgvc("shards", data_root.format(tmp_path))
-    assert sorted({picture.archive.name for picture in data.train.pictures}) == archives
+    assert sorted({image.archive.name for image in data.train.images}) == archives
     assert len(data.train) == 10 * len(archives) and len(data.test) == 30
 
 
@@ -173,7 +173,7 @@ def test_names_of_others(classified, tmp_path, test):
     for path in [*tmp_path.iterdir()]:
         path.rename(tmp_path / f"birds-{path.name.replace('val', test)}")
     data = load_fgvc("shards", tmp_path / "birds-train-{000000..000001}.tar")
-    assert data.test.pictures[0].archive.name == f"birds-{test}-000000.tar"
+    assert data.test.images[0].archive.name == f"birds-{test}-000000.tar"
 
 
 def test_expanding():
@@ -192,13 +192,13 @@ def test_expanding():
         ("{}/train-{{0..99}}{{0..99}}{{0..99}}.tar", ["at most 100,000 archives", "1,000,000"]),
         ("{}/train-{{a..c}}.tar", ["braces like", "{a..c}"]),
         ("{}/{{a,b}}/train.tar", ["of one folder", "several folders"]),
-        ("{}/picture.jpg", ["expected archives of one folder", "not a folder"]),
+        ("{}/image.jpg", ["expected archives of one folder", "not a folder"]),
         ("{}/train-00000{{0,0}}.tar", ["one twice"]),
     ],
 )
-def test_data_root_that_cannot_work(classified, tmp_path, refused, write_picture, data_root, words):
+def test_data_root_that_cannot_work(classified, tmp_path, refused, write_image, data_root, words):
     classified(tmp_path)
-    write_picture(tmp_path / "picture.jpg")
+    write_image(tmp_path / "image.jpg")
     with refused("shards: ", *words):
         load_fgvc("shards", data_root.format(tmp_path))
     assert not list(tmp_path.glob("none*"))
@@ -223,24 +223,24 @@ REAL = {"fgvc": ("cub", "CUB_200_2011"), "reid": ("market1501", "Market-1501-v15
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", REAL)
-def test_real_pictures(shard_set, tmp_path, task):
+def test_real_images(shard_set, tmp_path, task):
     name, folder = REAL[task]
     if not (SHARED / folder).is_dir():
-        pytest.skip("needs the project's real pictures")
+        pytest.skip("needs the project's real images")
     load = load_fgvc if task == "fgvc" else load_reid
     shard_set(task, name, SHARED / folder, tmp_path, shard_mb=16, num_workers=2)
     ours, theirs = load("shards", tmp_path), load(name, SHARED / folder)
     for split in ("train", "test") if task == "fgvc" else ("train", "query", "gallery"):
         our, their = getattr(ours, split), getattr(theirs, split)
         columns = ("labels",) if task == "fgvc" else ("identities", "cameras")
-        mine = Counter(zip((p.open().read() for p in our.pictures), *(getattr(our, c) for c in columns), strict=True))
+        mine = Counter(zip((p.open().read() for p in our.images), *(getattr(our, c) for c in columns), strict=True))
         assert mine == Counter(
-            zip((p.read_bytes() for p in their.pictures), *(getattr(their, c) for c in columns), strict=True)
+            zip((p.read_bytes() for p in their.images), *(getattr(their, c) for c in columns), strict=True)
         )
     assert len(list(tmp_path.glob("train-*.tar"))) > 1
 
 
-def test_archives_that_are_not_read_are_said(classified, tmp_path, shard_set, make_pictures):
+def test_archives_that_are_not_read_are_said(classified, tmp_path, shard_set, make_images):
     folder = classified(tmp_path / "a")
     expected = load_fgvc("shards", folder)
     assert expected.warnings == []
@@ -255,7 +255,7 @@ def test_archives_that_are_not_read_are_said(classified, tmp_path, shard_set, ma
     named = load_fgvc("shards", folder / "train-000000.tar")  # the others are left out on purpose
     assert ["of test" in warning for warning in named.warnings] == [True]
     out = tmp_path / "out"
-    shard_set("fgvc", "folder", make_pictures(tmp_path / "pictures"), out)
+    shard_set("fgvc", "folder", make_images(tmp_path / "pictures"), out)
     shutil.copy(out / "val-000000.tar", out / "test-000000.tar")
     (warning,) = load_fgvc("shards", out).warnings
     assert "1 archives of test" in warning

@@ -1,4 +1,4 @@
-"""Which pictures make which batch, in blocks: all of an epoch, from any point on, whatever came before."""
+"""Which images make which batch, in blocks: all of an epoch, from any point on, whatever came before."""
 
 from itertools import islice, pairwise
 
@@ -38,14 +38,14 @@ def test_any_blocks(count, batch_size, block, min_batch, seed, epoch, start):
     assert list(order.batches(epoch, start)) == batches[start:]
     if count <= block:
         assert batches == list(ShuffledOrder(count, batch_size, min_batch, seed).batches(epoch))
-    # A block's pictures come one after the other, and it has no more than it may.
+    # A block's images come one after the other, and it has no more than it may.
     blocks = [np.searchsorted(order.bounds, number, side="right") - 1 for number in shown]
     assert len(set(blocks)) == 1 + sum(one != other for one, other in pairwise(blocks))
     assert np.diff(order.bounds).max() <= block
 
 
 def test_one_shuffle_is_what_it_was():
-    """Runs of earlier versions go on: the permutation of (seed, epoch), cut into batches."""
+    """Runs of earlier versions continue: the permutation of (seed, epoch), cut into batches."""
     shuffled = np.random.default_rng((3, 7)).permutation(103)
     for block in (None, 103, 65_536):
         ours = list(ShuffledOrder(103, 10, 2, 3, block).batches(7))
@@ -124,14 +124,14 @@ def test_any_identities(counts, p, k, block, start):
 
 
 def test_processes_share_out_whole_batches():
-    """Identity batches stay whole, and no two processes have a picture in common."""
+    """Identity batches stay whole, and no two processes have an image in common."""
     order = IdentityBlocks([8] * 40, 4, 4, seed=0, block=80)
     epoch = list(order.batches(1))
     taken = []
     for process in range(2):
         shares = Shares(len(epoch), 4, process, 2)
         parts = [part for step in range(shares.steps) for part in shares.of(step)]
-        taken.append({picture for number, weight in parts if weight for picture in epoch[number]})
+        taken.append({image for number, weight in parts if weight for image in epoch[number]})
     assert not taken[0] & taken[1] and len(taken[0] | taken[1]) == 320
 
 

@@ -1,4 +1,4 @@
-"""The toy set of people: the same everywhere, complete, and neither read off the whole picture nor past reading."""
+"""The toy set of people: the same everywhere, complete, and neither read off the whole image nor past reading."""
 
 import hashlib
 from collections import Counter
@@ -19,7 +19,7 @@ from dual_cross_attention.data.synthetic.people import (
 ANNA = Person("ginger", True, "pale", "green", "long", "white", "blue", "skirt", "red", ("left", "black"))
 BEN = Person("black", False, "dark", "orange", "short", None, "grey", "shorts", "white", ("right", "red"))
 CAMERAS = range(1, 7)
-# SHA-256 of the pixels, first 16 digits: a change of one of them is another data set, with other results.
+# SHA-256 of the pixels, first 16 digits: a change of one of them is another dataset, with other results.
 PIXELS = {
     (ANNA, 1): "73ddfb1084dc04ba",
     (ANNA, 2): "b40fe513c761abe9",
@@ -31,8 +31,8 @@ PIXELS = {
 CROWD = "22a89262da051367"
 
 
-def pixels(pictures) -> np.ndarray:
-    return np.stack([np.asarray(picture) for picture in pictures]).astype(np.float64) / 255
+def pixels(images) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(np.float64) / 255
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def test_people_stay_the_same():
 
 
 def test_sizes_and_modes(toy):
-    for pictures in (toy.train.pictures, toy.query.pictures, toy.gallery.pictures):
-        assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (32, 64))}
-    everything = [*toy.train.pictures, *toy.query.pictures, *toy.gallery.pictures]
-    assert len({picture.tobytes() for picture in everything}) == 2400 + 120 + 432
+    for images in (toy.train.images, toy.query.images, toy.gallery.images):
+        assert {(image.mode, image.size) for image in images} == {("RGB", (32, 64))}
+    everything = [*toy.train.images, *toy.query.images, *toy.gallery.images]
+    assert len({image.tobytes() for image in everything}) == 2400 + 120 + 432
 
 
 def test_everyone_is_under_every_camera(toy):
@@ -68,19 +68,17 @@ def test_everyone_is_under_every_camera(toy):
     assert counted(toy.gallery) == dict.fromkeys(product(range(1, 21), CAMERAS), 3) | distractors
 
 
-def test_pictures_show_who_and_where_the_lists_say(toy):
-    """Number 217 in training is the third picture of identity 7 under camera 2, and so on."""
+def test_images_show_who_and_where_the_lists_say(toy):
+    """Number 217 in training is the third image of identity 7 under camera 2, and so on."""
     for split, name, per_camera, place in ((toy.train, "train", 5, 217), (toy.gallery, "gallery", 3, 431)):
         identity, camera, i = place // per_camera // 6, place // per_camera % 6 + 1, place % per_camera
         person = (TRAIN_PEOPLE if name == "train" else TEST_PEOPLE)[identity]
         assert split.cameras[place] == camera
-        assert (
-            split.pictures[place].tobytes() == draw_person(person, camera, f"{name} {identity} {camera} {i}").tobytes()
-        )
+        assert split.images[place].tobytes() == draw_person(person, camera, f"{name} {identity} {camera} {i}").tobytes()
     for place, identity in enumerate(toy.query.identities):
         person, camera = TEST_PEOPLE[identity - 1], toy.query.cameras[place]
         drawn = draw_person(person, camera, f"query {identity - 1} {camera} 0")
-        assert toy.query.pictures[place].tobytes() == drawn.tobytes()
+        assert toy.query.images[place].tobytes() == drawn.tobytes()
 
 
 def test_nobody_is_trained_on_and_tested():
@@ -105,13 +103,13 @@ def test_training_has_every_option_of_every_part():
 def test_without_training_the_test_side_is_the_same(toy):
     small = draw_toy_people(train=False, gallery_per_camera=1)
     assert (small.train, small.identities) == (None, [])
-    assert [p.tobytes() for p in small.query.pictures] == [p.tobytes() for p in toy.query.pictures]
-    assert [p.tobytes() for p in small.gallery.pictures] == [p.tobytes() for p in toy.gallery.pictures[::3]]
+    assert [p.tobytes() for p in small.query.images] == [p.tobytes() for p in toy.query.images]
+    assert [p.tobytes() for p in small.gallery.images] == [p.tobytes() for p in toy.gallery.images[::3]]
 
 
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_one_part_changes_few_pixels(camera):
-    """Same scene: another part is another patch of the body, and another camera another picture."""
+    """Same scene: another part is another patch of the body, and another camera another image."""
     for scene in "abc":
         drawn = pixels([draw_person(ANNA, camera, scene)])
         for part in ("hair", "top", "stripe", "bottom", "shoes", "bag", "sleeves", "legwear", "long_hair", "skin"):
@@ -135,17 +133,17 @@ def test_a_bag_on_the_far_side_is_hidden():
 
 
 def histograms(split) -> np.ndarray:
-    bins = np.minimum(pixels(split.pictures) * 4, 3).astype(int).reshape(len(split), -1, 3) @ (16, 4, 1)
+    bins = np.minimum(pixels(split.images) * 4, 3).astype(int).reshape(len(split), -1, 3) @ (16, 4, 1)
     return np.stack([np.bincount(row, minlength=64) for row in bins]) / bins.shape[1]
 
 
 def raw(split) -> np.ndarray:
-    return pixels(split.pictures).reshape(len(split), -1)
+    return pixels(split.images).reshape(len(split), -1)
 
 
 def strips_by_camera(split) -> np.ndarray:
-    """Mean colours of eight strips of the body from head to feet, in standard deviations under that camera."""
-    strips = pixels(split.pictures)[:, :, 8:24].reshape(len(split), 8, -1, 3).mean(axis=2).reshape(len(split), -1)
+    """Mean colors of eight strips of the body from head to feet, in standard deviations under that camera."""
+    strips = pixels(split.images)[:, :, 8:24].reshape(len(split), 8, -1, 3).mean(axis=2).reshape(len(split), -1)
     cameras = np.array(split.cameras)
     for camera in CAMERAS:
         seen = strips[cameras == camera]
@@ -158,7 +156,7 @@ def chance(split) -> np.ndarray:
 
 
 def mean_average_precision(toy, features) -> float:
-    """Market-1501's: pictures of the query's identity from its own camera do not count."""
+    """Market-1501's: images of the query's identity from its own camera do not count."""
     queries, gallery = features(toy.query), features(toy.gallery)
     identities, cameras = np.array(toy.gallery.identities), np.array(toy.gallery.cameras)
     precisions = []
@@ -166,12 +164,12 @@ def mean_average_precision(toy, features) -> float:
         counts = (identities != identity) | (cameras != camera)
         order = np.argsort(np.linalg.norm(gallery[counts] - query, axis=1), kind="stable")
         hits = np.flatnonzero(identities[counts][order] == identity)
-        assert len(hits) == 15  # three pictures under each of the other cameras
+        assert len(hits) == 15  # three images under each of the other cameras
         precisions.append(np.mean(np.arange(1, len(hits) + 1) / (hits + 1)))
     return float(np.mean(precisions))
 
 
-def test_whole_pictures_do_not_tell_who_it_is(toy):
+def test_whole_images_do_not_tell_who_it_is(toy):
     assert mean_average_precision(toy, chance) < 0.08
     assert mean_average_precision(toy, histograms) < 0.15
     assert mean_average_precision(toy, raw) < 0.15
@@ -182,7 +180,7 @@ def test_parts_tell_who_it_is(toy):
     assert 0.25 < mean_average_precision(toy, strips_by_camera) < 0.6
 
 
-def test_a_camera_changes_pictures_more_than_a_person_does(toy):
+def test_a_camera_changes_images_more_than_a_person_does(toy):
     """Nearest in raw pixels is most often somebody else under the same camera."""
     queries, gallery = raw(toy.query), raw(toy.gallery)
     nearest = [int(np.linalg.norm(gallery - query, axis=1).argmin()) for query in queries]

@@ -67,7 +67,7 @@ def save(writer, name, best=None, value=0.0, then=None):
 def test_what_is_saved_comes_back(writer):
     state = {"task": {"w": torch.arange(5.0)}, "optimizer": {"lr": 0.1, "groups": [1, (2, "x")]}, "scaler": None}
     writer.save("epoch_0001", state, GOOD)
-    state["task"]["w"].fill_(-1.0)  # the training goes on at once
+    state["task"]["w"].fill_(-1.0)  # the training continues at once
     writer.wait()
     path = writer.folder / "epoch_0001"
     assert verify(path) is None and writer.failed is None
@@ -133,7 +133,7 @@ def test_a_failure_is_told_and_what_was_there_stays(writer, monkeypatch, name):
         save(writer, "epoch_0002", then=seen.append)
     (told,) = writer.told
     assert told.startswith(f"cannot write checkpoint '{writer.folder}/epoch_0002': [Errno 28] No space left on device;")
-    assert told.endswith(f"the run goes on, and the last good checkpoint is {writer.folder}/epoch_0001")
+    assert told.endswith(f"the run continues, and the last good checkpoint is {writer.folder}/epoch_0001")
     assert writer.failed in told and len(seen) == 1
     assert [path.name for path in writer.folder.iterdir()] == ["epoch_0001"]  # the part that failed takes no room
     save(writer, "epoch_0002")

@@ -43,7 +43,7 @@ def test_where_nothing_is_restarted_pytorch_does_as_always(monkeypatch, environm
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert meeting_point() == {"timeout": WAITING}
-    assert WAITING.total_seconds() > READING_ATTEMPTS * PATIENCE  # who waits for pictures is waited for
+    assert WAITING.total_seconds() > READING_ATTEMPTS * PATIENCE  # who waits for images is waited for
 
 
 def test_the_launchers_store_is_used_under_the_agreed_name(monkeypatch):
