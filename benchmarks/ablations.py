@@ -5,7 +5,7 @@
         --task reid --dataset market1501 --data_root DIR
 
 What stands behind `--` goes to `dcal train` as it is; without more, it is the paper's recipe of the task. Runs that are
-there already are kept, interrupted ones continue, so the command can simply be given again. Scores are those of the last
+there already are kept, interrupted ones continue, so the command can be given again. Scores are those of the last
 epoch, not of the best one: choosing an epoch on the test split would flatter.
 """
 

@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--img_size", type=int, nargs="+", default=[448], help="a side, or height and width")
     parser.add_argument("--resize_size", type=int, nargs="+", default=[550], help="a side, or height and width")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--images", type=int, default=600, help="of a real dataset: at most so many")
+    parser.add_argument("--images", "--pictures", type=int, default=600, help="of a real dataset: at most so many")
     parser.add_argument("--source_size", type=int, nargs=2, default=[500, 375], help="width and height of drawn ones")
     parser.add_argument("--data_root", help="a real dataset's folder; unset: images are drawn")
     parser.add_argument("--dataset", default="cub", help="its name, as that of dcal train --task fgvc")

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backbone", default="deit_tiny_patch16_224")
     parser.add_argument("--img_size", type=int, default=448)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--images", type=int, default=5_994)
+    parser.add_argument("--images", "--pictures", type=int, default=5_994)
     parser.add_argument("--epochs", type=int, default=2)
     add_flags(parser)
     parser.add_argument("train_flags", nargs="*", help="flags of dcal train, behind --")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     rows = {
         "epoch": {
-            "pictures": given.images,
+            "images": given.images,
             "seconds": given.images / row["train/images_per_second"],
             "images/s": row["train/images_per_second"],
             "peak MiB": row["peak_memory_mb"],

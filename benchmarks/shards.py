@@ -40,7 +40,7 @@ Row = dict[str, float | str | None]
 def main() -> int:
     """Measure start-up, then reading, and print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
+    parser.add_argument("--images", "--pictures", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--files", type=int, nargs="*", default=[1000, 100_000], help="of --dataset folder")
     parser.add_argument("--read", type=int, default=400, help="images of the second table; 0: none")
     parser.add_argument("--repeats", type=int, default=3, help="fresh processes a row, of which the median")

@@ -204,8 +204,8 @@ class TrainingConfig:
     output_dir: str | None = None
     """Folder of the run; unset: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"
-    """auto: continue if the folder holds this very run; never: refuse a folder that holds one; or PATH of another run or
-    its checkpoint, from which a run in output_dir begins; with the same PATH again, that one continues."""
+    """auto: resume if the folder holds this run; never: refuse a folder that holds one; or PATH of another run or its
+    checkpoint, from which a run in output_dir begins; with the same PATH again, that one resumes."""
 
     def replaced(self: Config, **values: Any) -> Config:
         """A copy with these values, which count as given; errors as of the settings themselves."""

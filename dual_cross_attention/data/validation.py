@@ -87,8 +87,9 @@ class DataReport:
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For `json.dumps`; findings have names, not positions."""
+        """For `json.dumps`; findings have names, not positions. "pictures" repeats "images": reports had it before."""
         return asdict(self) | {
+            "splits": {name: asdict(split) | {"pictures": split.images} for name, split in self.splits.items()},
             "bad": [finding._asdict() for finding in self.bad],
             "odd": [finding._asdict() for finding in self.odd],
         }

@@ -166,7 +166,8 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
         named, names = select(candidates, key), [each.name for each in candidates if each.name]
         if not named:
             raise InputError(
-                f"--weights_key {short_repr(key)}: '{path}' has {', '.join(map(escape, names))[:200] or 'one dict only'}"
+                f"--weights_key {short_repr(key)}: '{path}' has "
+                f"{', '.join(map(escape, names))[:200] or 'one dict only'}"
             )
         candidates = named
     metadata = read_metadata(path, content.header, content.tree)

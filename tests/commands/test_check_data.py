@@ -18,8 +18,8 @@ def test_good_data(dcal, images, tmp_path):
     assert "train: 36 images of 3 classes or identities, 0 cannot be read" in outcome.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["splits"] == {
-        "train": {"pictures": 36, "classes": 3, "bad": 0},
-        "test": {"pictures": 18, "classes": 3, "bad": 0},
+        "train": {"images": 36, "pictures": 36, "classes": 3, "bad": 0},
+        "test": {"images": 18, "pictures": 18, "classes": 3, "bad": 0},
     }
 
 

@@ -191,7 +191,7 @@ def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_memory_that_runs_out_in_one_process(run, small, tmp_path, rank):
-    """All cut their batches, in training and in evaluation, and continue, with what one process does with such pieces."""
+    """All ranks split their batches, in training and in evaluation, with the result of one process with such pieces."""
     flags = [*small, "--eval_batch_size=4", "--drop_path_rate=0.2"]
     limits = {"MEMORY": f"{rank} 4 2 1"}
     states, rows = [], []
