@@ -74,7 +74,7 @@ def test_other_layouts_are_refused(tmp_path, cars, aircraft, refused):
     (tmp_path / "elsewhere" / "pictures").mkdir(parents=True)
     issue = "https://github.com/pytorch/vision/issues/7545"
     page = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
-    with refused("cars_test_annos_withlabels.mat", tmp_path / "elsewhere", "images/", issue):
+    with refused("cars_test_annos_withlabels.mat", tmp_path / "elsewhere", "pictures/", issue):
         load_fgvc("cars", tmp_path / "elsewhere")
     with refused("fgvc-aircraft-2013b/ with data/", tmp_path / "elsewhere", "images/", page):
         load_fgvc("aircraft", tmp_path / "elsewhere")
