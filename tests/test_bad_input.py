@@ -305,7 +305,8 @@ def test_evaluating_what_is_no_model(dcal, refused, small, make_images, tmp_path
     other = make_images(tmp_path / "other")
     for split in ("train", "val"):
         (other / split / "bee").rename(other / split / "wasp")
-    assert "the model knows 3 classes (ant, …), the data" in refused("eval", run, "--data_root", other)
+    message = refused("eval", run, "--data_root", other)
+    assert "the model knows 3 classes (ant, bee, cat)" in message and "wasp" in message
     (tmp_path / "file").mkdir()
     assert "expected a file to write" in refused("eval", run, "--json", tmp_path / "file")
     best.write_bytes(best.read_bytes()[:5000])

@@ -23,6 +23,8 @@ class CheckOptions:
     """Name of the dataset, as of dcal train; unset: the built-in toy set."""
     data_root: str | None = None
     """The dataset's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
+    val_fraction: float | None = None
+    """Of a folder of class folders without a split (dataset folder): the share to validate on, as of dcal train."""
     num_workers: int | None = None
     """Processes that read images; unset: one per core."""
     json: str | None = None
@@ -54,7 +56,9 @@ def run(arguments: list[str]) -> int:
     show_log(console)
     from dual_cross_attention.tasks import data_check
 
-    report = data_check.check_data(options.task, options.dataset, options.data_root, options.num_workers, console)
+    report = data_check.check_data(
+        options.task, options.dataset, options.data_root, options.num_workers, console, options.val_fraction
+    )
     for line in data_check.as_lines(report, SHOWN_BAD):
         console.print(escape(line), soft_wrap=True)
     write_json(report.as_json(), options.json)

@@ -22,6 +22,8 @@ class ShardOptions:
     """Name of the dataset, as of dcal train; unset: the built-in toy set."""
     data_root: str | None = None
     """The dataset's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
+    val_fraction: float | None = None
+    """Of a folder of class folders without a split (dataset folder): the share to validate on, as of dcal train."""
     output_dir: str | None = None
     """Folder for the archives; needed. The same command writes them again, as after an interruption."""
     shard_mb: int = 256

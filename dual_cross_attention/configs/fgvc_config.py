@@ -13,15 +13,19 @@ from dual_cross_attention.configs.versions import setting
 class FGVCConfig(TrainingConfig):
     """Fine-grained visual categorization (FGVC)."""
 
-    RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1)}
+    RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1), "val_fraction": (0.001, 0.999)}
     # The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
     RESIZE_OVER_CROP: ClassVar[float] = 550 / 448
 
     # --- what is trained on what ---
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
-    """Dataset: toy (drawn by this program), cub, cars, aircraft, folder (train/CLASS/*.jpg, val/CLASS/*.jpg), or
-    shards (tar archives, from dcal shard for instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
+    """Dataset: toy (synthetic), cub, cars, aircraft, folder (train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg and
+    val_fraction), or shards (tar archives, from dcal shard for instance; data_root is DIR/train-{000000..000127}.tar,
+    or DIR)."""
+    val_fraction: float | None = setting(None, before={1: None})
+    """Of a folder of class folders without a split (dataset folder): the share of each class to validate on, such as
+    0.2. It is chosen by a hash of the file names, with byte-identical files on one side."""
 
     # --- the model ---
     backbone: str = "deit_tiny_patch16_224"

@@ -1,8 +1,8 @@
 """Which settings a run has: the defaults of its dataset, under files, under flags."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ from dual_cross_attention.text import escape, short_repr
 
 logger = logging.getLogger(__name__)
 
+HINTS = {
+    "val_fraction": "re-identification is tested on query and gallery images of other identities than those it trains "
+    "on: give train/, query/ and gallery/"
+}
+"""For settings that users look for in another task."""
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -34,7 +39,9 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
         if "format_version" not in content:
             unversioned.append(path)
         version = min(version, check_version(content.pop("format_version", None), f"'{path}'"))
+        _refuse_other_tasks(settings, content, f"'{path}': ")
         values |= read_settings(settings, content, f"'{path}'")
+    _refuse_other_tasks(settings, [name for name, _ in flags if name != "config"], "--")
     more_words, in_flags = read_flags(settings, [(name, given) for name, given in flags if name != "config"])
     for word in words + more_words:
         raise InputError(
@@ -123,6 +130,28 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
     if not isinstance(dataset, str) or dataset not in CONFIGS[task]:
         raise InputError(f"unknown dataset '{_as_written(dataset)}': there are {', '.join(CONFIGS[task])}")
     return CONFIGS[task][dataset]
+
+
+def check_val_fraction(task: str, dataset: str, value: float | None) -> None:
+    """Refuses a `val_fraction` outside of a training's settings as they do.
+
+    Raises:
+        InputError: it is of another task, or out of range.
+    """
+    if value is not None:
+        _refuse_other_tasks(choose_settings({"task": task, "dataset": dataset}), ["val_fraction"], "--")
+        choose_settings({"task": task, "dataset": dataset})(val_fraction=value)
+
+
+def _refuse_other_tasks(settings: type[TrainingConfig], names: Iterable[str], prefix: str) -> None:
+    """Raises InputError if a name is no setting of this task, but one of another."""
+    known = {each.name for each in fields(settings)}
+    for name in names:
+        for task, classes in CONFIGS.items():
+            others = {each.name for each in fields(next(iter(classes.values())))}
+            if name not in known and name in others:
+                hint = f": {HINTS[name]}" if name in HINTS else ""
+                raise InputError(f"{prefix}{name} is a setting of --task {task}, not of {settings.task}{hint}")
 
 
 def _as_written(value: object) -> str:

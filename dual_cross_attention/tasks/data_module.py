@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
@@ -46,8 +47,16 @@ class RunSetup(ABC):
     test_has_the_classes: bool = False
 
     @abstractmethod
-    def __init__(self, config: TrainingConfig, train: bool = True):
-        """Reads the dataset; raises InputError if that cannot work, or its images cannot be kept as `cache` says."""
+    def __init__(self, config: TrainingConfig, train: bool = True, split: str | None = None):
+        """Reads the dataset.
+
+        Args:
+            config, train: see the class.
+            split: of the test images, where a dataset has several, "val" or "test"; None: that of the dataset.
+
+        Raises:
+            InputError: that cannot work, or its images cannot be kept as `cache` says.
+        """
 
     @abstractmethod
     def fingerprint(self) -> DataFingerprint:
@@ -65,8 +74,17 @@ class RunSetup(ABC):
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         """Batches for `Task.evaluate`."""
 
-    def check_fits(self, classes: list[str]) -> None:
-        """Raises InputError if a model with these classes cannot be evaluated on this data."""
+    def check_fits(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
+        """Prepares the test images for a model with these classes.
+
+        Args:
+            classes: of the model.
+            unknown_classes: "leave_out" leaves out test images of classes that the model does not know, where the test
+                images of a dataset can be read alone.
+
+        Raises:
+            InputError: the model cannot be evaluated on this data.
+        """
         if self.test_has_the_classes and not same_names(classes, self.classes):
             raise InputError(
                 f"the model knows {len(classes)} classes ({classes[0]}, …), the data at '{self.config.data_root}' has "

@@ -20,6 +20,7 @@ from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.reid.blocks import IdentityBlocks
 from dual_cross_attention.data.samplers import BatchOrder
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
@@ -31,7 +32,9 @@ class ReIDSetup(RunSetup):
 
     test_splits = ("query", "gallery")
 
-    def __init__(self, config: ReIDConfig, train: bool = True):
+    def __init__(self, config: ReIDConfig, train: bool = True, split: str | None = None):
+        if split:
+            raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
         self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
         self.classes = self.data.identities
