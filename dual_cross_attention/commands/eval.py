@@ -28,7 +28,17 @@ class EvalOptions:
     dataset: str | None = None
     """Another dataset of the same task; unset: that of the run."""
     data_root: str | None = None
-    """The dataset; unset: where the run found it."""
+    """The dataset; unset: where the run found it. A classifier needs only its test images."""
+    split: Literal["val", "test"] | None = None
+    """Classification, of datasets folder and shards: the images to test on; unset: val if it exists, else test."""
+    unknown_classes: Literal["refuse", "leave_out"] = "refuse"
+    """Classification, of dataset folder: test images of classes that the model does not know end the command with
+    their names, or are left out, with a warning."""
+    output: str | None = None
+    """Classification: write one row per image to this file, .csv, .json, .jsonl or .parquet (needs pyarrow). Columns:
+    path, label, prediction, correct, probability (of the prediction), label_probability (of the true class); the same
+    of each branch, prediction_sa, probability_sa, label_probability_sa, and with _glca; error (why an image could not
+    be read; then only path and label are filled)."""
     feature: Literal["before_neck", "after_neck"] | None = None
     """Re-identification: retrieve with features before or after the BN neck; unset: as in the run."""
     distance: Literal["euclidean", "cosine"] | None = None
@@ -76,6 +86,7 @@ def run(arguments: list[str]) -> None:
         )
     check_writable("json", None if options.json == "-" else options.json)
     check_writable("save_ranking", options.save_ranking)
+    check_writable("output", options.output)
     console = make_console(stderr=options.json == "-")
     show_log(console)
     from dual_cross_attention.inference.evaluation import evaluate

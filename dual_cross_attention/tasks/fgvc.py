@@ -1,6 +1,6 @@
 """Fine-grained visual categorization: cross-entropy on every branch, top-1 and top-5 accuracy."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,11 +50,23 @@ class FGVCTask(Task):
         }
         return self.combine(losses, logits, labels)
 
+    @property
+    def evaluated_branches(self) -> list[str]:
+        """The branches that have metrics of their own."""
+        return [branch for branch in self.model.branches if branch != "pwca"]
+
     @torch.no_grad()
-    def evaluate(self, loader: Iterable[Batch]) -> dict[str, float]:
+    def evaluate(
+        self, loader: Iterable[Batch], see_probabilities: Callable[[dict[str, Tensor]], None] | None = None
+    ) -> dict[str, float]:
         """Accuracy in percent: "top1" and "top5" of SA and GLCA together, and of each ("top1_sa", "top5_glca", …).
 
         As long as GLCA is not trained, "top1" and "top5" are those of SA alone.
+
+        Args:
+            loader: the batches.
+            see_probabilities: called after each batch with the class probabilities of all of its images, (B, C): ""
+                of SA and GLCA together (their mean), "_sa", "_glca".
 
         Raises:
             TrainingDivergedError: the model's output is not finite.
@@ -62,7 +74,7 @@ class FGVCTask(Task):
         """
         self.eval()
         device = next(self.parameters()).device
-        branches = [branch for branch in self.model.branches if branch != "pwca"]
+        branches = self.evaluated_branches
         suffixes = ["", *(f"_{branch}" for branch in branches)]
         meters = {f"top{k}{suffix}": self._meter(k, device) for suffix in suffixes for k in (1, 5)}
         seen, broken = SumMetric().to(device), SumMetric().to(device)  # of all processes, like the others
@@ -71,6 +83,8 @@ class FGVCTask(Task):
             readable = labels >= 0
             seen.update(readable.sum())
             logits = self.model(batch["images"].to(device, non_blocking=True)).logits
+            if see_probabilities:
+                see_probabilities(self._probabilities(logits, branches))
             if not readable.any():  # asked after the pass: under FSDP, other processes take part in it
                 continue
             logits = {branch: logits[branch].float()[readable] for branch in branches}
@@ -84,6 +98,12 @@ class FGVCTask(Task):
         if broken.compute() > 0:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
         return {name: 100 * meter.compute().item() for name, meter in meters.items()}
+
+    def _probabilities(self, logits: dict[str, Tensor], branches: Sequence[str]) -> dict[str, Tensor]:
+        """See `evaluate`."""
+        predicting = self.model.predicting_branches
+        together = vote({branch: logits[branch] for branch in predicting}) / len(predicting)
+        return {"": together, **{f"_{branch}": F.softmax(logits[branch].float(), dim=-1) for branch in branches}}
 
     def _meter(self, k: int, device: torch.device) -> MulticlassAccuracy:
         num_classes = self.model.backbone.num_classes

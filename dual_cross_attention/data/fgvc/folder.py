@@ -75,6 +75,8 @@ def load_folder(
             f"--val_fraction splits class folders without a split, and {escape(root)} has train/ and {tests[0].name}/: "
             f"leave it out, or give --data_root {escape(root / 'train')} to split only those images"
         )
+    if val_fraction is not None:
+        warnings.append(f"folder: {escape(root)} has {tests[0].name}/, so val_fraction {val_fraction:g} has no effect")
     return (_load_splits if train else _load_test)(root, tests[0], split, warnings)
 
 

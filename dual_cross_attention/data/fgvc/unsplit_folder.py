@@ -54,12 +54,14 @@ def load_unsplit(
         f"{val_fraction:g})"
     ]
     notes += _copy_notes(names, listed.labels, copies)
-    if train:
+    if not train:
+        notes[0] += "; the latter are evaluated (to evaluate all images of a folder, put them into test/CLASS/)"
+    else:
         validated = {*sides[True].labels}
         if without := [name for label, name in enumerate(classes) if label not in validated]:
             warnings.append(
                 f"folder: {escape(root)}: classes without a validation image: {len(without):,} ({few(without)}): "
-                "two images that are not copies are needed, so all of theirs are training images"
+                "a class needs two distinct images to have one; theirs are training images"
             )
     return FineGrainedData("folder", classes, sides[False] if train else None, sides[True], warnings, notes)
 
