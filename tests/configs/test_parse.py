@@ -175,3 +175,20 @@ def test_which_settings_are_flags_is_kept(tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 3\nlr: 0.1\nformat_version: 2\n")
     config = parse_config(["--config", str(tmp_path / "a.yaml"), "--lr", "0.2", "--seed=1"])
     assert config.flags == {"lr", "seed"} == config.replaced(epochs=4).flags
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_setting_of_another_task_names_the_task(tmp_path, in_file):
+    (tmp_path / "settings.yaml").write_text("task: reid\nval_fraction: 0.2\n")
+    flags = ["--config", f"{tmp_path / 'settings.yaml'}"] if in_file else ["--task=reid", "--val_fraction=0.2"]
+    with pytest.raises(InputError, match=r"val_fraction.*--task fgvc, not of reid.*query/"):
+        parse_config(flags)
+    with pytest.raises(InputError, match=r"--padding.*--task reid, not of fgvc"):
+        parse_config(["--padding=4"])
+
+
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "nan"])
+def test_val_fraction_is_a_share(value):
+    with pytest.raises(InputError, match="val_fraction"):
+        parse_config(["--dataset=folder", f"--val_fraction={value}"])
+    assert parse_config(["--dataset=folder"]).val_fraction is None
