@@ -73,8 +73,9 @@ def test_copies_count_once_and_stay_together():
 def test_the_rank_of_copies_is_that_of_the_smallest_hash():
     names, labels = dataset((20,))
     ranked = sorted(names, key=lambda name: hashlib.blake2b(name.encode(), digest_size=16).hexdigest())
-    first, last = names.index(ranked[0]), names.index(ranked[-1])
-    assert validation(names, labels, 0.1, [sorted((first, last))]) == {*ranked[:2], ranked[-1]}
+    for listed in (names, names[::-1]):
+        copies = sorted((listed.index(ranked[0]), listed.index(ranked[-1])))
+        assert validation(listed, labels, 0.1, [copies]) == {*ranked[:2], ranked[-1]}
 
 
 def test_an_image_in_several_classes_is_a_training_image():
