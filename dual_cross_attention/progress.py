@@ -12,7 +12,7 @@ ANY_WIDTH = 10_000
 
 
 class PatientConsole(Console):
-    """For what must not end because nobody can be told of it: a log on a full disk, a pipe whose reader has left."""
+    """A stream whose write errors are ignored: a log on a full disk or a closed pipe must not end a run."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -20,7 +20,8 @@ from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.models.factory import create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.text import escape

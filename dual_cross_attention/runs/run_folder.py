@@ -102,7 +102,7 @@ class RunFolder:
         """What `write_source` was given; None of a run that began from nothing.
 
         Raises:
-            InputError: somebody wrote something else there.
+            InputError: the file is not one that a run writes.
         """
         if not self.source.exists():
             return None
