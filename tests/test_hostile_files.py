@@ -22,8 +22,8 @@ from PIL import Image, ImageFile
 from safetensors.torch import save_file
 
 from dual_cross_attention.backbones.plain_vit import create_backbone
-from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import parse_config
+from dual_cross_attention.configs.yaml_files import read_yaml
 from dual_cross_attention.data import ImageDataset, ImageList, load_fgvc, load_reid, test_transform
 from dual_cross_attention.data.images import UnreadableImage, read_image
 from dual_cross_attention.errors import InputError
