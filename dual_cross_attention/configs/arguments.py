@@ -51,7 +51,7 @@ class OptionParser(ArgumentParser):
         titles = getattr(options, "GROUPS", {})
         groups = {title: self.add_argument_group(title) for title in titles}
         group_of = {name: groups[title] for title, names in titles.items() for name in names.split()}
-        hints, meanings = type_hints(options), _attribute_docstrings(options)
+        hints, meanings = type_hints(options), attribute_docstrings(options)
         self.hints: dict[str, Any] = {}  # of flags by name
         self.required: dict[str, str] = {}  # how each is written in the usage, by name
         self.usage = self.prog
@@ -112,7 +112,7 @@ def _number_of_words(hint: Any) -> dict[str, Any]:
 
 
 @cache
-def _attribute_docstrings(options: type) -> dict[str, str]:
+def attribute_docstrings(options: type) -> dict[str, str]:
     """The string under each field of a dataclass and of those it inherits from; a subclass's stands over its base's."""
     found = {}
     for each in filter(is_dataclass, reversed(options.__mro__)):
