@@ -13,6 +13,8 @@ from dual_cross_attention.version import __version__
 COMMANDS = {
     "train": "train a model, or resume a run",
     "eval": "evaluate a trained model on the test split",
+    "predict": "classify images with a trained model",
+    "embed": "write the features of images that a trained model computes",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }
@@ -28,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 1 for a dataset with images that cannot be read or a training of which another process
-        has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop and can
+        The exit status: 0, 1 for images that cannot be read (check-data, predict, embed) or a training of which another
+        process has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop and can
         continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return, and ends
         with it.
     """
@@ -81,7 +83,11 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at exit
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted; a training resumes from its last checkpoint with the same command", 130)
+        return _fail(
+            "interrupted; a training resumes from its last checkpoint with the same command, and predict and embed "
+            "with --output after their last row",
+            130,
+        )
 
 
 def _fail(error: Exception | str, status: int) -> int:

@@ -42,7 +42,7 @@ def refused(dcal, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("nope", "unknown command 'nope': there is train, eval, check-data"),
+        ("nope", "unknown command 'nope': there is train, eval, predict, embed, check-data"),
         ("train --task reid2", "unknown task 'reid2': there is fgvc"),
         ("train --task=", "unknown task '': there is fgvc"),
         ("train --dataset birds", "unknown dataset 'birds': there are toy, cub, cars, aircraft, folder"),
@@ -90,7 +90,7 @@ def refused(dcal, tmp_path, monkeypatch):
         ("eval run --batch_size many", "--batch_size: expected a whole number, or null, got 'many'"),
         ("eval run --json", "--json: expected text, or null, got nothing"),
         ("eval run --json no/where.json", "--json: there is no folder 'no' to write 'no/where.json' in"),
-        ("eval run", "no model at 'run': expected a run's folder (with best.safetensors) or a .safetensors "),
+        ("eval run", "no model at 'run': expected a run's folder (with best.safetensors), a .safetensors "),
     ],
 )  # fmt: skip
 def test_what_is_typed(refused, arguments, message):

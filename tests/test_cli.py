@@ -21,8 +21,8 @@ from torchvision.transforms import v2
 from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVC_CONFIGS
 from dual_cross_attention.configs.parse import parse_config
-from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc
-from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc, preprocessing
+from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks import fgvc_data as fgvc
@@ -201,7 +201,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
         (fgvc, "train_loader"),
         (fgvc, "test_loader"),
         (fgvc, "train_transform"),
-        (fgvc, "test_transform"),
+        (preprocessing, "test_transform"),
         (training, "Trainer"),
         (trainer, "build_optimizer"),
         (trainer, "build_schedule"),
@@ -424,7 +424,7 @@ def test_eval_with_the_data_elsewhere(dcal, trained, make_images, tmp_path):
 
 
 def test_the_model_can_be_used_from_python(trained):
-    saved = load_model(trained("full"))
+    saved = read_model(trained("full"))
     assert saved.classes == ["ant", "bee", "cat"]
     assert not saved.model.training
     assert saved.model.predict(torch.rand(2, 3, 32, 32)).shape == (2, 3)

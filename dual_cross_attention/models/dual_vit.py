@@ -215,8 +215,11 @@ class DualCrossAttentionViT(nn.Module):
             distractors = sample_distractors(images.shape[0], images.device)
         return self._forward(images, distractors, "glca" in branches)
 
-    def _forward(self, images: Tensor, distractors: Tensor | None, with_glca: bool) -> DualOutput:
-        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca)
+    def _forward(
+        self, images: Tensor, distractors: Tensor | None, with_glca: bool, choose_local: bool = True
+    ) -> DualOutput:
+        scored = with_glca and choose_local
+        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca, scored)
         prefix = self.backbone.num_prefix_tokens
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
@@ -224,14 +227,16 @@ class DualCrossAttentionViT(nn.Module):
         features = dict(zip(("sa", "pwca"), normed[:, 0].split(len(images)), strict=False))
         out = DualOutput(self._classify(normed, features), features)
         if with_glca:
-            out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
-            out.local = select_local(out.rollout, self.local_ratio)
+            local = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
+            if scored:
+                out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
+                out.local = local = select_local(out.rollout, self.local_ratio)
             *blocks, last = self.glca_blocks
             for block in blocks:
                 drop_path = sample_drop_path(block.block, len(images), images.device)
-                sa_tokens = block.update(sa_tokens, out.local, drop_path)
+                sa_tokens = block.update(sa_tokens, local, drop_path)
             drop_path = sample_drop_path(last.block, len(images), images.device)
-            out.features["glca"] = self.glca_norm(last(sa_tokens, out.local, drop_path)[:, 0])
+            out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
@@ -301,7 +306,17 @@ class DualCrossAttentionViT(nn.Module):
         check_images(self.backbone, images)
         if not images.shape[0]:
             return self._empty(images)
-        return self._forward(images, None, branch == "glca" or (branch is None and "glca" in self.predicting_branches))
+        with_glca = branch == "glca" or (branch is None and "glca" in self.predicting_branches)
+        return self._forward(images, None, with_glca, self._local_tokens_matter)
+
+    @property
+    def _local_tokens_matter(self) -> bool:
+        """Whether GLCA's class token depends on which patch tokens are local.
+
+        In one block it attends to all tokens, and tokens with a query do not see each other: neither the rollout nor
+        the local tokens are computed for predictions and features alone.
+        """
+        return len(self.glca_blocks) > 1 or self.local_queries in ("local_only", "cross")
 
     def _empty(self, images: Tensor) -> DualOutput:
         """Logits (0, num_classes) and features (0, D) of every branch of inference, for an empty batch."""
@@ -311,9 +326,12 @@ class DualCrossAttentionViT(nn.Module):
         return DualOutput(logits, features)
 
     def _encode(
-        self, images: Tensor, distractors: Tensor | None, with_glca: bool
+        self, images: Tensor, distractors: Tensor | None, with_glca: bool, scored: bool
     ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
         """Applies stem and blocks.
+
+        Args:
+            scored: whether queries and keys are kept for the choice of the local tokens.
 
         Returns:
             SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
@@ -342,11 +360,11 @@ class DualCrossAttentionViT(nn.Module):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
             tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            if with_glca and is_scored(place, len(blocks) + 1, self.local_queries):
+            if scored and is_scored(place, len(blocks) + 1, self.local_queries):
                 keep(*query_and_key)
         of_pwca = distractors, tokens_of_distractors
         sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, with_glca)
-        if with_glca and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
+        if scored and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
             keep(*query_and_key)
         return sa, pwca, queries, keys
 
