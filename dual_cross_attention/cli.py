@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for images that cannot be read (check-data, predict, embed) or a training of which another
-        process has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop and can
-        continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return, and ends
-        with it.
+        process has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop
+        and can continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return,
+        and ends with it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)

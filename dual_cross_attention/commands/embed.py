@@ -17,7 +17,6 @@ from dual_cross_attention.configs.arguments import read_options
 from dual_cross_attention.progress import make_console
 
 
-
 @dataclass(kw_only=True)
 class EmbedOptions(InferenceOptions):
     """Writes the features of images, float32. They are normalized and taken before or after the neck as the settings of
@@ -27,7 +26,8 @@ class EmbedOptions(InferenceOptions):
     GROUPS: ClassVar = {"features": "branch", "output": "output resume", "hardware and speed": HARDWARE}
 
     output: str
-    """File to write: .npz (features, paths, unreadable, reasons, fingerprint) or .parquet (path, feature, error)."""
+    """File to write: .npz (features, paths, unreadable, reasons, fingerprint) or .parquet (path, feature, error);
+    required."""
 
 
 def run(arguments: list[str]) -> int:

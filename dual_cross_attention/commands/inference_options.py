@@ -32,7 +32,8 @@ class InferenceOptions:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
-    """auto: bf16 if the device multiplies it in hardware, fp16 on older CUDA devices, else fp32. null: as in training."""
+    """auto: bf16 if the device multiplies it in hardware, fp16 on older CUDA devices, else fp32. null: as in
+    training."""
     batch_size: int | None = None
     """Images per forward pass. null: 32."""
     num_workers: int | None = None

@@ -163,8 +163,8 @@ def test_embed_writes_what_python_gives(dcal, make_model, photos, tmp_path):
 def test_what_is_refused(dcal, make_model, photos, tmp_path):
     path, reid = make_model(), make_model("reid")
     for arguments, said in (
-        (["predict"], "model"),
-        (["predict", path], "images"),
+        (["predict"], "MODEL"),
+        (["predict", path], "IMAGE"),
         (["predict", path, tmp_path / "missing"], "no file or folder"),
         (["predict", tmp_path / "missing", photos], "no model"),
         (["predict", photos / "1.jpg", photos], "safetensors"),
@@ -179,11 +179,3 @@ def test_what_is_refused(dcal, make_model, photos, tmp_path):
         outcome = dcal(*arguments, *(ON_CPU if len(arguments) > 1 else []))
         assert outcome.status == 2 and said in outcome.err, (arguments, outcome)
         assert len(outcome.err.splitlines()) == 1 and outcome.out == ""
-
-
-@pytest.mark.parametrize("command", ["predict", "embed"])
-def test_help(dcal, command):
-    outcome = dcal(command, "--help")
-    assert outcome.status == 0 and f"Example: dcal {command}" in outcome.out
-    for flag in ("--output", "--branch", "--batch_size", "--device", "--precision", "--num_workers", "--resume"):
-        assert flag in outcome.out
