@@ -20,8 +20,9 @@ from dual_cross_attention.devices import (
     keep_freed_memory,
 )
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.evaluation_rows import EvaluationRows, check_format, write_rows
-from dual_cross_attention.inference.model_files import find_model_file, load_model
+from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
+from dual_cross_attention.inference.model_files import find_model_file, read_model
+from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks import FGVCTask
@@ -79,7 +80,7 @@ def evaluate(
     """
     chosen = choose_device(device)
     keep_freed_memory()
-    saved = load_model(run_or_checkpoint)
+    saved = read_model(run_or_checkpoint)
     chosen_precision = choose_precision(
         precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
     )
@@ -93,7 +94,7 @@ def evaluate(
     if output is not None:
         if saved.config.task != "fgvc":
             raise InputError(f"--output is for classification: this model is of task {saved.config.task}")
-        check_format(Path(output))
+        check_suffix(Path(output), SUFFIXES)
     if unknown_classes == "leave_out" and (saved.config.task, dataset or saved.config.dataset) != ("fgvc", "folder"):
         raise InputError("--unknown_classes leave_out is for classification of --dataset folder")
     if dataset and dataset != saved.config.dataset:
@@ -111,6 +112,7 @@ def evaluate(
     config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False, split=split)
     setup.check_fits(saved.classes, unknown_classes)
+    setup.saved_preprocessing = saved.preprocessing
     console = console or Console(quiet=True)
     for note in setup.notes:
         console.print(note)

@@ -1,7 +1,6 @@
 """Files of one row per test image: CSV, JSON, JSON Lines or Parquet."""
 
 import csv
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.prediction_files import as_utf8, import_pyarrow
 from dual_cross_attention.text import escape
 
-FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 ROWS_AT_ONCE = 8192
 """Of a row group of Parquet."""
 MEASURES = {"prediction": "string", "probability": "float64", "label_probability": "float64"}
@@ -89,24 +88,12 @@ def columns(suffixes: Sequence[str]) -> list[str]:
     return ["path", "label", "prediction", "correct", *(name for name in rest if name != "prediction"), "error"]
 
 
-def check_format(path: Path) -> None:
-    """Refuses a file that `write_rows` cannot write, before any work is done.
-
-    Raises:
-        InputError: another extension, or .parquet without pyarrow.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"--output: expected a file with the extension {', '.join(FORMATS)}, got '{escape(path)}'")
-    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError("--output: .parquet needs pyarrow, which is not installed: pip install pyarrow, or take .csv")
-
-
 @contextmanager
 def write_rows(path: Path, suffixes: Sequence[str]) -> Iterator[RowWriter]:
     """Opens a file for rows, which appears when the block ends without an error. Memory does not grow with the rows.
 
     Args:
-        path: the file; its extension, one of `FORMATS`, decides the format.
+        path: the file; its extension, one of `prediction_files.SUFFIXES`, decides the format.
         suffixes: see `columns`.
 
     Raises:
@@ -166,20 +153,17 @@ class _Json(_JsonLines):
 
 class _Parquet:
     def __init__(self, path: Path, suffixes: Sequence[str]):
-        import pyarrow
-        from pyarrow.parquet import ParquetWriter
-
+        pyarrow = import_pyarrow()
         types = dict.fromkeys(columns(suffixes), "string")
         types |= {f"{measure}{suffix}": kind for suffix in suffixes for measure, kind in MEASURES.items()}
         types["correct"] = "bool"
         self.schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in types.items()])
         self.table = pyarrow.Table
-        self.file = ParquetWriter(path, self.schema)
+        self.file = pyarrow.parquet.ParquetWriter(path, self.schema)
         self.rows: list[dict[str, Any]] = []
 
     def write(self, row: dict[str, Any]) -> None:
-        path = row["path"].encode("utf-8", "backslashreplace").decode()  # Arrow takes UTF-8 only
-        self.rows.append(row | {"path": path})
+        self.rows.append(row | {"path": as_utf8(row["path"])})
         if len(self.rows) == ROWS_AT_ONCE:
             self._flush()
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from dual_cross_attention.cli import main
 from dual_cross_attention.data import read_image, test_transform
 from dual_cross_attention.inference.evaluation import evaluate
-from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.tasks.data_module import pixel_stats
 
 MEASURES = ("prediction", "probability", "label_probability")
@@ -174,7 +175,7 @@ def read(path):
 
 def expected_rows(run, paths):
     """One image at a time, in float64, from the definition of the vote."""
-    saved = load_model(run)
+    saved = read_model(run)
     stats = pixel_stats(saved.config, saved.model)
     transform = test_transform(tuple(saved.config.img_size), tuple(saved.config.resize()), stats.mean, stats.std)
     for path in paths:
@@ -259,9 +260,10 @@ def test_files_that_cannot_be_written(dcal, trained, tmp_path, monkeypatch):
     for name, words in (("rows.txt", ".csv"), ("no/rows.csv", "no folder")):
         outcome = dcal("eval", trained(), "--output", tmp_path / name)
         assert outcome.status == 2 and "--output" in outcome.err and words in outcome.err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
     outcome = dcal("eval", trained(), "--output", tmp_path / "rows.parquet")
-    assert outcome.status == 2 and "pyarrow" in outcome.err and ".csv" in outcome.err
+    assert outcome.status == 2 and "pyarrow" in outcome.err and "--output" in outcome.err
 
 
 def test_an_evaluation_that_fails_leaves_no_file(trained, tests_only, tmp_path):
