@@ -74,7 +74,7 @@ def test_all_damaged(dcal, tasks, run):
     before = sorted(run.rglob("*"))
     outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
     assert outcome.status == 2
-    assert f"none of the 2 checkpoints in '{run / 'checkpoints'}' is whole (state.pt has " in outcome.err
+    assert f"none of the 2 checkpoints in '{run / 'checkpoints'}' is valid (state.pt has " in outcome.err
     assert sorted(run.rglob("*")) == before
 
 
