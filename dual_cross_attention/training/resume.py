@@ -237,11 +237,10 @@ def _from_newest_valid(
             f"'{run.valid}' does not have the name of a checkpoint: rename it to epoch_NNNN, or "
             "epoch_NNNN_step_NNNNNNNN, to resume its run from it"
         )
-    warnings, renames, taken = [*warnings], [], set(own.entries)
+    warnings, renames = [*warnings], []
 
     def rename(name: str, why: str) -> str:
-        free = next(new for n in count() if (new := f"{name}.{why}{n or ''}") not in taken)
-        taken.add(free)
+        free = next(new for n in count() if (new := f"{name}.{why}{n or ''}") not in own.entries)
         renames.append((own.path / "checkpoints" / name, free))
         return free
 

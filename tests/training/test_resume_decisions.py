@@ -172,6 +172,11 @@ ROWS = {
     "format 1": Row(old(LATER), resumes=at(LATER), tells=(UNKNOWN_DATA,), more={"stored": STORED_1}),
     "format 1, other labels": Row(old(LATER, classes=["a", "b", "c"]), refuses=("other data", "order of the labels")),
     "format 1, more images": Row(old(LATER, images=37), refuses=("other data", "(37 there, 36 here)")),
+    "format 1, with a precision that the command does not name": Row(  # "auto" was not resolved then
+        replace(old(LATER), config=STORED_1.replaced(precision="bf16")),
+        {"precision": "auto"},
+        refuses=("precision (bf16 there, auto here)",),
+    ),
     "format 1, data unknown": Row(run(config=STORED_1, data=None), begins=True),
     # --- damage ---
     "the newest is damaged": Row(
