@@ -1,4 +1,4 @@
-"""Names and values that somebody else wrote, as they stand in a message of one line."""
+"""Untrusted names and values, escaped and shortened for one-line messages."""
 
 import reprlib
 

@@ -18,7 +18,7 @@ from dual_cross_attention.devices import (
     keep_freed_memory,
 )
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.model_files import find_model_file, load_model
+from dual_cross_attention.inference.model_files import find_model_file, read_model
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks import ReIDTask
@@ -66,7 +66,7 @@ def evaluate(
     """
     chosen = choose_device(device)
     keep_freed_memory()
-    saved = load_model(run_or_checkpoint)
+    saved = read_model(run_or_checkpoint)
     chosen_precision = choose_precision(
         precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
     )
@@ -90,6 +90,7 @@ def evaluate(
     config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False)
     setup.check_fits(saved.classes)
+    setup.saved_preprocessing = saved.preprocessing
     console = console or Console(quiet=True)
     for note in setup.notes:
         console.print(note)

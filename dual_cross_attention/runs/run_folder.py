@@ -10,9 +10,9 @@ import yaml
 
 from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.configs.yaml_files import read_yaml
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__

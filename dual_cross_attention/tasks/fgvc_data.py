@@ -3,7 +3,7 @@
 import torch
 
 from dual_cross_attention.configs import FGVCConfig
-from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
+from dual_cross_attention.data import load_fgvc, test_loader, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
@@ -70,7 +70,7 @@ class FGVCSetup(RunSetup):
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return test_loader(
             self.data.test,
-            test_transform(*self._sizes_and_stats(model)),
+            self.preprocessing(model).transform,
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),
             device.type,

@@ -10,7 +10,6 @@ from dual_cross_attention.data import (
     load_reid,
     reid_train_transform,
     test_loader,
-    test_transform,
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
@@ -108,10 +107,9 @@ class ReIDSetup(RunSetup):
         return IdentityBlocks(counts, identities_per_batch, per_identity, config.seed, train.block)
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
-        size = tuple(self.config.img_size)
         return test_loader(
             ImageList(self.images, range(len(self.images))),
-            test_transform(size, size, *self._stats(model)),
+            self.preprocessing(model).transform,
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),
             device.type,
