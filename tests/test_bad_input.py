@@ -252,7 +252,7 @@ def test_a_folder_with_a_damaged_run(dcal, refused, small, tmp_path):
         whole = path.read_bytes()
         for damaged in (b"", b"no checkpoint", whole[:100], whole[:-100]):
             path.write_bytes(damaged)
-            assert refused(*flags).startswith(f"none of the 1 checkpoints in '{run / 'checkpoints'}' is whole ({name}")
+            assert refused(*flags).startswith(f"none of the 1 checkpoints in '{run / 'checkpoints'}' is valid ({name}")
         path.write_bytes(whole)
 
     (run / "config.yaml").write_text("- not\n- settings\n")
