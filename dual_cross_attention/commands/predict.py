@@ -1,5 +1,6 @@
 """`dcal predict`: the classes of any images."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class PredictOptions(InferenceOptions):
 
 def run(arguments: list[str]) -> int:
     options = read_options(PredictOptions, "predict", arguments)
-    console = make_console(stderr=options.output == "-")
+    console = make_console(stderr=options.output in (None, "-"))
     show_log(console)
     from dual_cross_attention.inference import prediction_files as files
     from dual_cross_attention.inference.part_file import PartFile
@@ -62,11 +63,16 @@ def run(arguments: list[str]) -> int:
     if not is_file:
         predictions = model.predict(images.paths, **arguments)
         is_table = options.output is None
-        return _print_table(predictions, model.labels) if is_table else _print_lines(predictions)
+        return (
+            _print_table(predictions, model.labels, model.calibration is not None)
+            if is_table
+            else _print_lines(predictions)
+        )
     output = Path(options.output)
+    calibration = model.calibration and json.loads(model.calibration.to_json())
     part = PartFile(
         output,
-        part_settings("predict", model, options, top_k=options.top_k, calibration=model.calibration),
+        part_settings("predict", model, options, top_k=options.top_k, calibration=calibration),
         options.resume,
     )
     width = min(options.top_k, len(model.labels))
@@ -93,23 +99,25 @@ def _print_lines(predictions: Iterable["Prediction"]) -> int:
     return status
 
 
-def _print_table(predictions: Iterable["Prediction"], labels: list[str]) -> int:
-    """Row by row, as they come: image, class, probability, and the further classes."""
+def _print_table(predictions: Iterable["Prediction"], labels: list[str], is_calibrated: bool) -> int:
+    """Row by row, as they come: image, class, probability, known or unknown if calibrated, and the further classes."""
+    known_head = f"{'known':9}" if is_calibrated else ""
     status, paths = 0, 0
     label_width = min(WIDEST, max(len(escape(label)) for label in labels))
     for prediction in predictions:
         path = escape(prediction.path)
         if not paths:
             paths = min(WIDEST, max(len(path), len("image")))
-            print(f"{'image':{paths}}  {'class':{label_width}}  probability  next")
+            print(f"{'image':{paths}}  {'class':{label_width}}  probability  {known_head}next")
         if prediction.error:
             status = 1
             print(f"{path:{paths}}  cannot be read: {prediction.error}", flush=True)
             continue
         further = ", ".join(f"{escape(label)} {100 * value:.1f} %" for label, value in prediction.top[1:])
+        known = f"{'yes' if prediction.known else 'unknown':9}" if is_calibrated else ""
         print(
             f"{path:{paths}}  {escape(prediction.label):{label_width}}  {100 * prediction.probability:9.1f} %  "
-            f"{further}",
+            f"{known}{further}",
             flush=True,
         )
     return status

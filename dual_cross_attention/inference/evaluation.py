@@ -1,6 +1,6 @@
 """Evaluation of a trained model on a test split."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
-from dual_cross_attention.inference.model_files import find_model_file, read_model
+from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.progress import track
@@ -97,11 +97,7 @@ def evaluate(
         check_suffix(Path(output), SUFFIXES)
     if unknown_classes == "leave_out" and (saved.config.task, dataset or saved.config.dataset) != ("fgvc", "folder"):
         raise InputError("--unknown_classes leave_out is for classification of --dataset folder")
-    if dataset and dataset != saved.config.dataset:
-        choose_settings({"task": saved.config.task, "dataset": dataset})  # refuses a dataset of another task
-        saved.config.data_root = None  # it is that of the run's dataset
-        if saved.config.task == "fgvc":
-            saved.config.val_fraction = None
+    console = console or Console(quiet=True)
     changed = {
         "dataset": dataset,
         "data_root": data_root,
@@ -109,15 +105,8 @@ def evaluate(
         "num_workers": num_workers,
         **retrieval,
     }
-    config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
-    setup = read_setup(with_data_root(config), train=False, split=split)
-    setup.check_fits(saved.classes, unknown_classes)
-    setup.saved_preprocessing = saved.preprocessing
-    console = console or Console(quiet=True)
-    for note in setup.notes:
-        console.print(note)
-    for warning in setup.warnings:
-        console.print(f"warning: {warning}", style="yellow")
+    setup = read_test_images(saved, changed, split, unknown_classes, console)
+    config = setup.config
     if saved.data and config.dataset == saved.data.dataset:
         for difference in saved.data.differences(setup.fingerprint(), setup.test_splits):
             console.print(f"note: not the test data of the run: {difference}", style="yellow")
@@ -133,6 +122,35 @@ def evaluate(
         **({"rerank": rerank} if config.task == "reid" else {}),
         **metrics,
     }
+
+
+def read_test_images(
+    saved: SavedModel, changed: Mapping[str, Any], split: str | None, unknown_classes: UnknownClasses, console: Console
+) -> RunSetup:
+    """The test images for a model, read, with its labels and preprocessing; notes and warnings are printed.
+
+    Args:
+        saved: the model.
+        changed: settings in place of those of the run; None: as in the run.
+        split, unknown_classes: as of `evaluate`.
+
+    Raises:
+        InputError: there are none, or they do not fit the model.
+    """
+    config, dataset = saved.config, changed.get("dataset")
+    if dataset and dataset != config.dataset:
+        choose_settings({"task": config.task, "dataset": dataset})  # refuses a dataset of another task
+        of_the_run = {"data_root": None, **({"val_fraction": None} if config.task == "fgvc" else {})}
+        config = replace(config, **of_the_run)
+    config = replace(config, **{name: value for name, value in changed.items() if value is not None})
+    setup = read_setup(with_data_root(config), train=False, split=split)
+    setup.check_fits(saved.classes, unknown_classes)
+    setup.saved_preprocessing = saved.preprocessing
+    for note in setup.notes:
+        console.print(note)
+    for warning in setup.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    return setup
 
 
 def _score(

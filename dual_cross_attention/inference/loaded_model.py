@@ -1,5 +1,6 @@
 """A trained model with its preprocessing and labels, ready to be used on any images."""
 
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ Branch = Literal["sa", "glca"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_SIZE = 32
 """Images of one forward pass, unless `batch_size` is given."""
+LOGGER = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, device: str = "auto", precision: str | None = None) -> "LoadedModel":
@@ -58,7 +60,7 @@ class LoadedModel:
         config: the settings that it was trained with.
         metrics: of its epoch, in percent.
         data: the fingerprint of the data it was trained on; None where the file does not say.
-        calibration: None as long as the model is not calibrated.
+        calibration: the `Calibration`; None as long as the model is not calibrated.
         chosen_by: how its epoch was chosen; None where the file does not say.
         device, precision: where and how it computes.
         source: the file it was read from.
@@ -71,6 +73,7 @@ class LoadedModel:
         self.calibration, self.chosen_by = saved.calibration, saved.chosen_by
         self.task = saved.config.task
         self.device, self.precision, self.source = device, precision, source
+        self._said = False
 
     def predict(
         self,
@@ -104,6 +107,7 @@ class LoadedModel:
         if top_k < 1:
             raise InputError(f"top_k: expected at least 1, got {top_k}")
         self._check_branch(branch)
+        self._say_not_calibrated()
         sources, is_single = image_sources(images)
         found = self._predict(self._batches(sources, batch_size, num_workers), min(top_k, len(self.labels)), branch)
         return next(found) if is_single else found
@@ -209,16 +213,36 @@ class LoadedModel:
             rows = iter(())
             if batch.images is not None:
                 with self._autocast():
-                    probabilities = self.model.predict(batch.images.to(self.device, non_blocking=True), branch)
-                values, classes = probabilities.topk(top_k)
-                rows = zip(values.tolist(), classes.tolist(), strict=True)
+                    logits = self.model.predict_logits(batch.images.to(self.device, non_blocking=True), branch)
+                rows = zip(*self._answer(logits, top_k, branch), strict=True)
             for path, error in zip(batch.paths, batch.errors, strict=True):
                 if error:
                     yield Prediction(path, error=error)
                     continue
-                values, classes = next(rows)
+                values, classes, known = next(rows)
                 top = [(self.labels[index], value) for index, value in zip(classes, values, strict=True)]
-                yield Prediction(path, *top[0], top=top)
+                yield Prediction(path, *top[0], known, top)
+
+    def _answer(
+        self, logits: dict[str, Tensor], top_k: int, branch: Branch | None
+    ) -> tuple[list[list[float]], list[list[int]], list[bool | None]]:
+        """Of each image: the highest probabilities, their classes, and whether it is known."""
+        probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
+        values, classes = probabilities.topk(top_k)
+        if self.calibration is None:
+            return values.tolist(), classes.tolist(), [None] * len(classes)
+        # Calibration keeps the order of classes: it is the uncalibrated one, also where rounding would decide.
+        calibrated, known = self.calibration.apply(logits, branch)
+        return calibrated.gather(1, classes.cpu()).tolist(), classes.tolist(), known.tolist()
+
+    def _say_not_calibrated(self) -> None:
+        """One line, once."""
+        if self.calibration is None and not self._said:
+            self._said = True
+            LOGGER.info(
+                "the model is not calibrated: probabilities are those of the softmax, and known is None; "
+                "dcal calibrate fits both on images that it was not trained on"
+            )
 
     def _embed(self, batches: Iterator[ImageBatch], branch: Branch | None) -> Iterator[Embedding]:
         for batch in batches:

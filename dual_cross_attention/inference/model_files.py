@@ -22,12 +22,13 @@ from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_v
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.models.factory import create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import preprocessing_of
-from dual_cross_attention.text import escape, short_repr
+from dual_cross_attention.text import escape
 from dual_cross_attention.weights.fitting import check_finite
 
 BEST_ON_TEST, LAST_EPOCH = "best score on the test split", "last epoch"
@@ -47,7 +48,7 @@ class SavedModel:
     metrics: dict[str, float]
     data: DataFingerprint | None
     preprocessing: Preprocessing
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
     chosen_by: str | None = None
 
 
@@ -95,14 +96,14 @@ def save_model(
     metrics: dict[str, float],
     data: DataFingerprint | None = None,
     preprocessing: Preprocessing | None = None,
-    calibration: dict[str, Any] | None = None,
+    calibration: Calibration | None = None,
     chosen_by: str | None = None,
 ) -> None:
     """A model's state dict, settings, class names and data fingerprint into one file, written atomically.
 
     Args:
         preprocessing: of images; None: as the settings say, if they give mean and std as numbers.
-        calibration: JSON values; None: the model is not calibrated.
+        calibration: None: the model is not calibrated.
         chosen_by: `BEST_ON_TEST` or `LAST_EPOCH`: how the epoch was chosen; None: as the name of the file says.
 
     Raises:
@@ -122,7 +123,7 @@ def save_model(
     if preprocessing:
         metadata["preprocessing"] = preprocessing.to_json()
     if calibration is not None:
-        metadata["calibration"] = json.dumps(calibration)
+        metadata["calibration"] = calibration.to_json()
     if chosen_by := chosen_by or CHOSEN_BY.get(path.name):
         metadata["chosen_by"] = chosen_by
     with atomic_write(path) as temporary:
@@ -164,6 +165,12 @@ def read_model(run_or_checkpoint: str | Path) -> SavedModel:
     model = _with_weights(model, file)
     # Its last steps were those of its epoch; of models that do not name one, all.
     model.glca_is_trained = branch_schedule(config).glca_is_on(metrics.get("epoch", config.epochs), config.epochs)
+    if file.calibration:
+        source = f"the header of '{path}'"
+        if config.task != "fgvc":
+            raise InputError(f"{source}: calibration is of classifiers, and this model is of task {config.task}")
+        branches = [name for name in model.branches if name != "pwca"]
+        file.calibration.check_fits(branches, model.predicting_branches, source)
     if isinstance(config.mean, list):  # for timm's resolve_data_config
         named = {"mean": tuple(config.mean), "std": tuple(config.std)}
         model.backbone.pretrained_cfg = {**model.backbone.pretrained_cfg, **named}
@@ -207,7 +214,7 @@ class ModelFile(NamedTuple):
     metrics: dict[str, float]
     data: DataFingerprint | None
     preprocessing: Preprocessing | None = None
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
     chosen_by: str | None = None
 
 
@@ -243,18 +250,41 @@ def read_model_file(path: Path) -> ModelFile:
                 f"{source}: preprocessing has img_size {preprocessing.img_size}, and the settings {config.img_size}"
             )
     if "calibration" in metadata:
-        calibration = _json_object(metadata["calibration"], f"{source}: calibration")
+        calibration = Calibration.from_json(metadata["calibration"], source)
     return ModelFile(state, config, classes, metrics, data, preprocessing, calibration, metadata.get("chosen_by"))
 
 
-def _json_object(text: str, source: str) -> dict[str, Any]:
+def write_calibration(source: Path, target: Path, calibration: Calibration, chosen_by: str | None) -> None:
+    """A model file with another calibration, written atomically; everything else of the header, and the tensors bit by
+    bit, are those of the source.
+
+    Args:
+        source: a model file.
+        target: may be the source. In a directory of `save_pretrained`, config.json gets the calibration too.
+        calibration: what is written.
+        chosen_by: as of `save_model`; a copy may have a name that does not say it.
+
+    Raises:
+        InputError: it cannot be written; what was there still is.
+    """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: expected JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{source}: expected values by name, got {short_repr(value)}")
-    return value
+        with safe_open(source, framework="pt") as file:
+            metadata = dict(file.metadata())
+        metadata["calibration"] = calibration.to_json()
+        if chosen_by:
+            metadata["chosen_by"] = chosen_by
+        target = target.resolve()  # else a link would be replaced by the file
+        with atomic_write(target) as temporary:
+            save_file(load_file(source), temporary, metadata)
+        described = target.with_name("config.json")
+        if target.name == PRETRAINED_NAME and described.is_file():
+            values = json.loads(described.read_text(encoding="utf-8"))
+            values["calibration"] = json.loads(calibration.to_json())
+            with atomic_write(described) as temporary:
+                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write the calibration to '{target}': {reason}") from error
 
 
 def check_fits(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -12,8 +12,9 @@ class Prediction:
     Args:
         path: the file as it was named; None for an image in memory.
         label: the most probable class; None if the image cannot be read.
-        probability: of that class, 0..1.
-        known: whether the image is of one of the classes; None as long as the model is not calibrated.
+        probability: of that class, 0..1, calibrated if the model is.
+        known: whether the image is of one of the classes, as the threshold of the calibration says; None as long as
+            the model is not calibrated.
         top: the most probable classes with their probabilities, in descending order.
         error: why the image cannot be read; None if it was.
     """

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -15,6 +14,7 @@ from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.model_card import model_card
 from dual_cross_attention.inference.model_files import PRETRAINED_NAME, save_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
@@ -30,7 +30,7 @@ def write_directory(
     metrics: dict[str, float],
     data: DataFingerprint | None,
     preprocessing: Preprocessing,
-    calibration: dict[str, Any] | None,
+    calibration: Calibration | None,
     chosen_by: str | None,
 ) -> None:
     """Writes the three files; those that are there are replaced. Arguments as of `save_model`.
@@ -51,7 +51,7 @@ def write_directory(
         "num_labels": len(labels),
         "labels": labels,
         "preprocessing": json.loads(preprocessing.to_json()),
-        "calibration": calibration,
+        "calibration": calibration and json.loads(calibration.to_json()),
         "settings": asdict(config),
         "metrics": metrics,
         "chosen_by": chosen_by,

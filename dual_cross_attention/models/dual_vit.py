@@ -260,11 +260,16 @@ class DualCrossAttentionViT(nn.Module):
             InputError: a model in training mode or for re-identification, a branch that it does not have, or images
                 that `check_images` refuses.
         """
+        logits = self.predict_logits(images, branch).values()
+        return torch.stack([F.softmax(each, dim=-1) for each in logits]).mean(0)
+
+    @torch.no_grad()
+    def predict_logits(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> dict[str, Tensor]:
+        """The logits that `predict` makes probabilities of, (B, num_classes) float32 by branch; raises as it does."""
         if self.has_necks:
             raise InputError("a re-identification model knows its training identities only: use embed, not predict")
         out = self._infer(images, branch)
-        chosen = [branch] if branch else self.predicting_branches
-        return torch.stack([F.softmax(out.logits[name].float(), dim=-1) for name in chosen]).mean(0)
+        return {name: out.logits[name].float() for name in ([branch] if branch else self.predicting_branches)}
 
     @torch.no_grad()
     def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None, after_neck: bool = False) -> Tensor:

@@ -1,0 +1,143 @@
+"""Calibration of a classifier: temperatures, and thresholds below which an image is of no known class.
+
+It is in the header of a model file, which may be untrusted.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.metrics.confidence import Score, confidence, log_mean_probability
+from dual_cross_attention.text import escape, short_repr
+
+SCORES = get_args(Score)
+TOGETHER = "together"
+"""The answer of all branches that predict: the mean of their probabilities."""
+
+
+@dataclass(frozen=True)
+class CalibratedAnswer:
+    """Calibration of one answer of a model.
+
+    Args:
+        temperature: T > 0. Of a branch, its probabilities are softmax(logits / T); of the branches together, they are
+            proportional to (mean of the uncalibrated probabilities) ^ (1 / T). Neither changes the order of classes.
+        score: of `metrics.confidence`, computed with the calibrated probabilities.
+        threshold: an image is known where its score is at least this.
+        kept: share of the calibration images that are known, 0..1.
+    """
+
+    temperature: float
+    score: Score
+    threshold: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of a classifier, and which images it was fitted on.
+
+    Args:
+        answers: by name: "together", and "sa" and "glca" for predictions of one branch.
+        keep: the wanted share of known images.
+        images: number of images that it was fitted on.
+        dataset, split: those of the images; a split of None is the dataset's own choice.
+        data: digest of the images, as `SplitFingerprint.digest`.
+        date: of the fit, YYYY-MM-DD.
+    """
+
+    answers: dict[str, CalibratedAnswer]
+    keep: float
+    images: int
+    dataset: str
+    split: str | None
+    data: str
+    date: str
+
+    def apply(self, logits: Mapping[str, Tensor], branch: str | None = None) -> tuple[Tensor, Tensor]:
+        """Calibrated probabilities, (N, C) float64 on CPU, and whether each image is known, (N,) bool.
+
+        Args:
+            logits: (N, C) of each branch that answers.
+            branch: "sa" or "glca", if that one answers alone.
+        """
+        logits = {name: each.cpu().double() for name, each in logits.items()}  # MPS has no float64
+        answer = self.answers[branch or TOGETHER]
+        temperatures = {name: self.answers[name].temperature for name in logits}
+        probabilities = F.softmax(log_mean_probability(logits) / answer.temperature, dim=-1)
+        score = confidence(answer.score, logits, temperatures, answer.temperature)
+        return probabilities, score >= answer.threshold
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "Calibration":
+        """Reads what `to_json` wrote; `source` is where it is from, for errors.
+
+        Raises:
+            InputError: it is something else, of a later version, or has numbers that cannot be.
+        """
+        try:
+            read = json.loads(text)
+            check_version(read["format_version"], source)
+            answers = {f"{name}": _answer(values) for name, values in read["answers"].items()}
+            keep, images = _number(read["keep"]), read["images"]
+            if not 0 < keep <= 1 or type(images) is not int or images < 1:
+                raise ValueError(f"keep: expected 0..1, images: at least 1, got {short_repr([keep, images])}")
+            names = {name: read[name] for name in ("dataset", "split", "data", "date")}
+            if not all(isinstance(value, str) or (name, value) == ("split", None) for name, value in names.items()):
+                raise ValueError(f"expected text, got {short_repr(names)}")
+            return cls(answers, keep, images, **names)
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            raise InputError(
+                f"{source}: calibration cannot be read ({type(error).__name__}: {escape(error):.200})"
+            ) from error
+
+    def check_fits(self, branches: Iterable[str], predicting: Iterable[str], source: str) -> None:
+        """Compares it with the model of the same file.
+
+        Args:
+            branches: those that the model has at inference.
+            predicting: those that answer together.
+
+        Raises:
+            InputError: answers are missing or superfluous, or a score needs branches that the model does not have.
+        """
+        wanted = {TOGETHER, *branches}
+        if self.answers.keys() != wanted:
+            raise InputError(
+                f"{source}: calibration: expected answers of {', '.join(sorted(wanted))}, got "
+                f"{short_repr(sorted(self.answers))}"
+            )
+        together = len([*predicting])
+        for name, answer in self.answers.items():
+            if answer.score == "agreement" and (name != TOGETHER or together != 2):
+                raise InputError(f"{source}: calibration: the score agreement of {name} needs SA and GLCA")
+
+
+def _answer(read: dict[str, Any]) -> CalibratedAnswer:
+    temperature, threshold, kept = (_number(read[name]) for name in ("temperature", "threshold", "kept"))
+    if not 1e-3 <= temperature <= 1e3:
+        raise ValueError(f"temperature: expected 0.001 to 1000, got {temperature}")
+    if read["score"] not in SCORES:
+        raise ValueError(f"score: expected one of {', '.join(SCORES)}, got {short_repr(read['score'])}")
+    if not 0 <= kept <= 1:
+        raise ValueError(f"kept: expected 0..1, got {kept}")
+    return CalibratedAnswer(temperature, read["score"], threshold, kept)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {short_repr(value)}")
+    return float(value)

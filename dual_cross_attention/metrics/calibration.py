@@ -1,0 +1,46 @@
+"""Whether a classifier's probabilities are right: a temperature that makes them so, and measures of the error."""
+
+import math
+
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+BINS = 15
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
+"""Limits of a fitted temperature. It reaches them where the images do not determine it, such as if all are right."""
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature T of least mean negative log-likelihood of softmax(logits / T); Guo et al. 2017, section 4.2.
+
+    Args:
+        logits: (N, C), or log-probabilities.
+        labels: (N,) the true classes.
+    """
+    logits = logits.double()
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(logits / math.exp(log_temperature), labels)
+
+    # The loss is convex in 1 / T, so it has one minimum in log T.
+    limits = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
+    return math.exp(minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-5}).x)
+
+
+def is_at_limit(temperature: float) -> bool:
+    """Whether a fitted temperature is at one of its limits, so that the images do not determine it."""
+    return not 1.01 * MIN_TEMPERATURE < temperature < MAX_TEMPERATURE / 1.01
+
+
+def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
+    """Mean of -log of the probability of the true class, in nats, of logits (N, C) and labels (N,)."""
+    return F.cross_entropy(logits.double(), labels).item()
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """Σ_b |B_b| / N · |accuracy(B_b) - confidence(B_b)| over bins of equal width of the maximum probability, 0..1; Guo
+    et al. 2017, equation 3. Of logits (N, C) and labels (N,)."""
+    probabilities = F.softmax(logits.double(), dim=-1)
+    return multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=bins, norm="l1").item()
