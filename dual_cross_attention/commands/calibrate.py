@@ -84,7 +84,7 @@ def _table(result: dict[str, Any]) -> Table:
     for name in ("branch", "ECE % before", "after", "NLL before", "after", "temperature (all images)"):
         table.add_column(name, justify="left" if name == "branch" else "right")
     for name, label in {"sa": "SA", "glca": "GLCA", "together": "SA + GLCA"}.items():
-        if name in answers and (name != "together" or len(answers) > 2):
+        if name in answers and (name != "together" or len(result["predicting"]) > 1):
             measured = held_out[name]
             table.add_row(
                 label,

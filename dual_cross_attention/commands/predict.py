@@ -62,12 +62,9 @@ def run(arguments: list[str]) -> int:
     arguments["top_k"] = options.top_k
     if not is_file:
         predictions = model.predict(images.paths, **arguments)
-        is_table = options.output is None
-        return (
-            _print_table(predictions, model.labels, model.calibration is not None)
-            if is_table
-            else _print_lines(predictions)
-        )
+        if options.output == "-":
+            return _print_lines(predictions)
+        return _print_table(predictions, model.labels, model.calibration is not None)
     output = Path(options.output)
     calibration = model.calibration and json.loads(model.calibration.to_json())
     part = PartFile(

@@ -15,7 +15,7 @@ from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import available_precision, choose_device, choose_precision, keep_freed_memory
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.calibration import SCORES, TOGETHER, CalibratedAnswer, Calibration
+from dual_cross_attention.inference.calibration import TOGETHER, CalibratedAnswer, Calibration
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.model_files import (
     BEST_ON_TEST,
@@ -102,8 +102,9 @@ def calibrate(
         console: shows notes, warnings and progress; None: not shown.
 
     Returns:
-        "checkpoint", "output", "images", "unreadable", "calibration" (as stored), and "held_out": "images", "kept" (the
-        share of them that is known), and by answer "ece", "nll", "ece_uncalibrated", "nll_uncalibrated".
+        "checkpoint", "output", "predicting" (the branches that answer together), "images", "unreadable", "calibration"
+        (as stored), and "held_out": "images", "kept" (the share of them that is known), and by answer "ece", "nll",
+        "ece_uncalibrated", "nll_uncalibrated".
 
     Raises:
         InputError: a model for re-identification, images that the model was trained on, or data that does not fit.
@@ -153,6 +154,7 @@ def calibrate(
     return {
         "checkpoint": str(source),
         "output": str(target),
+        "predicting": found.predicting,
         "images": len(found.labels),
         "unreadable": len(unreadable),
         "held_out": held_out,
@@ -180,10 +182,8 @@ def check_not_trained_on(saved: SavedModel, setup: RunSetup, console: Console) -
                 "optimistic; images that no choice depended on are better"
             )
     else:
-        console.print(
-            "note: these are not the test images of the run: make sure that the model was not trained on any of them",
-            style="yellow",
-        )
+        why = "these are not the test images of the run" if recorded else "the model file does not record its data"
+        console.print(f"note: {why}: make sure that the model was not trained on any of these images", style="yellow")
     return images
 
 
