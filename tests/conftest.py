@@ -13,6 +13,7 @@ from PIL import Image
 
 from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVCConfig, ReIDConfig
+from dual_cross_attention.inference.calibration import CalibratedAnswer, Calibration
 from dual_cross_attention.inference.model_files import build_model, save_model
 
 # Tiny models: threads cost more than they give, and much more where other work runs beside the tests.
@@ -183,6 +184,17 @@ def made(monkeypatch) -> Callable[..., dict[str, object]]:
         return seen
 
     return watch
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    """Of a model with SA and GLCA."""
+    answers = {
+        "sa": CalibratedAnswer(1.5, "probability", 0.25, 0.95),
+        "glca": CalibratedAnswer(0.8, "probability", 0.3, 0.95),
+        "together": CalibratedAnswer(2.0, "probability", 0.2, 0.96),
+    }
+    return Calibration(answers, 0.95, 300, "folder", "val", "00ff", "2025-01-31")
 
 
 @pytest.fixture

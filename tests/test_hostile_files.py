@@ -565,6 +565,11 @@ PREPROCESSING = (
     '{"img_size": [64, 64], "resize": [70, 70], "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2], '
     '"interpolation": "bicubic"}'
 )
+CALIBRATION = (
+    '{"format_version": 2, "answers": {"sa": {"temperature": 1.5, "score": "probability", "threshold": 0.25, '
+    '"kept": 0.95}}, "keep": 0.95, "images": 300, "dataset": "folder", "split": null, "data": "00ff", '
+    '"date": "2025-01-31"}'
+)
 HEADERS = {
     "no settings": {"config": "DROP"},
     "no classes": {"classes": "DROP"},
@@ -617,6 +622,20 @@ HEADERS = {
     "calibration that is no JSON": {"calibration": "{"},
     "calibration that is a list": {"calibration": "[]"},
     "calibration nested deeply": {"calibration": "[" * 100_000},
+    "calibration of other things": {"calibration": '{"a": 1}'},
+    "calibration of a later version": {"calibration": CALIBRATION.replace("2,", "99,", 1)},
+    "a temperature of NaN": {"calibration": CALIBRATION.replace("1.5", "NaN")},
+    "a temperature of text": {"calibration": CALIBRATION.replace("1.5", '"1.5"')},
+    "a temperature of 0": {"calibration": CALIBRATION.replace("1.5", "0")},
+    "a negative temperature": {"calibration": CALIBRATION.replace("1.5", "-1.5")},
+    "a temperature of 10^-300": {"calibration": CALIBRATION.replace("1.5", "1e-300")},
+    "a temperature of 10,000 digits": {"calibration": CALIBRATION.replace("1.5", "9" * 10_000)},
+    "a temperature of 400 digits": {"calibration": CALIBRATION.replace("1.5", "9" * 400)},
+    "a threshold that is infinite": {"calibration": CALIBRATION.replace("0.25", "Infinity")},
+    "another score": {"calibration": CALIBRATION.replace("probability", "os.system")},
+    "a score that is a list": {"calibration": CALIBRATION.replace('"probability"', "[]")},
+    "a share of 2": {"calibration": CALIBRATION.replace("0.95", "2")},
+    "answers that are a list": {"calibration": CALIBRATION.replace('s": {', 's": [{', 1).replace("}}", "}}]")},
 }
 
 
@@ -627,7 +646,7 @@ def test_bad_model_file_is_refused(tmp_path, header):
 
 
 def test_a_good_model_file_is_read(tmp_path):
-    for header in ({}, {"preprocessing": PREPROCESSING, "calibration": '{"a": 1}'}):
+    for header in ({}, {"preprocessing": PREPROCESSING, "calibration": CALIBRATION}):
         make_model_file(tmp_path / "best.safetensors", **header)
         open_model_file(tmp_path / "best.safetensors")
 

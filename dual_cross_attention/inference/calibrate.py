@@ -27,7 +27,6 @@ from dual_cross_attention.inference.model_files import (
 from dual_cross_attention.metrics.calibration import (
     expected_calibration_error,
     fit_temperature,
-    is_at_limit,
     negative_log_likelihood,
 )
 from dual_cross_attention.metrics.confidence import Score, confidence, log_mean_probability, threshold_that_keeps
@@ -148,7 +147,7 @@ def calibrate(
         images.digest,
         date.today().isoformat(),
     )
-    for warning in doubts(found, calibration):
+    for warning in doubts(found):
         console.print(f"warning: {warning}", style="yellow")
     write_calibration(source, target, calibration, saved.chosen_by)
     return {
@@ -222,9 +221,13 @@ def compute_logits(
 def fit_answers(found: LabeledLogits, score: Score, keep: float) -> dict[str, CalibratedAnswer]:
     """Temperatures, then thresholds, of each branch and of all that predict together.
 
+    A temperature that the images do not determine is 1, which leaves the probabilities as they are; `doubts` says so.
+
     A branch alone cannot agree with the other one: where the score is "agreement", its own is "probability".
     """
-    temperatures = {name: fit_temperature(log_mean_probability(found.of(name)), found.labels) for name in found.answers}
+    temperatures = {
+        name: fit_temperature(log_mean_probability(found.of(name)), found.labels) or 1.0 for name in found.answers
+    }
     answers = {}
     for name in found.answers:
         own = score if name == TOGETHER or score != "agreement" else "probability"
@@ -268,15 +271,15 @@ def first_half(names: Sequence[str]) -> Tensor:
     return torch.tensor([digest[0] % 2 == 0 for digest in digests], dtype=torch.bool)
 
 
-def doubts(found: LabeledLogits, calibration: Calibration) -> list[str]:
+def doubts(found: LabeledLogits) -> list[str]:
     """Why the fit may be uncertain, a line each."""
     lines = []
     if len(found.labels) < FEW_IMAGES:
         lines.append(f"calibrated on {len(found.labels):,} images only: expected at least {FEW_IMAGES}")
-    for name, answer in calibration.answers.items():
-        if is_at_limit(answer.temperature):
+    for name in found.answers:
+        if fit_temperature(log_mean_probability(found.of(name)), found.labels) is None:
             lines.append(
-                f"the images do not determine the temperature of {NAMES[name]}, which is at its limit, "
-                f"{answer.temperature:.3g}: all or nearly none may be classified correctly"
+                f"the images do not determine the temperature of {NAMES[name]}, which stays 1: all of them, or hardly "
+                "any, are classified correctly"
             )
     return lines

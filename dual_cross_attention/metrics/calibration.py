@@ -8,30 +8,32 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 BINS = 15
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
-"""Limits of a fitted temperature. It reaches them where the images do not determine it, such as if all are right."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
+"""Limits of a fitted temperature."""
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
     """The temperature T of least mean negative log-likelihood of softmax(logits / T); Guo et al. 2017, section 4.2.
 
     Args:
         logits: (N, C), or log-probabilities.
         labels: (N,) the true classes.
+
+    Returns:
+        T; None where there is no such T: the loss falls until T = 0 if all images are classified correctly, and until
+        T is infinite if true classes have no higher logits than the mean of all classes.
     """
     logits = logits.double()
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    # The loss is convex in 1 / T; these are its derivatives where 1 / T is 0 and infinite.
+    if (logits.mean(1) - true).mean() >= 0 or (logits.max(1).values - true).mean() <= 0:
+        return None
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(logits / math.exp(log_temperature), labels)
 
-    # The loss is convex in 1 / T, so it has one minimum in log T.
     limits = (math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE))
     return math.exp(minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-5}).x)
-
-
-def is_at_limit(temperature: float) -> bool:
-    """Whether a fitted temperature is at one of its limits, so that the images do not determine it."""
-    return not 1.01 * MIN_TEMPERATURE < temperature < MAX_TEMPERATURE / 1.01
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:

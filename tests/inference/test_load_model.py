@@ -308,12 +308,12 @@ def rewritten(path, tmp_path, **changes):
     return copy
 
 
-def test_the_fingerprint_is_of_what_decides_the_features(tmp_path, make_model):
+def test_the_fingerprint_is_of_what_decides_the_features(tmp_path, make_model, calibration):
     path = make_model()
     file, model = read_model_file(path), load_model(path, device="cpu")
     same = model.fingerprint()
     assert len(same) == 32
-    assert load_model(rewritten(path, tmp_path, calibration={"t": 2})).fingerprint() == same
+    assert load_model(rewritten(path, tmp_path, calibration=calibration)).fingerprint() == same
     assert load_model(rewritten(path, tmp_path, metrics={"epoch": file.config.epochs})).fingerprint() == same
     assert load_model(path, device="cpu", precision="bf16").fingerprint() == same
     state = dict(file.state)
@@ -331,10 +331,10 @@ def test_the_fingerprint_is_of_what_decides_the_features(tmp_path, make_model):
     assert len({same, *others}) == len(others) + 1
 
 
-def test_calibration_and_preprocessing_of_the_header_are_read(tmp_path, make_model):
+def test_calibration_and_preprocessing_of_the_header_are_read(tmp_path, make_model, calibration):
     path = make_model()
     assert load_model(path, device="cpu").calibration is None
-    assert load_model(rewritten(path, tmp_path, calibration={"t": 1.5}), device="cpu").calibration == {"t": 1.5}
+    assert load_model(rewritten(path, tmp_path, calibration=calibration), device="cpu").calibration == calibration
     preprocessing = read_model_file(path).preprocessing
     assert (preprocessing.img_size, preprocessing.resize, preprocessing.mean) == ((32, 40), (36, 48), (0.4, 0.5, 0.6))
 

@@ -21,21 +21,21 @@ def card_of(directory):
     return yaml.safe_load(front), text
 
 
-def test_a_directory_comes_back_as_the_model(tmp_path, make_model):
+def test_a_directory_comes_back_as_the_model(tmp_path, make_model, calibration):
     path = make_model(data_root="/home/me/birds", output_dir="/home/me/runs/1", weights="/home/me/deit.pth")
     model = load_model(path, device="cpu")
-    model.calibration = {"t": 1.5}
+    model.calibration = calibration
     model.save_pretrained(tmp_path / "new" / "birds")
     directory = tmp_path / "new" / "birds"
     assert {file.name for file in directory.iterdir()} == {"model.safetensors", "config.json", "README.md"}
     for again in (load_model(directory, device="cpu"), load_model(directory / "model.safetensors", device="cpu")):
         assert again.predict(IMAGE) == model.predict(IMAGE)
         assert torch.equal(again.embed(IMAGE), model.embed(IMAGE))
-        assert (again.labels, again.transform, again.calibration) == (model.labels, model.transform, {"t": 1.5})
+        assert (again.labels, again.transform, again.calibration) == (model.labels, model.transform, calibration)
         assert again.fingerprint() == model.fingerprint() and again.metrics == model.metrics
     described = json.loads((directory / "config.json").read_text())
     assert described["labels"] == model.labels and described["preprocessing"]["resize"] == [36, 48]
-    assert described["format_version"] and described["calibration"] == {"t": 1.5}
+    assert described["format_version"] and described["calibration"]["answers"]["sa"]["temperature"] == 1.5
     for file in directory.iterdir():
         assert b"/home/me" not in file.read_bytes(), file
     model.save_pretrained(directory)  # replaces it
