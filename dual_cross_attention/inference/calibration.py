@@ -75,6 +75,11 @@ class Calibration:
         score = confidence(answer.score, logits, temperatures, answer.temperature)
         return probabilities, score >= answer.threshold
 
+    def of_probabilities(self, probabilities: Tensor, branch: str | None = None) -> Tensor:
+        """Calibrated probabilities, (N, C) float64 on CPU, of uncalibrated ones, (N, C), of one answer."""
+        temperature = self.answers[branch or TOGETHER].temperature
+        return F.softmax(probabilities.cpu().double().log() / temperature, dim=-1)
+
     def to_json(self) -> str:
         """Text that `from_json` reads."""
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})

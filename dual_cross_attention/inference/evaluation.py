@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
@@ -20,6 +21,7 @@ from dual_cross_attention.devices import (
     keep_freed_memory,
 )
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
@@ -68,7 +70,8 @@ def evaluate(
             of it; see `write_ranking`.
         console: shows notes, warnings and progress; None: not shown.
         split: "val" or "test": the images to test on, where the data has both; None: val if it exists, else test.
-        output: of classification: a file for one row per image, see `evaluation_rows`.
+        output: of classification: a file for one row per image, see `evaluation_rows`. Its probabilities are
+            calibrated if the model is.
         unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
 
     Returns:
@@ -113,7 +116,8 @@ def evaluate(
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
     write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
-    metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, output and Path(output), console)
+    file = output and Path(output)
+    metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, file, console, saved.calibration)
     return {
         "checkpoint": str(find_model_file(run_or_checkpoint)),
         "dataset": config.dataset,
@@ -162,6 +166,7 @@ def _score(
     write: Callable | None,
     output: Path | None,
     console: Console,
+    calibration: Calibration | None,
 ) -> dict[str, float]:
     """The task's metrics, on the model's device; the loader's processes end with this function."""
     device = next(task.parameters()).device
@@ -176,7 +181,7 @@ def _score(
             suffixes = ["", *(f"_{branch}" for branch in task.evaluated_branches)]
             writer = files.enter_context(write_rows(output, suffixes))
             rows = EvaluationRows(writer, loader, setup.data.test.labels, setup.classes, unreadable)
-            return task.evaluate(batches, rows.add)
+            return task.evaluate(batches, rows.add if calibration is None else partial(_add, rows, calibration))
     with autocast:
         features = task.extract(batches)
 
@@ -186,3 +191,8 @@ def _score(
     if write:
         write(setup.data, task.rank(features, rerank, progress))
     return task.score(features, rerank, progress)
+
+
+def _add(rows: EvaluationRows, calibration: Calibration, probabilities: dict[str, Tensor]) -> None:
+    """Adds rows with calibrated probabilities; those given are uncalibrated, by suffix."""
+    rows.add({suffix: calibration.of_probabilities(each, suffix[1:]) for suffix, each in probabilities.items()})

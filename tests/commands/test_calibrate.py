@@ -182,6 +182,20 @@ def test_rows_of_another_calibration_are_not_resumed(dcal, make_model, calibrati
         assert {row["known"] for row in csv.DictReader(file)} <= {"true", "false"}
 
 
+def test_rows_of_eval_have_the_probabilities_of_predict(dcal, images, make_model, calibration, tmp_path):
+    path = make_model(labels=["ant", "bee", "cat"], dataset="folder", data_root=f"{images}")
+    write_calibration(path, path, calibration, None)
+    assert dcal("eval", path, f"--output={tmp_path / 'rows.csv'}", *ON_CPU).status == 0
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    model = load_model(path, device="cpu")
+    for suffix, branch in (("", None), ("_sa", "sa"), ("_glca", "glca")):
+        expected = list(model.predict([row["path"] for row in rows], branch=branch))
+        assert [row[f"prediction{suffix}"] for row in rows] == [each.label for each in expected]
+        found = [float(row[f"probability{suffix}"]) for row in rows]
+        assert found == pytest.approx([each.probability for each in expected], abs=1e-5)
+
+
 # --- without a model ---
 
 
