@@ -196,6 +196,43 @@ def test_rows_of_eval_have_the_probabilities_of_predict(dcal, images, make_model
         assert found == pytest.approx([each.probability for each in expected], abs=1e-5)
 
 
+def test_unreadable_images_are_left_out(dcal, run, images, tmp_path):
+    data = shutil.copytree(images / "val", tmp_path / "data" / "val").parent
+    (data / "val" / "bee" / "00.png").write_text("no image")
+    outcome = dcal("calibrate", run, f"--data_root={data}", "--json=-", *ON_CPU)
+    result = json.loads(outcome.out)
+    assert (result["images"], result["unreadable"]) == (17, 1) and "00.png" in outcome.err
+    assert load_model(run).calibration.images == 17
+
+
+def test_images_in_archives(dcal, run, images, tmp_path):
+    flags = ["--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path / 'shards'}", "--num_workers=0"]
+    assert dcal("shard", *flags).status == 0
+    of_files, of_archives = tmp_path / "files.safetensors", tmp_path / "archives.safetensors"
+    assert dcal("calibrate", run, f"--output={of_files}", *ON_CPU).status == 0
+    from_archives = ["--dataset=shards", f"--data_root={tmp_path / 'shards'}"]
+    assert dcal("calibrate", run, *from_archives, f"--output={of_archives}", *ON_CPU).status == 0
+    found, expected = (load_model(file).calibration.answers["together"] for file in (of_archives, of_files))
+    assert found.temperature == pytest.approx(expected.temperature)
+    assert found.threshold == pytest.approx(expected.threshold, abs=1e-5)
+
+
+def test_logits_that_are_not_finite_are_refused(dcal, run, monkeypatch):
+    from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+
+    forward = DualCrossAttentionViT.forward
+
+    def broken(self, *arguments):
+        out = forward(self, *arguments)
+        out.logits["glca"][0, 0] = float("nan")
+        return out
+
+    monkeypatch.setattr(DualCrossAttentionViT, "forward", broken)
+    outcome = dcal("calibrate", run, *ON_CPU)
+    assert outcome.status == 2 and "NaN" in outcome.err
+    assert load_model(run).calibration is None
+
+
 # --- without a model ---
 
 
