@@ -548,4 +548,7 @@ def test_a_start_says_what_a_step_is(dcal, small, tmp_path):
     """So that one process where two were meant is seen; the rate is the given one, or follows the effective batch."""
     flags = ["--epochs=1", "--gradient_accumulation_steps=2", "--output_dir"]
     outcome = dcal("train", *small, *flags, tmp_path)
-    assert outcome.status == 0 and "a step: 16 images (8 at a time), learning rate up to 0.001" in outcome.out
+    assert (
+        outcome.status == 0
+        and "effective batch size 16 (1 rank × 8 × 2 accumulation steps), peak lr 0.001" in outcome.out
+    )

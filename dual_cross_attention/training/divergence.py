@@ -1,4 +1,4 @@
-"""What happens when a gradient is not finite: weights stay as they were before it, and all that repeats it is kept."""
+"""Non-finite gradients: updates are skipped on the device, and the state before the step is saved with a report."""
 
 import json
 import shutil
@@ -14,12 +14,12 @@ from dual_cross_attention.runs.run_folder import versions
 from dual_cross_attention.training.checkpointing.checkpoints import put_in_place, write_checkpoint
 
 
-class Freeze:
-    """From the first gradient on that is not finite, the optimizer does nothing.
+class NonFiniteGuard:
+    """Latches `found_inf` on the device: a fused optimizer skips every update after the first non-finite gradient.
 
-    Reading a number from a GPU would make every step wait for it. So the device decides: fused optimizers skip a step
-    at `found_inf` (made for the scaling of fp16), and here that is never taken back. Weights and optimizer are then
-    still those before the very step, whenever somebody looks.
+    No value is read on the host, so a step does not synchronize with the GPU. Fused optimizers skip a step where
+    `found_inf` is set (an interface made for fp16 loss scaling); here it is never reset. Weights and optimizer state
+    therefore stay as before the step that diverged, however much later the host reads the losses.
 
     Args:
         optimizer: a fused one.
@@ -28,25 +28,29 @@ class Freeze:
 
     def __init__(self, optimizer: Optimizer, device: torch.device):
         self.optimizer = optimizer
-        self.found = torch.zeros((), device=device)
+        self.found_inf = torch.zeros((), device=device)
 
-    def look_at(self, norm: Tensor) -> None:
-        """Before the optimizer's step: the norm of all gradients, a scalar; with loss scaling, the loss."""
-        self.found = torch.maximum(self.found, (~norm.isfinite()).float())
-        self.optimizer.found_inf = self.found
+    def update(self, value: Tensor) -> None:
+        """Latches `found_inf` if a scalar is not finite; call before the optimizer's step.
 
-    def spoil(self, loss: Tensor) -> Tensor:
-        """The loss, or NaN once something was found: the loss scaling of fp16 then skips the step by itself."""
-        return loss * torch.where(self.found > 0, torch.nan, 1.0)
+        Args:
+            value: the norm of all gradients; with loss scaling, the loss.
+        """
+        self.found_inf = torch.maximum(self.found_inf, (~value.isfinite()).float())
+        self.optimizer.found_inf = self.found_inf
+
+    def mask_loss(self, loss: Tensor) -> Tensor:
+        """The loss, or NaN once `found_inf` is latched, so that fp16's GradScaler skips the step."""
+        return loss * torch.where(self.found_inf > 0, torch.nan, 1.0)
 
 
 def save_diverged(path: Path, state: dict[str, Any], progress: dict[str, Any], report: dict[str, Any]) -> None:
-    """The state before a step that diverged, as a checkpoint to resume from, with a `report.json` for people.
+    """Writes the state before a step that diverged, as a checkpoint to resume from, with a `report.json`.
 
     Args:
-        path: a folder; one that is there is replaced.
+        path: a folder; an existing one is replaced.
         state, progress: as of any checkpoint.
-        report: step, images, settings of the moment.
+        report: step, images and settings at that step.
 
     Raises:
         OSError: it cannot be written.

@@ -32,11 +32,11 @@ from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.text import escape
 from dual_cross_attention.training.checkpointing.artifacts import complete_results
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, remove_leftovers
-from dual_cross_attention.training.distributed.rendezvous import meeting_point
-from dual_cross_attention.training.distributed.strategy import decide_once, is_of_a_lost_process, refuse_other_plans
+from dual_cross_attention.training.distributed.rendezvous import process_group_options
+from dual_cross_attention.training.distributed.strategy import is_peer_failure, on_rank_zero, refuse_accelerate_plugins
 from dual_cross_attention.training.resume import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
 from dual_cross_attention.training.run_lock import RunLock
-from dual_cross_attention.training.signals import LEFT_EARLY, Interruptions
+from dual_cross_attention.training.signals import LEFT_EARLY, SignalHandler
 from dual_cross_attention.training.trainer import Trainer
 
 T = TypeVar("T")
@@ -58,21 +58,21 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     """
     config = with_data_root(config)
     device = choose_device(config.device)
-    refuse_other_plans()
-    PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
+    refuse_accelerate_plugins()
+    PartialState(cpu=device.type == "cpu", **process_group_options())  # under torchrun, ranks meet here
     locks: list[RunLock] = []  # by the first process
-    with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
+    with SignalHandler() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
             setup = _starting(interruptions, lambda: read_setup(config))
             for line in settings_without_effect(config):
                 console.print(f"warning: {line}", style="yellow")
-            opened = decide_once(lambda: _open_folder(config, setup, console, interruptions, device, locks))
+            opened = on_rank_zero(lambda: _open_folder(config, setup, console, interruptions, device, locks))
             setup.config = opened.config
             return _train(setup, console, interruptions, device, opened)
         except RuntimeError as error:
-            if not is_of_a_lost_process(error):
+            if not is_peer_failure(error):
                 raise
             raise LostProcessError(
                 "another process has ended: what it said is the reason, or somebody killed it (where memory is short, "
@@ -83,10 +83,10 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
                 lock.release()
 
 
-def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
+def _starting(interruptions: SignalHandler, do: Callable[[], T]) -> T:
     """What `do` gives. Before the first step there is nothing to save: a signal ends the run wherever it is."""
     try:
-        with interruptions.at_once():
+        with interruptions.raise_immediately():
             return do()
     except BaseException as error:
         if not interruptions.requested:
@@ -137,7 +137,7 @@ def _open_folder(
     config: TrainingConfig,
     setup: RunSetup,
     console: Console,
-    interruptions: Interruptions,
+    interruptions: SignalHandler,
     device: torch.device,
     locks: list[RunLock],
 ) -> OpenedRun:
@@ -174,7 +174,7 @@ def _open_folder(
 def _train(
     setup: RunSetup,
     console: Console,
-    interruptions: Interruptions,
+    interruptions: SignalHandler,
     device: torch.device,
     opened: OpenedRun,
 ) -> dict[str, float]:
@@ -203,7 +203,7 @@ def _train(
 def _build_trainer(
     setup: RunSetup,
     console: Console,
-    interruptions: Interruptions,
+    interruptions: SignalHandler,
     device: torch.device,
     opened: OpenedRun,
 ) -> Trainer:

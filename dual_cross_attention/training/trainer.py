@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDive
 from dual_cross_attention.progress import ProgressBar, track
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.task import Task
-from dual_cross_attention.training.checkpointing.artifacts import Results, is_better
+from dual_cross_attention.training.checkpointing.artifacts import ArtifactWriter, is_better
 from dual_cross_attention.training.checkpointing.checkpoints import (
     CheckpointWriter,
     checkpoint_name,
@@ -39,18 +40,26 @@ from dual_cross_attention.training.checkpointing.checkpoints import (
     read_state,
 )
 from dual_cross_attention.training.distributed.fsdp import shard
-from dual_cross_attention.training.distributed.partition import Shares
-from dual_cross_attention.training.distributed.strategy import Parallel, ddp_options
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
+from dual_cross_attention.training.distributed.strategy import DistributedStrategy, ddp_options
 from dual_cross_attention.training.divergence import save_diverged
-from dual_cross_attention.training.oom import OutOfMemory, Pieces, first_sentence, is_out_of_memory
+from dual_cross_attention.training.oom import MicroBatchChunks, OutOfMemory, first_sentence, is_out_of_memory
 from dual_cross_attention.training.optimizers import build_optimizer, build_schedule, peak_learning_rate
-from dual_cross_attention.training.signals import Interruptions
+from dual_cross_attention.training.signals import SignalHandler
 from dual_cross_attention.training.step import OptimizerStep
 from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog, combine, means
 
-UNTOLD = {"grad_norm", SHARED_LOSS, LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
-NOTHING, SAVE, LEAVE, LESS_MEMORY = range(4)  # what a process may wish, the more the others must heed it
+NOT_IN_METRICS = {"grad_norm", SHARED_LOSS, LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
 GPU_LOG_INTERVAL = 10  # steps between two looks at the losses on a GPU, and at what other processes want
+
+
+class Request(IntEnum):
+    """What a rank asks all ranks for after a step; the largest of their requests is met by all."""
+
+    NONE = 0
+    SAVE = 1  # a checkpoint is due
+    STOP = 2  # a signal came
+    SPLIT = 3  # out of memory: repeat with smaller chunks
 
 
 class Trainer:
@@ -64,7 +73,7 @@ class Trainer:
         folder: where everything goes.
         console: where progress is shown.
         resume_from: a checkpoint to resume from.
-        interruptions: of the whole run, where signals are caught before the training begins.
+        signals: of the whole run, where signals are caught before the training begins.
         data: what is trained on, for the headers of models.
 
     Raises:
@@ -81,7 +90,7 @@ class Trainer:
         folder: RunFolder,
         console: Console,
         resume_from: Path | None = None,
-        interruptions: Interruptions | None = None,
+        signals: SignalHandler | None = None,
         data: DataFingerprint | None = None,
     ):
         self.config, self.classes, self.folder, self.console = config, classes, folder, console
@@ -102,7 +111,8 @@ class Trainer:
         progress = read_progress(resume_from) if resume_from else {}
         # The first start decides what a step is; more or fewer processes only share it out.
         per_step = progress.get("batches_per_step", config.gradient_accumulation_steps * processes)
-        self.shares = Shares(len(train_batches), per_step, self.accelerator.process_index, processes)
+        self.partition = MicroBatchPartition(len(train_batches), per_step, self.accelerator.process_index, processes)
+        self.steps_per_epoch = self.partition.steps_per_epoch
 
         sharded = config.parallel == "fsdp" and processes > 1
         if sharded:
@@ -115,38 +125,41 @@ class Trainer:
                 )
             shard(task, self.device, processes)
         peak = peak_learning_rate(config.lr, config.lr_per_512, config.batch_size * per_step)
-        each = f"{processes} processes, {config.batch_size}" if processes > 1 else f"{config.batch_size}"
-        console.print(
-            f"a step: {config.batch_size * per_step} images ({each} at a time), learning rate up to {peak:.3g}"
-        )
+        console.print(f"{effective_batch(config.batch_size, per_step, processes)}, peak lr {peak:.3g}")
         optimizer = build_optimizer(
             task, peak, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
         )
-        self.parallel = Parallel(self.accelerator, task, optimizer)
-        self.optimizer = self.parallel.optimizer
+        self.strategy = DistributedStrategy(self.accelerator, task, optimizer)
+        self.optimizer = self.strategy.optimizer
         compiled, why_not = choose_compile(
-            config.compile, device, self.shares.steps * self.shares.rounds * config.epochs, sharded
+            config.compile, device, self.steps_per_epoch * self.partition.per_rank * config.epochs, sharded
         )
         if compiled:
             task.model.compile_blocks()
         elif why_not:
             self._warn(why_not)
-        self.schedule = build_schedule(optimizer, self.shares.steps, config.epochs, config.warmup_epochs, config.min_lr)
+        self.schedule = build_schedule(
+            optimizer, self.steps_per_epoch, config.epochs, config.warmup_epochs, config.min_lr
+        )
 
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
         if self.accelerator.scaler:
             self.step_log.latest[LOSS_SCALE] = self.accelerator.scaler.get_scale()
         order = train_batches.order
-        self.pieces = Pieces(config.batch_size, order.unit, order.smallest, folder.memory, self.device, sharded)
-        self.optimizer_step = OptimizerStep(self.parallel, self.pieces, self.step_log, config.clip_grad, config.seed)
-        self.eval_pieces = Pieces(eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device, sharded)
-        for pieces in (self.pieces, self.eval_pieces):  # cards may differ, and the smallest decides
-            pieces.number = self.parallel.largest(pieces.number)
+        self.chunks = MicroBatchChunks(
+            config.batch_size, order.unit, order.smallest, folder.memory, self.device, sharded
+        )
+        self.optimizer_step = OptimizerStep(self.strategy, self.chunks, self.step_log, config.clip_grad, config.seed)
+        self.eval_chunks = MicroBatchChunks(
+            eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device, sharded
+        )
+        for chunks in (self.chunks, self.eval_chunks):  # cards may differ, and the smallest decides
+            chunks.count = self.strategy.all_reduce_max(chunks.count)
         allowed = allowed_unreadable(config.max_bad_images, len(train_batches.dataset))
         self.unreadable = UnreadableImages(self._warn, allowed)
         self.writer = CheckpointWriter(folder.checkpoints, self._warn)
-        self.results = Results(folder, config, classes, data)
-        self.interruptions = interruptions or Interruptions()
+        self.artifacts = ArtifactWriter(folder, config, classes, data)
+        self.signals = signals or SignalHandler()
         self.saved_at = time.monotonic()
         self.saved: tuple[int, int] | None = None  # epoch and step of the last checkpoint of this process's life
         self.epoch, self.step, self.step_in_epoch = 0, 0, 0  # finished ones
@@ -165,7 +178,7 @@ class Trainer:
         """
         if self.is_main:
             self._begin()
-        with self.interruptions:
+        with self.signals:
             try:
                 while self.epoch < self.config.epochs:
                     row = self._train_epoch()
@@ -173,7 +186,7 @@ class Trainer:
                         row |= self._evaluate()
                     self._finish_epoch(row)
             except InterruptedRun as interruption:
-                raise self._leave(interruption) from None
+                raise self._save_and_stop(interruption) from None
             except TrainingDivergedError as error:
                 raise self._diverged(error) from error
             finally:
@@ -205,13 +218,13 @@ class Trainer:
         images, start = [0], time.perf_counter()
 
         def advance_by(count: int, advance: Callable[..., None]) -> None:
-            images[0] += count * self.parallel.processes
+            images[0] += count * self.strategy.world_size
             advance(self._status(images[0] / (time.perf_counter() - start)))
 
         title = f"epoch {self.epoch + 1}/{self.config.epochs}"
-        with ProgressBar(title, self.shares.steps * self.shares.rounds, self.console) as advance:
-            advance(advance=self.step_in_epoch * self.shares.rounds)
-            while self.step_in_epoch < self.shares.steps:
+        with ProgressBar(title, self.steps_per_epoch * self.partition.per_rank, self.console) as advance:
+            advance(advance=self.step_in_epoch * self.partition.per_rank)
+            while self.step_in_epoch < self.steps_per_epoch:
                 try:
                     self._train_steps(lambda count: advance_by(count, advance))
                 except RuntimeError as error:
@@ -220,12 +233,12 @@ class Trainer:
                     reason, all_know = first_sentence(error), isinstance(error, OutOfMemory)
                 else:
                     break
-                self._use_less_memory(self.pieces, reason, all_know)  # here, where the failed step's tensors are gone
-        found = combine(self.parallel.gather(self.step_log.sums()))
+                self._split_further(self.chunks, reason, all_know)  # here, where the failed step's tensors are gone
+        found = combine(self.strategy.all_gather(self.step_log.sums()))
         w = {name: value for name, value in self.step_log.latest.items() if name.startswith("w_")}  # the epoch's last
         return {
             "epoch": self.epoch + 1,
-            **{f"train/{name}": value for name, value in (means(found) | w).items() if name not in UNTOLD},
+            **{f"train/{name}": value for name, value in (means(found) | w).items() if name not in NOT_IN_METRICS},
             "train/images_per_second": images[0] / (time.perf_counter() - start),
             "peak_memory_mb": peak_memory_mb(self.device),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -233,49 +246,50 @@ class Trainer:
 
     def _train_steps(self, advance: Callable[[int], None]) -> None:
         """From the first step of the epoch that is not done to the last."""
-        steps = range(self.step_in_epoch, self.shares.steps)
-        shares = [self.shares.of(step) for step in steps]
+        steps = range(self.step_in_epoch, self.steps_per_epoch)
+        shares = [self.partition.micro_batches_of(step) for step in steps]
         numbers = [number for share in shares for number, _ in share]
         batches = self._read_training(numbers)
         for share in shares:
-            if self.task.begin_step(self.step + 1, self.shares.steps * self.config.epochs):
-                self.optimizer_step.be_careful()
-            scalars, weight = self.optimizer_step.take(self.epoch + 1, share, batches, advance)
+            if self.task.begin_step(self.step + 1, self.steps_per_epoch * self.config.epochs):
+                self.optimizer_step.defer_sync()
+            scalars, weight = self.optimizer_step.run(self.epoch + 1, share, batches, advance)
             self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
             self.schedule.step_update(self.step)
             self.step_log.add(scalars, weight)
-            self._attend()
+            self._after_step()
 
     def _read_training(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
         batches = self.unreadable.watch(self.train_batches.read(self.epoch + 1, numbers))
         for _ in numbers:
-            with self._alone_at_once():  # a worker may hang for minutes
+            with self._interruptible():  # a worker may hang for minutes
                 batch = next(batches)
             yield batch
 
     def _evaluate(self) -> dict[str, float]:
         """The epoch's metrics on the test split, every image of which one process sees."""
         epoch, batches = self.epoch + 1, len(self.eval_batches)
-        self.task.begin_step(self.step, self.shares.steps * self.config.epochs)  # of a run that resumes right here, too
-        shares = Shares(batches, batches, self.accelerator.process_index, self.parallel.processes).of(0)
-        own = [number for number, _ in shares]
+        # Sets the branches that predict, also for a run that resumes right before an evaluation.
+        self.task.begin_step(self.step, self.steps_per_epoch * self.config.epochs)
+        partition = MicroBatchPartition(batches, batches, self.strategy.rank, self.strategy.world_size)
+        own = partition.micro_batches_of(0)
 
         def read() -> Iterator[dict[str, Any]]:
-            read_ones = self.unreadable.watch(self.eval_batches.read(0, own))
-            for place, ((_, weight), batch) in enumerate(zip(shares, read_ones, strict=True)):
+            read_ones = self.unreadable.watch(self.eval_batches.read(0, [number for number, _ in own]))
+            for place, ((_, weight), batch) in enumerate(zip(own, read_ones, strict=True)):
                 if not place % self.step_log.interval:
-                    self._agree()
-                for part, part_weight in self.eval_pieces.cut(batch):
+                    self._all_reduce_request()
+                for part, part_weight in self.eval_chunks.split(batch):
                     # So that all make as many passes: under FSDP, they wait for each other in each of them.
                     left_out = {} if weight * part_weight else {"labels": torch.full_like(part["labels"], UNREADABLE)}
                     yield part | left_out
-            self._agree()
+            self._all_reduce_request()
             self.evaluating = False
 
         while True:
             try:
                 self.evaluating = True
-                with self.accelerator.autocast(), self._alone_at_once():
+                with self.accelerator.autocast(), self._interruptible():
                     metrics = self.task.evaluate(track(read(), f"evaluate {epoch}", len(own), self.console))
                 return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
             except TrainingDivergedError as error:
@@ -284,10 +298,10 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 reason, all_know = first_sentence(error), isinstance(error, OutOfMemory)
-            if self.evaluating and not all_know and not self.parallel.sharded:
-                self.parallel.largest(LESS_MEMORY)
+            if self.evaluating and not all_know and not self.strategy.sharded:
+                self.strategy.all_reduce_max(Request.SPLIT)
                 all_know = True
-            self._use_less_memory(self.eval_pieces, reason, all_know)
+            self._split_further(self.eval_chunks, reason, all_know)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
@@ -296,7 +310,7 @@ class Trainer:
         if best:
             self.best = row
         self.writer.wait()
-        self.results.add(row, best)
+        self.artifacts.add(row, best)
         self._save(row)
         with self._without_tensorboard():
             self.accelerator.log({name: value for name, value in row.items() if name != "epoch"}, step=self.epoch)
@@ -304,38 +318,38 @@ class Trainer:
 
     # --- what may come in between ---
 
-    def _attend(self) -> None:
+    def _after_step(self) -> None:
         """After a step: leave if that was asked for, save if it is time."""
-        if self.parallel.processes > 1 and self.config.checkpoint_minutes and self.step % self.step_log.interval:
+        if self.strategy.world_size > 1 and self.config.checkpoint_minutes and self.step % self.step_log.interval:
             return  # asking the others waits for the device
         due = self.is_main and time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        if self._agree(SAVE if due else NOTHING) == SAVE:
+        if self._all_reduce_request(Request.SAVE if due else Request.NONE) == Request.SAVE:
             self._save()
 
-    def _agree(self, wish: int = NOTHING) -> int:
-        """What most matters of that which the processes wish, in all of them.
+    def _all_reduce_request(self, request: Request = Request.NONE) -> int:
+        """What most matters of that which the processes request, in all of them.
 
         Raises:
             InterruptedRun: to leave, since a signal came to one of them.
             OutOfMemory: to try again in smaller pieces, since another process has too little memory.
         """
-        wish = self.parallel.largest(LEAVE if self.interruptions.requested else wish)
-        if wish == LEAVE:
-            raise InterruptedRun(self.interruptions.requested or "a signal to another process")
-        if wish == LESS_MEMORY:
+        request = self.strategy.all_reduce_max(Request.STOP if self.signals.requested else request)
+        if request == Request.STOP:
+            raise InterruptedRun(self.signals.requested or "a signal to another process")
+        if request == Request.SPLIT:
             raise OutOfMemory("another process has too little memory")
-        return wish
+        return request
 
-    def _alone_at_once(self) -> AbstractContextManager:
+    def _interruptible(self) -> AbstractContextManager:
         """Within this, a signal interrupts at once, unless there are other processes, who would wait for this one."""
-        return self.interruptions.at_once() if self.parallel.processes == 1 else nullcontext()
+        return self.signals.raise_immediately() if self.strategy.world_size == 1 else nullcontext()
 
     def _save(self, row: dict[str, float] | None = None) -> None:
         """A checkpoint of now, written while the training continues; with a row, of a finished epoch."""
-        for found in self.parallel.gather(self.unreadable.found):
+        for found in self.strategy.all_gather(self.unreadable.found):
             self.unreadable.merge(found)
-        progress = self._progress(combine(self.parallel.gather(self.step_log.sums())))
-        state = self.parallel.state()
+        progress = self._progress(combine(self.strategy.all_gather(self.step_log.sums())))
+        state = self.strategy.state_dict()
         self.saved_at, self.saved = time.monotonic(), (self.epoch, self.step_in_epoch)
         if not self.is_main:
             return
@@ -344,7 +358,7 @@ class Trainer:
             state,
             progress,
             checkpoint_name(int(self.best["epoch"])) if self.best else None,
-            self.results.write if row else None,
+            self.artifacts.write if row else None,
         )
 
     def _failed(self) -> bool:
@@ -359,10 +373,10 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "step_in_epoch": self.step_in_epoch,
-            "batches_per_step": self.shares.per_step,
+            "batches_per_step": self.partition.per_step,
             "pictures": len(self.train_batches.dataset),
             "best": self.best,
-            "rows": self.results.rows,
+            "rows": self.artifacts.rows,
             "log": {"sums": sums, "latest": self.step_log.latest},
             "unreadable": dict(self.unreadable.found),
             "classes": self.classes,
@@ -384,14 +398,14 @@ class Trainer:
                 f"the run was trained on {progress['pictures']:,} images, and there are {num_images:,} now: expected "
                 "the same, or the order would be another; take another --output_dir to start anew"
             )
-        if progress["step_in_epoch"] > self.shares.steps:
+        if progress["step_in_epoch"] > self.steps_per_epoch:
             raise InputError(
-                f"the checkpoint is of step {progress['step_in_epoch']} of an epoch, which has {self.shares.steps}: "
+                f"the checkpoint is of step {progress['step_in_epoch']} of an epoch, which has {self.steps_per_epoch}: "
                 "the data has changed"
             )
         state = read_state(path)
         try:
-            self.parallel.load(state)
+            self.strategy.load_state_dict(state)
         except Exception as error:  # what a state of something else raises is not limited to any list of types
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"cannot resume from '{path}': {reason}") from error
@@ -404,25 +418,27 @@ class Trainer:
             self.step_log.latest.setdefault(LOSS_SCALE, self.accelerator.scaler.get_scale())
         self.unreadable.found.update(progress["unreadable"])
         self.schedule.step_update(self.step)
-        at = f", step {self.step_in_epoch} of {self.shares.steps}" if self.step_in_epoch else ""
+        at = f", step {self.step_in_epoch} of {self.steps_per_epoch}" if self.step_in_epoch else ""
         self.console.print(f"resumed after epoch {self.epoch}{at}")
-        if self.shares.per_step % self.parallel.processes:
+        if self.partition.per_step % self.strategy.world_size:
             self._warn(
-                f"a step has {self.shares.per_step} micro-batches, as when the run began; {self.parallel.processes} "
-                "processes cannot share them evenly, so some wait for the others"
+                f"a step has {self.partition.per_step} micro-batches, as when the run began: "
+                f"{self.strategy.world_size} ranks cannot split them evenly, so some wait for others"
             )
 
-    def _leave(self, interruption: InterruptedRun) -> InterruptedRun:
+    def _save_and_stop(self, interruption: InterruptedRun) -> InterruptedRun:
         """Saves what there is; returns what the user is to be told."""
         # With several processes, a look at the disk could tell each of them something else.
-        saved = self.saved == (self.epoch, self.step_in_epoch) and not (self.parallel.processes == 1 and self._failed())
+        saved = self.saved == (self.epoch, self.step_in_epoch) and not (
+            self.strategy.world_size == 1 and self._failed()
+        )
         if self.step and not saved:
             self._save()
         self.writer.wait()
-        self.parallel.meet()
+        self.strategy.barrier()
         return InterruptedRun(
             f"{interruption}: left at epoch {self.epoch + 1} of {self.config.epochs}, step {self.step_in_epoch} of "
-            f"{self.shares.steps}; {self._last_checkpoint()}; the same command resumes from there"
+            f"{self.steps_per_epoch}; {self._last_checkpoint()}; the same command resumes from there"
         )
 
     def _diverged(self, error: TrainingDivergedError) -> TrainingDivergedError:
@@ -430,14 +446,14 @@ class Trainer:
         said = f"{error}; {self._last_checkpoint()}"
         first_of_epoch = self.step - self.step_in_epoch
         diverged = self.step_log.step - first_of_epoch  # the step within the epoch, counted from 1
-        if self.step and 0 < diverged <= self.shares.steps and "evaluation" not in str(error):
-            state = self.parallel.state()
+        if self.step and 0 < diverged <= self.steps_per_epoch and "evaluation" not in str(error):
+            state = self.strategy.state_dict()
             if not self.is_main:
-                self.parallel.meet()
+                self.strategy.barrier()
                 return TrainingDivergedError(said)
             if state["scaler"]:  # which has halved the scale since then
                 state["scaler"]["scale"] = self.step_log.latest[LOSS_SCALE]
-            numbers = self.shares.numbers(diverged - 1)
+            numbers = self.partition.of_all_ranks(diverged - 1)
             progress = self._progress({}) | {"step": self.step_log.step - 1, "step_in_epoch": diverged - 1}
             report = {
                 "what": str(error),
@@ -456,15 +472,15 @@ class Trainer:
                 )
             except OSError as failed:
                 self._warn(f"cannot write '{self.folder.diverged}': {failed}")
-            self.parallel.meet()
+            self.strategy.barrier()
         advice = "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
         return TrainingDivergedError(f"{said}; {advice}")
 
-    def _use_less_memory(self, pieces: Pieces, reason: str, all_know: bool) -> None:
+    def _split_further(self, chunks: MicroBatchChunks, reason: str, all_know: bool) -> None:
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).empty_cache()
-        self._warn(pieces.double(reason, self._last_checkpoint()))
-        if self.parallel.processes > 1 and not all_know:  # they wait in a step that this one cannot join again
+        self._warn(chunks.double(reason, self._last_checkpoint()))
+        if self.strategy.world_size > 1 and not all_know:  # they wait in a step that this one cannot join again
             raise InputError(
                 f"{reason}: the same command, or a restart by the launcher, continues with half of the images at a "
                 f"time; {self._last_checkpoint()}"
@@ -493,6 +509,17 @@ class Trainer:
         w = " ".join(f"{name}={latest[name]:+.3f}" for name in sorted(latest) if name.startswith("w_"))
         loss, memory = latest.get("loss", math.nan), peak_memory_mb(self.device)
         return f"loss {loss:.3f}  {images_per_second:.1f} img/s  {memory:.0f} MiB  {w}"
+
+
+def effective_batch(batch_size: int, per_step: int, world_size: int) -> str:
+    """Images of an optimizer step, and what they are the product of."""
+    ranks = f"{world_size} rank{'s'[: world_size > 1]}"
+    if per_step % world_size:  # of a run that resumes on another number of ranks
+        factors = f"{per_step} micro-batches × {batch_size}, on {ranks}"
+    else:
+        accumulation = per_step // world_size
+        factors = f"{ranks} × {batch_size} × {accumulation} accumulation step{'s'[: accumulation > 1]}"
+    return f"effective batch size {batch_size * per_step} ({factors})"
 
 
 def _summary(row: dict[str, float], epochs: int) -> str:

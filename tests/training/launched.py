@@ -39,14 +39,14 @@ if os.environ.get("KEEP_ALL"):
 
 rank, step, name = os.environ.get("SIGNAL_AT", "-1 -1 SIGTERM").split()
 if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-    attend = Trainer._attend
+    after_step = Trainer._after_step
 
-    def signal_and_attend(trainer):
+    def signal_after_step(trainer):
         if trainer.step == int(step):
             os.kill(os.getpid(), getattr(signal, name))
-        attend(trainer)
+        after_step(trainer)
 
-    Trainer._attend = signal_and_attend
+    Trainer._after_step = signal_after_step
 
 if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
     evaluate = FGVCTask.evaluate
@@ -70,19 +70,19 @@ if os.environ.get("WAIT_IN"):
 
 if os.environ.get("POISON_AT"):
     poisoned_rank, poisoned_step = os.environ["POISON_AT"].split()
-    take, training_step = OptimizerStep.take, FGVCTask.training_step
+    run_step, training_step = OptimizerStep.run, FGVCTask.training_step
     steps = []
 
     def count(*arguments):
         steps.append(1)
-        return take(*arguments)
+        return run_step(*arguments)
 
     def poisoned(task, batch):
         losses = training_step(task, batch)
         hit = os.environ.get("RANK", "0") == poisoned_rank and len(steps) == int(poisoned_step)
         return {name: value * float("nan") for name, value in losses.items()} if hit else losses
 
-    OptimizerStep.take, FGVCTask.training_step = count, poisoned
+    OptimizerStep.run, FGVCTask.training_step = count, poisoned
 
 if os.environ.get("POISON_IN_EVAL") == os.environ.get("RANK", "0"):
     evaluate_clean = FGVCTask.evaluate

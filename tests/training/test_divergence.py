@@ -66,13 +66,13 @@ def assert_same_state(ours, theirs):
 def states_before_steps(monkeypatch):
     """Of a training that follows: the state before each of its steps, from the second on."""
     states = {}
-    attend = Trainer._attend
+    after_step = Trainer._after_step
 
     def keep(trainer):
-        states[trainer.step + 1] = tree_map_only(torch.Tensor, torch.clone, trainer.parallel.state())
-        attend(trainer)
+        states[trainer.step + 1] = tree_map_only(torch.Tensor, torch.clone, trainer.strategy.state_dict())
+        after_step(trainer)
 
-    monkeypatch.setattr(Trainer, "_attend", keep)
+    monkeypatch.setattr(Trainer, "_after_step", keep)
     return states
 
 
@@ -246,7 +246,7 @@ def test_a_scaler_goes_on_where_it_was(make_scaled_trainer, monkeypatch, tmp_pat
     second = make_scaled_trainer(output_dir=str(tmp_path / "two"), resume_from=source)
     assert second.accelerator.scaler.get_scale() == 2.0**15
     second.fit()
-    assert_same_state(second.parallel.state(), first.parallel.state())
+    assert_same_state(second.strategy.state_dict(), first.strategy.state_dict())
 
 
 @pytest.mark.parametrize("interval", [1, 10])

@@ -16,7 +16,7 @@ from dual_cross_attention.errors import TrainingDivergedError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints
-from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.trainer import Trainer
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
@@ -24,8 +24,8 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 
 def step_of(trainer, *batches):
     """One step of the optimizer on these micro-batches."""
-    share = Shares(len(batches), len(batches)).of(0)
-    return trainer.optimizer_step.take(1, share, iter(batches), lambda images: None)
+    share = MicroBatchPartition(len(batches), len(batches)).micro_batches_of(0)
+    return trainer.optimizer_step.run(1, share, iter(batches), lambda images: None)
 
 
 def rows_of(trainer):
@@ -113,7 +113,7 @@ def test_variables_of_accelerate_change_nothing(make_trainer, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     trainer = make_trainer()
-    assert trainer.parallel.wrapped is trainer.task
+    assert trainer.strategy.wrapped is trainer.task
     assert trainer.accelerator.gradient_accumulation_steps == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dual_cross_attention.data import IdentitySampler
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 
 LABELS = {
     "even": [identity for identity in range(20) for _ in range(8)],
@@ -71,8 +71,10 @@ def test_processes_share_out_whole_batches(processes):
     epoch = list(IdentitySampler(labels, 4, 4).batches(1))
     counts = Counter()
     for process in range(processes):
-        shares = Shares(len(epoch), 2 * processes, process, processes)
-        for number, weight in (part for step in range(shares.steps) for part in shares.of(step)):
+        partition = MicroBatchPartition(len(epoch), 2 * processes, process, processes)
+        for number, weight in (
+            part for step in range(partition.steps_per_epoch) for part in partition.micro_batches_of(step)
+        ):
             batch = np.array(epoch[number]).reshape(4, 4)
             assert (labels[batch] == labels[batch][:, :1]).all() and len(set(labels[batch][:, 0])) == 4
             counts.update(epoch[number] if weight else [])

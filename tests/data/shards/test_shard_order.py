@@ -11,7 +11,7 @@ from dual_cross_attention.data import IdentitySampler
 from dual_cross_attention.data.reid.blocks import IdentityBlocks
 from dual_cross_attention.data.samplers import ShuffledOrder
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 
 some = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -129,8 +129,8 @@ def test_processes_share_out_whole_batches():
     epoch = list(order.batches(1))
     taken = []
     for process in range(2):
-        shares = Shares(len(epoch), 4, process, 2)
-        parts = [part for step in range(shares.steps) for part in shares.of(step)]
+        partition = MicroBatchPartition(len(epoch), 4, process, 2)
+        parts = [part for step in range(partition.steps_per_epoch) for part in partition.micro_batches_of(step)]
         taken.append({image for number, weight in parts if weight for image in epoch[number]})
     assert not taken[0] & taken[1] and len(taken[0] | taken[1]) == 320
 
