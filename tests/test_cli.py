@@ -215,7 +215,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
     assert outcome.status == 0, outcome.err
     task = made["FGVCTask"]
     assert (task.label_smoothing, task.weighting.bound, task.model.grad_checkpointing) == (0.125, 1.5, True)
-    assert (made["train_loader"].order.batch_size, made["test_loader"].order.batch_size) == (6, 5)
+    assert (made["train_loader"].sampler.batch_size, made["test_loader"].sampler.batch_size) == (6, 5)
     flip = next(step for step in made["train_transform"].transforms if isinstance(step, v2.RandomHorizontalFlip))
     assert flip.p == 0.25
     for transform in (made["train_transform"], made["test_transform"]):

@@ -158,7 +158,7 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     assert (task.identity_loss.label_smoothing, task.weighting.bound) == (0.125, 1.5)
     assert task.identity_loss.margin == 0.3
     assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
-    sampler = made["train_loader"].order
+    sampler = made["train_loader"].sampler
     assert (sampler.identities_per_batch, sampler.images_per_identity) == (2, 3)
     flip, crop, erase = (made["reid_train_transform"].transforms[i] for i in (2, 3, 6))
     assert (flip.p, crop.padding, erase.p) == (0.25, [3, 3, 3, 3], 0.75)

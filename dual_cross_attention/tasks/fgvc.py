@@ -17,7 +17,8 @@ from dual_cross_attention.tasks.task import Batch, LossWeights, Task, vote
 class FGVCTask(Task):
     """DCAL for classes that look almost the same.
 
-    Batches are dicts of "images" (B, 3, H, W) and "labels" (B,); in evaluation a label of -1 is left out.
+    Training batches are dicts of "images" (B, 3, H, W) and "labels" (B,), the classes; test batches have "valid" (B,)
+    bool, too, and images that are not valid are left out.
 
     Args:
         model: a model of `create_model(..., task="fgvc")`.
@@ -67,18 +68,17 @@ class FGVCTask(Task):
         meters = {f"top{k}{suffix}": self._meter(k, device) for suffix in suffixes for k in (1, 5)}
         seen, broken = SumMetric().to(device), SumMetric().to(device)  # of all processes, like the others
         for batch in loader:
-            labels = batch["labels"].to(device, non_blocking=True)
-            readable = labels >= 0
-            seen.update(readable.sum())
+            labels, valid = (batch[name].to(device, non_blocking=True) for name in ("labels", "valid"))
+            seen.update(valid.sum())
             logits = self.model(batch["images"].to(device, non_blocking=True)).logits
-            if not readable.any():  # asked after the pass: under FSDP, other processes take part in it
+            if not valid.any():  # asked after the pass: under FSDP, other processes take part in it
                 continue
-            logits = {branch: logits[branch].float()[readable] for branch in branches}
+            logits = {branch: logits[branch].float()[valid] for branch in branches}
             together = vote({branch: logits[branch] for branch in self.model.predicting_branches})
             for suffix, scores in {"": together, **{f"_{branch}": logits[branch] for branch in branches}}.items():
                 broken.update((~scores.isfinite()).sum())
                 for k in (1, 5):
-                    meters[f"top{k}{suffix}"].update(scores, labels[readable])
+                    meters[f"top{k}{suffix}"].update(scores, labels[valid])
         if seen.compute() == 0:
             raise InputError("none of the test images can be read; the warnings above say why")
         if broken.compute() > 0:

@@ -61,8 +61,9 @@ class TestFeatures:
 class ReIDTask(Task):
     """DCAL for one person or vehicle across cameras.
 
-    Training batches are dicts of "images" (B, 3, H, W) and "labels" (B,), the identities, P·K to a batch; in
-    evaluation, labels are positions in the test split, and -1 is left out.
+    Training batches are dicts of "images" (B, 3, H, W) and "labels" (B,), the identities, P·K to a batch. Test batches
+    are dicts of "images", "indices" (B,), positions in `split`, and "valid" (B,) bool; images that are not valid are
+    left out.
 
     Args:
         model: a model of `create_model(..., task="reid")`.
@@ -129,10 +130,9 @@ class ReIDTask(Task):
         branches = [branch for branch in self.model.branches if branch != "pwca"]
         kept: list[tuple[Tensor, ...]] = []
         for batch in loader:
-            positions = batch["labels"].to(device, non_blocking=True)
+            positions, valid = (batch[name].to(device, non_blocking=True) for name in ("indices", "valid"))
             features = self.model(batch["images"].to(device, non_blocking=True)).features
-            readable = positions >= 0
-            kept.append((positions[readable], *(features[branch][readable].float() for branch in branches)))
+            kept.append((positions[valid], *(features[branch][valid].float() for branch in branches)))
         if distributed.is_available() and distributed.is_initialized():
             on_cpu = [tuple(part.cpu() for part in parts) for parts in kept]  # else each would be opened on its own GPU
             kept = [tuple(part.to(device) for part in parts) for parts in gather_object(on_cpu)]

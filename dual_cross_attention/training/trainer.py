@@ -22,7 +22,6 @@ from rich.console import Console
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
-from dual_cross_attention.data.images import UNREADABLE
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
 from dual_cross_attention.data.unreadable import UnreadableImages, allowed_unreadable
@@ -145,13 +144,13 @@ class Trainer:
         self.step_log = StepLog(GPU_LOG_INTERVAL if self.device.type == "cuda" else 1)
         if self.accelerator.scaler:
             self.step_log.latest[LOSS_SCALE] = self.accelerator.scaler.get_scale()
-        order = train_batches.order
+        sampler = train_batches.sampler
         self.chunks = MicroBatchChunks(
-            config.batch_size, order.unit, order.smallest, folder.memory, self.device, sharded
+            config.batch_size, sampler.unit, sampler.smallest, folder.memory, self.device, sharded
         )
         self.optimizer_step = OptimizerStep(self.strategy, self.chunks, self.step_log, config.clip_grad, config.seed)
         self.eval_chunks = MicroBatchChunks(
-            eval_batches.order.batch_size, 1, 1, folder.eval_memory, self.device, sharded
+            eval_batches.sampler.batch_size, 1, 1, folder.eval_memory, self.device, sharded
         )
         for chunks in (self.chunks, self.eval_chunks):  # cards may differ, and the smallest decides
             chunks.count = self.strategy.all_reduce_max(chunks.count)
@@ -281,7 +280,7 @@ class Trainer:
                     self._all_reduce_request()
                 for part, part_weight in self.eval_chunks.split(batch):
                     # So that all make as many passes: under FSDP, they wait for each other in each of them.
-                    left_out = {} if weight * part_weight else {"labels": torch.full_like(part["labels"], UNREADABLE)}
+                    left_out = {} if weight * part_weight else {"valid": torch.zeros_like(part["valid"])}
                     yield part | left_out
             self._all_reduce_request()
             self.evaluating = False

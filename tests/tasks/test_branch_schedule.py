@@ -23,10 +23,10 @@ def make_task(task="fgvc", ablation="full", **schedule):
     return FGVCTask(model, **options) if task == "fgvc" else ReIDTask(model, split, **options)
 
 
-def make_batch(first_label=0, test=False):
-    labels = torch.arange(8) if test else torch.arange(4).repeat_interleave(2)
+def make_batch(first_label=0):
+    labels = torch.arange(4).repeat_interleave(2) + first_label
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return {"images": images, "labels": labels + first_label}
+    return {"images": images, "labels": labels, "indices": torch.arange(8), "valid": torch.ones(8, dtype=torch.bool)}
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 210])
@@ -130,7 +130,7 @@ def test_before_its_start_glca_has_no_say_in_fgvc():
 
 def test_before_its_start_glca_has_no_say_in_reid():
     made = make_task("reid", glca_start=0.5)
-    batch = make_batch(test=True)
+    batch = make_batch()
     made.begin_step(5, 10)
     features = made.extract([batch]).features
     assert torch.equal(features[""], features["sa"]) and features["glca"].shape == (8, 48)

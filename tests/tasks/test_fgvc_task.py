@@ -26,11 +26,10 @@ def make_batches(num_classes, sizes=(17, 9, 14), unreadable=()):
     batches, count = [], 0
     for size in sizes:
         labels = torch.randint(num_classes, (size,), generator=generator)
-        for i in range(size):
-            if count in unreadable:
-                labels[i] = -1
-            count += 1
-        batches.append({"images": torch.randn(size, 3, 32, 32, generator=generator), "labels": labels})
+        valid = torch.tensor([i not in unreadable for i in range(count, count + size)])
+        count += size
+        images = torch.randn(size, 3, 32, 32, generator=generator)
+        batches.append({"images": images, "labels": labels, "valid": valid})
     return batches
 
 
@@ -39,8 +38,8 @@ def accuracy_by_counting(task, batches):
     task.model.eval()
     hits, images = {}, 0
     for batch in batches:
-        for image, label in zip(batch["images"], batch["labels"].tolist(), strict=True):
-            if label < 0:
+        for image, label, valid in zip(batch["images"], batch["labels"].tolist(), batch["valid"], strict=True):
+            if not valid:
                 continue
             images += 1
             with torch.no_grad():

@@ -24,18 +24,19 @@ def make_task(ablation="full", **options):
 
 
 def make_batches(unreadable=(), shuffled=False):
-    """Test batches; the labels are positions."""
+    """Test batches; indices are positions in the split, and labels are none that count."""
     images = torch.randn(QUERIES + GALLERY, 3, 32, 16, generator=torch.Generator().manual_seed(1))
     positions = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
     order = positions if shuffled else torch.arange(len(images))
-    labels = torch.tensor([-1 if i in unreadable else i for i in order.tolist()])
     return [
-        {"images": images[part], "labels": labels[at]} for part, at in zip(order.split(8), range_split(), strict=True)
+        {
+            "images": images[indices],
+            "labels": torch.full_like(indices, -1),
+            "indices": indices,
+            "valid": torch.tensor([i not in unreadable for i in indices.tolist()]),
+        }
+        for indices in order.split(8)
     ]
-
-
-def range_split():
-    return torch.arange(QUERIES + GALLERY).split(8)
 
 
 def literal_metrics(features, identities, cameras, valid):

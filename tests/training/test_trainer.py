@@ -59,14 +59,16 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
     assert all(abs(w) <= 0.1 + 1e-6 for w in weights)
 
 
-def test_images_are_told_the_epoch(make_trainer, birds):
-    class Told(list):
-        def set_epoch(self, epoch):
-            told.append(epoch)
-
-    told = []
-    make_trainer(Told(birds[:32]), eval_every=2).fit()
-    assert told == [1, 2, 0]  # the evaluation tells its images 0
+def test_images_are_read_by_their_epoch(make_trainer, birds, monkeypatch):
+    trainer = make_trainer(birds[:32], eval_every=2)
+    samples, read = type(trainer.train_batches.dataset), []
+    get = samples.__getitem__
+    monkeypatch.setattr(samples, "__getitem__", lambda dataset, key: (read.append(key), get(dataset, key))[1])
+    trainer.fit()
+    epochs = [[key for key in read if key.epoch == epoch] for epoch in (1, 2, 0)]
+    assert epochs[0] + epochs[1] + epochs[2] == read  # 0: the evaluation
+    assert all(sorted(key.index for key in keys) == list(range(32)) for keys in epochs)
+    assert not any(key.repeat for key in read)
 
 
 def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, monkeypatch):

@@ -279,8 +279,8 @@ index = Index(folder / "big.index", folder)
 classes = [str(n) for n in range(len(index.labels))]
 data = FineGrainedData("big", classes, images_of(index, classes), images_of(index, classes))
 loader = train_loader(data.train, transform, 16, 0, 0, "cpu")
-first = next(loader.order.batches(1, len(loader) // 2))
-labels = [data.train.labels[number] for number in first]
+first = next(loader.sampler.batches(1, len(loader) // 2))
+labels = [data.train.labels[key.index] for key in first]
 print(time.perf_counter() - start, psutil.Process().memory_info().rss - before, len(data.train))
 """
     results = []
