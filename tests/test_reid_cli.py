@@ -17,7 +17,7 @@ from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
 from dual_cross_attention.training import run as training
-from dual_cross_attention.training import trainer
+from dual_cross_attention.training import setup
 
 TESTED = ("dan", "eva", "bob")
 
@@ -145,7 +145,7 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
         (reid, "train_loader"),
         (reid, "reid_train_transform"),
         (training, "Trainer"),
-        (trainer, "build_optimizer"),
+        (setup, "build_optimizer"),
     )
     outcome = dcal(
         "train", *flags, "--epochs=1", "--label_smoothing=0.125", "--weight_bound=1.5", "--triplet_margin=0.3",

@@ -18,10 +18,10 @@ from dual_cross_attention.devices import (
     keep_freed_memory,
 )
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.model_files import find_model_file, load_model
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.progress import track
-from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
@@ -126,16 +126,13 @@ def _score(
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-    if not isinstance(task, ReIDTask):
-        with autocast:
-            return task.evaluate(batches)
-    with autocast:
-        features = task.extract(batches)
 
     def progress(blocks: list) -> Iterator:
         return track(blocks, "retrieve", len(blocks), console)
 
-    if write:
-        write(setup.data, task.rank(features, rerank, progress))
-    return task.score(features, rerank, progress)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        run_eval_steps(task, batches)
+        options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`
+        if write:
+            write(setup.data, task.rank(task.gather_features(), rerank, progress))
+        return task.compute_metrics(progress, **options)

@@ -1,4 +1,4 @@
-"""A task owns its model, its losses and its metrics. The training loop knows nothing else of it."""
+"""Tasks: model, losses and metrics behind one interface, see `Task`."""
 
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.fgvc import FGVCTask

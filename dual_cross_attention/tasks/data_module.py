@@ -63,7 +63,7 @@ class RunSetup(ABC):
 
     @abstractmethod
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
-        """Batches for `Task.evaluate`."""
+        """Batches for `Task.eval_step`."""
 
     def check_fits(self, classes: list[str]) -> None:
         """Raises InputError if a model with these classes cannot be evaluated on this data."""

@@ -1,11 +1,11 @@
 """Out-of-memory errors: recognizing them, and splitting micro-batches into chunks that fit, with the same step."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -13,6 +13,7 @@ from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError
 
+T = TypeVar("T")
 _MESSAGES = (
     "CUDA error: out of memory",  # from the CUDA runtime, outside of PyTorch's allocator
     "CUDA driver error: out of memory",
@@ -44,6 +45,31 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     message = str(error)
     has_type = isinstance(error, torch.OutOfMemoryError | OutOfMemory)
     return has_type or any(words in message for words in _MESSAGES)
+
+
+class Shortage(NamedTuple):
+    """An out-of-memory error that was caught.
+
+    Args:
+        reason: what the device said, for the user.
+        all_ranks_know: whether all ranks stopped at the same point; otherwise others may wait for this one.
+    """
+
+    reason: str
+    all_ranks_know: bool
+
+
+def catch_out_of_memory(function: Callable[[], T]) -> tuple[T | None, Shortage | None]:
+    """Calls a function; returns its result, or the out-of-memory error that it raised.
+
+    When this returns, the exception and thus the tensors of its frames are gone, so their memory can be released.
+    """
+    try:
+        return function(), None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None, Shortage(first_sentence(error), isinstance(error, OutOfMemory))
 
 
 def first_sentence(error: Exception) -> str:

@@ -35,6 +35,7 @@ from dual_cross_attention.training.checkpointing.checkpoints import read_progres
 from dual_cross_attention.training.distributed.rendezvous import process_group_options
 from dual_cross_attention.training.distributed.strategy import is_peer_failure, on_rank_zero, refuse_accelerate_plugins
 from dual_cross_attention.training.resume import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
+from dual_cross_attention.training.run_context import RunContext
 from dual_cross_attention.training.run_lock import RunLock
 from dual_cross_attention.training.signals import LEFT_EARLY, SignalHandler
 from dual_cross_attention.training.trainer import Trainer
@@ -239,7 +240,8 @@ def _build_trainer(
             f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
             f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
         )
-    return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, opened.data)
+    run = RunContext(config, setup.classes, folder, console, opened.data)
+    return Trainer(task, *loaders, run, checkpoint, interruptions)
 
 
 def _report(

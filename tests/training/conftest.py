@@ -24,6 +24,7 @@ from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
+from dual_cross_attention.training.run_context import RunContext
 from dual_cross_attention.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def make_trainer(birds, tmp_path):
         )
         folder = RunFolder(config.output_dir)
         classes = [f"{i}" for i in range(10)]
-        return Trainer(task, *batches, config, classes, folder, Console(quiet=True), resume_from)
+        return Trainer(task, *batches, RunContext(config, classes, folder, Console(quiet=True)), resume_from)
 
     return make
 

@@ -164,7 +164,7 @@ class Faults:
             self._around(os, name, "remove")
         for task in (FGVCTask, ReIDTask):
             self._around(task, "training_step", "forward")
-            self._around(task, "evaluate", "evaluate")
+            self._around(task, "compute_metrics", "metrics")
         self._around(DualCrossAttentionViT, "_classify", "model")
         self._around(Accelerator, "backward", "backward")
         for optimizer in (AdamW, SGD):

@@ -27,9 +27,8 @@ from accelerate import Accelerator
 from dual_cross_attention import cli
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training import divergence
+from dual_cross_attention.training import divergence, setup
 from dual_cross_attention.training import run as training
-from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.checkpointing import checkpoints
 from dual_cross_attention.training.step import OptimizerStep
 from dual_cross_attention.training.trainer import Trainer
@@ -42,20 +41,20 @@ if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_
     after_step = Trainer._after_step
 
     def signal_after_step(trainer):
-        if trainer.step == int(step):
+        if trainer.state.step == int(step):
             os.kill(os.getpid(), getattr(signal, name))
         after_step(trainer)
 
     Trainer._after_step = signal_after_step
 
 if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
-    evaluate = FGVCTask.evaluate
+    eval_step = FGVCTask.eval_step
 
-    def signal_and_evaluate(task, loader):
+    def signal_and_evaluate(task, batch):
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(task, loader)
+        eval_step(task, batch)
 
-    FGVCTask.evaluate = signal_and_evaluate
+    FGVCTask.eval_step = signal_and_evaluate
 
 if os.environ.get("WAIT_IN"):
     read_setup = training.read_setup
@@ -85,12 +84,12 @@ if os.environ.get("POISON_AT"):
     OptimizerStep.run, FGVCTask.training_step = count, poisoned
 
 if os.environ.get("POISON_IN_EVAL") == os.environ.get("RANK", "0"):
-    evaluate_clean = FGVCTask.evaluate
+    eval_clean_step = FGVCTask.eval_step
 
-    def evaluate_poisoned(task, loader):
-        return evaluate_clean(task, ({**batch, "images": batch["images"] * float("nan")} for batch in loader))
+    def eval_poisoned_step(task, batch):
+        eval_clean_step(task, {**batch, "images": batch["images"] * float("nan")})
 
-    FGVCTask.evaluate = evaluate_poisoned
+    FGVCTask.eval_step = eval_poisoned_step
 
 if os.environ.get("MEMORY"):
     limited_rank, most_training, most_evaluating, first_limited = os.environ["MEMORY"].split()
@@ -129,6 +128,6 @@ if os.environ.get("LOSS_SCALING"):
             super().__init__(*arguments, **options)
             self.scaler = torch.amp.GradScaler("cpu")
 
-    trainer_module.Accelerator = Scaling
+    setup.Accelerator = Scaling
 
 sys.exit(cli.main(["train", *sys.argv[1:]]))

@@ -66,7 +66,7 @@ def test_the_step_is_that_of_the_whole_batch(make_trainer, birds, monkeypatch, t
             row = trainer.fit()
         assert set(passed) == ({4} if limit else {16})
         trained.append({name: value.detach().clone() for name, value in trainer.task.named_parameters()})
-        rates.append((row["lr"], trainer.schedule.base_values, trainer.step))
+        rates.append((row["lr"], trainer.schedule.base_values, trainer.state.step))
     assert rates[0] == rates[1]
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
@@ -334,4 +334,4 @@ def test_a_half_taken_step_is_not_taken_again(make_trainer, monkeypatch):
     monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
     with pytest.raises(InputError, match=r"out of memory for the optimizer's state .*--parallel fsdp"):
         trainer.fit()
-    assert trainer.step == 0
+    assert trainer.state.step == 0

@@ -331,7 +331,7 @@ def test_an_evaluation_that_is_not_finite_names_the_checkpoint(make_trainer, mon
 
     def poisoned(model, images, *more):
         out = predict(model, images, *more)
-        if not model.training and trainer.epoch == 1:
+        if not model.training and trainer.state.epoch == 1:
             out.logits["glca"] = out.logits["glca"] * math.inf
         return out
 
@@ -397,7 +397,7 @@ def test_bfloat16(make_trainer):
 
 def test_the_best_model_is_kept_and_a_tie_keeps_the_earlier(make_trainer, monkeypatch):
     scores = iter([10.0, 30.0, 30.0, 20.0])
-    monkeypatch.setattr(FGVCTask, "evaluate", lambda task, loader: {"top1": next(scores), "not a column": 1.0})
+    monkeypatch.setattr(FGVCTask, "compute_metrics", lambda task: {"top1": next(scores), "not a column": 1.0})
     trainer = make_trainer(epochs=4)
     best = trainer.fit()
     assert (best["epoch"], best["val/top1"]) == (2, 30.0)

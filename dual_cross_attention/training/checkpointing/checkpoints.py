@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from dual_cross_attention.atomic_io import flush, make_folder
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import short_repr
+from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 
 KEPT = 2
 """Number of the newest checkpoints to keep, beside that of the best epoch."""
@@ -52,71 +52,20 @@ def named_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """How far the run of a checkpoint had come, as it was saved; `verify` tells whether it still is what was written.
+    """Reads `progress.json`; its content is that of `TrainProgress.to_json`. `verify` detects changes since then.
 
     Raises:
-        InputError: it does not say.
+        InputError: it is missing or invalid.
     """
     try:
         progress = json.loads((path / PROGRESS).read_text())
         check_version(progress.pop("format_version", None), f"'{path / PROGRESS}'")
-        for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
-            if not is_right(progress[name]):
-                raise ValueError(f"{name} is {short_repr(progress[name])}, expected {expected}")
+        TrainProgress.from_json(progress)
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
     return progress
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_by_name(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(map(is_right, value.values()))
-
-
-def _is_row(value: Any) -> bool:
-    return _is_by_name(value, _is_number) and _is_count(value.get("epoch"))
-
-
-def _is_log(value: Any) -> bool:
-    def is_sum(pair: Any) -> bool:
-        return isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
-
-    return (
-        isinstance(value, dict)
-        and _is_by_name(value.get("sums"), is_sum)
-        and _is_by_name(value.get("latest"), _is_number)
-    )
-
-
-def _is_list(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(map(is_right, value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-_PROGRESS_OF_A_RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epoch": (_is_count, "a count"),
-    "step": (_is_count, "a count"),
-    "step_in_epoch": (_is_count, "a count"),
-    "batches_per_step": (lambda value: _is_count(value) and value > 0, "a count of at least 1"),
-    "pictures": (_is_count, "a count"),
-    "best": (lambda value: value == {} or _is_row(value), "a row of metrics.jsonl, or {}"),
-    "rows": (lambda value: _is_list(value, _is_row), "rows of metrics.jsonl"),
-    "log": (_is_log, "sums and latest values by name"),
-    "unreadable": (lambda value: _is_by_name(value, _is_text), "reasons by path"),
-    "classes": (lambda value: value and _is_list(value, _is_text), "a list of names"),
-}
 
 
 def verify(path: Path) -> str | None:

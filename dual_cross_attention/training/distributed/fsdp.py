@@ -38,7 +38,8 @@ def shard(task: Task, device: torch.device, world_size: int) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)  # the rest: stem, norms, heads, loss weights
     task.to(device)  # shards are on it already; buffers may not be
-    register_fsdp_forward_method(task, "evaluate")
+    register_fsdp_forward_method(task, "eval_step")
+    register_fsdp_forward_method(task, "compute_metrics")  # which may run the necks
 
 
 def is_sharded(task: nn.Module) -> bool:
