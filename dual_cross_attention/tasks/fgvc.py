@@ -7,9 +7,10 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dual_cross_attention.errors import InputError, TrainingDivergedError
+from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
-from dual_cross_attention.tasks.task import Batch, LossWeights, Progress, Task, vote
+from dual_cross_attention.tasks.task import Batch, LossWeights, Task, vote
 
 
 class FGVCTask(Task):

@@ -13,9 +13,10 @@ from dual_cross_attention.attention.pairwise import sample_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
+from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
-from dual_cross_attention.tasks.task import Batch, LossWeights, Progress, Task
+from dual_cross_attention.tasks.task import Batch, LossWeights, Task
 
 RANKS = (1, 5, 10)
 

@@ -1,7 +1,6 @@
 """The interface between a task and the training and evaluation loops."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -9,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dual_cross_attention.losses import FixedWeighting, UncertaintyWeighting
+from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 
 Batch = dict[str, Any]
 LossWeights = Literal["learned", "fixed", "sum", "mean"]
-Progress = Callable[[Iterable], Iterable]
 
 
 class Task(nn.Module, ABC):

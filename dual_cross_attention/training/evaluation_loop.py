@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 
 import torch
+from rich.console import Console
 
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
-from dual_cross_attention.progress import PatientConsole, track
+from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.task import Batch
 from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.distributed.requests import RankRequests
-from dual_cross_attention.training.distributed.strategy import DistributedStrategy
 from dual_cross_attention.training.oom import MicroBatchChunks, Shortage, catch_out_of_memory
 
 
@@ -19,10 +19,9 @@ class EvaluationLoop:
     """Evaluates a task on the test split; every image counts on one rank.
 
     Args:
-        strategy: task and ranks.
         batches: of the test split.
         chunks: how batches are split.
-        requests: polled between batches.
+        requests: of the ranks that share the task, polled between batches.
         unreadable: collects images that cannot be read.
         interval: batches between two polls.
         split_further: called after an out-of-memory error, with `chunks` and the error; halves them, or raises.
@@ -31,15 +30,15 @@ class EvaluationLoop:
 
     def __init__(
         self,
-        strategy: DistributedStrategy,
         batches: Batches,
         chunks: MicroBatchChunks,
         requests: RankRequests,
         unreadable: UnreadableImages,
         interval: int,
         split_further: Callable[[MicroBatchChunks, Shortage], None],
-        console: PatientConsole,
+        console: Console,
     ):
+        strategy = requests.strategy
         self.strategy, self.task, self.batches, self.chunks = strategy, strategy.task, batches, chunks
         self.requests, self.unreadable, self.interval = requests, unreadable, interval
         self.split_further, self.console = split_further, console

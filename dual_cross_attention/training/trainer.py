@@ -110,7 +110,6 @@ class Trainer:
         self.signals = signals or SignalHandler()
         self.requests = RankRequests(self.strategy, self.signals)
         self.evaluation = EvaluationLoop(
-            self.strategy,
             eval_batches,
             eval_chunks,
             self.requests,
@@ -267,10 +266,10 @@ class Trainer:
         """Saves a checkpoint; returns the error with the message for the user."""
         if self.state.step and not self.checkpoints.has_saved(self.state):
             self.checkpoints.save(self.state)
-        last = self.checkpoints.describe_last()
-        self.strategy.barrier()
+        self.checkpoints.writer.wait()
+        self.strategy.barrier()  # so that other ranks name this checkpoint, and a launcher ends none of them early
         position = self.state, self.config.epochs, self.steps_per_epoch
-        return InterruptedRun(messages.interrupted(f"{interruption}", *position, last))
+        return InterruptedRun(messages.interrupted(f"{interruption}", *position, self.checkpoints.describe_last()))
 
     def _split_further(self, chunks: MicroBatchChunks, shortage: Shortage) -> None:
         """Halves the chunks; raises InputError if that is impossible, or other ranks do not know."""

@@ -69,7 +69,6 @@ def loop_of(task, tmp_path, rank=0, world_size=1, pad=False, count=1):
     chunks = MicroBatchChunks(BATCH_SIZE, 1, 1, tmp_path / f"{rank}.json", torch.device("cpu"), pad)
     chunks.count = count
     loop = EvaluationLoop(
-        strategy,
         Numbered(),
         chunks,
         RankRequests(strategy, SignalHandler()),
