@@ -80,7 +80,7 @@ def start_up(task: str, dataset: str, home: Path) -> tuple[float, float, float]:
     """Seconds of start-up, milliseconds for a first batch in the middle of an epoch, MiB of peak memory for both."""
     from dual_cross_attention.configs import CONFIGS
     from dual_cross_attention.devices import peak_memory_mb
-    from dual_cross_attention.models.dual_vit import create_model
+    from dual_cross_attention.models.factory import create_model
     from dual_cross_attention.tasks.registry import read_setup
 
     model = create_model("vit_tiny_patch16_224", 2, img_size=32, depth=1, embed_dim=48, num_heads=3)

@@ -8,6 +8,7 @@ from dual_cross_attention.version import __version__
 
 if TYPE_CHECKING:
     from dual_cross_attention.attention import attention_rollout
+    from dual_cross_attention.inference.loaded_model import load_model
     from dual_cross_attention.losses import UncertaintyWeighting
     from dual_cross_attention.metrics import rerank, retrieval_metrics
     from dual_cross_attention.models import DualCrossAttentionViT, create_model, list_backbones
@@ -19,6 +20,7 @@ _WHERE = {
     "attention_rollout": "attention",
     "create_model": "models",
     "list_backbones": "models",
+    "load_model": "inference.loaded_model",
     "rerank": "metrics",
     "retrieval_metrics": "metrics",
 }
@@ -31,6 +33,7 @@ __all__ = [
     "attention_rollout",
     "create_model",
     "list_backbones",
+    "load_model",
     "rerank",
     "retrieval_metrics",
 ]

@@ -3,17 +3,25 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from dual_cross_attention.commands import check_data, eval, shard, train
 from dual_cross_attention.commands.output import flush_or_discard
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
 from dual_cross_attention.text import escape
 from dual_cross_attention.version import __version__
 
-COMMANDS = {"train": train, "eval": eval, "check-data": check_data, "shard": shard}
+COMMANDS = {
+    "train": "train a model, or resume a run",
+    "eval": "evaluate a trained model on the test split",
+    "predict": "classify images with a trained model",
+    "embed": "write the features of images that a trained model computes",
+    "check-data": "check every image of a dataset before training",
+    "shard": "write a large dataset into tar archives to train from",
+}
+"""By name, what it does; its `run(arguments)` is in `commands/NAME.py`, which is imported when it is called."""
 USAGE = f"""usage: dcal COMMAND …   (dcal COMMAND --help says more)
 
-{chr(10).join(f"  {name:12}{command.SUMMARY}" for name, command in COMMANDS.items())}
+{chr(10).join(f"  {name:12}{summary}" for name, summary in COMMANDS.items())}
 
 Dual Cross-Attention Learning {__version__}. Without arguments, `dcal train` trains the built-in toy task in minutes."""
 
@@ -22,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 1 for a dataset with images that cannot be read or a training of which another process
-        has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop and can
-        continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return, and ends
-        with it.
+        The exit status: 0, 1 for images that cannot be read (check-data, predict, embed) or a training of which another
+        process has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop
+        and can continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return,
+        and ends with it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)
@@ -58,8 +66,11 @@ def _run(arguments: list[str]) -> int:
             return 0
         command, *rest = arguments
         if command not in COMMANDS:
-            raise InputError(f"unknown command '{command}': there is {', '.join(COMMANDS)}")
-        return COMMANDS[command].run(rest) or 0
+            raise InputError(f"unknown command '{escape(command):.60}': there is {', '.join(COMMANDS)}")
+        module = import_module(f"dual_cross_attention.commands.{command.replace('-', '_')}")
+        return module.run(rest) or 0
+    except SystemExit as end:  # argparse, when it has printed the help
+        return end.code or 0
     except InputError as error:
         return _fail(error, 2)
     except TrainingDivergedError as error:
@@ -72,7 +83,11 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at exit
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted; a training resumes from its last checkpoint with the same command", 130)
+        return _fail(
+            "interrupted; a training resumes from its last checkpoint with the same command, and predict and embed "
+            "with --output after their last row",
+            130,
+        )
 
 
 def _fail(error: Exception | str, status: int) -> int:

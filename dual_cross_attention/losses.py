@@ -12,10 +12,10 @@ from torch.nn import functional as F
 class UncertaintyWeighting(nn.Module):
     """½ Σ (e^(−w)·L + w), with a learnable w for every branch.
 
-    Source: DCAL (arXiv 2205.02151), section 3.4; Kendall, Gal & Cipolla 2018.
+    Source: DCAL (arXiv 2205.02151), section 4.1; Kendall, Gal & Cipolla 2018.
 
     w is a log-variance. It starts at 0, where every branch counts the same, and is projected back onto ±bound whenever
-    a step has taken it further: the formula stays exact inside, and no branch can switch itself off or drown the rest.
+    a step has taken it further: the formula is exact inside the interval, and bounds the weight ratio of two branches.
 
     Args:
         branches: their names, in the order of `w`.
@@ -66,7 +66,7 @@ class UncertaintyWeighting(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Takes w back onto ±bound; every forward pass begins with it."""
+        """Clamps w to ±bound; called at the start of every forward pass."""
         self.w.clamp_(-self.bound, self.bound)
 
 

@@ -12,7 +12,7 @@ ANY_WIDTH = 10_000
 
 
 class PatientConsole(Console):
-    """For what must not end because nobody can be told of it: a log on a full disk, a pipe whose reader has left."""
+    """A stream whose write errors are ignored: a log on a full disk or a closed pipe must not end a run."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -47,7 +47,7 @@ class ProgressBar:
     Used as a context, it gives a function that takes a step (or so many) and shows a new status.
     """
 
-    def __init__(self, title: str, total: int, console: Console):
+    def __init__(self, title: str, total: int | None, console: Console):
         self.progress = Progress(
             TextColumn(title),
             BarColumn(bar_width=20),
@@ -68,8 +68,8 @@ class ProgressBar:
         self.progress.stop()
 
 
-def track(batches: Iterable, title: str, total: int, console: Console) -> Iterator:
-    """The batches, with a bar that counts them."""
+def track(batches: Iterable, title: str, total: int | None, console: Console) -> Iterator:
+    """The batches, with a bar that counts them; `total` None: their number is not known."""
     with ProgressBar(title, total, console) as advance:
         for batch in batches:
             yield batch

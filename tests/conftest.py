@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from dual_cross_attention.cli import main
+from dual_cross_attention.configs import FGVCConfig, ReIDConfig
+from dual_cross_attention.inference.model_files import build_model, save_model
 
 # Tiny models: threads cost more than they give, and much more where other work runs beside the tests.
 torch.set_num_threads(1)
@@ -30,6 +33,13 @@ PEOPLE = {
     "dan": (200, 200, 60),
     "eva": (60, 60, 60),
 }
+SAVED_BACKBONE = {
+    "backbone": "vit_tiny_patch16_224",
+    "backbone_kwargs": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3},
+    "precision": "fp32",
+}
+LABELS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"]
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 TRAINED, TESTED = ("anna", "bob", "cleo", "dan"), ("dan", "eva", "bob")
 
 
@@ -173,3 +183,25 @@ def made(monkeypatch) -> Callable[..., dict[str, object]]:
         return seen
 
     return watch
+
+
+@pytest.fixture
+def make_model(tmp_path) -> Callable[..., Path]:
+    """`make_model(task, **settings)` writes a model file; its weights differ from seed to seed."""
+
+    def make(task: str = "fgvc", seed: int = 0, labels: list[str] = LABELS, **settings: Any) -> Path:
+        if task == "reid":
+            config = ReIDConfig(**SAVED_BACKBONE, **{"img_size": [32, 16], "mean": MEAN, "std": STD} | settings)
+        else:
+            sizes = {"img_size": [32, 40], "resize_size": [36, 48]}
+            config = FGVCConfig(**SAVED_BACKBONE, **sizes | {"mean": MEAN, "std": STD} | settings)
+        torch.manual_seed(seed)
+        model = build_model(config, len(labels), pretrained=False)
+        with torch.no_grad():  # else timm's small initial weights make all images alike
+            for parameter in model.parameters():
+                parameter += 0.2 * torch.randn_like(parameter)
+        path = tmp_path / f"{task}-{len(list(tmp_path.glob('*.safetensors')))}.safetensors"
+        save_model(path, model.state_dict(), config, labels, {"epoch": config.epochs, "val/top1": 12.5})
+        return path
+
+    return make

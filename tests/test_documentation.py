@@ -12,7 +12,8 @@ import yaml
 
 from dual_cross_attention.cli import COMMANDS
 from dual_cross_attention.configs import CONFIGS
-from dual_cross_attention.configs.parse import parse_config, recipe_names
+from dual_cross_attention.configs.parse import parse_config
+from dual_cross_attention.configs.recipes import recipe_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

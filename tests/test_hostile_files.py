@@ -22,8 +22,8 @@ from PIL import Image, ImageFile
 from safetensors.torch import save_file
 
 from dual_cross_attention.backbones.plain_vit import create_backbone
-from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import parse_config
+from dual_cross_attention.configs.yaml_files import read_yaml
 from dual_cross_attention.data import ImageDataset, ImageList, load_fgvc, load_reid, test_transform
 from dual_cross_attention.data.images import UnreadableImage, read_image
 from dual_cross_attention.errors import InputError
@@ -555,12 +555,16 @@ def make_model_file(path: Path, **header: str) -> None:
 
 
 def open_model_file(path: Path) -> None:
-    """As `load_model` does."""
+    """As `read_model` does."""
     state, config, classes, *_ = read_model_file(path)
     with torch.device("meta"):
         check_fits(build_model(config, len(classes), pretrained=False), state, path)
 
 
+PREPROCESSING = (
+    '{"img_size": [64, 64], "resize": [70, 70], "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2], '
+    '"interpolation": "bicubic"}'
+)
 HEADERS = {
     "no settings": {"config": "DROP"},
     "no classes": {"classes": "DROP"},
@@ -599,6 +603,20 @@ HEADERS = {
     "three classes": {"classes": '["a", "b", "c"]'},
     "metrics that are a list": {"metrics": "[]"},
     "metrics that are text": {"metrics": '{"epoch": "x"}'},
+    "preprocessing that is no JSON": {"preprocessing": "{"},
+    "preprocessing nested deeply": {"preprocessing": "[" * 100_000},
+    "preprocessing that is a list": {"preprocessing": "[]"},
+    "preprocessing of another size": {"preprocessing": PREPROCESSING.replace("[64, 64]", "[32, 32]")},
+    "preprocessing of 10^9 pixels": {"preprocessing": PREPROCESSING.replace("[70, 70]", "[1000000000, 1000000000]")},
+    "a resize below the crop": {"preprocessing": PREPROCESSING.replace("[70, 70]", "[60, 70]")},
+    "a resize of text": {"preprocessing": PREPROCESSING.replace("[70, 70]", '["70", "70"]')},
+    "a mean that is NaN": {"preprocessing": PREPROCESSING.replace("0.4", "NaN")},
+    "a standard deviation of 0": {"preprocessing": PREPROCESSING.replace("0.2", "0")},
+    "two channels": {"preprocessing": PREPROCESSING.replace("0.4, 0.4, 0.4", "0.4, 0.4")},
+    "another interpolation": {"preprocessing": PREPROCESSING.replace("bicubic", "os.system")},
+    "calibration that is no JSON": {"calibration": "{"},
+    "calibration that is a list": {"calibration": "[]"},
+    "calibration nested deeply": {"calibration": "[" * 100_000},
 }
 
 
@@ -609,8 +627,9 @@ def test_bad_model_file_is_refused(tmp_path, header):
 
 
 def test_a_good_model_file_is_read(tmp_path):
-    make_model_file(tmp_path / "best.safetensors")
-    open_model_file(tmp_path / "best.safetensors")
+    for header in ({}, {"preprocessing": PREPROCESSING, "calibration": '{"a": 1}'}):
+        make_model_file(tmp_path / "best.safetensors", **header)
+        open_model_file(tmp_path / "best.safetensors")
 
 
 # --- label files ---

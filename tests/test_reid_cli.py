@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_reid
-from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
@@ -67,7 +67,7 @@ def test_a_run_and_its_evaluation(dcal, flags, tmp_path, ablation):
     assert given["mAP"] == pytest.approx(best["val/mAP"])
     assert (given["images"], given["unreadable"], given["dataset"]) == (18, 0, "folder")
     assert (given["rerank"], given["valid_queries"]) == (False, 6) and "6 queries with a match" in evaluated.out
-    saved = load_model(run)
+    saved = read_model(run)
     assert saved.classes == ["anna", "bob", "cleo", "dan"] and saved.config.task == "reid"
 
 

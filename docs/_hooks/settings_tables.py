@@ -10,10 +10,10 @@ from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from docstring_parser import parse_from_object
-
 from dual_cross_attention.configs import CONFIGS
-from dual_cross_attention.configs.parse import parse_config, recipe_names
+from dual_cross_attention.configs.arguments import attribute_docstrings
+from dual_cross_attention.configs.parse import parse_config
+from dual_cross_attention.configs.recipes import recipe_names
 
 PAGE = "configuration.md"
 HIDDEN = {"format_version", "task"}
@@ -108,13 +108,9 @@ def groups_of(settings: type) -> dict[str, str]:
 
 def meaning(settings: type, name: str) -> str:
     """The docstring of an attribute, from the most derived class that has one, as Markdown."""
-    for owner in settings.__mro__:
-        if owner is object:
-            break
-        for each in parse_from_object(owner).params:
-            if each.arg_name == name and each.description:
-                return _escaped(" ".join(each.description.split()))
-    raise ValueError(f"{settings.__name__}.{name} has no docstring")
+    if name not in (found := attribute_docstrings(settings)):
+        raise ValueError(f"{settings.__name__}.{name} has no docstring")
+    return _escaped(found[name])
 
 
 def _escaped(text: str) -> str:
@@ -139,14 +135,14 @@ def _shown_default(field: Field[Any] | None) -> str:
         return NO_DEFAULT
     default = _default(field)
     if default is None:
-        return "unset"
+        return "null"
     if isinstance(default, list):
         return f"`{' '.join(map(str, default))}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def shown_type(hint: Any) -> str:
-    """A type in words: `int | None` → "int"; None is shown as the default "unset"."""
+    """A type in words: `int | None` → "int"; None is shown as the default "null"."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(shown_type(part) for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:

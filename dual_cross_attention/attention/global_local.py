@@ -1,13 +1,13 @@
-"""Global-local cross-attention (GLCA): the tokens that matter most ask all tokens once more.
+"""Global-local cross-attention (GLCA): the class token and the local tokens attend to all tokens in one more block.
 
 Notable:
-- one ordinary Transformer block with weights of its own; keys and values come from all tokens, while query, output
-  projection and MLP are computed for the prefix (CLS and its like) and the local tokens only. That is what the
-  paper's +9 % parameters and +2 % FLOPs pin down;
-- CLS is among the queries, since its output is what gets classified;
-- so with one block, the choice of the local tokens changes nothing of what is classified: queries do not see each
-  other, and keys and values are of all tokens. It matters from the second block on, whose keys and values are of the
-  local tokens as the first one left them, and where keys and values are of local tokens only ("local_only", "cross").
+- one Transformer block with its own weights; keys and values come from all tokens, while query, output projection and
+  MLP are computed for the prefix tokens (CLS, distillation, registers) and the local tokens only. This reading follows
+  from the paper's +9 % parameters and +2 % FLOPs;
+- CLS is among the queries, since its output is classified;
+- with one block, the choice of local tokens does not change the logits: queries do not attend to each other, and keys
+  and values come from all tokens. It matters with two or more blocks, where later keys and values include the updated
+  local tokens, and where keys and values come from local tokens only ("local_only", "cross").
 """
 
 from typing import Literal
@@ -26,7 +26,7 @@ from dual_cross_attention.backbones.opened_block import (
 
 
 def select_local(rollout: Tensor, ratio: float) -> Tensor:
-    """The R % of patch tokens that CLS has gathered most from.
+    """Selects the R·N patch tokens with the largest rollout.
 
     Source: DCAL (arXiv 2205.02151), section 3.2.
 
@@ -66,7 +66,7 @@ class GlobalLocalBlock(nn.Module):
         return prefix if self.attends == "cross" else torch.cat([prefix, local + self.num_prefix_tokens], dim=1)
 
     def update(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
-        """All tokens (B, prefix + N, D) after the block, for a further one; those without a query stay as they came."""
+        """All tokens (B, prefix + N, D) after the block, for a further one; tokens without a query are unchanged."""
         out = self(tokens, local, drop_path)
         return tokens.to(out.dtype).scatter(1, _rows_of(self.query_tokens(local), tokens), out)
 
@@ -74,7 +74,7 @@ class GlobalLocalBlock(nn.Module):
         """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D), or (B, prefix, D) of "cross".
 
         Args:
-            drop_path: the block's, of `draw_drop_path`; None: nothing is dropped.
+            drop_path: the block's, of `sample_drop_path`; None: nothing is dropped.
         """
         index = _rows_of(self.query_tokens(local), tokens)
         if self.attends != "global":

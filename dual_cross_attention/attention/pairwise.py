@@ -1,7 +1,7 @@
 """Pair-wise cross-attention (PWCA): a target's queries over its own keys and those of a distractor, jointly.
 
 Notable:
-- SA and PWCA share every weight, so their tokens travel as one stack of 2B rows; only the attention tells them apart;
+- SA and PWCA share all weights, so their tokens form one stack of 2B rows; only the attention differs;
 - a distractor is another image of the same batch: its keys and values are rows of the stack already;
 - one softmax runs over the scores of both images, so the distractor takes attention away from the target.
 """
@@ -13,21 +13,21 @@ from torch import Tensor
 from dual_cross_attention.backbones.opened_block import attend
 from dual_cross_attention.errors import InputError
 
-CIRCLES = 16  # drawn, to take the one in which the fewest images are distracted by their own identity
+CIRCLES = 16  # random circles; the one with the fewest same-identity pairs is used
 
 
 def sample_distractors(batch_size: int, device: torch.device | str = "cpu", identities: Tensor | None = None) -> Tensor:
     """A distractor for every image of a batch: a random derangement, (B,) indices.
 
-    The images are put in a random circle and each is distracted by its neighbor, so nobody distracts itself and
-    every other image is equally likely. Drawn from torch's generator of `device`.
+    The images are put in a random circle, and each image's distractor is its neighbor: never itself, and every other
+    image with equal probability. Sampled from torch's generator of `device`.
 
-    The paper draws from the whole training set, where a second image of the same identity hardly ever comes up; in a
-    batch of P identities x K images it would, the more often the fewer identities there are. With `identities`, the
-    best of several circles is taken, and same-identity distractors become as rare again as the batch allows.
+    The paper samples from the whole training set, where a second image of the same identity is rare. In a batch of
+    P identities x K images it is frequent. With `identities`, the circle with the fewest same-identity pairs out of
+    `CIRCLES` is used.
 
     Args:
-        identities: (B,) who is on each image, on `device`; None: it does not matter.
+        identities: (B,) identity of each image, on `device`; None: not considered.
 
     Raises:
         InputError: fewer than two images.
@@ -52,14 +52,14 @@ def sample_distractors(batch_size: int, device: torch.device | str = "cpu", iden
 def sample_distractor_tokens(
     batch_size: int, prefix: int, patches: int, share: float, device: torch.device | str = "cpu"
 ) -> Tensor | None:
-    """Which tokens of each target's distractor are keys and values: its prefix, and a random part of its patch tokens.
+    """Samples the tokens of each distractor that are keys and values: all prefix tokens, and random patch tokens.
 
     Sampled from torch's generator of `device`, for every target by itself; one sample serves all blocks and heads.
 
     Args:
-        prefix: tokens before the patches (CLS and its like), which are always among them.
+        prefix: number of tokens before the patch tokens (CLS, distillation, registers); always included.
         patches: N, the number of patch tokens.
-        share: of them, in [0, 1]; round(share · N) are taken.
+        share: in [0, 1]; round(share · N) patch tokens are sampled.
 
     Returns:
         (B, prefix + n) indices of tokens; None: all of them, and nothing is sampled.
@@ -76,8 +76,8 @@ def pairwise_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    distracting_key: Tensor,
-    distracting_value: Tensor,
+    distractor_key: Tensor,
+    distractor_value: Tensor,
     distractors: Tensor,
     distractor_tokens: Tensor | None = None,
 ) -> Tensor:
@@ -88,14 +88,14 @@ def pairwise_attention(
     Args:
         query: (B, heads, n, d) of the targets.
         key, value: (B, heads, N, d) of the targets.
-        distracting_key, distracting_value: (B, heads, N, d) of the stream that distracts.
-        distractors: (B,) which row of it distracts image i.
-        distractor_tokens: (B, m) which of that row's tokens do; None: all.
+        distractor_key, distractor_value: (B, heads, N, d) of the distractors' stream.
+        distractors: (B,) the distractor's row for image i.
+        distractor_tokens: (B, m) the distractor's tokens that are keys and values; None: all.
 
     Returns:
         (B, n, heads · d)
     """
-    others = [tensor.index_select(0, distractors) for tensor in (distracting_key, distracting_value)]
+    others = [tensor.index_select(0, distractors) for tensor in (distractor_key, distractor_value)]
     if distractor_tokens is not None:
         others = [
             other.gather(2, distractor_tokens[:, None, :, None].expand(-1, other.shape[1], -1, other.shape[3]))
@@ -119,7 +119,7 @@ def stacked_attention(
     Args:
         query, key, value: (2B, heads, tokens, d); rows 0..B are the SA stream, rows B..2B the PWCA stream of the same
             images in the same order. Or (B, heads, tokens, d), where both streams still have the same tokens.
-        distractors: (B,) which image distracts image i.
+        distractors: (B,) the index of each image's distractor in the batch.
         clean_distractors: take the distractor's keys and values from its SA stream, not its PWCA stream.
         distractor_tokens: (B, m) which of the distractor's tokens are keys and values; None: all.
     """

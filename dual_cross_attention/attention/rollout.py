@@ -3,8 +3,8 @@
 Notable:
 - only CLS's row of the product is computed, from the last layer to the first: a vector times a matrix per layer,
   not a matrix times a matrix;
-- the attention weights are made again from queries and keys, a few query rows at a time, so that nothing of size
-  tokens × tokens is ever kept; on CUDA a fused kernel (`rollout_kernel.py`) does not even write those few to memory;
+- attention weights are recomputed from queries and keys, a few query rows at a time, so no tokens × tokens matrix is
+  stored; on CUDA a fused kernel (`rollout_kernel.py`) does not even write those few to memory;
 - always float32 and never part of the autograd graph, whatever autocast says around it.
 """
 
@@ -39,7 +39,7 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
         queries: one tensor a layer, first layer first, each (B, heads, tokens, head_dim); token 0 is CLS. The last
             layer's may hold its first tokens only: no other query than CLS's is read there.
         keys: likewise, all tokens in every layer. Scores are scaled by 1/√head_dim.
-        max_scores: attention weights held in memory at once; a layer with more is worked off in chunks of heads and
+        max_scores: attention weights held in memory at once; a larger layer is processed in chunks of heads and
             query rows. None chooses by device, and on CUDA takes the fused kernel where Triton is installed. But for
             rounding, the result does not depend on it.
 

@@ -99,12 +99,12 @@ def _logsumexp_kernel(
     query += pair // heads * query_batch + pair % heads * query_head
     key += pair // heads * key_batch + pair % heads * key_head
 
-    asking = _load_tile(query, first, rows, query_token, query_dim, BLOCK_QUERY, HEAD_DIM, BLOCK_DIM)
+    query_tile = _load_tile(query, first, rows, query_token, query_dim, BLOCK_QUERY, HEAD_DIM, BLOCK_DIM)
     highest = tl.full((BLOCK_QUERY,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_QUERY,), tl.float32)
     for start in range(0, tokens, BLOCK_KEY):
-        asked = _load_tile(key, start, tokens, key_token, key_dim, BLOCK_KEY, HEAD_DIM, BLOCK_DIM)
-        score = tl.dot(asking, tl.trans(asked), input_precision="ieee") * scale
+        key_tile = _load_tile(key, start, tokens, key_token, key_dim, BLOCK_KEY, HEAD_DIM, BLOCK_DIM)
+        score = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee") * scale
         score = tl.where((start + tl.arange(0, BLOCK_KEY) < tokens)[None, :], score, float("-inf"))
         higher = tl.maximum(highest, tl.max(score, 1))
         total = total * tl.exp2(highest - higher) + tl.sum(tl.exp2(score - higher[:, None]), 1)
@@ -144,14 +144,14 @@ def _row_kernel(
     query += pair // heads * query_batch + pair % heads * query_head
     key += pair // heads * key_batch + pair % heads * key_head
 
-    asked = _load_tile(key, first, tokens, key_token, key_dim, BLOCK_KEY, HEAD_DIM, BLOCK_DIM)
+    key_tile = _load_tile(key, first, tokens, key_token, key_dim, BLOCK_KEY, HEAD_DIM, BLOCK_DIM)
     total = tl.zeros((BLOCK_KEY,), tl.float32)
     for start in range(0, rows, BLOCK_QUERY):
-        asking = _load_tile(query, start, rows, query_token, query_dim, BLOCK_QUERY, HEAD_DIM, BLOCK_DIM)
+        query_tile = _load_tile(query, start, rows, query_token, query_dim, BLOCK_QUERY, HEAD_DIM, BLOCK_DIM)
         index = start + tl.arange(0, BLOCK_QUERY)
         weight = tl.load(row + pair // heads * rows + index, mask=index < rows, other=0.0)  # rows beyond weigh nothing
         normalizer = tl.load(logsumexp + pair * rows + index, mask=index < rows, other=0.0)
-        score = tl.dot(asked, tl.trans(asking), input_precision="ieee") * scale
+        score = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
         total += tl.sum(tl.exp2(score - normalizer[None, :]) * weight[None, :], 1)
     index = first + tl.arange(0, BLOCK_KEY)
     tl.store(out + pair * tokens + index, total, mask=index < tokens)

@@ -1,8 +1,8 @@
-"""A timm block, opened: its own modules in its own order, with the attention in the middle left to the caller.
+"""The parts of a timm block around its attention, so that the caller can compute the attention itself.
 
-The modules and their parameters stay timm's, so checkpoints fit both ways. What is opened here is what
-`timm.models.vision_transformer.Block` and its `Attention` do: norm, projections and heads before the attention
-(`project`), and all that follows it (`finish_block`).
+Modules and parameters stay timm's, so state dicts fit both ways. The functions follow the order of
+`timm.models.vision_transformer.Block` and `Attention`: projections and heads (`project`), attention, then output
+projection, residuals and MLP (`finish_block`).
 """
 
 from typing import NamedTuple
@@ -20,11 +20,11 @@ class DropPathMasks(NamedTuple):
     mlp: Tensor
 
 
-def draw_drop_path(block: Block, rows: int, device: torch.device) -> DropPathMasks | None:
-    """The block's own DropPath modules, asked for their factors; None where they would change nothing.
+def sample_drop_path(block: Block, rows: int, device: torch.device) -> DropPathMasks | None:
+    """Samples the factors of the block's own DropPath modules; None where they would be 1.
 
-    Drawn outside of the block's forward, they are the same when it is compiled, and when it is done again in the
-    backward pass; and blocks that differ in nothing but the rate share one compiled graph.
+    Sampled outside of the block's forward pass, they are the same under compilation and when checkpointing recomputes
+    the block; blocks that differ in the rate only share one compiled graph.
     """
     if not block.training or not getattr(block.drop_path1, "drop_prob", 0.0):
         return None
@@ -38,22 +38,22 @@ def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
     return attention.q_norm(query), attention.k_norm(key), value
 
 
-def project_query(attention: Attention, asking: Tensor) -> Tensor:
+def project_query(attention: Attention, tokens: Tensor) -> Tensor:
     """Queries only, from the same fused projection: (B, n, D) → (B, heads, n, head_dim)."""
-    (query,) = _project_part(attention, asking, slice(None, attention.num_heads * attention.head_dim))
+    (query,) = _project_part(attention, tokens, slice(None, attention.num_heads * attention.head_dim))
     return attention.q_norm(query)
 
 
-def project_key_value(attention: Attention, asked: Tensor) -> tuple[Tensor, Tensor]:
+def project_key_value(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values only, from the same fused projection: (B, N, D) → two (B, heads, N, head_dim)."""
-    key, value = _project_part(attention, asked, slice(attention.num_heads * attention.head_dim, None))
+    key, value = _project_part(attention, tokens, slice(attention.num_heads * attention.head_dim, None))
     return attention.k_norm(key), value
 
 
 def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(QKᵀ/√d) V: (B, heads, n, d), (B, heads, N, d), (B, heads, N, d) → (B, n, heads · d), heads merged.
 
-    That is how PyTorch's fused kernels lay their result out, so merging the heads copies nothing.
+    PyTorch's fused kernels store their result in this layout, so merging the heads copies nothing.
     """
     dropout = attention.attn_drop.p if attention.training else 0.0
     return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).flatten(2)
@@ -62,13 +62,13 @@ def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> T
 def finish_block(
     block: Block, tokens: Tensor, normed: Tensor, attended: Tensor, drop_path: DropPathMasks | None
 ) -> Tensor:
-    """What follows the attention: output projection, residual, MLP, residual.
+    """Applies what follows the attention: output projection, residual, MLP, residual.
 
     Args:
-        tokens: (B, n, D) the residual stream of the tokens that asked.
+        tokens: (B, n, D) the residual stream of the query tokens.
         normed: (B, n, D) the same after the first norm (for gated attention).
-        attended: (B, n, heads · head_dim) what attention gave them; or (k·B, n, …): k times, each from the same tokens.
-        drop_path: of `attended`'s rows; None: nothing is dropped.
+        attended: (B, n, heads · head_dim) the attention's output; or (k·B, n, …), k outputs for the same tokens.
+        drop_path: factors for `attended`'s rows; None: nothing is dropped.
 
     Returns:
         (B, n, D), or (k·B, n, D).
@@ -88,12 +88,12 @@ def finish_block(
 
 
 def _rows(tokens: Tensor, rows: int) -> Tensor:
-    """As many rows, the same again and again."""
+    """Repeats (B, n, D) to (rows, n, D)."""
     return tokens if len(tokens) == rows else tokens.repeat(rows // len(tokens), 1, 1)
 
 
 def _project_part(attention: Attention, tokens: Tensor, part: slice) -> tuple[Tensor, ...]:
-    """Some rows of the fused projection's matrix only."""
+    """Applies a slice of the fused qkv projection."""
     bias = attention.qkv.bias
     return _split_heads(attention, F.linear(tokens, attention.qkv.weight[part], None if bias is None else bias[part]))
 

@@ -1,4 +1,4 @@
-"""The backbone: a plain timm Vision Transformer, checked to be one that this method can open."""
+"""timm's plain Vision Transformers: creates one, loads its weights, checks that its attention is accessible."""
 
 import difflib
 from typing import Any
@@ -13,7 +13,7 @@ from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.weights import Loaded, fetch_imagenet_weights, load_weights
 
 PLAIN_VIT_MODULES = ["vision_transformer", "deit"]
-"""timm's modules that hold plain ViTs; each model is checked when it is created."""
+"""timm's modules with plain ViTs; each model is checked when it is created."""
 READING_KWARGS = {
     "cache_dir",
     "checkpoint_path",
@@ -52,7 +52,7 @@ def create_backbone(
         nearest = ", ".join(difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0))
         if timm.is_model(name):
             raise InputError(
-                f"backbone '{name}' is not a plain ViT of timm, so its attention cannot be opened; the nearest that "
+                f"backbone '{name}' is not a plain ViT of timm, so its attention is not accessible; the nearest that "
                 f"are: {nearest} (list_backbones() has all)"
             )
         raise InputError(f"unknown backbone '{escape(name):.80}': did you mean {nearest}? (list_backbones() has all)")
@@ -63,7 +63,7 @@ def create_backbone(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"timm cannot build '{name}' with img_size={img_size}, {timm_kwargs}: {reason}") from error
 
-    _check_can_be_opened(backbone, name)
+    _check_is_plain(backbone, name)
     patch = backbone.patch_embed.patch_size
     if any(side % p for side, p in zip(img_size, patch, strict=True)):
         down = tuple(max(p, side // p * p) for side, p in zip(img_size, patch, strict=True))
@@ -106,13 +106,13 @@ def load_pretrained(
 
 
 def embed_patches(backbone: VisionTransformer, images: Tensor) -> Tensor:
-    """The stem, up to the first block: (B, 3, H, W) → (B, prefix + N, D)."""
+    """Applies the stem, up to the first block: (B, 3, H, W) → (B, prefix + N, D)."""
     tokens = backbone._pos_embed(backbone.patch_embed(images))
     return backbone.norm_pre(tokens)
 
 
 def _check_kwargs(timm_kwargs: dict[str, Any]) -> None:
-    """They come from a model file's header too: they may shape the model, not have it read files or fill the memory."""
+    """Refuses arguments that read files or exhaust memory: they may come from an untrusted model file's header."""
     for name, value in timm_kwargs.items():
         if name in READING_KWARGS:
             raise InputError(
@@ -123,8 +123,8 @@ def _check_kwargs(timm_kwargs: dict[str, Any]) -> None:
             raise InputError(f"backbone_kwargs: expected {name} of at most {largest:,}, got {short_repr(value)}")
 
 
-def _check_can_be_opened(backbone: VisionTransformer, name: str) -> None:
-    """Raises InputError unless every step that this project opens is the plain one."""
+def _check_is_plain(backbone: VisionTransformer, name: str) -> None:
+    """Raises InputError unless the forward pass is that of a plain ViT with a class token."""
     wrong = None
     if type(backbone).forward_features is not VisionTransformer.forward_features:
         wrong = "its forward pass is not that of a plain ViT"

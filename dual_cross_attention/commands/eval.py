@@ -1,16 +1,13 @@
 """`dcal eval`: a trained model on a test split."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rich.table import Table
 
-from dual_cross_attention.commands.output import asks_for_help, check_writable, show_log, write_json
-from dual_cross_attention.configs.flags import describe, read_flags, split_flags
-from dual_cross_attention.errors import InputError
-from dual_cross_attention.progress import make_console
+from dual_cross_attention.commands.output import check_writable, open_console, write_json
+from dual_cross_attention.configs.arguments import positional, read_options
 
-SUMMARY = "evaluate a trained model on the test split"
 METRICS = {
     "top1": "top-1 %",
     "top5": "top-5 %",
@@ -23,65 +20,69 @@ METRICS = {
 
 @dataclass(kw_only=True)
 class EvalOptions:
-    """Options"""
+    """Evaluates the best model of a run, or one model file, on the test split: accuracy (top-1, top-5) or retrieval
+    (mAP, rank-1, -5, -10) of SA, of GLCA and of both combined."""
 
+    EXAMPLE: ClassVar = "dcal eval runs/fgvc-toy-vit_tiny_patch16_224-full-seed0"
+    GROUPS: ClassVar = {
+        "data": "dataset data_root split unknown_classes",
+        "retrieval (reid)": "feature distance normalize_features rerank",
+        "output": "output json save_ranking ranking_depth",
+        "hardware and speed": "device precision batch_size num_workers",
+    }
+
+    model: str = positional("RUN_OR_MODEL")
+    """Run folder, whose best model is evaluated, or a .safetensors model file."""
     dataset: str | None = None
-    """Another dataset of the same task; unset: that of the run."""
+    """Another dataset of the same task. null: that of the run."""
     data_root: str | None = None
-    """The dataset; unset: where the run found it."""
+    """Folder of the dataset, or the folder that contains it; a classifier needs only its test images. null: where the
+    run found it."""
+    split: Literal["val", "test"] | None = None
+    """Classification, datasets folder and shards: which images to evaluate on. null: val if it exists, else test."""
+    unknown_classes: Literal["refuse", "leave_out"] = "refuse"
+    """Classification, dataset folder: refuse test images of classes that the model does not know, or leave them out
+    with a warning."""
+    output: str | None = None
+    """Classification: write one row per image to this file, .csv, .json, .jsonl or .parquet. Columns: path, label,
+    prediction, correct, probability (of the predicted class), label_probability (of the true class); the same for each
+    branch, prediction_sa, probability_sa, label_probability_sa, and with _glca; error (why an image could not be read;
+    then only path and label are filled)."""
     feature: Literal["before_neck", "after_neck"] | None = None
-    """Re-identification: retrieve with features before or after the BN neck; unset: as in the run."""
+    """Features for retrieval: class tokens before or after the BN neck. null: as in the run."""
     distance: Literal["euclidean", "cosine"] | None = None
-    """Re-identification: distance between features; unset: as in the run."""
+    """Distance between query and gallery features. null: as in the run."""
     normalize_features: bool | None = None
-    """Re-identification: scale features to length 1 first; unset: as in the run."""
+    """Scale features to an L2 norm of 1 before distances are computed. null: as in the run."""
     rerank: bool = False
-    """Re-identification: re-rank by k-reciprocal neighbors (Zhong et al. 2017)."""
+    """Re-rank by k-reciprocal neighbors (Zhong et al. 2017)."""
     save_ranking: str | None = None
-    """Re-identification: write for each query the gallery files in order, with distances, to this file (JSON Lines)."""
+    """Write the gallery files of each query by distance, with the distances, to this file (JSON Lines)."""
     ranking_depth: int | None = None
-    """Of save_ranking: the nearest so many files of each query; unset: all, which takes 3 GB for Market-1501."""
+    """Number of gallery files per query in save_ranking. null: all, which takes 3 GB for Market-1501."""
     batch_size: int | None = None
-    """Images of one forward pass; unset: as in the run."""
+    """Images per forward pass. null: as in the run."""
     num_workers: int | None = None
-    """Processes that read images; unset: as in the run."""
+    """Processes that read and decode images. null: as in the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
-    """auto: bf16 where the device has it, fp16 on older CUDA, fp32 elsewhere; unset: as in the run."""
+    """auto: bf16 if the device multiplies it in hardware, fp16 on older CUDA devices, else fp32. null: as in the
+    run."""
     json: str | None = None
-    """Write the result as JSON to this file; - is standard output, with nothing else on it."""
-
-
-def describe_options() -> str:
-    """The text of --help."""
-    return describe(
-        EvalOptions,
-        "dcal eval RUN_OR_MODEL [--OPTION VALUE ...]",
-        "Accuracy (top-1, top-5) or retrieval (mAP, rank-1, -5, -10) of SA, GLCA and both together on the test "
-        "split, of a run's best model (give its folder) or of one .safetensors.",
-    )
+    """Write the result as JSON to this file; - writes it to standard output, and nothing else."""
 
 
 def run(arguments: list[str]) -> None:
-    if asks_for_help(arguments):
-        print(describe_options())
-        return
-    words, flags = split_flags(arguments)
-    more_words, values = read_flags(EvalOptions, flags)
-    options, models = EvalOptions(**values), words + more_words
-    if len(models) != 1:
-        raise InputError(
-            f"dcal eval: expected one run's folder or model file, got {', '.join(map(repr, models)) or 'none'}"
-        )
-    check_writable("json", None if options.json == "-" else options.json)
+    """Prints the metrics of each branch as a table."""
+    options = read_options(EvalOptions, "eval", arguments)
     check_writable("save_ranking", options.save_ranking)
-    console = make_console(stderr=options.json == "-")
-    show_log(console)
+    check_writable("output", options.output)
+    console = open_console(options.json)
     from dual_cross_attention.inference.evaluation import evaluate
 
-    given = {name: value for name, value in asdict(options).items() if name != "json"}
-    result = evaluate(models[0], **given, console=console)
+    given = {name: value for name, value in asdict(options).items() if name not in ("model", "json")}
+    result = evaluate(options.model, **given, console=console)
     console.print(_table(result))
     if result["unreadable"]:
         console.print(f"{result['unreadable']} images could not be read and were left out")

@@ -1,9 +1,8 @@
-"""What commands print and write: the log on the screen, results as JSON, and what --help asks for."""
+"""What commands print and write: the log on the screen, results as JSON."""
 
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,11 +10,7 @@ from rich.console import Console
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError
-
-
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether -h or --help is among the arguments of a command."""
-    return "-h" in arguments or "--help" in arguments
+from dual_cross_attention.progress import make_console
 
 
 def show_log(console: Console) -> None:
@@ -30,6 +25,18 @@ def show_log(console: Console) -> None:
     logger = logging.getLogger("dual_cross_attention")
     logger.setLevel("INFO")
     logger.handlers = [Show()]
+
+
+def open_console(json: str | None = None) -> Console:
+    """A console that shows the log: standard output, or standard error if the JSON goes to standard output.
+
+    Raises:
+        InputError: `json`, a file or "-", cannot be written.
+    """
+    check_writable("json", None if json == "-" else json)
+    console = make_console(stderr=json == "-")
+    show_log(console)
+    return console
 
 
 def check_writable(name: str, file: str | None) -> None:

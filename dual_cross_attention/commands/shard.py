@@ -1,65 +1,38 @@
 """`dcal shard`: writes a dataset into tar archives."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import ClassVar
 
-from dual_cross_attention.commands.output import asks_for_help, show_log
-from dual_cross_attention.configs.flags import describe, read_flags, split_flags
-from dual_cross_attention.errors import InputError
-from dual_cross_attention.progress import make_console
+from dual_cross_attention.commands.dataset_options import DatasetOptions
+from dual_cross_attention.commands.output import open_console
+from dual_cross_attention.configs.arguments import read_options
 from dual_cross_attention.text import escape
-
-SUMMARY = "write a dataset of very many images into tar archives, to train from"
 
 
 @dataclass(kw_only=True)
-class ShardOptions:
-    """Options"""
+class ShardOptions(DatasetOptions):
+    """Writes a dataset into plain tar archives by WebDataset's convention, for --dataset shards: the bytes of the image
+    files, with KEY.cls (class) or KEY.json (identity, camera) next to KEY.jpg, in train-*.tar and val-*.tar, or
+    query-*.tar and gallery-*.tar. The same dataset gives the same archives, so the command can be repeated after an
+    interruption. (In archives from other tools, training images should be in random order: training shuffles within
+    blocks of 65,536 images.)"""
 
-    task: Literal["fgvc", "reid"] = "fgvc"
-    """fgvc is fine-grained visual categorization, reid is object re-identification."""
-    dataset: str | None = None
-    """Name of the dataset, as of dcal train; unset: the built-in toy set."""
-    data_root: str | None = None
-    """The dataset's own folder, or the folder that holds it; unset: looked for in $DCAL_DATA and ./data."""
-    output_dir: str | None = None
-    """Folder for the archives; needed. The same command writes them again, as after an interruption."""
+    EXAMPLE: ClassVar = "dcal shard --dataset cub --data_root DIR --output_dir DIR/shards"
+
+    output_dir: str
+    """Folder for the archives; required."""
     shard_mb: int = 256
     """Largest size of an archive, in millions of bytes."""
     seed: int = 0
-    """Of the random order of the training images; of re-identification, they come identity by identity."""
-    num_workers: int | None = None
-    """Processes that read and decode images; unset: one per core."""
+    """Seed of the random order of the training images; with reid, images of an identity stay together."""
     max_bad_images: int | None = None
-    """Images that cannot be read are named and left out, so many at most; unset: 1 % of them, at least 10."""
-
-
-def describe_options() -> str:
-    """The text of --help."""
-    return describe(
-        ShardOptions,
-        "dcal shard --output_dir DIR [--OPTION VALUE ...]",
-        "Writes a dataset into plain tar archives by WebDataset's convention, for --dataset shards: the "
-        "files' own bytes, with KEY.cls (class) or KEY.json (identity, camera) beside KEY.jpg; train-*.tar and "
-        "val-*.tar or query-*.tar and gallery-*.tar. The same dataset gives the same archives. (Who writes "
-        "such archives otherwise should put images of classes in random order: a training shuffles 65,536 "
-        "of them at a time.)",
-    )
+    """Number of unreadable images that are reported and left out, at most. null: 1 % of the images, at least 10."""
 
 
 def run(arguments: list[str]) -> None:
-    if asks_for_help(arguments):
-        print(describe_options())
-        return
-    words, flags = split_flags(arguments)
-    more_words, values = read_flags(ShardOptions, flags)
-    if words + more_words:
-        raise InputError(f"dcal shard: unexpected word '{(words + more_words)[0]}': expected flags with a value")
-    options = ShardOptions(**values)
-    if not options.output_dir:
-        raise InputError("dcal shard: expected --output_dir, a folder for the archives")
-    console = make_console()
-    show_log(console)
+    """Prints what was written, and the command that trains from it."""
+    options = read_options(ShardOptions, "shard", arguments)
+    console = open_console()
     from dual_cross_attention.tasks import sharding
 
     for line in sharding.shard(**asdict(options), console=console):

@@ -3,19 +3,14 @@
 import os
 import sys
 
-from dual_cross_attention.commands.output import asks_for_help, flush_or_discard, show_log
-from dual_cross_attention.configs.parse import describe_config, parse_config
+from dual_cross_attention.commands.output import flush_or_discard, show_log
+from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.progress import make_console
 from dual_cross_attention.training.signals import exit_on_signal
 
-SUMMARY = "train a model"
-
 
 def run(arguments: list[str]) -> None:
-    """See `describe_config`; errors as of `training.run.train`."""
-    if asks_for_help(arguments):
-        print(describe_config(arguments))
-        return
+    """Errors as of `parse_config` and `training.run.train`."""
     console = make_console(patient=True)
     show_log(console)
     config = parse_config(arguments)

@@ -1,4 +1,4 @@
-"""Typed settings of every task, and the datasets' own defaults."""
+"""Typed settings of each task, and their defaults for each dataset."""
 
 from dual_cross_attention.configs.fgvc_config import FGVC_CONFIGS, FGVCConfig, ToyConfig
 from dual_cross_attention.configs.reid_config import REID_CONFIGS, ReIDConfig, ReIDToyConfig, VehicleReIDConfig

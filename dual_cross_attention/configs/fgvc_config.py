@@ -1,6 +1,7 @@
-"""Settings of fine-grained recognition. Edit the defaults here, set them in a --config file, or give them as flags:
-the later one wins. The defaults are the paper's recipe (arXiv 2205.02151, section 4.1).
-All other settings, with what they mean, are in `training_config.py`; any of them can be given a default here too."""
+"""Settings of fine-grained visual categorization. To change one, edit its default here, set it in a --config file, or
+give a flag; flags override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section
+4.1).
+All other settings are documented in `training_config.py`; any of them can get a default here too."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -13,40 +14,46 @@ from dual_cross_attention.configs.versions import setting
 class FGVCConfig(TrainingConfig):
     """Fine-grained visual categorization (FGVC)."""
 
-    RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1)}
+    RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1), "val_fraction": (0.001, 0.999)}
     # The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
     RESIZE_OVER_CROP: ClassVar[float] = 550 / 448
 
-    # --- what is trained on what ---
+    # --- data ---
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
-    """Dataset: toy (drawn by this program), cub, cars, aircraft, folder (train/CLASS/*.jpg, val/CLASS/*.jpg), or
-    shards (tar archives, from dcal shard for instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
+    """Dataset: toy (synthetic), cub, cars, aircraft, folder (train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg and
+    val_fraction), or shards (tar archives, such as those of dcal shard; data_root is DIR/train-{000000..000127}.tar, or
+    DIR)."""
+    val_fraction: float | None = setting(None, before={1: None})
+    """For a folder of class folders without a split (dataset folder): fraction of each class to validate on, such as
+    0.2. Images are chosen by a hash of their names; byte-identical files stay on one side."""
 
-    # --- the model ---
+    # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"
     local_ratio: float = 0.1
     drop_path_rate: float = 0.1
 
-    # --- images ---
+    # --- images and augmentation ---
     img_size: int | list[int] = 448
     resize_size: int | list[int] | None = None
-    """Images are resized to this, then cropped to img_size; unset: in proportion to it (the paper's 550 for 448)."""
+    """Size in pixels that images are resized to before the crop to img_size: one side, or height and width. null: in
+    proportion to img_size (the paper's 550 for 448)."""
 
     # --- optimization ---
     epochs: int = 100
     batch_size: int = 16
-    """Images of one forward pass on one device (the micro-batch); at least 2 with PWCA. 2, 4 or 8 on small cards."""
+    """Images per forward pass and rank (micro-batch); at least 2 with PWCA. 2, 4 or 8 on devices with little memory."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for one step of the optimizer; the effective batch is batch_size x this x processes."""
+    """Forward passes per optimizer step; the effective batch size is batch_size x this x ranks."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     lr_per_512: float = 5e-4
-    """Learning rate at an effective batch of 512; the paper's 5e-4 gives 1.56e-5 at batch 16."""
+    """Peak learning rate at an effective batch size of 512, unused if lr is set; the paper's 5e-4 gives 1.56e-5 at
+    batch size 16."""
     weight_decay: float = 0.05
-    """AdamW's decoupled weight decay; vectors, embeddings and loss weights are left out of it."""
+    """Decoupled weight decay of AdamW; vectors, embeddings and the loss weights w have none."""
     label_smoothing: float = 0.0
-    """Label smoothing of the cross-entropy, from 0 to 1."""
+    """Label smoothing of the cross-entropy loss, from 0 to 1."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,7 +67,7 @@ class FGVCConfig(TrainingConfig):
 
 @dataclass(kw_only=True)
 class ToyConfig(FGVCConfig):
-    """The built-in toy task: drawn images, a small ViT from scratch, minutes on a CPU."""
+    """The built-in toy task: synthetic images, a small ViT from scratch, minutes on a CPU."""
 
     RESIZE_OVER_CROP: ClassVar[float] = 70 / 64
 
@@ -75,11 +82,11 @@ class ToyConfig(FGVCConfig):
     batch_size: int = 16
     lr: float | None = 5e-4
     warmup_epochs: float = 1.0
+    # A ViT this small is slower in bf16 on a CPU (docs/results.md).
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("fp32", before={1: "auto"})
-    """A ViT this small is slower in bf16 on a CPU (docs/results.md)."""
 
 
-# The settings that each dataset starts from.
+# Default settings of each dataset.
 FGVC_CONFIGS: dict[str, type[FGVCConfig]] = {
     "toy": ToyConfig,
     "cub": FGVCConfig,

@@ -1,21 +1,27 @@
 """Which settings a run has: the defaults of its dataset, under files, under flags."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from dual_cross_attention.configs import CONFIGS
-from dual_cross_attention.configs.flags import Flags, describe, read_flags, read_settings, read_yaml, split_flags
+from dual_cross_attention.configs.arguments import OptionParser
+from dual_cross_attention.configs.recipes import IN_WORDS, read_config
 from dual_cross_attention.configs.training_config import TrainingConfig
+from dual_cross_attention.configs.values import read_settings
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, earlier_defaults
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape, short_repr
 
 logger = logging.getLogger(__name__)
 
-RECIPES = Path(__file__).parent / "recipes"
+HINTS = {
+    "val_fraction": "re-identification is tested on query and gallery images of other identities than those it trains "
+    "on: give train/, query/ and gallery/"
+}
+"""For settings that users look for in another task."""
 
 
 def parse_config(arguments: Sequence[str]) -> TrainingConfig:
@@ -23,23 +29,42 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
 
     Raises:
         InputError: an unknown task, dataset, file, setting or flag, or a value that cannot work.
+        SystemExit: --help was among the arguments and is printed, with the defaults of the dataset that is chosen.
     """
-    words, flags = split_flags(arguments)
-    files = _read_files(flags)
-    settings = choose_settings(_chosen(files, flags))
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("task", "dataset"):  # they decide how all else is read
+        first.add_argument(f"--{name}", nargs="?")
+    first.add_argument("--config", nargs="?", action="append", default=[])
+    found = vars(first.parse_known_args(arguments)[0])
+    files = [read_config(name) for name in found["config"] if name is not None]
+    chosen: dict[str, Any] = {}
+    for content in (*(content for _, content in files), found):
+        chosen |= {name: content[name] for name in ("task", "dataset") if content.get(name) is not None}
+    settings = choose_settings(chosen)
+    parser = OptionParser(
+        settings,
+        "train",
+        f"Trains a model, or resumes a run. The defaults are those of --dataset {settings.dataset}; each dataset has "
+        f"its own: {', '.join(CONFIGS[settings.task])}. Flags override --config files, which override defaults.",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="NAME|FILE",
+        action="append",
+        help=f"A recipe, {IN_WORDS}; or a YAML file of settings, such as a run's config.yaml. Given several times, the "
+        "later wins.",
+    )
+    flags = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
+    _refuse_other_tasks(settings, flags, "--")  # before they are unknown flags
+    in_flags = parser.read(arguments)
+    in_flags.pop("config", None)
+    unversioned = [path for path, content in files if "format_version" not in content]
     values: dict[str, Any] = {}
     version = FORMAT_VERSION
-    unversioned = []
-    for path, content in files.items():
-        if "format_version" not in content:
-            unversioned.append(path)
+    for path, content in files:
         version = min(version, check_version(content.pop("format_version", None), f"'{path}'"))
+        _refuse_other_tasks(settings, content, f"'{path}': ")
         values |= read_settings(settings, content, f"'{path}'")
-    more_words, in_flags = read_flags(settings, [(name, given) for name, given in flags if name != "config"])
-    for word in words + more_words:
-        raise InputError(
-            f"unexpected word '{escape(word):.60}': expected flags with a value each, such as --dataset cub"
-        )
     values |= in_flags
     earlier = earlier_defaults(settings, version, complete=False)
     config = settings(**earlier | values, format_version=version)
@@ -52,12 +77,8 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
             if name not in values and value != getattr(today, name)
         ]
         logger.info(
-            "'%s' has no format_version, so what it does not set is as in format %d%s; with format_version: %d it is "
-            "as today",
-            escape(unversioned[0]),
-            version,
-            f": {', '.join(other)}" if other else "",
-            FORMAT_VERSION,
+            f"'{escape(unversioned[0])}' has no format_version, so what it does not set is as in format {version}"
+            f"{': ' * bool(other)}{', '.join(other)}; with format_version: {FORMAT_VERSION} it is as today"
         )
     return config
 
@@ -75,24 +96,10 @@ def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
     if given is None:
         today = asdict(settings())
         given = {name: value for name, value in asdict(config).items() if value != today[name]}
-    given = {name: value for name, value in given.items() if name != "format_version"}
+        given.pop("format_version", None)
     earlier = settings(**earlier_defaults(settings, version, complete=False) | given, format_version=version)
     earlier.given, earlier.flags = given, config.flags
     return earlier
-
-
-def describe_config(arguments: Sequence[str]) -> str:
-    """The text of `dcal train --help`, with the defaults of the dataset that the other arguments choose."""
-    flags = [(name, given) for name, given in split_flags(arguments)[1] if name != "help"]
-    chosen = _chosen(_read_files(flags), flags)
-    settings = choose_settings(chosen)
-    return describe(
-        settings,
-        "dcal train [--SETTING VALUE ...]",
-        f"Train a model. Defaults are those of --dataset {chosen.get('dataset', settings.dataset)}; others have their "
-        f"own: {', '.join(CONFIGS[settings.task])}.",
-        config=f"YAML file of settings, such as a run's config.yaml, or a recipe: {', '.join(recipe_names())}",
-    )
 
 
 def restore_config(values: Mapping[str, Any], source: str) -> TrainingConfig:
@@ -118,46 +125,30 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
     """
     task = values.get("task", "fgvc")
     if not isinstance(task, str) or task not in CONFIGS:
-        raise InputError(f"unknown task '{_as_written(task)}': there is {', '.join(CONFIGS)}")
+        raise InputError(f"unknown task {short_repr(task)}: there is {', '.join(CONFIGS)}")
     dataset = values.get("dataset", next(iter(CONFIGS[task])))
     if not isinstance(dataset, str) or dataset not in CONFIGS[task]:
-        raise InputError(f"unknown dataset '{_as_written(dataset)}': there are {', '.join(CONFIGS[task])}")
+        raise InputError(f"unknown dataset {short_repr(dataset)}: there are {', '.join(CONFIGS[task])}")
     return CONFIGS[task][dataset]
 
 
-def _as_written(value: object) -> str:
-    """As it was written: text without the quotes of `shown`."""
-    return f"{escape(value):.60}" if isinstance(value, str) else short_repr(value)
+def check_val_fraction(task: str, dataset: str, value: float | None) -> None:
+    """Refuses a `val_fraction` outside of a training's settings as they do.
+
+    Raises:
+        InputError: it is of another task, or out of range.
+    """
+    if value is not None:
+        _refuse_other_tasks(choose_settings({"task": task, "dataset": dataset}), ["val_fraction"], "--")
+        choose_settings({"task": task, "dataset": dataset})(val_fraction=value)
 
 
-def recipe_names() -> list[str]:
-    """Recipes that come with the package, usable as `--config NAME`."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def _read_files(flags: Flags) -> dict[Path, dict[str, Any]]:
-    """What the --config files say, in their order."""
-    files = {}
-    for name, given in flags:
-        if name == "config" and len(given) != 1:
-            raise InputError(f"--config: expected a YAML file or a recipe, got {' '.join(given) or 'nothing'}")
-        if name == "config":
-            path = _find_recipe(given[0])
-            files[path] = read_yaml(path)
-    return files
-
-
-def _chosen(files: Mapping[Path, Mapping[str, Any]], flags: Flags) -> dict[str, Any]:
-    """What files and flags say of task and dataset, as it stands there: it decides how all else is read."""
-    said = [item for content in files.values() for item in content.items()]
-    said += [(name, given[0]) for name, given in flags if given]
-    return {name: value for name, value in said if name in ("task", "dataset")}
-
-
-def _find_recipe(name: str) -> Path:
-    for path in (Path(name), RECIPES / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise InputError(
-        f"no config file '{name}': expected a YAML file, or one of the recipes {', '.join(recipe_names())}"
-    )
+def _refuse_other_tasks(settings: type[TrainingConfig], names: Iterable[str], prefix: str) -> None:
+    """Raises InputError if a name is no setting of this task, but one of another."""
+    known = {each.name for each in fields(settings)}
+    for name in names:
+        for task, classes in CONFIGS.items():
+            others = {each.name for each in fields(next(iter(classes.values())))}
+            if name not in known and name in others:
+                hint = f": {HINTS[name]}" if name in HINTS else ""
+                raise InputError(f"{prefix}{name} is a setting of --task {task}, not of {settings.task}{hint}")

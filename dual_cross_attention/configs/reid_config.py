@@ -1,7 +1,7 @@
-"""Settings of re-identification. Edit the defaults here, set them in a --config file, or give them as flags: the later
-one wins. The defaults are the paper's recipe (arXiv 2205.02151, section 4.1), and TransReID's (arXiv 2102.04378) in
-what the paper leaves out.
-All other settings, with what they mean, are in `training_config.py`; any of them can be given a default here too."""
+"""Settings of re-identification. To change one, edit its default here, set it in a --config file, or give a flag; flags
+override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section 4.1), and those of
+TransReID (arXiv 2102.04378) where the paper does not say.
+All other settings are documented in `training_config.py`; any of them can get a default here too."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -23,59 +23,62 @@ class ReIDConfig(TrainingConfig):
         "erasing": (0, 1),
     }
 
-    # --- what is trained on what ---
+    # --- data ---
     task: Literal["reid"] = "reid"
     dataset: str = "market1501"
-    """Dataset: toy (drawn by this program), market1501, dukemtmc, msmt17, veri776, folder (train/, query/ and gallery/
-    with IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv), or shards (tar archives, from dcal shard for
-    instance; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
+    """Dataset: toy (synthetic), market1501, dukemtmc, msmt17, veri776, folder (train/, query/ and gallery/ with
+    IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv), or shards (tar archives, such as those of dcal
+    shard; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
 
-    # --- the model ---
+    # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"
     local_ratio: float = 0.3
     drop_path_rate: float = 0.1
 
-    # --- images ---
+    # --- images and augmentation ---
     img_size: int | list[int] = field(default_factory=lambda: [256, 128])
     padding: int = 10
-    """Pixels of black around a training image before the random crop."""
+    """Width in pixels of the black border around a training image before the random crop."""
     erasing: float = 0.5
-    """Probability that a rectangle of a training image is erased."""
+    """Probability that a random rectangle of a training image is erased."""
     pixel_stats: Literal["half", "backbone"] = "half"
-    """Pixels are normalized by mean and deviation 0.5, as TransReID does, or as the backbone was pretrained."""
+    """Mean and standard deviation that images are normalized by, if neither mean and std nor the weights file give
+    them. half: 0.5, as in TransReID; backbone: those of the backbone's pretraining."""
 
     # --- optimization ---
     epochs: int = 120
     batch_size: int = 64
-    """Images of one forward pass on one device (the micro-batch): identities x images_per_identity."""
+    """Images per forward pass and rank (micro-batch): identities x images_per_identity."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for one step of the optimizer; the effective batch is batch_size x this x processes."""
+    """Forward passes per optimizer step; the effective batch size is batch_size x this x ranks."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     images_per_identity: int = 4
     """K: images of each identity in a batch; 64 images are 16 identities x 4."""
     lr_per_512: float = 0.064
-    """Learning rate at an effective batch of 512; 0.064 gives the paper's 0.008 at batch 64."""
+    """Peak learning rate at an effective batch size of 512, unused if lr is set; 0.064 gives the paper's 0.008 at batch
+    size 64."""
     warmup_epochs: float = 5.0
     optimizer: Literal["adamw", "sgd"] = "sgd"
     bias_lr_factor: float = 2.0
     w_lr_factor: float = 0.01
-    """Loss weights w learn so many times as fast. At SGD's rate they would follow log(loss) at once, weigh every branch
-    by a seventh while losses are 7, and leave short trainings far below the baseline (docs/results.md)."""
+    """Factor on the learning rate of the loss weights w. With SGD, a factor of 1 lets w reach log(loss) within an
+    epoch, so every branch is weighted by 1 / loss, and short trainings end far below the baseline
+    (docs/results.md)."""
     weight_decay: float = 1e-4
     clip_grad: float | None = None
     label_smoothing: float = 0.0
-    """Label smoothing of the identity's cross-entropy, from 0 to 1."""
+    """Label smoothing of the cross-entropy loss over identities, from 0 to 1."""
     triplet_margin: float | None = None
-    """Margin of the triplet loss; unset: the soft margin log(1 + exp(d_positive - d_negative))."""
+    """Margin of the triplet loss. null: the soft margin log(1 + exp(d_positive - d_negative))."""
 
-    # --- retrieval ---
+    # --- evaluation ---
     feature: Literal["before_neck", "after_neck"] = "before_neck"
-    """Retrieve with the class tokens before the BN neck, or after it."""
+    """Features for retrieval: class tokens before or after the BN neck."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
-    """Distance between features."""
+    """Distance between query and gallery features."""
     normalize_features: bool = True
-    """Scale features to length 1 before distances are taken."""
+    """Scale features to an L2 norm of 1 before distances are computed."""
     eval_every: int = 10
 
     def __post_init__(self):
@@ -98,7 +101,7 @@ class VehicleReIDConfig(ReIDConfig):
 
 @dataclass(kw_only=True)
 class ReIDToyConfig(ReIDConfig):
-    """The built-in toy task: drawn people, a small ViT from scratch, minutes on a CPU."""
+    """The built-in toy task: synthetic people, a small ViT from scratch, minutes on a CPU."""
 
     dataset: str = "toy"
     backbone: str = "vit_tiny_patch16_224"
@@ -113,8 +116,8 @@ class ReIDToyConfig(ReIDConfig):
     batch_size: int = 32
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = 1e-3
+    # A ViT this small is slower in bf16 on a CPU (docs/results.md).
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting("fp32", before={1: "auto"})
-    """A ViT this small is slower in bf16 on a CPU (docs/results.md)."""
     bias_lr_factor: float = 1.0
     w_lr_factor: float = 1.0
     weight_decay: float = 0.05
@@ -122,7 +125,7 @@ class ReIDToyConfig(ReIDConfig):
     eval_every: int = 5
 
 
-# The settings that each dataset starts from.
+# Default settings of each dataset.
 REID_CONFIGS: dict[str, type[ReIDConfig]] = {
     "toy": ReIDToyConfig,
     "market1501": ReIDConfig,

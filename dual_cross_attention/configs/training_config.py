@@ -1,4 +1,4 @@
-"""The settings that every task has. A task's own config (`fgvc_config.py`) adds its own and gives its recipe."""
+"""Settings that all tasks share. The config of a task (`fgvc_config.py`) adds its own settings and the defaults."""
 
 import math
 from collections.abc import Mapping
@@ -17,11 +17,30 @@ Config = TypeVar("Config", bound="TrainingConfig")
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """Settings of any task. Those without a value here are decided by the task's recipe.
+    """Settings of any task. Those without a default here get one in the config of the task.
 
     Raises:
         InputError: a value that cannot work, such as a negative number of epochs.
     """
+
+    EXAMPLE: ClassVar[str] = """
+        dcal train                                            # the toy dataset, minutes on a CPU
+        dcal train --config cub_deit_tiny --data_root DIR     # a recipe of the paper
+    """
+    # Titles of the help, with the settings under each.
+    GROUPS: ClassVar[dict[str, str]] = {
+        "data": "task dataset data_root val_fraction download max_bad_images",
+        "images and augmentation": "img_size resize_size flip padding erasing mean std pixel_stats",
+        "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
+        "glca_init local_queries glca_blocks distractor_stream pwca_blocks distractor_tokens drop_path_rate",
+        "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
+        "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
+        "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
+        "loss": "loss_weights weight_bound label_smoothing triplet_margin",
+        "evaluation": "eval_batch_size eval_every feature distance normalize_features",
+        "run and resume": "seed output_dir resume checkpoint_minutes",
+        "hardware and speed": "device precision use_gradient_checkpointing compile parallel num_workers cache",
+    }
 
     # Smallest and largest value of a number; None: no limit.
     RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
@@ -62,150 +81,160 @@ class TrainingConfig:
     given: ClassVar[Mapping[str, Any] | None] = None
 
     format_version: int = FORMAT_VERSION
-    """What the settings mean, see `versions.py`; written into files, not to be set."""
+    """Format of the settings, see `versions.py`; written into files, not set by users."""
 
-    # --- what is trained on what ---
+    # --- data ---
     task: str
-    """Which task: fgvc is fine-grained visual categorization, reid is object re-identification."""
+    """fgvc: fine-grained visual categorization; reid: object re-identification."""
     dataset: str
     """Name of the dataset."""
     data_root: str | None = None
-    """The dataset's own folder, or the folder that holds it; of shards, a pattern of its training archives will do;
-    unset: looked for in $DCAL_DATA and ./data by the official name of its folder."""
+    """Folder of the dataset, or the folder that contains it. null: searched in $DCAL_DATA and ./data by the folder's
+    official name. For shards, also a pattern of the training archives."""
     download: bool = False
-    """Fetch the dataset into data_root, where its source still offers that (aircraft)."""
+    """Download the dataset into data_root, if its source allows that (aircraft)."""
 
-    # --- the model ---
+    # --- model and method ---
     backbone: str
-    """timm's name of a plain ViT, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k."""
+    """timm name of a plain ViT, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k."""
     backbone_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """More arguments of timm.create_model, such as '{"depth": 6}'."""
+    """Further arguments of timm.create_model, such as '{"depth": 6}'."""
     weights: str = "imagenet"
-    """Start from: imagenet (timm's published weights), none (from scratch), a file (.safetensors, .pth, .npz, …), or a
-    run's folder (its best model: backbone and GLCA are taken, heads are initialized)."""
+    """Initial weights. imagenet: timm's pretrained weights; none: random; a weights file (.safetensors, .pth, .npz,
+    ...); or a run folder, of whose best model the backbone and GLCA are loaded, not the heads."""
     weights_key: str | None = setting(None, before={1: None})
-    """Of a weights file: the nested dict or prefix of names to take, such as teacher; unset: the one that fits."""
+    """Nested dict or name prefix to load from a weights file, such as teacher. null: the one that fits the backbone."""
     weights_img_size: int | list[int] | None = setting(None, before={1: None})
-    """Of a weights file: the image size that it was trained at, a side or height and width, from which the grid of its
-    position embedding follows; unset: what the file says, else a square."""
+    """Image size in pixels, one side or height and width, that a weights file was trained at; it gives the grid of the
+    position embedding. null: as the file says, else a square grid."""
     ablation: Literal["full", "sa_only", "sa_glca", "sa_pwca"] = "full"
-    """Branches: full is SA + GLCA + PWCA; sa_only is the plain backbone, the baseline."""
+    """Branches that are trained. full: SA + GLCA + PWCA; sa_only: the plain backbone, which is the baseline."""
     local_ratio: float
-    """R: share of the patch tokens that are GLCA's local queries."""
+    """R: share of the patch tokens, from 0 to 1, that are local queries of GLCA."""
     glca_init: Literal["random", "last_block"] = "random"
-    """GLCA's block starts at random, or as a copy of the backbone's last block; M of them: of its last M blocks."""
+    """Initial weights of the M blocks of GLCA: random, or a copy of the last M blocks of the backbone."""
     local_queries: Literal["rollout", "random", "penultimate", "local_only", "cross"] = setting(
         "rollout", before={1: "rollout"}
     )
-    """GLCA's local tokens are the R patch tokens with the largest attention rollout; random: any; penultimate: those
-    that the class token attends to most in the second to last block. They attend to all tokens; local_only: rollout's,
-    and they attend to themselves and the class token only; cross: the class token alone attends, to rollout's tokens
-    only. With glca_blocks 1, rollout, random and penultimate predict the same: its class token attends to all."""
+    """Local tokens of GLCA, and which tokens attend to which. rollout: the share R of the patch tokens with the largest
+    attention rollout; random: sampled; penultimate: those with the largest attention of the class token in the second
+    to last block. In these three, class and local tokens attend to all tokens. local_only: rollout's tokens, which
+    attend to the class token and each other only; cross: only the class token attends, to rollout's tokens. With
+    glca_blocks 1, rollout, random and penultimate give equal predictions, because the class token attends to all
+    tokens."""
     glca_blocks: int = setting(1, before={1: 1})
-    """M: blocks of GLCA in a row, each with its own weights; tokens that are not local pass them unchanged."""
+    """M: number of consecutive GLCA blocks, each with its own weights. Tokens that are not local pass unchanged."""
     distractor_stream: Literal["pwca", "sa"] = "pwca"
-    """PWCA's distractor lends the keys and values of its PWCA stream, or of its SA stream."""
+    """Branch of the distractor image whose keys and values PWCA uses."""
     pwca_blocks: int | None = setting(None, before={1: None})
-    """T: PWCA is in the last T blocks of the backbone. Below, its tokens are those of SA and are computed once; unset:
-    all blocks."""
+    """T: PWCA is applied in the last T blocks of the backbone; the blocks before them compute SA only, which both
+    branches share. null: all blocks."""
     distractor_tokens: float = setting(1.0, before={1: 1.0})
-    """Share of the distractor's patch tokens, from 0 to 1, that are keys and values of PWCA, sampled at random in every
-    step; its class token always is."""
+    """Share of the distractor's patch tokens, from 0 to 1, used as keys and values in PWCA; sampled in every step. The
+    class token is always used."""
     drop_path_rate: float = 0.1
-    """Stochastic depth of the last block; it grows linearly from 0 at the first."""
+    """Stochastic depth rate of the last block; the rate grows linearly from 0 at the first block."""
 
-    # --- when the branches are trained ---
+    # --- schedule of the branches ---
     pwca_start: float = setting(0.0, before={1: 0.0})
     """Share of the training, from 0 to 1, after which PWCA is trained. Before, it is not computed, and the loss has no
-    term of it."""
+    PWCA term."""
     pwca_warmup: float = setting(0.0, before={1: 0.0})
-    """Share of the training, from PWCA's start on, over which its term of the loss grows linearly from 0 to 1."""
+    """Share of the training, counted from pwca_start, over which the PWCA term of the loss grows linearly from 0 to its
+    full value."""
     pwca_every: int = setting(1, before={1: 1})
-    """K: from PWCA's start on, only every K-th step of the optimizer computes it."""
+    """K: after pwca_start, PWCA is computed in every K-th optimizer step only."""
     glca_start: float = setting(0.0, before={1: 0.0})
-    """Share of the training, from 0 to 1, after which GLCA is trained, from the weights it had at the beginning (see
-    glca_init). Before, it is not computed in training, and predictions are those of SA alone."""
+    """Share of the training, from 0 to 1, after which GLCA is trained, from its initial weights (glca_init). Before, it
+    is not computed in training, and predictions are those of SA alone."""
 
-    # --- images ---
+    # --- images and augmentation ---
     img_size: int | list[int]
-    """Input size in pixels: a side, or height and width (--img_size 256 128); multiples of the patch size."""
+    """Input size in pixels: one side, or height and width (--img_size 256 128). Multiples of the patch size."""
     flip: float = 0.5
-    """Probability of a horizontal flip in training."""
+    """Probability of a horizontal flip of a training image."""
     mean: float | list[float] | Literal["auto"] | None = setting("auto", before={1: None})
-    """Mean of the pixels (0 to 1) of each channel, one number or three: images are normalized by it. auto: what the
-    weights file says, else (re-ID) pixel_stats, else the backbone's; null: without looking at the weights file."""
+    """Mean of the pixel values (0 to 1) that images are normalized by: one number, or one for each of 3 channels. auto:
+    as the weights file says, else (re-ID) pixel_stats, else that of the backbone. null: like auto, but the weights file
+    is ignored."""
     std: float | list[float] | Literal["auto"] | None = setting("auto", before={1: None})
-    """Standard deviation of the pixels, like mean, and given with it."""
+    """Standard deviation of the pixel values, in the form of mean; both are set together."""
 
     # --- optimization ---
     epochs: int
     """Passes over the training images."""
     batch_size: int
-    """Images of one forward pass on one device (the micro-batch); at least 2 with PWCA."""
+    """Images per forward pass and rank (micro-batch); at least 2 with PWCA."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for one step of the optimizer; the effective batch is batch_size x this x processes."""
+    """Forward passes per optimizer step; the effective batch size is batch_size x this x ranks."""
     lr: float | None = None
-    """Peak learning rate; unset: lr_per_512 x effective batch / 512."""
+    """Peak learning rate. null: lr_per_512 x effective batch size / 512."""
     lr_per_512: float
-    """Learning rate at an effective batch of 512."""
+    """Peak learning rate at an effective batch size of 512; unused if lr is set."""
     min_lr: float = 0.0
-    """Where the cosine schedule ends."""
+    """Learning rate at the end of the cosine schedule."""
     warmup_epochs: float = 0.0
-    """Linear warm-up before the cosine; a longer one than the training ends with it."""
+    """Epochs of linear warm-up before the cosine schedule; shortened to the training's length if longer."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
     bias_lr_factor: float = 1.0
-    """Biases learn so many times as fast."""
+    """Factor on the learning rate of biases."""
     w_lr_factor: float = 1.0
-    """Loss weights w learn so many times as fast."""
+    """Factor on the learning rate of the loss weights w."""
     weight_decay: float
-    """Weight decay; AdamW leaves vectors and embeddings out of it, both leave out the loss weights."""
+    """Weight decay; with AdamW it is decoupled and skips vectors and embeddings. Loss weights w have none."""
     clip_grad: float | None = 1.0
-    """Largest norm of the gradient; null: no clipping."""
+    """Largest norm of the gradient. null: no clipping."""
+
+    # --- loss ---
     loss_weights: Literal["learned", "fixed", "sum", "mean"] = setting("learned", before={1: "learned"})
-    """How the losses L of the branches become one: learned is half the sum of e^-w L + w, with a learnable w for each;
-    fixed is the same with all w at 0, so half the sum of L; sum is their sum; mean is their mean. A branch that is not
+    """How the losses L of the branches are combined. learned: half the sum of e^-w L + w, with a learnable w for each
+    branch; fixed: the same with w = 0, so half the sum of L; sum: their sum; mean: their mean. A branch that is not
     trained in a step is left out."""
     weight_bound: float = 2.0
-    """Loss weights w stay within plus and minus this."""
+    """Largest absolute value of the learnable loss weights w."""
 
-    # --- the machine ---
+    # --- hardware and speed ---
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device multiplies it in hardware, fp16 with loss scaling on older CUDA, else fp32; decided
-    when a run starts, and kept by it."""
+    """auto: bf16 if the device multiplies it in hardware, fp16 with loss scaling on older CUDA devices, else fp32;
+    resolved when a run starts, and kept when it resumes."""
     use_gradient_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     compile: bool | Literal["auto"] = "auto"
-    """Compile the blocks with torch.compile, a minute at the start; auto: on CUDA, in runs of 1,000 steps or more."""
+    """Compile the blocks with torch.compile, which takes about a minute at the start. auto: on CUDA, if the training
+    has 1,000 steps or more."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Of several processes (torchrun, accelerate launch), each has the whole model (ddp), or a part of its weights and
-    of the optimizer's state (fsdp), for backbones that do not fit one card: slower, and the same results."""
+    """How several ranks (torchrun, accelerate launch) train one model. ddp: each rank holds all of it; fsdp: weights
+    and optimizer state are sharded, for backbones that do not fit one device; slower, with the same results."""
     num_workers: int | None = None
-    """Processes that read images; unset: none on a CPU, else one per core, at most 8."""
+    """DataLoader workers per rank. null: 0 on a CPU, else one per core, at most 8."""
     cache: Literal["none", "ram"] = "none"
-    """ram: images of both splits stay in memory, decoded and resized, once they were read; what is trained is the
-    same to the bit. Takes 3 x height x width bytes an image, of resize_size (re-ID: img_size), 0.9 MB at 550 x 550;
-    each process of a multi-GPU run has a cache of its own."""
+    """ram: keep the images of both splits in memory, decoded and resized, once they are read; results are bitwise
+    equal. Takes 3 x height x width bytes per image, of resize_size (re-ID: img_size): 0.9 MB at 550 x 550. Each rank
+    has a cache of its own."""
     max_bad_images: int | None = None
-    """Go on with at most so many images that cannot be read (in training the next one takes the place of each);
-    unset: 1 % of the training images, at least 10. `dcal check-data` finds them before a run."""
-    eval_batch_size: int | None = None
-    """Images of one forward pass in evaluation; unset: four times batch_size."""
-    eval_every: int = 1
-    """Evaluate every so many epochs, and after the last."""
-    seed: int = 0
-    """Of weights, data order, augmentation, distractors and drop path."""
+    """Number of unreadable images that are tolerated; in training, the next image replaces each of them. null: 1 % of
+    the training images, at least 10. dcal check-data finds them before a run."""
 
-    # --- the run ---
+    # --- evaluation ---
+    eval_batch_size: int | None = None
+    """Images per forward pass and rank in evaluation. null: 4 x batch_size."""
+    eval_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+
+    # --- run and resume ---
+    seed: int = 0
+    """Seed of the initial weights, data order, augmentation, distractors and drop path."""
     checkpoint_minutes: float = 15.0
-    """Save the state every so many minutes, beside every epoch; 0: after every step."""
+    """Minutes between checkpoints, in addition to one after each epoch. 0: a checkpoint after every step."""
     output_dir: str | None = None
-    """Folder of the run; unset: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
+    """Run folder. null: runs/TASK-DATASET-BACKBONE-ABLATION-seedSEED."""
     resume: str = "auto"
-    """auto: resume if the folder holds this run; never: refuse a folder that holds one; or PATH of another run or its
-    checkpoint, from which a run in output_dir begins; with the same PATH again, that one resumes."""
+    """auto: resume if output_dir holds a run with the same settings; never: refuse an output_dir that holds a run; or
+    the path of another run or of one of its checkpoints, from which a new run in output_dir starts (the same command
+    resumes that run later)."""
 
     def replaced(self: Config, **values: Any) -> Config:
         """A copy with these values, which count as given; errors as of the settings themselves."""

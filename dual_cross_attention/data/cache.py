@@ -93,7 +93,7 @@ def _left_in(group: Path) -> float:
         parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # there is no such group, or it has no limit: "max"
         return math.inf
-    # Files that were read count as used, and give way to whoever needs memory.
+    # Files that were read count as used, and are reclaimed when memory is needed.
     return limit - used + int(parts["active_file"]) + int(parts["inactive_file"])
 
 

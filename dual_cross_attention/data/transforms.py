@@ -19,6 +19,7 @@ class Transform(v2.Compose):
     Args:
         size: (height, width) in pixels that images are resized to; the aspect ratio is not kept.
         augment: steps from uint8 (3, *size) to float (3, height, width); they change nothing in place.
+        interpolation: of the resize, with antialiasing.
 
     Attributes:
         size: as given.
@@ -26,8 +27,13 @@ class Transform(v2.Compose):
         augment: the rest, which may draw from torch's generator.
     """
 
-    def __init__(self, size: tuple[int, int], augment: Sequence[v2.Transform]):
-        resize = [v2.PILToTensor(), v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True)]
+    def __init__(
+        self,
+        size: tuple[int, int],
+        augment: Sequence[v2.Transform],
+        interpolation: v2.InterpolationMode = v2.InterpolationMode.BICUBIC,
+    ):
+        resize = [v2.PILToTensor(), v2.Resize(size, interpolation, antialias=True)]
         super().__init__([*resize, *augment])
         self.size = size
         self.resize = v2.Compose(resize)
@@ -62,11 +68,15 @@ def train_transform(
 
 
 def test_transform(
-    img_size: tuple[int, int], resize: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    img_size: tuple[int, int],
+    resize: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: v2.InterpolationMode = v2.InterpolationMode.BICUBIC,
 ) -> Transform:
-    """Resize, center crop, normalize. Arguments, result and errors as in `train_transform`."""
+    """Resize, center crop, normalize. Other arguments, result and errors as in `train_transform`."""
     _check_crop(img_size, resize)
-    return Transform(resize, [v2.CenterCrop(img_size), *_normalized(mean, std)])
+    return Transform(resize, [v2.CenterCrop(img_size), *_normalized(mean, std)], interpolation)
 
 
 test_transform.__test__ = False  # pytest takes it for a test wherever it is imported

@@ -1,6 +1,7 @@
 """Evaluation of a trained model on a test split."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     available_precision,
@@ -19,7 +22,9 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
-from dual_cross_attention.inference.model_files import find_model_file, load_model
+from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
+from dual_cross_attention.inference.model_files import find_model_file, read_model
+from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
@@ -43,8 +48,14 @@ def evaluate(
     save_ranking: str | Path | None = None,
     ranking_depth: int | None = None,
     console: Console | None = None,
+    split: str | None = None,
+    output: str | Path | None = None,
+    unknown_classes: UnknownClasses = "refuse",
 ) -> dict[str, Any]:
     """A trained model on its test split.
+
+    A classifier needs the test images only: class names are those of the model, and of the datasets "folder" and
+    "shards" training images are not read. Images of a run with `val_fraction` are those that it validated on.
 
     Args:
         run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
@@ -56,6 +67,10 @@ def evaluate(
         rerank: of re-identification: by k-reciprocal re-ranking.
         save_ranking, ranking_depth: of re-identification: a file for the gallery as each query ranks it, and how much
             of it; see `write_ranking`.
+        console: shows notes, warnings and progress; None: not shown.
+        split: "val" or "test": the images to test on, where the data has both; None: val if it exists, else test.
+        output: of classification: a file for one row per image, see `evaluation_rows`.
+        unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
@@ -66,7 +81,7 @@ def evaluate(
     """
     chosen = choose_device(device)
     keep_freed_memory()
-    saved = load_model(run_or_checkpoint)
+    saved = read_model(run_or_checkpoint)
     chosen_precision = choose_precision(
         precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
     )
@@ -77,9 +92,17 @@ def evaluate(
         raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
     if ranking_depth is not None and ranking_depth < 1:
         raise InputError(f"--ranking_depth: expected at least 1, got {ranking_depth}")
+    if output is not None:
+        if saved.config.task != "fgvc":
+            raise InputError(f"--output is for classification: this model is of task {saved.config.task}")
+        check_suffix(Path(output), SUFFIXES)
+    if unknown_classes == "leave_out" and (saved.config.task, dataset or saved.config.dataset) != ("fgvc", "folder"):
+        raise InputError("--unknown_classes leave_out is for classification of --dataset folder")
     if dataset and dataset != saved.config.dataset:
         choose_settings({"task": saved.config.task, "dataset": dataset})  # refuses a dataset of another task
         saved.config.data_root = None  # it is that of the run's dataset
+        if saved.config.task == "fgvc":
+            saved.config.val_fraction = None
     changed = {
         "dataset": dataset,
         "data_root": data_root,
@@ -88,8 +111,9 @@ def evaluate(
         **retrieval,
     }
     config = replace(saved.config, **{name: value for name, value in changed.items() if value is not None})
-    setup = read_setup(with_data_root(config), train=False)
-    setup.check_fits(saved.classes)
+    setup = read_setup(with_data_root(config), train=False, split=split)
+    setup.check_fits(saved.classes, unknown_classes)
+    setup.saved_preprocessing = saved.preprocessing
     console = console or Console(quiet=True)
     for note in setup.notes:
         console.print(note)
@@ -101,7 +125,7 @@ def evaluate(
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
     write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
-    metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, console)
+    metrics = _score(task, setup, chosen_precision, unreadable, rerank, write, output and Path(output), console)
     return {
         "checkpoint": str(find_model_file(run_or_checkpoint)),
         "dataset": config.dataset,
@@ -119,6 +143,7 @@ def _score(
     unreadable: UnreadableImages,
     rerank: bool,
     write: Callable | None,
+    output: Path | None,
     console: Console,
 ) -> dict[str, float]:
     """The task's metrics, on the model's device; the loader's processes end with this function."""
@@ -130,8 +155,16 @@ def _score(
     def progress(blocks: list) -> Iterator:
         return track(blocks, "retrieve", len(blocks), console)
 
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        run_eval_steps(task, batches)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None), ExitStack() as files:
+        after_step = None
+        if output:
+            writer = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
+            rows = EvaluationRows(writer, loader, setup.data.test.labels, setup.classes, unreadable)
+
+            def after_step(logits: dict[str, Tensor]) -> None:
+                rows.add(task.probabilities(logits))
+
+        run_eval_steps(task, batches, after_step=after_step)
         options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`
         if write:
             write(setup.data, task.rank(task.gather_features(), rerank, progress))

@@ -1,7 +1,8 @@
 """Models with all that is needed to use them; a file of one may come from anybody.
 
 A model file is a `.safetensors`: the state dict of `DualCrossAttentionViT`, and in the header's metadata, as JSON, the
-settings ("config"), the class names ("classes"), the versions and the metrics of that epoch. Nothing is unpickled.
+settings ("config"), the class names ("classes"), the preprocessing of images, the versions and the metrics of that
+epoch; "calibration" and "chosen_by" where they are known. Nothing is unpickled.
 """
 
 import json
@@ -19,12 +20,21 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
+from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.dual_vit import DualCrossAttentionViT, create_model
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.models.factory import create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
-from dual_cross_attention.text import escape
+from dual_cross_attention.tasks.data_module import preprocessing_of
+from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.weights.fitting import check_finite
+
+BEST_ON_TEST, LAST_EPOCH = "best score on the test split", "last epoch"
+CHOSEN_BY = {"best.safetensors": BEST_ON_TEST, "last.safetensors": LAST_EPOCH}
+"""How the epoch of a run's model files was chosen."""
+PRETRAINED_NAME = "model.safetensors"
+"""The model in a directory of `save_pretrained`."""
 
 
 @dataclass
@@ -35,7 +45,23 @@ class SavedModel:
     config: TrainingConfig
     classes: list[str]
     metrics: dict[str, float]
-    data: DataFingerprint | None = None
+    data: DataFingerprint | None
+    preprocessing: Preprocessing
+    calibration: dict[str, Any] | None = None
+    chosen_by: str | None = None
+
+
+ARCHITECTURE = (
+    "task",
+    "backbone",
+    "backbone_kwargs",
+    "img_size",
+    "ablation",
+    "local_ratio",
+    "local_queries",
+    "glca_blocks",
+)
+"""Settings that decide what a model with given weights computes at inference."""
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
@@ -68,8 +94,16 @@ def save_model(
     classes: list[str],
     metrics: dict[str, float],
     data: DataFingerprint | None = None,
+    preprocessing: Preprocessing | None = None,
+    calibration: dict[str, Any] | None = None,
+    chosen_by: str | None = None,
 ) -> None:
     """A model's state dict, settings, class names and data fingerprint into one file, written atomically.
+
+    Args:
+        preprocessing: of images; None: as the settings say, if they give mean and std as numbers.
+        calibration: JSON values; None: the model is not calibrated.
+        chosen_by: `BEST_ON_TEST` or `LAST_EPOCH`: how the epoch was chosen; None: as the name of the file says.
 
     Raises:
         OSError, SafetensorError: it cannot be written; what was there still is.
@@ -83,48 +117,74 @@ def save_model(
     }
     if data:
         metadata["data"] = data.to_json()
+    if preprocessing is None and isinstance(config.mean, list):
+        preprocessing = preprocessing_of(config, None)
+    if preprocessing:
+        metadata["preprocessing"] = preprocessing.to_json()
+    if calibration is not None:
+        metadata["calibration"] = json.dumps(calibration)
+    if chosen_by := chosen_by or CHOSEN_BY.get(path.name):
+        metadata["chosen_by"] = chosen_by
     with atomic_write(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
 
 
 def find_model_file(run_or_checkpoint: str | Path) -> Path:
-    """A run's best model, or the file itself.
+    """A run's best model, the model of a directory of `save_pretrained`, or the file itself.
 
     Raises:
-        InputError: neither.
+        InputError: none of these.
     """
     path = Path(run_or_checkpoint)
-    candidates = [RunFolder(path).best, RunFolder(path).last] if path.is_dir() else [path]
+    in_folder = [RunFolder(path).best, RunFolder(path).last, path / PRETRAINED_NAME]
+    candidates = in_folder if path.is_dir() else [path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     raise InputError(
-        f"no model at '{path}': expected a run's folder (with best.safetensors) or a .safetensors file of one"
+        f"no model at '{path}': expected a run's folder (with best.safetensors), a .safetensors file of one, or a "
+        "directory of save_pretrained"
     )
 
 
-def load_model(run_or_checkpoint: str | Path) -> SavedModel:
-    """A trained model from a run's folder (its best) or a file, on CPU and in evaluation mode.
+def read_model(run_or_checkpoint: str | Path) -> SavedModel:
+    """A trained model from a run's folder (its best), a directory of `save_pretrained` or a file, on CPU and in
+    evaluation mode.
 
     Raises:
         InputError: nothing there, or not a file that `save_model` wrote.
     """
     path = find_model_file(run_or_checkpoint)
-    state, config, classes, metrics, data = read_model_file(path)
+    file = read_model_file(path)
+    config, metrics = file.config, file.metrics
     with torch.device("meta"):  # takes no memory, whatever size the header claims
-        check_fits(build_model(config, len(classes), pretrained=False), state, path)
-    model = build_model(config, len(classes), pretrained=False)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"'{path}' does not fit the settings in its header: {' '.join(str(error).split())}") from error
+        model = build_model(config, len(file.classes), pretrained=False)
+    check_fits(model, file.state, path)
+    check_finite(file.state, str(path))
+    model = _with_weights(model, file)
     # Its last steps were those of its epoch; of models that do not name one, all.
     model.glca_is_trained = branch_schedule(config).glca_is_on(metrics.get("epoch", config.epochs), config.epochs)
-    check_finite(state, str(path))
     if isinstance(config.mean, list):  # for timm's resolve_data_config
         named = {"mean": tuple(config.mean), "std": tuple(config.std)}
         model.backbone.pretrained_cfg = {**model.backbone.pretrained_cfg, **named}
-    return SavedModel(model.eval(), config, classes, metrics, data)
+    preprocessing = file.preprocessing or preprocessing_of(config, model)
+    chosen_by = file.chosen_by or CHOSEN_BY.get(path.name)
+    return SavedModel(
+        model.eval(), config, file.classes, metrics, file.data, preprocessing, file.calibration, chosen_by
+    )
+
+
+def _with_weights(model: DualCrossAttentionViT, file: "ModelFile") -> DualCrossAttentionViT:
+    """A model that was built on the device "meta", with the weights of a file that fit it, on CPU."""
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    # Copied, since tensors lie anywhere in a file, and kernels round differently where they are not aligned.
+    state = {name: tensor.to(dtypes[name], copy=True) for name, tensor in file.state.items()}
+    # Random weights are not drawn first: that takes longer than reading those of the file.
+    model.load_state_dict(state, assign=True)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):  # a buffer that files do not have
+        model = build_model(file.config, len(file.classes), pretrained=False)
+        model.load_state_dict(state)
+    return model
 
 
 class ModelFile(NamedTuple):
@@ -136,6 +196,9 @@ class ModelFile(NamedTuple):
         classes: names of what the classifiers tell apart.
         metrics: of its epoch, in percent.
         data: what it was trained on; None of a file of format 1, which did not record it.
+        preprocessing: of images; None of files that were written before it was recorded.
+        calibration: None of a model that is not calibrated.
+        chosen_by: how its epoch was chosen, where the file says so.
     """
 
     state: dict[str, Tensor]
@@ -143,6 +206,9 @@ class ModelFile(NamedTuple):
     classes: list[str]
     metrics: dict[str, float]
     data: DataFingerprint | None
+    preprocessing: Preprocessing | None = None
+    calibration: dict[str, Any] | None = None
+    chosen_by: str | None = None
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -166,8 +232,29 @@ def read_model_file(path: Path) -> ModelFile:
         raise InputError(
             f"'{path}' holds no settings and class names: expected best.safetensors or last.safetensors of a run"
         ) from error
-    data = DataFingerprint.from_json(metadata["data"], f"the header of '{path}'") if "data" in metadata else None
-    return ModelFile(state, restore_config(settings, f"the header of '{path}'"), classes, metrics, data)
+    source = f"the header of '{path}'"
+    config = restore_config(settings, source)
+    data = DataFingerprint.from_json(metadata["data"], source) if "data" in metadata else None
+    preprocessing, calibration = None, None
+    if "preprocessing" in metadata:
+        preprocessing = Preprocessing.from_json(metadata["preprocessing"], source)
+        if list(preprocessing.img_size) != config.img_size:
+            raise InputError(
+                f"{source}: preprocessing has img_size {preprocessing.img_size}, and the settings {config.img_size}"
+            )
+    if "calibration" in metadata:
+        calibration = _json_object(metadata["calibration"], f"{source}: calibration")
+    return ModelFile(state, config, classes, metrics, data, preprocessing, calibration, metadata.get("chosen_by"))
+
+
+def _json_object(text: str, source: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: expected JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: expected values by name, got {short_repr(value)}")
+    return value
 
 
 def check_fits(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -1,6 +1,7 @@
-"""timm's Vision Transformers, opened, and the dual model built on them."""
+"""The DCAL model on a timm backbone, and what creates it."""
 
 from dual_cross_attention.backbones.plain_vit import create_backbone, list_backbones
-from dual_cross_attention.models.dual_vit import ABLATIONS, DualCrossAttentionViT, DualOutput, create_model
+from dual_cross_attention.models.dual_vit import ABLATIONS, DualCrossAttentionViT, DualOutput
+from dual_cross_attention.models.factory import create_model
 
 __all__ = ["ABLATIONS", "DualCrossAttentionViT", "DualOutput", "create_backbone", "create_model", "list_backbones"]

@@ -2,11 +2,12 @@
 
 Notable:
 - SA and PWCA share all weights, so they run as one stack of 2B rows through the backbone's own blocks;
-- whoever is only classified asks with its class token alone in the last block, which makes `sa_only` cheaper than timm;
-- rollout sees detached queries and keys of the SA rows, so no attention matrix and no graph is kept for it;
-- GLCA is a thirteenth block with weights of its own, on few tokens, with its own norm and head;
-- PWCA exists in training only. With `sa_only`, what is left is timm's model and its head;
-- for re-identification, a BN neck and a bias-free classifier stand in place of timm's head.
+- in the last block, queries are computed for the prefix tokens only where patch tokens are not read, which makes
+  `sa_only` cheaper than timm;
+- rollout uses detached queries and keys of the SA rows, so no attention matrix and no graph is kept for it;
+- GLCA is one more block (or M) with its own weights, norm and head, on few query tokens;
+- PWCA exists in training only. `sa_only` is timm's model with its head;
+- for re-identification, a BN neck and a bias-free classifier replace timm's head.
 """
 
 import copy
@@ -22,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors
-from dual_cross_attention.backbones.opened_block import draw_drop_path
-from dual_cross_attention.backbones.plain_vit import create_backbone, embed_patches, load_pretrained
+from dual_cross_attention.backbones.opened_block import sample_drop_path
+from dual_cross_attention.backbones.plain_vit import embed_patches
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
@@ -36,25 +37,23 @@ from dual_cross_attention.models.glca import (
 from dual_cross_attention.models.inputs import check_images
 from dual_cross_attention.models.neck import NeckClassifier
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
-from dual_cross_attention.weights import load_glca
 from dual_cross_attention.weights.pixel_stats import PixelStats
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
-LOCAL_RATIOS = {"fgvc": 0.1, "reid": 0.3}  # R of the paper, by task
 
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
 
 
 @dataclass
 class DualOutput:
-    """What a forward pass gives; a branch that the ablation or the mode does not have is absent."""
+    """Result of a forward pass; branches that the ablation or the mode does not have are absent."""
 
     logits: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, num_classes)
     features: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, D)
     # (B, N) CLS's accumulated attention over the patch tokens, or the other scores of `local_queries`: float32, no
     # gradient
     rollout: Tensor | None = None
-    local: Tensor | None = None  # (B, n) indices of the local patch tokens, the most attended first
+    local: Tensor | None = None  # (B, n) indices of the local patch tokens, the largest score first
 
 
 class DualCrossAttentionViT(nn.Module):
@@ -169,9 +168,9 @@ class DualCrossAttentionViT(nn.Module):
         self.grad_checkpointing = enable
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Compile the blocks, one graph for all that differ in weights only; a graph break in one is an error.
+        """Compile the blocks, one graph for all that differ in weights only; a graph break is an error.
 
-        What is between them stays eager: the stem, rollout, the choice of local tokens, the heads.
+        Everything else stays eager: the stem, rollout, the choice of local tokens, the heads.
 
         Args:
             backend: of `torch.compile`.
@@ -184,13 +183,13 @@ class DualCrossAttentionViT(nn.Module):
         for block in self.glca_blocks:
             block.compile(fullgraph=True, backend=backend)
 
-    def run_blocks_by(self, wrap: Callable[[Callable], Callable]) -> None:
-        """Has `wrap` put around the functions that run an opened block: whoever splits a block's parameters over
-        processes must gather them around its run, since the block itself is never called."""
+    def wrap_block_functions(self, wrap: Callable[[Callable], Callable]) -> None:
+        """Wraps the functions that run a block: FSDP must gather a block's parameters around them, since the block
+        module itself is never called."""
         self._stacked_block, self._last_block = wrap(self._stacked_block), wrap(self._last_block)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that weight decay leaves alone, beside all vectors: embeddings of the backbone."""
+        """Parameters without weight decay, beside all vectors: embeddings of the backbone."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def forward(
@@ -199,8 +198,8 @@ class DualCrossAttentionViT(nn.Module):
         """(B, 3, H, W) normalized images → logits and features of every branch.
 
         Args:
-            distractors: (B,) which image of the batch distracts image i; None draws a random derangement.
-            branches: those to compute, "sa" always among them; None: all that the model has.
+            distractors: (B,) the index of each image's distractor; None samples a random derangement.
+            branches: branches to compute, including "sa"; None: all of the model.
 
         Raises:
             InputError: training with PWCA on a batch of one; branches that the model does not have.
@@ -216,8 +215,11 @@ class DualCrossAttentionViT(nn.Module):
             distractors = sample_distractors(images.shape[0], images.device)
         return self._forward(images, distractors, "glca" in branches)
 
-    def _forward(self, images: Tensor, distractors: Tensor | None, with_glca: bool) -> DualOutput:
-        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca)
+    def _forward(
+        self, images: Tensor, distractors: Tensor | None, with_glca: bool, choose_local: bool = True
+    ) -> DualOutput:
+        scored = with_glca and choose_local
+        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca, scored)
         prefix = self.backbone.num_prefix_tokens
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
@@ -225,14 +227,16 @@ class DualCrossAttentionViT(nn.Module):
         features = dict(zip(("sa", "pwca"), normed[:, 0].split(len(images)), strict=False))
         out = DualOutput(self._classify(normed, features), features)
         if with_glca:
-            out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
-            out.local = select_local(out.rollout, self.local_ratio)
+            local = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
+            if scored:
+                out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
+                out.local = local = select_local(out.rollout, self.local_ratio)
             *blocks, last = self.glca_blocks
             for block in blocks:
-                drop_path = draw_drop_path(block.block, len(images), images.device)
-                sa_tokens = block.update(sa_tokens, out.local, drop_path)
-            drop_path = draw_drop_path(last.block, len(images), images.device)
-            out.features["glca"] = self.glca_norm(last(sa_tokens, out.local, drop_path)[:, 0])
+                drop_path = sample_drop_path(block.block, len(images), images.device)
+                sa_tokens = block.update(sa_tokens, local, drop_path)
+            drop_path = sample_drop_path(last.block, len(images), images.device)
+            out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
@@ -246,11 +250,11 @@ class DualCrossAttentionViT(nn.Module):
     def predict(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> Tensor:
         """Class probabilities, (B, num_classes): the mean of SA's and GLCA's softmax, or those of one branch.
 
-        The paper adds the two softmaxes (section 3.4); their mean ranks alike and is a distribution. A model that was
+        The paper adds the two softmaxes (section 4.1); their mean ranks alike and is a distribution. A model that was
         saved before GLCA's training started predicts with SA alone.
 
         Args:
-            images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, num_classes).
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; B = 0 gives (0, num_classes).
 
         Raises:
             InputError: a model in training mode or for re-identification, a branch that it does not have, or images
@@ -269,7 +273,7 @@ class DualCrossAttentionViT(nn.Module):
         A model without GLCA, or one that was saved before GLCA's training started, gives SA's (B, D).
 
         Args:
-            images: (B, 3, H, W) normalized, of the model's size, dtype and device; none of them gives (0, 2D).
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; B = 0 gives (0, 2D).
             after_neck: the features that the classifiers see, of a re-identification model.
 
         Raises:
@@ -302,19 +306,32 @@ class DualCrossAttentionViT(nn.Module):
         check_images(self.backbone, images)
         if not images.shape[0]:
             return self._empty(images)
-        return self._forward(images, None, branch == "glca" or (branch is None and "glca" in self.predicting_branches))
+        with_glca = branch == "glca" or (branch is None and "glca" in self.predicting_branches)
+        return self._forward(images, None, with_glca, self._local_tokens_matter)
+
+    @property
+    def _local_tokens_matter(self) -> bool:
+        """Whether GLCA's class token depends on which patch tokens are local.
+
+        In one block it attends to all tokens, and tokens with a query do not see each other: neither the rollout nor
+        the local tokens are computed for predictions and features alone.
+        """
+        return len(self.glca_blocks) > 1 or self.local_queries in ("local_only", "cross")
 
     def _empty(self, images: Tensor) -> DualOutput:
-        """Logits and features of no image, (0, num_classes) and (0, D) for every branch of inference."""
+        """Logits (0, num_classes) and features (0, D) of every branch of inference, for an empty batch."""
         classes = self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
         names = [name for name in self.branches if name != "pwca"]
         logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (classes, self.backbone.embed_dim))
         return DualOutput(logits, features)
 
     def _encode(
-        self, images: Tensor, distractors: Tensor | None, with_glca: bool
+        self, images: Tensor, distractors: Tensor | None, with_glca: bool, scored: bool
     ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
-        """Stem and blocks.
+        """Applies stem and blocks.
+
+        Args:
+            scored: whether queries and keys are kept for the choice of the local tokens.
 
         Returns:
             SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
@@ -343,11 +360,11 @@ class DualCrossAttentionViT(nn.Module):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
             tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            if with_glca and is_scored(place, len(blocks) + 1, self.local_queries):
+            if scored and is_scored(place, len(blocks) + 1, self.local_queries):
                 keep(*query_and_key)
         of_pwca = distractors, tokens_of_distractors
         sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, with_glca)
-        if with_glca and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
+        if scored and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
             keep(*query_and_key)
         return sa, pwca, queries, keys
 
@@ -360,83 +377,10 @@ class DualCrossAttentionViT(nn.Module):
         distractor_tokens: Tensor | None,
         *options: Any,
     ) -> tuple[Tensor, ...]:
-        """A block, checkpointed if it is to be."""
+        """Runs a block, under gradient checkpointing if enabled."""
         rows = len(tokens) if distractors is None else 2 * len(distractors)
-        drop_path = draw_drop_path(block, rows, tokens.device)
+        drop_path = sample_drop_path(block, rows, tokens.device)
         given = block, tokens, distractors, drop_path, self.clean_distractors, distractor_tokens, *options
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(run_block, *given, use_reentrant=False)
         return run_block(*given)
-
-
-def create_model(
-    backbone: str,
-    num_classes: int,
-    task: str = "fgvc",
-    img_size: int | tuple[int, int] = 448,
-    ablation: Ablation = "full",
-    local_ratio: float | None = None,
-    pretrained: bool | str = False,
-    glca_init: Literal["random", "last_block"] = "random",
-    distractor_stream: Literal["pwca", "sa"] = "pwca",
-    pwca_blocks: int | None = None,
-    distractor_tokens: float = 1.0,
-    local_queries: LocalQueries = "rollout",
-    glca_blocks: int = 1,
-    weights_key: str | None = None,
-    weights_img_size: int | tuple[int, int] | None = None,
-    **timm_kwargs: Any,
-) -> DualCrossAttentionViT:
-    """A DCAL model over a timm backbone.
-
-    Args:
-        backbone: timm's name of a plain ViT, such as `deit_tiny_patch16_224`; `list_backbones()` has them all.
-        num_classes: width of each classifier: classes, or training identities.
-        task: "fgvc", or "reid": a BN neck before a bias-free classifier in every branch. It decides the default of R.
-        img_size: input size in pixels, int or (height, width); position embeddings are resampled to it.
-        ablation: "full" (SA + GLCA + PWCA), "sa_glca", "sa_pwca", or "sa_only": the plain timm model, the baseline.
-        local_ratio: R, share of patch tokens that are local queries; None is the paper's (0.1 for fgvc, 0.3 for reid).
-        pretrained: False, True (timm's weights), or a path: .safetensors, .pth, .npz, …, or a run of this project,
-            whose GLCA is taken too. `backbone.pretrained_cfg` of the model then has the mean and std of its pixels, if
-            the file, or a timm `config.json` next to it, names them.
-        glca_init: "random", or "last_block" to start GLCA's M blocks as copies of the backbone's last M, and its norm.
-        distractor_stream: the rows whose keys and values distract: the distractor's "pwca" stream, or its "sa" one.
-        pwca_blocks: T, PWCA in the last T blocks; below, its stream is SA's and is computed once. None: all blocks.
-        distractor_tokens: share of the distractor's patch tokens that are keys and values, beside its class token.
-        local_queries, glca_blocks: how local tokens are chosen and what they attend to, and M, the number of GLCA's
-            blocks; see `DualCrossAttentionViT`.
-        weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.
-        weights_img_size: of a path: int or (height, width) in pixels that the file was trained at, where it cannot be
-            known from the file; None: what the file says, else a square.
-        **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
-
-    Raises:
-        InputError: anything of the above that cannot work; the message lists what can.
-    """
-    if task not in LOCAL_RATIOS:
-        raise InputError(f"unknown task '{task}': there is {', '.join(LOCAL_RATIOS)}")
-    if num_classes < 2:
-        raise InputError(f"expected at least two classes to tell apart, got num_classes={num_classes}")
-    height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    reid = task == "reid"
-    vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), **timm_kwargs)
-    trained_at = (weights_img_size, weights_img_size) if isinstance(weights_img_size, int) else weights_img_size
-    loaded = load_pretrained(vit, backbone, pretrained, weights_key, trained_at and tuple(trained_at))
-    ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
-    necks = num_classes if reid else None
-    model = DualCrossAttentionViT(  # copies loaded weights
-        vit,
-        ablation,
-        ratio,
-        glca_init,
-        distractor_stream,
-        necks,
-        pwca_blocks,
-        distractor_tokens,
-        local_queries,
-        glca_blocks,
-    )
-    if loaded:
-        load_glca(model, loaded, glca_init)
-        model.pretrained_stats = loaded.stats
-    return model

@@ -1,4 +1,4 @@
-"""What GLCA is made of: its blocks, and the scores by which its local tokens are chosen."""
+"""GLCA's blocks, and the scores that select its local tokens."""
 
 import copy
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ LocalQueries = Literal["rollout", "random", "penultimate", "local_only", "cross"
 def make_glca_blocks(
     blocks: Sequence[Block], num_prefix_tokens: int, glca_init: str, local_queries: LocalQueries, number: int
 ) -> list[GlobalLocalBlock]:
-    """M blocks of GLCA, with weights of their own.
+    """Makes GLCA's M blocks, with their own weights.
 
     Args:
         blocks: of the backbone.
         num_prefix_tokens: of the backbone.
-        glca_init: "last_block": copies of the backbone's last M blocks, in their order; "random".
+        glca_init: "last_block" copies the backbone's last M blocks, in their order; "random" initializes them.
         local_queries: one of `LOCAL_QUERIES`.
         number: M.
 
@@ -61,12 +61,12 @@ def score_patches(
     local_queries: LocalQueries,
     training: bool,
 ) -> Tensor:
-    """Scores of the patch tokens, the largest of which are local, (B, N), float32.
+    """Scores the patch tokens, (B, N), float32; the tokens with the largest scores are local.
 
-    They are CLS's accumulated attention through all layers, or with "penultimate" its attention in the second to last
-    one, the mean over heads. With "random" they are uniform in [0, 1): in training sampled from torch's generator of
-    the device, for every image by itself; elsewhere the same for all images and calls, so that a prediction does not
-    depend on its batch or on chance.
+    The score is CLS's attention rollout through all layers; with "penultimate", CLS's attention in the second to last
+    layer, averaged over heads; with "random", uniform in [0, 1): in training sampled per image from torch's generator
+    of the device, in evaluation the same for all images and calls, so that predictions are deterministic and do not
+    depend on the batch.
 
     Args:
         tokens: (B, prefix + N, D), for shape and device.

@@ -1,10 +1,10 @@
-"""A backbone's block over the stack [SA ; PWCA] of 2B rows: the same weights, the same launches, two attentions.
+"""A backbone's block over the stack [SA ; PWCA] of 2B rows: shared weights and kernel launches, two attentions.
 
 Notable:
-- at PWCA's first block both streams have the same tokens, so it takes B rows and gives 2B: norm, query, key and value
+- at PWCA's first block both streams have the same tokens, so it takes B rows and returns 2B: norm, query, key and value
   are computed once;
-- at the last block, what is only classified asks with its prefix alone (CLS and its like): query, output projection and
-  MLP of all other tokens would be thrown away. Key and value are needed of all.
+- in the last block, query, output projection and MLP are computed for the prefix tokens only (CLS, distillation,
+  registers) where nothing reads the patch tokens. Keys and values are computed for all tokens.
 """
 
 from timm.models.vision_transformer import Block
@@ -29,12 +29,12 @@ def stacked_block(
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Any block but the last.
+    """Applies any block but the last.
 
     Args:
         tokens: (2B, N, D), SA above PWCA; (B, N, D) at PWCA's first block, or where there is no PWCA.
-        distractors: (B,) which image distracts image i; None: no PWCA.
-        drop_path: of the rows that come out.
+        distractors: (B,) the index of each image's distractor; None: no PWCA.
+        drop_path: factors for the rows of the output.
         clean_distractors, distractor_tokens: see `stacked_attention`.
 
     Returns:
@@ -61,11 +61,11 @@ def last_block(
     prefix: int = 1,
     whole_sa: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """The last block; arguments as those of `stacked_block`.
+    """Applies the last block; arguments as those of `stacked_block`.
 
     Args:
-        prefix: tokens before the patches, which are classified.
-        whole_sa: SA's other tokens are wanted too (GLCA reads them).
+        prefix: number of tokens before the patch tokens.
+        whole_sa: compute SA's patch tokens too (GLCA reads them).
 
     Returns:
         SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and SA's query of CLS alone
@@ -76,25 +76,25 @@ def last_block(
     key, value = project_key_value(attention, normed)
     sa_drop, pwca_drop = (None, None) if drop_path is None else _halves(drop_path, batch)
 
-    asking = slice(None) if whole_sa else slice(prefix)
-    query, query_normed = project_query(attention, normed[:batch, asking]), normed[:batch, asking]
+    queried = slice(None) if whole_sa else slice(prefix)
+    query, query_normed = project_query(attention, normed[:batch, queried]), normed[:batch, queried]
     attended = attend(attention, query, key[:batch], value[:batch])
-    sa = finish_block(block, tokens[:batch, asking], query_normed, attended, sa_drop)
+    sa = finish_block(block, tokens[:batch, queried], query_normed, attended, sa_drop)
     for_rollout = query[:, :, :1].detach(), key[:batch].detach()
     if distractors is None:
         return sa, None, *for_rollout
 
-    own = slice(-batch, None)  # the whole of it, where the first block is the last one too
+    own = slice(-batch, None)  # all rows, where the first block is also the last
     query_normed = normed[own, :prefix]
-    distracting = slice(batch) if clean_distractors else own
+    distractor = slice(batch) if clean_distractors else own
     query = project_query(attention, query_normed)
     attended = pairwise_attention(
         attention,
         query,
         key[own],
         value[own],
-        key[distracting],
-        value[distracting],
+        key[distractor],
+        value[distractor],
         distractors,
         distractor_tokens,
     )

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and how it is written so that nothing is half there."""
+"""The files of a run folder, each written atomically."""
 
 import json
 import platform
@@ -10,9 +10,9 @@ import yaml
 
 from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.configs.yaml_files import read_yaml
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
@@ -44,7 +44,7 @@ class RunFolder:
         self.eval_memory = self.path / "eval_memory.json"
 
     def remove_leftovers(self) -> None:
-        """Parts of files that a run wrote when it was killed; the folder must be locked."""
+        """Remove temporary files of a killed run; the folder must be locked."""
         written = (
             self.config,
             self.source,
@@ -59,7 +59,7 @@ class RunFolder:
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
 
     def write_config(self, config: TrainingConfig) -> None:
-        """The settings as YAML, usable as --config; the versions stand above them."""
+        """Write the settings as YAML, usable as --config, below the versions of the libraries."""
         head = "".join(f"# {name} {number}\n" for name, number in versions().items())
         self._write(self.config, head + yaml.safe_dump(asdict(config), sort_keys=False))
 
@@ -72,14 +72,14 @@ class RunFolder:
         return restore_config(read_yaml(self.config), f"'{self.config}'")
 
     def write_data(self, fingerprint: DataFingerprint) -> None:
-        """Which data the run is of; to be written before the settings."""
+        """Record which data the run is trained on; to be written before the settings."""
         self._write(self.data, fingerprint.to_json() + "\n")
 
     def read_data(self) -> DataFingerprint | None:
-        """What `write_data` was given; None of a run of format 1, which did not record it.
+        """The fingerprint in data.json; None if there is no such file, as in runs of format 1.
 
         Raises:
-            InputError: there is something else.
+            InputError: the file holds something else, or cannot be read.
         """
         try:
             return DataFingerprint.from_json(self.data.read_text(), f"'{self.data}'")
@@ -89,20 +89,20 @@ class RunFolder:
             raise InputError(f"cannot read '{self.data}', which data the run is of: {error}") from error
 
     def write_source(self, named: Path, checkpoint: Path) -> None:
-        """Where a run begins that resumes from another one's checkpoint; to be written before the settings.
+        """Record what a run resumes from, other than its own newest checkpoint; to be written before the settings.
 
         Args:
-            named: what the user has named, such as that run's folder, which may have later checkpoints tomorrow.
-            checkpoint: the one that it meant.
+            named: the path that --resume names, such as another run folder, which may get later checkpoints.
+            checkpoint: the checkpoint that it meant.
         """
         content = {"format_version": FORMAT_VERSION, "named": str(named), "checkpoint": str(checkpoint)}
         self._write(self.source, json.dumps(content, indent=1) + "\n")
 
     def read_source(self) -> tuple[Path, Path] | None:
-        """What `write_source` was given; None of a run that began from nothing.
+        """The paths given to `write_source`; None of a run that did not begin from a checkpoint.
 
         Raises:
-            InputError: somebody wrote something else there.
+            InputError: the file holds something else, or cannot be read.
         """
         if not self.source.exists():
             return None
@@ -116,7 +116,7 @@ class RunFolder:
             ) from error
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """All rows so far; a last line that a crash cut short is left out."""
+        """All rows so far, without a last line that a crash cut short."""
         rows = []
         lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
         for number, line in enumerate(lines, 1):
@@ -132,12 +132,12 @@ class RunFolder:
         return rows
 
     def write_metrics(self, row: dict[str, float]) -> None:
-        """An epoch's row, in place of it and all later ones: a resumed run writes those again."""
+        """Write the row of an epoch, in place of it and all later ones, which a resumed run writes again."""
         rows = [other for other in self.read_metrics() if other["epoch"] < row["epoch"]]
         self._write_rows([*rows, row])
 
     def drop_metrics_after(self, epoch: int) -> None:
-        """Forget the rows of later epochs."""
+        """Remove the rows of later epochs."""
         rows = self.read_metrics()
         kept = [row for row in rows if row["epoch"] <= epoch]
         if len(kept) < len(rows):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.configs.parse import check_val_fraction, choose_settings
 from dual_cross_attention.data.fgvc import load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
@@ -29,7 +29,12 @@ EXAMPLES = 4  # that are shown of what does not stop a training
 
 
 def check_data(
-    task: str, dataset: str | None, data_root: str | None, num_workers: int | None, console: Console
+    task: str,
+    dataset: str | None,
+    data_root: str | None,
+    num_workers: int | None,
+    console: Console,
+    val_fraction: float | None = None,
 ) -> DataReport:
     """Reads a dataset's labels and all of its images.
 
@@ -39,6 +44,7 @@ def check_data(
         data_root: where it is; None: as it is found, see `find_data_root`.
         num_workers: processes; None: one per core.
         console: where progress is shown.
+        val_fraction: of a folder without a split, see `load_fgvc`.
 
     Raises:
         InputError: the dataset cannot be used at all.
@@ -47,7 +53,10 @@ def check_data(
         raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    images, report = _fgvc(name, data_root) if task == "fgvc" else _reid(name, data_root, console)
+    check_val_fraction(task, name, val_fraction)
+    images, report = (
+        _fgvc(name, data_root, val_fraction, console) if task == "fgvc" else _reid(name, data_root, console)
+    )
     total = sum(split.images for split in report.splits.values())
     synthetic = is_synthetic(task, name)
     with ProgressBar("check", total, console) as advance:
@@ -84,8 +93,10 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
     return lines + _some(f"{len(bad):,} images cannot be read", bad, shown)
 
 
-def _fgvc(name: str, data_root: str | None) -> tuple[Images, DataReport]:
-    data = load_fgvc(name, data_root)
+def _fgvc(name: str, data_root: str | None, val_fraction: float | None, console: Console) -> tuple[Images, DataReport]:
+    data = load_fgvc(name, data_root, val_fraction=val_fraction)
+    for note in data.notes:
+        console.print(note, soft_wrap=True, markup=False)
     splits = {"train": data.train, "test": data.test}
     report = DataReport({split: Split(len(each), len(distinct(each.labels))) for split, each in splits.items()})
     report.warnings = list(data.warnings)

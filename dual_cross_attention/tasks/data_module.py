@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs import FGVCConfig, TrainingConfig
+from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
+from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.task import Task
@@ -33,6 +35,7 @@ class RunSetup(ABC):
         cache: whether loaders keep their images in memory. Not for evaluation only, which reads each of them once.
         test_splits: names of the splits of the fingerprint that the test images are in.
         test_has_the_classes: whether test images are of the training classes, or of others (as in re-identification).
+        saved_preprocessing: of test images, as the file of the evaluated model records it; None in training.
     """
 
     config: TrainingConfig
@@ -44,10 +47,19 @@ class RunSetup(ABC):
     cache: bool
     test_splits: tuple[str, ...] = ("test",)
     test_has_the_classes: bool = False
+    saved_preprocessing: Preprocessing | None = None
 
     @abstractmethod
-    def __init__(self, config: TrainingConfig, train: bool = True):
-        """Reads the dataset; raises InputError if that cannot work, or its images cannot be kept as `cache` says."""
+    def __init__(self, config: TrainingConfig, train: bool = True, split: str | None = None):
+        """Reads the dataset.
+
+        Args:
+            config, train: see the class.
+            split: of the test images, where a dataset has several, "val" or "test"; None: that of the dataset.
+
+        Raises:
+            InputError: that cannot work, or its images cannot be kept as `cache` says.
+        """
 
     @abstractmethod
     def fingerprint(self) -> DataFingerprint:
@@ -65,8 +77,21 @@ class RunSetup(ABC):
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         """Batches for `Task.eval_step`."""
 
-    def check_fits(self, classes: list[str]) -> None:
-        """Raises InputError if a model with these classes cannot be evaluated on this data."""
+    def preprocessing(self, model: DualCrossAttentionViT) -> Preprocessing:
+        """Of the test images."""
+        return self.saved_preprocessing or preprocessing_of(self.config, model)
+
+    def check_fits(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
+        """Prepares the test images for a model with these classes.
+
+        Args:
+            classes: of the model.
+            unknown_classes: "leave_out" leaves out test images of classes that the model does not know, where the test
+                images of a dataset can be read alone.
+
+        Raises:
+            InputError: the model cannot be evaluated on this data.
+        """
         if self.test_has_the_classes and not same_names(classes, self.classes):
             raise InputError(
                 f"the model knows {len(classes)} classes ({classes[0]}, …), the data at '{self.config.data_root}' has "
@@ -74,7 +99,7 @@ class RunSetup(ABC):
             )
 
 
-def pixel_stats(config: TrainingConfig, model: DualCrossAttentionViT) -> PixelStats:
+def pixel_stats(config: TrainingConfig, model: DualCrossAttentionViT | None) -> PixelStats:
     """Mean and standard deviation that pixels are normalized by.
 
     In this order: the settings `mean` and `std`; what the weights file names, unless they are None, as in the settings
@@ -85,6 +110,19 @@ def pixel_stats(config: TrainingConfig, model: DualCrossAttentionViT) -> PixelSt
     if config.mean == "auto" and model.pretrained_stats:
         return model.pretrained_stats
     return default_stats(getattr(config, "pixel_stats", None), model.backbone.default_cfg, config.backbone)
+
+
+def preprocessing_of(config: TrainingConfig, model: DualCrossAttentionViT | None) -> Preprocessing:
+    """Of images outside of training, as the settings say; re-ID images are not cropped.
+
+    Args:
+        config: the settings.
+        model: may be None where `mean` and `std` of the settings are numbers, as in all runs since format 2.
+    """
+    mean, std, _ = pixel_stats(config, model)
+    img_size = tuple(config.img_size)
+    resize = tuple(config.resize()) if isinstance(config, FGVCConfig) else img_size
+    return Preprocessing(img_size, resize, tuple(mean), tuple(std))
 
 
 def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) -> str | None:
@@ -117,6 +155,9 @@ def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) ->
 
 def reading_processes(config: TrainingConfig, device: torch.device) -> int:
     """Processes that read images beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
-    if config.num_workers is not None:
-        return config.num_workers
+    return default_workers(device) if config.num_workers is None else config.num_workers
+
+
+def default_workers(device: torch.device) -> int:
+    """DataLoader workers where the user does not say: none on a CPU, else one per core, at most 8."""
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -57,21 +57,23 @@ class FGVCTask(Task):
         self._num_valid, self._num_broken = (SumMetric().to(self.device) for _ in range(2))
 
     @torch.no_grad()
-    def eval_step(self, batch: Batch) -> None:
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.eval_step`."""
         images, labels, valid = (
             batch[name].to(self.device, non_blocking=True) for name in ("images", "labels", "valid")
         )
         self._num_valid.update(valid.sum())
-        logits = self.model(images).logits
+        out = self.model(images).logits
+        out = {branch: out[branch] for branch in self.test_branches}
         if not valid.any():
-            return
-        logits = {branch: logits[branch].float()[valid] for branch in self.test_branches}
+            return out
+        logits = {branch: scores.float()[valid] for branch, scores in out.items()}
         together = vote({branch: logits[branch] for branch in self.model.predicting_branches})
         for suffix, scores in {"": together, **{f"_{branch}": logits[branch] for branch in logits}}.items():
             self._num_broken.update((~scores.isfinite()).sum())
             for k in (1, 5):
                 self._accuracies[f"top{k}{suffix}"].update(scores, labels[valid])
+        return out
 
     def compute_metrics(self, progress: Progress | None = None) -> dict[str, float]:
         """Accuracy in percent: "top1" and "top5" of SA and GLCA together, and of each ("top1_sa", "top5_glca", …).
@@ -83,6 +85,12 @@ class FGVCTask(Task):
         if self._num_broken.compute() > 0:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
         return {name: 100 * accuracy.compute().item() for name, accuracy in self._accuracies.items()}
+
+    def probabilities(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of `eval_step` → class probabilities (B, C): "" of SA and GLCA together, "_sa", "_glca"."""
+        predicting = self.model.predicting_branches
+        together = vote({branch: logits[branch] for branch in predicting}) / len(predicting)
+        return {"": together, **{f"_{branch}": F.softmax(scores.float(), dim=-1) for branch, scores in logits.items()}}
 
     def _accuracy(self, k: int) -> MulticlassAccuracy:
         num_classes = self.model.backbone.num_classes

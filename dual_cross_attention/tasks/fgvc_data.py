@@ -3,14 +3,15 @@
 import torch
 
 from dual_cross_attention.configs import FGVCConfig
-from dual_cross_attention.data import load_fgvc, test_loader, test_transform, train_loader, train_transform
+from dual_cross_attention.data import load_fgvc, test_loader, train_loader, train_transform
 from dual_cross_attention.data.cache import check_memory
+from dual_cross_attention.data.fgvc import FineGrainedData
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
-from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
+from dual_cross_attention.tasks.data_module import RunSetup, UnknownClasses, pixel_stats, reading_processes
 
 
 class FGVCSetup(RunSetup):
@@ -18,18 +19,20 @@ class FGVCSetup(RunSetup):
 
     test_has_the_classes = True
 
-    def __init__(self, config: FGVCConfig, train: bool = True):
+    def __init__(self, config: FGVCConfig, train: bool = True, split: str | None = None):
         self.config = config
-        self.data = load_fgvc(config.dataset, config.data_root, config.download and train)
-        self.classes = self.data.classes
-        self.description = (
-            f"{len(self.classes)} classes, {len(self.data.train):,} training and {len(self.data.test):,} test images"
+        self._take(
+            load_fgvc(config.dataset, config.data_root, config.download and train, train, split, config.val_fraction)
         )
-        self.warnings = self.data.warnings
-        self.num_test = len(self.data.test)
+        training = f"{len(self.data.train):,} training and " if self.data.train else ""
+        self.description = f"{len(self.classes)} classes, {training}{self.num_test:,} test images"
         self.cache = train and config.cache == "ram"
         if self.cache:
             check_memory(len(self.data.train) + self.num_test, tuple(config.resize()))
+
+    def _take(self, data: FineGrainedData) -> None:
+        self.data, self.classes, self.num_test = data, data.classes, len(data.test)
+        self.warnings, self.notes = data.warnings, data.notes
 
     def fingerprint(self) -> DataFingerprint:
         splits = {"train": self.data.train, "test": self.data.test}
@@ -37,13 +40,19 @@ class FGVCSetup(RunSetup):
             self.config.dataset,
             len(self.classes),
             digest_names(self.classes),
-            {name: fingerprint_split(split.images, split.labels) for name, split in splits.items()},
+            {name: fingerprint_split(split.images, split.labels) for name, split in splits.items() if split},
         )
 
-    def check_fits(self, classes: list[str]) -> None:
-        """See `RunSetup`. Classes of the same names in another order get the labels that the model knows."""
-        self.data = self.data.with_order_of(classes)
-        self.classes = self.data.classes
+    def check_fits(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
+        """See `RunSetup`. Test images get the labels that the model knows.
+
+        Where training images were read, the classes are those of the model, in any order. Test images alone may be of
+        some of them.
+        """
+        if self.data.train is None:
+            self._take(self.data.with_classes_of_model(classes, unknown_classes))
+        else:
+            self._take(self.data.with_order_of(classes))
         super().check_fits(classes)
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
@@ -70,7 +79,7 @@ class FGVCSetup(RunSetup):
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return test_loader(
             self.data.test,
-            test_transform(*self._sizes_and_stats(model)),
+            self.preprocessing(model).transform,
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),
             device.type,

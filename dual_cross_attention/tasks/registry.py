@@ -8,6 +8,6 @@ from dual_cross_attention.tasks.reid_data import ReIDSetup
 SETUPS: dict[str, type[RunSetup]] = {"fgvc": FGVCSetup, "reid": ReIDSetup}
 
 
-def read_setup(config: TrainingConfig, train: bool = True) -> RunSetup:
+def read_setup(config: TrainingConfig, train: bool = True, split: str | None = None) -> RunSetup:
     """The data of a run, read; arguments and errors as in `RunSetup`."""
-    return SETUPS[config.task](config, train)
+    return SETUPS[config.task](config, train, split)

@@ -113,13 +113,14 @@ class ReIDTask(Task):
         self._kept: list[tuple[Tensor, ...]] = []  # positions and features of each batch
 
     @torch.no_grad()
-    def eval_step(self, batch: Batch) -> None:
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.eval_step`; keeps features on the device."""
         images, positions, valid = (
             batch[name].to(self.device, non_blocking=True) for name in ("images", "indices", "valid")
         )
         features = self.model(images).features
         self._kept.append((positions[valid], *(features[branch][valid].float() for branch in self.test_branches)))
+        return features
 
     def compute_metrics(self, progress: Progress | None = None, rerank: bool = False) -> dict[str, float]:
         """Percent of SA and GLCA together ("mAP", "rank1", "rank5", "rank10") and of each ("mAP_sa", …).

@@ -10,7 +10,6 @@ from dual_cross_attention.data import (
     load_reid,
     reid_train_transform,
     test_loader,
-    test_transform,
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
@@ -20,6 +19,7 @@ from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.reid.blocks import BlockIdentitySampler
 from dual_cross_attention.data.samplers import EpochBatchSampler
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
@@ -31,7 +31,9 @@ class ReIDSetup(RunSetup):
 
     test_splits = ("query", "gallery")
 
-    def __init__(self, config: ReIDConfig, train: bool = True):
+    def __init__(self, config: ReIDConfig, train: bool = True, split: str | None = None):
+        if split:
+            raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
         self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
         self.classes = self.data.identities
@@ -108,10 +110,9 @@ class ReIDSetup(RunSetup):
         return BlockIdentitySampler(counts, identities_per_batch, per_identity, config.seed, train.block)
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
-        size = tuple(self.config.img_size)
         return test_loader(
             ImageList(self.images, self.split.identities.numpy()),
-            test_transform(size, size, *self._stats(model)),
+            self.preprocessing(model).transform,
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),
             device.type,

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from dual_cross_attention.configs import CONFIGS
-from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.configs.parse import check_val_fraction, choose_settings
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.reid import ReIDData, load_reid
@@ -56,6 +56,7 @@ def shard(
     num_workers: int | None,
     max_bad_images: int | None,
     console: Console,
+    val_fraction: float | None = None,
 ) -> list[str]:
     """Writes a dataset into archives, and their index.
 
@@ -72,6 +73,7 @@ def shard(
         num_workers: processes that read and decode; None: one per core.
         max_bad_images: how many images may be unreadable; None: 1 % of them, at least 10.
         console: where progress is shown.
+        val_fraction: of a folder without a split, see `load_fgvc`.
 
     Returns:
         What was written, and what to type next.
@@ -87,15 +89,17 @@ def shard(
         raise InputError(f"max_bad_images: expected a number of at least 0, got {max_bad_images}")
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    data = load_fgvc(name, data_root) if task == "fgvc" else load_reid(name, data_root)
-    for note in data.notes if isinstance(data, ReIDData) else ():  # cameras become numbers in the archives
-        console.print(note)
+    check_val_fraction(task, name, val_fraction)
+    data = load_fgvc(name, data_root, val_fraction=val_fraction) if task == "fgvc" else load_reid(name, data_root)
+    for note in data.notes:  # of re-ID: cameras become numbers in the archives
+        console.print(note, soft_wrap=True, markup=False)
     for warning in data.warnings:
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)
     classes = data.classes if isinstance(data, FineGrainedData) else data.identities
     counts = {split: len(each.images) for split, each in splits.items()}
     settings = {"shard_mb": shard_mb, "seed": seed, "pictures": counts, "classes": len(classes)}
+    settings |= {} if val_fraction is None else {"val_fraction": val_fraction}
     plan = Description(task, name, classes, None, settings)
     folder = Path(output_dir).expanduser()
     unreadable = UnreadableImages(

@@ -103,10 +103,13 @@ class Task(nn.Module, ABC):
         """Discards what `eval_step` has accumulated."""
 
     @abstractmethod
-    def eval_step(self, batch: Batch) -> None:
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """Accumulates the metrics of a test batch in this process, without the images that are not "valid".
 
         Runs the model even if no image is valid: under FSDP, other ranks take part in the pass.
+
+        Returns:
+            What the model says of each image of the batch, by branch: logits (B, classes), or features (B, D).
         """
 
     @abstractmethod

@@ -1,8 +1,11 @@
-"""Which folder a run has, and where it resumes from: only with the settings and on the data that it began with."""
+"""Decides which folder a run has, and from which checkpoint and with which settings it resumes.
 
-from collections.abc import Callable, Set
-from contextlib import suppress
-from dataclasses import asdict
+Nothing here reads or writes a file: `run_snapshot.py` reads, and `run.py` carries a decision out. A run resumes only
+with the settings and on the data that it began with.
+"""
+
+from collections.abc import Iterable, Set
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +14,10 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import as_of
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.runs.run_folder import RunFolder
-from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST, named_checkpoints, read_progress, verify
+from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST
+from dual_cross_attention.training.run_snapshot import ResumeSnapshots, RunSnapshot, require
 
-# A run may continue with these changed: they say where and how it runs, not what it computes.
+# A run may resume with these changed: they say where and how it runs, not what it computes.
 FREE_TO_CHANGE = {
     "data_root",
     "download",
@@ -31,7 +34,7 @@ FREE_TO_CHANGE = {
     "resume",
 }
 
-# What a command leaves open with these values is decided at the start of a run, and the run keeps it.
+# Settings that are resolved when a run begins, by the value that leaves them open: a resumed run keeps its own.
 LEFT_OPEN = {"precision": ("auto",), "mean": ("auto", None), "std": ("auto", None)}
 
 
@@ -47,191 +50,238 @@ class RunData(NamedTuple):
     classes: list[str]
 
 
-def choose_folder(config: TrainingConfig, data: RunData, say: Callable[[str], None]) -> RunFolder:
-    """`output_dir`; unset: the first of runs/NAME, runs/NAME-2, … that holds this very run, or nothing yet.
+@dataclass(frozen=True)
+class ResumeDecision:
+    """How a run begins or resumes.
 
     Args:
-        data: which the run is to be on.
-        say: is told of a run of the same settings on other data.
+        config: the settings to train with. Of a run that resumes, those that the command leaves open are as the run
+            has them.
+        checkpoint: to resume from; None to begin.
+        stored: settings in the config.yaml of the run that resumes, or that the checkpoint is of; None: a new run.
+        progress: how far the run had come at `checkpoint`; None if that is in the folder of another run.
+        renames: checkpoints of the run to be renamed first, because they are damaged or later than `checkpoint`, each
+            with its new name.
+        source: for resumed_from.json, see `RunFolder.write_source`; None: leave that file as it is.
+        warnings: for the user.
     """
-    if config.output_dir:
-        return RunFolder(config.output_dir)
-    name = f"runs/{config.task}-{config.dataset}-{config.backbone}-{config.ablation}-seed{config.seed}"
-    for number in count(1):
-        folder = RunFolder(name if number == 1 else f"{name}-{number}")
-        if not _is_taken(folder):
-            return folder
-        if not _is_this_run(config, folder):
-            continue
-        if not (other := _other_data(folder, data)):
-            return folder
-        say(f"'{folder.path}' holds this run on other data, so it is left alone: {'; '.join(other)}")
+
+    config: TrainingConfig
+    checkpoint: Path | None = None
+    stored: TrainingConfig | None = None
+    progress: dict[str, Any] | None = None
+    renames: tuple[tuple[Path, str], ...] = ()
+    source: tuple[Path, Path] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has all its epochs."""
+        return self.progress is not None and self.progress["epoch"] >= self.config.epochs
 
 
-def _is_taken(folder: RunFolder) -> bool:
-    """Whether a run has begun in it: what it begins from is written first, and its settings then."""
-    return folder.config.is_file() or folder.source.is_file()
-
-
-def _is_this_run(config: TrainingConfig, folder: RunFolder) -> bool:
-    if config.resume == "never" or (folder.config.is_file() and _other_settings(config, folder)):
-        return False
-    return folder.config.is_file() if config.resume == "auto" else _began_from(folder, Path(config.resume))
-
-
-def _began_from(folder: RunFolder, path: Path) -> bool:
-    """Whether the run in it began from what a path of --resume names, or named at that time."""
-    return path.resolve() in (folder.read_source() or ())
-
-
-def find_checkpoint(
-    config: TrainingConfig, folder: RunFolder, data: RunData, warn: Callable[[str], None]
-) -> Path | None:
-    """Where to resume from, by `config.resume` and what the folder holds; None to start.
-
-    A run that began from another one's checkpoint resumes from its own ones, and from that one until it has any; it is
-    the same run if the same path is given again. So it is where a run went back to a checkpoint of its own.
+def resolve_output_dir(
+    config: TrainingConfig, candidates: Iterable[RunSnapshot], resume_from: Path | None, data: RunData
+) -> tuple[Path, list[str]]:
+    """The folder of a run whose command names none: the first candidate that holds this very run, or nothing yet.
 
     Args:
-        data: which the run is to be on.
-        warn: is told of checkpoints that are damaged, or later than the one that was asked for, and set aside, and of
-            runs that have not recorded their data.
+        config: the settings of the command.
+        candidates: the default folders in order, see `default_runs`; read only as far as needed.
+        resume_from: see `ResumeSnapshots`.
+        data: the data of the command.
+
+    Returns:
+        The folder, and lines for the user: which runs of the same settings are on other data.
 
     Raises:
-        InputError: the folder holds another run, or one on other data; `resume` names nothing to resume from; no
-            checkpoint is whole; or there is none yet, and the one that the run began from is not whole any more.
-        OSError: a checkpoint cannot be set aside.
+        InputError: a candidate holds settings or data.json that cannot be read.
     """
-    own, path = named_checkpoints(folder.checkpoints), Path(config.resume)
-    if own and not folder.config.is_file():
-        raise InputError(
-            f"'{folder.path}' holds checkpoints, but no {folder.config.name} to say what they are of: put it back, or "
-            "take another --output_dir"
-        )
-    if config.resume not in ("auto", "never") and not _began_from(folder, path):
-        source, found = _named_by(path)
-        if not found or source is None:
-            raise InputError(
-                f"nothing to resume at '{path}': expected auto, never, a run's folder, or RUN/checkpoints/epoch_NNNN"
-            )
-        _refuse_other_settings(config, source, more={"epochs"})  # a longer training is what one continues for
-        _refuse_other_data(source, data, warn)
-        if folder.path.resolve() == source.path:
-            chosen = _newest_whole(found, warn, folder)
-            if path.resolve() != source.path:  # else a restart would go back to it again, and again
-                folder.write_source(path.resolve(), chosen.resolve())
-            return chosen
-        if _is_taken(folder):
-            raise InputError(f"'{folder.path}' holds a run already: take another --output_dir to resume from '{path}'")
-        return _newest_whole(found, warn)
-    if not _is_taken(folder):
-        return None
-    if config.resume == "never":
-        raise InputError(
-            f"'{folder.path}' holds a run already: take another --output_dir, or --resume auto to continue with it"
-        )
-    if folder.config.is_file():
-        began = folder.read_source()
-        went_back = config.resume != "auto" and began and began[1].parent == folder.checkpoints.resolve()
-        _refuse_other_settings(config, folder, more={"epochs"} if went_back else frozenset())
-        _refuse_other_data(folder, data, warn)
-    if not own:
-        return _first_checkpoint(config, folder, data, warn)
-    if not any((path / MANIFEST).is_file() for path in own):
-        raise InputError(
-            f"the checkpoints in '{folder.checkpoints}' have no {MANIFEST}: they were written by an earlier version of "
-            "this project, which this one cannot resume from; take another --output_dir"
-        )
-    return _newest_whole(own, warn, folder)
+    lines = []
+    for run in candidates:
+        if not run.is_taken:
+            return run.path, lines
+        if not _is_same_run(config, run, resume_from):
+            continue
+        if not (differences := _data_differences(run, data)):
+            return run.path, lines
+        lines.append(f"'{run.path}' holds this run on other data, so it is left alone: {'; '.join(differences)}")
+    raise ValueError("expected candidates without end, or with a free folder")
 
 
-def _first_checkpoint(
-    config: TrainingConfig, folder: RunFolder, data: RunData, warn: Callable[[str], None]
-) -> Path | None:
-    """The one of another run that this one began from; None if it began from nothing."""
-    began = folder.read_source()
-    if not began:
-        return None
-    checkpoint = began[1]
-    source, _ = _named_by(checkpoint)
-    wrong = verify(checkpoint) or (None if source else "no config.yaml above it says what it is of")
-    if wrong:
-        raise InputError(
-            f"'{folder.path}' began from '{checkpoint}' and has no checkpoint of its own yet, but that one is gone or "
-            f"damaged ({wrong}): put it back, or take another --output_dir"
-        )
-    if not folder.config.is_file():  # killed between the two: as at the first start
-        _refuse_other_settings(config, source, more={"epochs"})
-        _refuse_other_data(source, data, warn)
-    return checkpoint
+def _is_same_run(config: TrainingConfig, run: RunSnapshot, resume_from: Path | None) -> bool:
+    if config.resume == "never" or (run.config is not None and _setting_differences(config, run)):
+        return False
+    return run.config is not None if resume_from is None else _began_from(run, resume_from)
 
 
-def _named_by(path: Path) -> tuple[RunFolder | None, list[Path]]:
-    """The run that a path of --resume belongs to, if any, and the checkpoints that are meant."""
-    if not (path / MANIFEST).is_file():
-        return RunFolder(path.resolve()), named_checkpoints(RunFolder(path).checkpoints)
-    return run_of(path), [path]
+def _began_from(run: RunSnapshot, path: Path) -> bool:
+    """Whether --resume named this path, or meant this checkpoint, when the run began."""
+    return path in (require(run.source) or ())
 
 
-def run_of(checkpoint: Path) -> RunFolder | None:
-    """The run that a checkpoint lies in; None if no config.yaml above it says what it is of."""
-    return next((RunFolder(p) for p in checkpoint.resolve().parents if RunFolder(p).config.is_file()), None)
+def decide_resume(config: TrainingConfig, snapshots: ResumeSnapshots, data: RunData) -> ResumeDecision:
+    """Whether a run begins or resumes, from which checkpoint and with which settings.
 
-
-def _newest_whole(found: list[Path], warn: Callable[[str], None], own: RunFolder | None = None) -> Path:
-    """The last of these checkpoints that its manifest says is whole.
+    A run that began from the checkpoint of another run resumes from its own checkpoints, or from that one as long as it
+    has none. The same --resume PATH given again means the same run. This also holds for a run that went back to an
+    earlier checkpoint of its own.
 
     Args:
-        own: the folder that the run continues in. Its later checkpoints are moved out of the way: of the next ones, the
-            newest are kept, and gone on from. Nothing is changed in another run's folder.
+        config: the settings of the command.
+        snapshots: of the run folder, and of what the run is to resume from.
+        data: the data of the command.
+
+    Raises:
+        InputError: the folder holds another run, or the run on other data; `resume` names nothing to resume from; no
+            checkpoint is valid; or there is none yet, and the one that the run began from is not valid any more.
     """
-    ours = own is not None and found[0].resolve().parent == own.checkpoints.resolve()
-    damaged = []
-    for path in reversed(found):
-        wrong = verify(path)
-        if wrong is None:
-            break
-        damaged.append((path, wrong))
-    else:
-        mend = "take another --output_dir, or remove that folder to start anew" if ours else "name another checkpoint"
+    own, resume_from = snapshots.own, snapshots.resume_from
+    if own.checkpoints and own.config is None:
         raise InputError(
-            f"none of the {len(found)} checkpoints in '{found[0].parent}' is whole ({damaged[0][1]}): {mend}"
+            f"'{own.path}' holds checkpoints, but no config.yaml to say which run they belong to: put it back, or take "
+            "another --output_dir"
         )
-    for torn, wrong in damaged:
-        kept = f"it is kept as {_set_aside(own.checkpoints / torn.name, 'damaged')}" if ours else "it is passed over"
-        warn(f"checkpoint '{torn}' is damaged ({wrong}): {kept}, and the one before, {path.name}, is used")
-    if not ours:
-        return path
-    chosen = own.checkpoints / path.name
-    there = named_checkpoints(own.checkpoints)
-    for later in there[there.index(chosen) + 1 :]:
-        warn(f"checkpoint '{later}' is later than '{path}': it is kept as {_set_aside(later, 'left')}")
-    return chosen
+    if resume_from is not None and not _began_from(own, resume_from):
+        return _resume_from_path(config, own, snapshots.named, resume_from, data)
+    if not own.is_taken:
+        return ResumeDecision(config)
+    if config.resume == "never":
+        raise InputError(f"'{own.path}' holds a run already: take another --output_dir, or --resume auto to resume it")
+    return _resume_own(config, own, snapshots.origin, resume_from, data)
 
 
-def _set_aside(path: Path, why: str) -> str:
-    """Gives a checkpoint the first free name of NAME.why, NAME.why1, …; returns it."""
-    names = (path.with_name(f"{path.name}.{why}{number or ''}") for number in count())
-    return path.rename(next(name for name in names if not name.exists())).name
+def _resume_from_path(
+    config: TrainingConfig, own: RunSnapshot, named: RunSnapshot | None, resume_from: Path, data: RunData
+) -> ResumeDecision:
+    """From --resume PATH: into a new folder, or back to an earlier checkpoint of the run in the folder."""
+    if named is None or named.config is None or not named.checkpoints:
+        raise InputError(
+            f"nothing to resume at '{config.resume}': expected auto, never, a run folder with config.yaml and "
+            "checkpoints, or RUN/checkpoints/epoch_NNNN"
+        )
+    _refuse_other_settings(config, named, but={"epochs"})  # training longer is why one resumes another run
+    warnings = _refuse_other_data(named, data)
+    is_own = own.resolved == named.resolved
+    if not is_own and own.is_taken:
+        raise InputError(
+            f"'{own.path}' holds a run already: take another --output_dir to resume from '{config.resume}'"
+        )
+    decision = _from_newest_valid(config, named, own, warnings)
+    if is_own and resume_from == own.resolved:  # means the newest checkpoint, as auto does: nothing to record
+        return decision
+    return replace(decision, source=(resume_from, named.checkpoint_dir / decision.checkpoint.name))
 
 
-def _other_settings(config: TrainingConfig, folder: RunFolder) -> list[str]:
-    """Settings that make another run of it, as "name (value there, value here)"."""
-    stored = folder.read_config()
+def _resume_own(
+    config: TrainingConfig, own: RunSnapshot, origin: RunSnapshot | None, resume_from: Path | None, data: RunData
+) -> ResumeDecision:
+    """From the newest checkpoint of the run in the folder; without any, as the run began."""
+    warnings: list[str] = []
+    if own.config is not None:
+        source = require(own.source)
+        went_back = resume_from is not None and source is not None and source[1].parent == own.checkpoint_dir
+        _refuse_other_settings(config, own, but={"epochs"} if went_back else frozenset())
+        warnings = _refuse_other_data(own, data)
+    if not own.checkpoints:
+        return _begin_again(config, own, origin, data, warnings)
+    if not own.has_manifest:
+        raise InputError(
+            f"the checkpoints in '{own.path / 'checkpoints'}' have no {MANIFEST}: they were written by an earlier "
+            "version of this project, which this one cannot resume from; take another --output_dir"
+        )
+    return _from_newest_valid(config, own, own, warnings)
+
+
+def _begin_again(
+    config: TrainingConfig, own: RunSnapshot, origin: RunSnapshot | None, data: RunData, warnings: list[str]
+) -> ResumeDecision:
+    """From the checkpoint of another run that this one began from, if any: it was killed before a checkpoint."""
+    source = require(own.source)
+    if source is None:
+        stored = require(own.config)
+        return ResumeDecision(resumed_settings(config, stored), stored=stored, warnings=tuple(warnings))
+    reasons = [reason for _, reason in origin.damaged]
+    if origin.config is None:
+        reasons.append("no config.yaml above it says which run it belongs to")
+    if reasons:
+        raise InputError(
+            f"'{own.path}' began from '{source[1]}' and has no checkpoint of its own yet, but that one is gone or "
+            f"damaged ({reasons[0]}): put it back, or take another --output_dir"
+        )
+    if own.config is None:  # killed before its settings were written: as at the first start
+        _refuse_other_settings(config, origin, but={"epochs"})
+        warnings = _refuse_other_data(origin, data)
+    stored = require(origin.config if own.config is None else own.config)
+    return ResumeDecision(resumed_settings(config, stored), source[1], stored, warnings=tuple(warnings))
+
+
+def _from_newest_valid(
+    config: TrainingConfig, run: RunSnapshot, own: RunSnapshot, warnings: list[str]
+) -> ResumeDecision:
+    """From the newest valid checkpoint of a snapshot.
+
+    If it lies in the run's own folder, damaged and later checkpoints get other names: the newest ones are kept and
+    resumed from, so those would be in the way. Nothing is changed in the folder of another run.
+    """
+    is_own = run.checkpoint_dir == own.checkpoint_dir
+    if run.valid is None:
+        remedy = "take another --output_dir, or remove that folder to begin again" if is_own else "name another one"
+        raise InputError(
+            f"none of the {len(run.checkpoints)} checkpoints in '{run.checkpoints[0].parent}' is valid "
+            f"({run.damaged[0][1]}): {remedy}"
+        )
+    checkpoint = next((path for path in own.checkpoints if path.name == run.valid.name), None) if is_own else run.valid
+    if checkpoint is None:
+        raise InputError(
+            f"'{run.valid}' does not have the name of a checkpoint: rename it to epoch_NNNN, or "
+            "epoch_NNNN_step_NNNNNNNN, to resume its run from it"
+        )
+    warnings, renames = [*warnings], []
+
+    def rename(name: str, why: str) -> str:
+        free = next(new for n in count() if (new := f"{name}.{why}{n or ''}") not in own.entries)
+        renames.append((own.path / "checkpoints" / name, free))
+        return free
+
+    for path, reason in run.damaged:
+        kept = f"it is kept as {rename(path.name, 'damaged')}" if is_own else "it is skipped"
+        warnings.append(f"checkpoint '{path}' is damaged ({reason}): {kept}, and {checkpoint.name} is used instead")
+    if is_own:
+        renamed = {path.name for path, _ in run.damaged}
+        for path in own.checkpoints[own.checkpoints.index(checkpoint) + 1 :]:
+            if path.name not in renamed:
+                kept = rename(path.name, "left")
+                warnings.append(f"checkpoint '{path}' is later than '{checkpoint}': it is kept as {kept}")
+    stored, progress = require(run.config), require(run.progress)
+    return ResumeDecision(
+        resumed_settings(config, stored),
+        checkpoint,
+        stored,
+        progress if is_own else None,
+        tuple(renames),
+        warnings=tuple(warnings),
+    )
+
+
+def _setting_differences(config: TrainingConfig, run: RunSnapshot) -> list[tuple[str, str]]:
+    """Settings that make the command another run: name, and "name (value there, value here)"."""
+    stored = require(run.config)
     old, new = asdict(stored), asdict(resumed_settings(config, stored))
     return [
-        f"{name} ({old.get(name)} there, {new[name]} here)"
+        (name, f"{name} ({old.get(name)} there, {new[name]} here)")
         for name in new
         if name not in FREE_TO_CHANGE and old.get(name) != new[name]
     ]
 
 
-def _refuse_other_settings(config: TrainingConfig, folder: RunFolder, more: Set[str] = frozenset()) -> None:
-    changed = [said for said in _other_settings(config, folder) if said.split(" (")[0] not in more]
+def _refuse_other_settings(config: TrainingConfig, run: RunSnapshot, but: Set[str]) -> None:
+    changed = [(name, text) for name, text in _setting_differences(config, run) if name not in but]
     if changed:
-        longer = f" (with --resume {folder.path}, to resume from it)" if changed[0].startswith("epochs (") else ""
+        hint = f" (with --resume {run.path}, to resume from it)" if changed[0][0] == "epochs" else ""
         raise InputError(
-            f"'{folder.path}' holds a run with other settings: {', '.join(changed)}; take another --output_dir{longer}"
+            f"'{run.path}' holds a run with other settings: {', '.join(text for _, text in changed)}; take another "
+            f"--output_dir{hint}"
         )
 
 
@@ -244,44 +294,37 @@ def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> Training
             keeps the default of its time; what the command leaves open, such as precision "auto", is as the run has it.
     """
     config = as_of(config, stored.format_version)
-    if stored.format_version == 1:  # such a run has decided nothing
+    if stored.format_version == 1:  # such a run has resolved nothing
         return config
     kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) in left_open]
     return config.replaced(**{name: getattr(stored, name) for name in kept})
 
 
-def _other_data(folder: RunFolder, data: RunData) -> list[str]:
-    """How the data of the run in a folder differs from this, in words; of a run of format 1, as far as it is known."""
-    if recorded := folder.read_data():
+def _data_differences(run: RunSnapshot, data: RunData) -> list[str]:
+    """How the data of a run differs from this data, in words; of a run without data.json, as far as it is known."""
+    if recorded := require(run.data):
         return recorded.differences(data.fingerprint)
-    progress = _known_progress(folder)
-    if progress is None:
+    if run.trained_on is None:
         return []
+    classes, images = run.trained_on
     found = []
-    if digest_names(progress["classes"]) != digest_names(data.classes):
-        found.append(f"names or order of the labels ({len(progress['classes']):,} there, {len(data.classes):,} here)")
-    images = data.fingerprint.splits["train"].images
-    if progress["pictures"] != images:
-        found.append(f"number of train images ({progress['pictures']:,} there, {images:,} here)")
+    if digest_names(classes) != digest_names(data.classes):
+        found.append(f"names or order of the labels ({len(classes):,} there, {len(data.classes):,} here)")
+    if images != (now := data.fingerprint.splits["train"].images):
+        found.append(f"number of train images ({images:,} there, {now:,} here)")
     return found
 
 
-def _known_progress(folder: RunFolder) -> dict[str, Any] | None:
-    """The progress of a run's newest checkpoint that can be read; None if there is none."""
-    for path in reversed(named_checkpoints(folder.checkpoints)):
-        with suppress(InputError):
-            return read_progress(path)
-    return None
-
-
-def _refuse_other_data(folder: RunFolder, data: RunData, warn: Callable[[str], None]) -> None:
-    if other := _other_data(folder, data):
+def _refuse_other_data(run: RunSnapshot, data: RunData) -> list[str]:
+    """Warnings about the data, where it does not differ."""
+    if differences := _data_differences(run, data):
         raise InputError(
-            f"'{folder.path}' holds a run on other data: {'; '.join(other)}; take another --output_dir, or give back "
-            "the data that it began with (to start on new data from its weights, give its model as --weights)"
+            f"'{run.path}' holds a run on other data: {'; '.join(differences)}; take another --output_dir, or use the "
+            "data that it began with (to train on new data from its weights, give its model as --weights)"
         )
-    if not folder.data.is_file() and _known_progress(folder):
-        warn(
-            f"'{folder.path}' was made by a version that did not record its data: label names and the number of "
-            "train images are the same; whether the files are cannot be told"
-        )
+    if run.data is None and run.trained_on is not None:
+        return [
+            f"'{run.path}' was made by a version that did not record its data: label names and the number of train "
+            "images are the same; whether the files are the same is unknown"
+        ]
+    return []

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -31,12 +32,13 @@ from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.text import escape
 from dual_cross_attention.training.checkpointing.artifacts import complete_results
-from dual_cross_attention.training.checkpointing.checkpoints import read_progress, remove_leftovers
+from dual_cross_attention.training.checkpointing.checkpoints import remove_leftovers
 from dual_cross_attention.training.distributed.rendezvous import process_group_options
 from dual_cross_attention.training.distributed.strategy import is_peer_failure, on_rank_zero, refuse_accelerate_plugins
-from dual_cross_attention.training.resume import RunData, choose_folder, find_checkpoint, resumed_settings, run_of
+from dual_cross_attention.training.resume import ResumeDecision, RunData, decide_resume, resolve_output_dir
 from dual_cross_attention.training.run_context import RunContext
 from dual_cross_attention.training.run_lock import RunLock
+from dual_cross_attention.training.run_snapshot import default_runs, inspect_for_resume, resolve_resume_path
 from dual_cross_attention.training.signals import LEFT_EARLY, SignalHandler
 from dual_cross_attention.training.trainer import Trainer
 
@@ -70,7 +72,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             for line in settings_without_effect(config):
                 console.print(f"warning: {line}", style="yellow")
             opened = on_rank_zero(lambda: _open_folder(config, setup, console, interruptions, device, locks))
-            setup.config = opened.config
+            setup.config = opened.decision.config
             return _train(setup, console, interruptions, device, opened)
         except RuntimeError as error:
             if not is_peer_failure(error):
@@ -96,41 +98,17 @@ def _starting(interruptions: SignalHandler, do: Callable[[], T]) -> T:
         raise InterruptedRun(f"{interruptions.requested}: {LEFT_EARLY}") from error
 
 
-def _settled(
-    config: TrainingConfig, stored: TrainingConfig | None, device: torch.device, console: Console
-) -> TrainingConfig:
-    """The settings with what a command leaves open decided.
-
-    Args:
-        config: those of the command.
-        stored: those of the run that is resumed; None if there is none.
-    """
-    if stored is None:
-        return config.replaced(precision=resolve_precision(config.precision, device, config.format_version))
-    left_open = config.precision == "auto"
-    config = resumed_settings(config, stored)
-    if left_open and available_precision(config.precision, device) != config.precision:
-        precision = resolve_precision("auto", device, config.format_version)
-        console.print(
-            f"the run was in {config.precision}, which {device.type} does not have: it resumes in {precision}"
-        )
-        config = config.replaced(precision=precision)
-    return config
-
-
 class OpenedRun(NamedTuple):
     """What rank 0 has decided before a run begins or resumes.
 
     Args:
-        path: of the run's folder.
-        checkpoint: to resume from; None to begin.
-        config: the settings, with what the command leaves open decided.
+        path: of the run folder, which rank 0 has locked.
+        decision: how the run begins or resumes, with the precision resolved.
         data: the fingerprint of the data.
     """
 
     path: Path
-    checkpoint: Path | None
-    config: TrainingConfig
+    decision: ResumeDecision
     data: DataFingerprint
 
 
@@ -142,34 +120,68 @@ def _open_folder(
     device: torch.device,
     locks: list[RunLock],
 ) -> OpenedRun:
-    """Chooses and locks the run's folder, adds the lock to `locks`, and looks for what to resume from."""
-
-    def warn(message: str) -> None:
-        console.print(f"warning: {message}", style="yellow")
-
+    """Choose and lock the run folder, add the lock to `locks`, and decide what to resume from."""
     data = RunData(setup.fingerprint(), setup.classes)
-    folder = choose_folder(config, data, console.print)
+    folder = _choose_folder(config, data, console)
     lock = RunLock(folder)
     lock.acquire()
     locks.append(lock)
-
-    def look() -> Path | None:
-        if folder.config.is_file():
-            folder.remove_leftovers()
-            remove_leftovers(folder.checkpoints)
-            remove_leftovers(folder.path, folder.diverged.name)
-        checkpoint = find_checkpoint(config, folder, data, warn)
-        if checkpoint and checkpoint.parent == folder.checkpoints:
-            complete_results(folder, folder.read_config(), checkpoint, data.fingerprint)
-        return checkpoint
-
     try:
-        checkpoint = _starting(interruptions, look)
-        run = folder if folder.config.is_file() else run_of(checkpoint) if checkpoint else None
-        config = _settled(config, run.read_config() if run else None, device, console)
-        return OpenedRun(folder.path, checkpoint, config, data.fingerprint)
+        decision = _starting(interruptions, lambda: _prepare_folder(config, folder, data, console))
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error}") from error
+    config = _resolve_precision(config, decision, device, console)
+    return OpenedRun(folder.path, replace(decision, config=config), data.fingerprint)
+
+
+def _choose_folder(config: TrainingConfig, data: RunData, console: Console) -> RunFolder:
+    if config.output_dir:
+        return RunFolder(config.output_dir)
+    path, lines = resolve_output_dir(config, default_runs(config), resolve_resume_path(config), data)
+    for line in lines:
+        console.print(line)
+    return RunFolder(path)
+
+
+def _prepare_folder(config: TrainingConfig, folder: RunFolder, data: RunData, console: Console) -> ResumeDecision:
+    """Decide how the run in a locked folder begins or resumes, and bring the folder into that state.
+
+    Raises:
+        InputError: see `decide_resume`.
+        OSError, SafetensorError: a file of the run cannot be renamed or written.
+    """
+    if folder.config.is_file():  # before the look: a checkpoint that was being replaced has its name again
+        folder.remove_leftovers()
+        remove_leftovers(folder.checkpoints)
+        remove_leftovers(folder.path, folder.diverged.name)
+    decision = decide_resume(config, inspect_for_resume(config, folder), data)
+    for checkpoint, name in decision.renames:
+        checkpoint.rename(checkpoint.with_name(name))
+    for line in decision.warnings:
+        console.print(f"warning: {line}", style="yellow")
+    if decision.progress is not None:
+        complete_results(folder, decision.stored, decision.progress, data.fingerprint)
+    return decision
+
+
+def _resolve_precision(
+    config: TrainingConfig, decision: ResumeDecision, device: torch.device, console: Console
+) -> TrainingConfig:
+    """The settings of a decision with a precision that the device has.
+
+    Args:
+        config: the settings of the command.
+    """
+    decided = decision.config
+    if decision.stored is None:
+        return decided.replaced(precision=resolve_precision(decided.precision, device, decided.format_version))
+    if config.precision == "auto" and available_precision(decided.precision, device) != decided.precision:
+        precision = resolve_precision("auto", device, decided.format_version)
+        console.print(
+            f"the run was in {decided.precision}, which {device.type} does not have: it resumes in {precision}"
+        )
+        return decided.replaced(precision=precision)
+    return decided
 
 
 def _train(
@@ -179,25 +191,24 @@ def _train(
     device: torch.device,
     opened: OpenedRun,
 ) -> dict[str, float]:
-    config, checkpoint, folder = opened.config, opened.checkpoint, RunFolder(opened.path)
-    if checkpoint and checkpoint.parent == folder.checkpoints:
-        progress = read_progress(checkpoint)
-        if progress["epoch"] >= config.epochs:
-            console.print(f"{folder.path} holds this run already, all {config.epochs} epochs of it; nothing to do.")
-            _report(config, folder, progress["best"], progress["unreadable"], console)
-            return progress["best"]
+    decision, folder = opened.decision, RunFolder(opened.path)
+    if decision.is_finished:
+        epochs, progress = decision.config.epochs, decision.progress
+        console.print(f"{folder.path} holds this run already, all {epochs} epochs of it; nothing to do.")
+        _report(decision.config, folder, progress["best"], progress["unreadable"], console)
+        return progress["best"]
 
     trainer = _starting(interruptions, lambda: _build_trainer(setup, console, interruptions, device, opened))
     try:
         if trainer.accelerator.is_main_process:
-            if checkpoint and not (folder.config.is_file() or folder.source.is_file()):
-                folder.write_source(Path(config.resume).resolve(), checkpoint.resolve())
+            if decision.source:
+                folder.write_source(*decision.source)
             folder.write_data(opened.data)
             folder.write_config(trainer.config)
     except OSError as error:
         raise InputError(f"cannot write to the run's folder '{folder.path}': {error.strerror}") from error
     best = trainer.fit()
-    _report(config, folder, best, trainer.unreadable.found, console)
+    _report(decision.config, folder, best, trainer.unreadable.found, console)
     return best
 
 
@@ -209,7 +220,7 @@ def _build_trainer(
     opened: OpenedRun,
 ) -> Trainer:
     """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
-    config, checkpoint, folder = opened.config, opened.checkpoint, RunFolder(opened.path)
+    config, checkpoint, folder = opened.decision.config, opened.decision.checkpoint, RunFolder(opened.path)
     set_seed(config.seed)
     pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:

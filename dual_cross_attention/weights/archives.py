@@ -1,4 +1,4 @@
-"""Zip archives of weights (.pth, .npz) that somebody else made: what they would become, before they are unpacked."""
+"""Untrusted zip archives of weights (.pth, .npz): their unpacked sizes are checked before they are read."""
 
 import zipfile
 from pathlib import Path

@@ -12,8 +12,8 @@ import torch
 from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
-from dual_cross_attention.configs.flags import read_yaml
 from dual_cross_attention.configs.versions import check_header_version, check_version
+from dual_cross_attention.configs.yaml_files import read_yaml
 from dual_cross_attention.text import escape
 from dual_cross_attention.weights.pixel_stats import PixelStats, default_stats, read_stats
 

@@ -491,4 +491,4 @@ def test_an_output_that_is_a_file(dcal, images, tmp_path):
 def test_help(dcal):
     outcome = dcal("shard", "--help")
     assert outcome.status == 0 and "WebDataset" in outcome.out and "--shard_mb" in outcome.out
-    assert "  shard       write a dataset" in dcal().out
+    assert "  shard " in dcal().out

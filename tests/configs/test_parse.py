@@ -1,4 +1,4 @@
-"""Which setting wins, and the recipes."""
+"""Which setting wins."""
 
 import re
 from dataclasses import asdict
@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from dual_cross_attention.configs import CONFIGS, FGVCConfig, ToyConfig
-from dual_cross_attention.configs.parse import RECIPES, parse_config, recipe_names, restore_config
+from dual_cross_attention.configs.parse import parse_config, restore_config
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models import list_backbones
 
 
 @pytest.fixture
@@ -83,36 +82,6 @@ def test_what_users_edit_is_where_they_are_told_to_look():
             assert re.search(rf"^    {name}: \w+ = ", text, re.M)
 
 
-# --- recipes ---
-
-
-BACKBONES = ("deit_tiny", "deit_small", "deit_base", "vit_base")
-FGVC_RECIPES = [f"{data}_{name}" for data in ("cub", "cars", "aircraft") for name in BACKBONES]
-REID_RECIPES = [f"{data}_{name}" for data in ("market", "duke", "msmt17", "veri776") for name in BACKBONES]
-
-
-def test_a_recipe_for_each_published_row():
-    """Tables 1 and 2 of the paper, as far as the backbones are plain ViTs of timm."""
-    assert recipe_names() == sorted(FGVC_RECIPES + REID_RECIPES)
-
-
-@pytest.mark.parametrize("name", FGVC_RECIPES + REID_RECIPES)
-def test_recipes_are_the_papers(name):
-    config = parse_config(["--config", name, "--data_root", "somewhere"])
-    dataset, _, backbone = name.partition("_")
-    assert config.dataset.startswith(dataset) and config.data_root == "somewhere"
-    assert config.backbone.startswith(backbone) and config.backbone.partition(".")[0] in list_backbones()
-    assert config.weights == "imagenet" and config.ablation == "full" and config.lr is None
-    text = (RECIPES / f"{name}.yaml").read_text()
-    assert re.search(r"Published .* \d\d\.\d.* -> \d\d\.\d", text) and "paper's numbers, not measurements" in text
-    if name in FGVC_RECIPES:
-        assert (config.img_size, config.resize(), config.epochs) == ([448, 448], [550, 550], 100)
-        assert (config.lr_per_512, config.weight_decay, config.local_ratio) == (5e-4, 0.05, 0.1)
-    else:
-        assert (config.img_size, config.epochs) == ([256, 256 if dataset == "veri776" else 128], 120)
-        assert (config.lr_per_512, config.weight_decay, config.local_ratio) == (0.064, 1e-4, 0.3)
-
-
 def test_reid_defaults_are_the_papers_and_transreids():
     """PAPER: SGD 0.008 at batch 64 = 16 x 4, cosine, 120 epochs; TransReID: all the rest."""
     config = parse_config(["--task", "reid", "--dataset", "market1501"])
@@ -133,19 +102,6 @@ def test_batches_must_be_p_times_k():
         with pytest.raises(InputError, match=f"batch_size {size}: the triplet loss needs at least two identities of 4"):
             parse_config(["--task", "reid", "--dataset", "market1501", "--batch_size", str(size)])
     assert parse_config(["--task", "reid", "--batch_size", "6", "--images_per_identity", "3"]).batch_size == 6
-
-
-def test_recipes_leave_the_machine_to_the_user():
-    """Who has a small card edits batch_size in the config; a recipe must not undo that."""
-    for name in recipe_names():
-        left = {"batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing", "precision", "num_workers"}
-        assert not left & yaml.safe_load((RECIPES / f"{name}.yaml").read_text()).keys()
-
-
-def test_a_file_here_wins_over_a_recipe_of_that_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("cub_deit_tiny").write_text("epochs: 3\n")
-    assert parse_config(["--config", "cub_deit_tiny"]).epochs == 3
 
 
 @pytest.mark.parametrize(("name", "value"), [("weights_key", "teacher"), ("weights_img_size", [32, 64])])
@@ -175,3 +131,20 @@ def test_which_settings_are_flags_is_kept(tmp_path):
     (tmp_path / "a.yaml").write_text("epochs: 3\nlr: 0.1\nformat_version: 2\n")
     config = parse_config(["--config", str(tmp_path / "a.yaml"), "--lr", "0.2", "--seed=1"])
     assert config.flags == {"lr", "seed"} == config.replaced(epochs=4).flags
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_setting_of_another_task_names_the_task(tmp_path, in_file):
+    (tmp_path / "settings.yaml").write_text("task: reid\nval_fraction: 0.2\n")
+    flags = ["--config", f"{tmp_path / 'settings.yaml'}"] if in_file else ["--task=reid", "--val_fraction=0.2"]
+    with pytest.raises(InputError, match=r"val_fraction.*--task fgvc, not of reid.*query/"):
+        parse_config(flags)
+    with pytest.raises(InputError, match=r"--padding.*--task reid, not of fgvc"):
+        parse_config(["--padding=4"])
+
+
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "nan"])
+def test_val_fraction_is_a_share(value):
+    with pytest.raises(InputError, match="val_fraction"):
+        parse_config(["--dataset=folder", f"--val_fraction={value}"])
+    assert parse_config(["--dataset=folder"]).val_fraction is None

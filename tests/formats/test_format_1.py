@@ -11,7 +11,7 @@ import torch
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.shards import index as shard_index
-from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import read_state
 
@@ -110,7 +110,7 @@ def test_a_finished_model_evaluates_to_what_it_did(dcal, fixture, tmp_path, task
 
 @pytest.mark.parametrize("task", COMMANDS)
 def test_a_model_file_keeps_its_settings(task):
-    saved = load_model(FIXTURES / f"{task}-finished")
+    saved = read_model(FIXTURES / f"{task}-finished")
     assert saved.config.format_version == 1
     assert (saved.config.precision, saved.config.glca_init) == ("auto", "random")
     assert saved.data is None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks.measure import count_flops
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
-from dual_cross_attention.backbones.opened_block import DropPathMasks, draw_drop_path
+from dual_cross_attention.backbones.opened_block import DropPathMasks, sample_drop_path
 from dual_cross_attention.models import ABLATIONS
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
 
@@ -226,7 +226,7 @@ def test_every_block_has_its_stochastic_depth(monkeypatch):
     model = tiny("full", drop_path_rate=0.5).train()
     blocks = []
     for block in model.backbone.blocks:
-        blocks.append(draw_drop_path(block, 4, torch.device("cpu")))
+        blocks.append(sample_drop_path(block, 4, torch.device("cpu")))
     assert blocks[0] is None and all((mask == 0).all() for masks in blocks[1:] for mask in masks)
 
     seen = {}

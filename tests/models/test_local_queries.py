@@ -13,6 +13,7 @@ from dual_cross_attention.backbones.opened_block import project
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.models import dual_vit
 from dual_cross_attention.models.glca import LOCAL_QUERIES
 
 TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -240,3 +241,19 @@ def test_settings_reach_the_model_and_idle_ones_are_told():
     for wrong in ("--glca_blocks=0", "--local_queries=all"):
         with pytest.raises(InputError):
             parse_config([wrong])
+
+
+@pytest.mark.parametrize("local_queries", LOCAL_QUERIES)
+@pytest.mark.parametrize("number", [1, 2])
+def test_predictions_need_local_tokens_only_where_they_matter(local_queries, number, monkeypatch):
+    """`predict` and `embed` give what `forward` gives, and look for local tokens only if these change it."""
+    model = tiny(local_queries=local_queries, glca_blocks=number).double().eval()
+    out = model(images().double())
+    scored = []
+    original = dual_vit.score_patches
+    monkeypatch.setattr(dual_vit, "score_patches", lambda *given: scored.append(1) or original(*given))
+    mean = (out.logits["sa"].softmax(-1) + out.logits["glca"].softmax(-1)) / 2
+    torch.testing.assert_close(model.predict(images().double()).double(), mean, atol=1e-6, rtol=0)
+    features = torch.cat([out.features["sa"], out.features["glca"]], dim=1)
+    torch.testing.assert_close(model.embed(images().double()), features)
+    assert bool(scored) == (number > 1 or local_queries in ("local_only", "cross"))

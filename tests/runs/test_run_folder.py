@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from dual_cross_attention import InputError
 from dual_cross_attention.configs import FGVCConfig
-from dual_cross_attention.inference.model_files import build_model, find_model_file, load_model, save_model
+from dual_cross_attention.inference.model_files import build_model, find_model_file, read_model, save_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, write_checkpoint
 
@@ -80,7 +80,7 @@ def test_a_model_comes_back_as_it_was(folder, config, monkeypatch):
     torch.manual_seed(0)
     model = build_model(config, 3, pretrained=False).eval()
     save_model(folder.last, model.state_dict(), config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
-    saved = load_model(folder.path)  # no best yet: the last
+    saved = read_model(folder.path)  # no best yet: the last
     assert find_model_file(folder.path) == folder.last
     assert (saved.config, saved.classes, saved.metrics) == (config, ["ä", "b", "c"], {"epoch": 4, "val/top1": 50.0})
     images = torch.rand(2, 3, 32, 48)

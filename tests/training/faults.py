@@ -174,7 +174,7 @@ class Faults:
         self._around(checkpoints, "write_checkpoint", "checkpoint")
         self._around(results, "save_model", "result")
         self._around(model_files, "save_file", "write model")
-        self._around(training, "find_checkpoint", "look")
+        self._around(training, "inspect_for_resume", "look")
         self._around(training, "complete_results", "mended")
         self._around(training, "read_setup", "labels")
         self._around(training, "build_model", "build")

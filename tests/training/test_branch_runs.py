@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dual_cross_attention.inference.model_files import load_model, save_model
+from dual_cross_attention.inference.model_files import read_model, save_model
 
 CHEAPER = ["--pwca_every=2", "--pwca_blocks=1", "--distractor_tokens=0.5"]
 LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", *CHEAPER]
@@ -49,12 +49,12 @@ def test_rows_and_models_of_a_late_glca(dcal, late, tmp_path, task):
         assert row["train/loss"] == pytest.approx(0.5 * row["train/loss_sa"], rel=0.1)
     assert rows[2]["train/w_glca"] != 0
     initial = load_file(run_folder / "last.safetensors")
-    assert load_model(run_folder / "last.safetensors").model.glca_is_trained
-    best = load_model(run_folder / "best.safetensors")
+    assert read_model(run_folder / "last.safetensors").model.glca_is_trained
+    best = read_model(run_folder / "best.safetensors")
     assert best.model.glca_is_trained == (best.metrics["epoch"] > 2)
     for epoch, trained in ((1, False), (2, False), (3, True)):
         save_model(tmp_path / "m.safetensors", initial, best.config, best.classes, {"epoch": epoch})
-        assert load_model(tmp_path / "m.safetensors").model.glca_is_trained == trained
+        assert read_model(tmp_path / "m.safetensors").model.glca_is_trained == trained
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
@@ -88,7 +88,7 @@ def test_local_queries_and_blocks_are_of_the_run_and_its_files(
     assert ended.status == 75, ended.err
     assert dcal("train", *flags, "--output_dir", tmp_path / "run").status == 0
     assert_same_results(tmp_path / "run", tmp_path / "whole")
-    saved = load_model(tmp_path / "run")
+    saved = read_model(tmp_path / "run")
     assert (saved.model.local_queries, len(saved.model.glca_blocks)) == (local_queries, 2)
     assert dcal("eval", tmp_path / "run", "--device=cpu", f"--json={tmp_path / 'scores.json'}").status == 0
     score = "top1" if task == "fgvc" else "mAP"

@@ -1,4 +1,7 @@
-"""Going on: from what, with which settings, and into which folder."""
+"""Resuming from end to end: a resumed run has the results of an undisturbed one, to the bit.
+
+What is decided, and from what, is in `test_resume_decisions.py` and `test_run_snapshot.py`, without a training.
+"""
 
 import hashlib
 import json
@@ -45,47 +48,17 @@ def change(checkpoint: Path, file: str, content: bytes) -> None:
 
 # --- damage ---
 
-DAMAGE = {
-    "half a state": lambda path: os.truncate(path / STATE, (path / STATE).stat().st_size // 2),
-    "other progress": lambda path: (path / PROGRESS).write_text("{}"),
-    "no manifest": lambda path: (path / MANIFEST).unlink(),
-    "a manifest of nothing": lambda path: (path / MANIFEST).write_text("\0" * 100),
-    "nothing": lambda path: [file.unlink() for file in path.iterdir()],
-}
 
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_the_checkpoint_before_a_damaged_one_is_used(dcal, tasks, undisturbed, assert_same_results, run, damage):
+def test_the_checkpoint_before_a_damaged_one_is_used(dcal, tasks, undisturbed, assert_same_results, run):
     damaged = run / "checkpoints" / "epoch_0002_step_00000007"
-    damage(damaged)
+    os.truncate(damaged / STATE, (damaged / STATE).stat().st_size // 2)
     outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
     assert outcome.status == 0, outcome.err
     (warning,) = (line for line in outcome.out.splitlines() if line.startswith("warning: "))
-    assert warning.startswith(f"warning: checkpoint '{damaged}' is damaged (")
-    assert warning.endswith("it is kept as epoch_0002_step_00000007.damaged, and the one before, epoch_0002, is used")
+    assert f"'{damaged}' is damaged" in warning and "kept as epoch_0002_step_00000007.damaged" in warning
     assert damaged.with_name(f"{damaged.name}.damaged").is_dir() and not damaged.exists()
     assert "resumed after epoch 2" in outcome.out.splitlines()
     assert_same_results(run, undisturbed("fgvc"))
-
-
-def test_all_damaged(dcal, tasks, run):
-    for path in list_checkpoints(run / "checkpoints"):
-        DAMAGE["half a state"](path)
-    before = sorted(run.rglob("*"))
-    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
-    assert outcome.status == 2
-    assert f"none of the 2 checkpoints in '{run / 'checkpoints'}' is whole (state.pt has " in outcome.err
-    assert sorted(run.rglob("*")) == before
-
-
-def test_a_damaged_checkpoint_of_another_run_stays_there(dcal, tasks, run, tmp_path):
-    damaged = run / "checkpoints" / "epoch_0002_step_00000007"
-    DAMAGE["half a state"](damaged)
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    outcome = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", tmp_path / "on")
-    assert outcome.status == 0, outcome.err
-    assert "it is passed over, and the one before, epoch_0002, is used" in outcome.out
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
@@ -122,23 +95,6 @@ def test_a_state_of_something_else_is_told_in_a_line(dcal, tasks, run, state, tm
     assert outcome.err.startswith("dcal: error: cannot resume from '") and len(outcome.err.splitlines()) == 1
 
 
-def test_other_data_is_refused(dcal, tasks, run, make_images, tmp_path):
-    """The order of an epoch follows from the number of images: with more of them, nothing would be as it was."""
-    more = make_images(tmp_path / "more")
-    (more / "train" / "ant" / "12.png").write_bytes((more / "train" / "ant" / "00.png").read_bytes())
-    outcome = dcal("train", *tasks["fgvc"], f"--data_root={more}", "--output_dir", run)
-    assert outcome.status == 2
-    assert "other data" in outcome.err and "train images (36 there, 37 here)" in outcome.err
-
-
-def test_checkpoints_without_settings_are_not_overwritten(dcal, tasks, run):
-    """They would be taken up by the next start as if they were of the new run."""
-    (run / "config.yaml").unlink()
-    outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
-    assert outcome.status == 2 and "holds checkpoints, but no config.yaml" in outcome.err
-    assert len(list_checkpoints(run / "checkpoints")) == 2
-
-
 # --- settings ---
 
 
@@ -170,19 +126,11 @@ def test_what_says_how_it_runs_may_change(dcal, tasks, undisturbed, run, flags):
         assert (value - theirs[name]).abs().max() <= (0 if "workers" in flags[0] or "cache" in flags[0] else 1e-6), name
 
 
-# --- resume: never, a path ---
-
-
-def test_never(dcal, tasks, run, tmp_path):
-    flags = [*tasks["fgvc"], "--resume=never", "--output_dir"]
-    refused = dcal("train", *flags, run)
-    assert refused.status == 2 and "holds a run already: take another --output_dir, or --resume auto" in refused.err
-    begun = dcal("train", *flags, tmp_path / "new")
-    assert begun.status == 0 and "resumed" not in begun.out
+# --- --resume PATH ---
 
 
 @pytest.mark.parametrize("source", [".", "checkpoints/epoch_0002", "checkpoints/epoch_0002_step_00000007"])
-def test_a_path_goes_on_in_a_folder_of_its_own(dcal, tasks, undisturbed, run, tmp_path, source):
+def test_a_path_resumes_in_a_new_folder(dcal, tasks, undisturbed, run, tmp_path, source):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     outcome = dcal("train", *tasks["fgvc"], "--resume", run / source, "--output_dir", tmp_path / "on")
     assert outcome.status == 0, outcome.err
@@ -204,6 +152,13 @@ def test_an_earlier_checkpoint_of_the_same_run(train_until, tasks, undisturbed, 
     assert_same_results(run, undisturbed("fgvc"))
 
 
+def test_a_renamed_checkpoint_of_the_same_run_is_refused(dcal, tasks, run):
+    later = run / "checkpoints" / "epoch_0002_step_00000007"
+    left = later.rename(later.with_name(f"{later.name}.left"))
+    outcome = dcal("train", *tasks["fgvc"], f"--resume={left}", "--output_dir", run)
+    assert outcome.status == 2 and "rename it to epoch_NNNN" in outcome.err and len(outcome.err.splitlines()) == 1
+
+
 def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, assert_same_results, run):
     """Typed again, as by `torchrun --max-restarts`, the path of an earlier checkpoint is where the run went back to."""
     earlier = run / "checkpoints" / "epoch_0002"
@@ -216,22 +171,12 @@ def test_a_restart_does_not_go_back_again(train_until, tasks, undisturbed, asser
     assert_same_results(run, undisturbed("fgvc"))
 
 
-def test_going_back_for_a_longer_training(train_until, tasks, run):
-    """Also if it is killed before its settings are written."""
-    flags = [*tasks["fgvc"], f"--resume={run / 'checkpoints' / 'epoch_0002'}", "--epochs=4"]
-    assert train_until(flags, run, kind="build, before", number=1, does="kill").status == -signal.SIGKILL
-    assert (run / "resumed_from.json").is_file()
-    on = train_until(flags, run)
-    assert on.status == 0, on.err
-    assert "resumed after epoch 2" in on.out and "epoch 4/4" in on.out
-
-
-# --- a path, typed again ---
+# --- the same path again ---
 
 
 @pytest.fixture(scope="session")
 def went_on(interrupted, tasks, tmp_path_factory) -> Path:
-    """A run that began from the interrupted one and that nobody disturbed; no test changes it."""
+    """An undisturbed run that began from the interrupted one; no test changes it."""
     on = tmp_path_factory.mktemp("went-on") / "on"
     assert main(["train", *tasks["fgvc"], f"--resume={interrupted}", f"--output_dir={on}"]) == 0
     return on
@@ -239,7 +184,6 @@ def went_on(interrupted, tasks, tmp_path_factory) -> Path:
 
 ENDS = {  # of the first start: what it has written by then
     "before its settings": ("rename, after", 1, ["resumed_from.json"]),
-    "before its first step": ("backward, before", 1, ["config.yaml", "data.json", "resumed_from.json"]),
     "before its first checkpoint": ("backward, before", 3, ["config.yaml", "data.json", "resumed_from.json"]),
     "after it": ("rename, after", 4, ["checkpoints", "config.yaml", "data.json", "resumed_from.json"]),
 }
@@ -247,12 +191,12 @@ ENDS = {  # of the first start: what it has written by then
 
 @pytest.fixture
 def killed(train_until, tasks, run, tmp_path):
-    """`killed(moment, flags)` → the folder of a run that began from the copy, and was killed then."""
+    """`killed(moment)` → the folder of a run that began from the copy, and was killed then."""
 
-    def kill(moment: str = "before its first checkpoint", flags: tuple[str, ...] = ()) -> Path:
+    def kill(moment: str) -> Path:
         kind, number, written = ENDS[moment]
         minutes = 0 if moment == "after it" else 15
-        flags = [*tasks["fgvc"], f"--checkpoint_minutes={minutes}", f"--resume={run}", *flags]
+        flags = [*tasks["fgvc"], f"--checkpoint_minutes={minutes}", f"--resume={run}"]
         assert train_until(flags, tmp_path / "on", kind=kind, number=number).status == -signal.SIGKILL
         there = {path.name for path in (tmp_path / "on").iterdir() if path.name[0] != "." and "events" not in path.name}
         assert sorted(there - {"tensorboard"}) == written
@@ -261,87 +205,31 @@ def killed(train_until, tasks, run, tmp_path):
     return kill
 
 
-@pytest.mark.parametrize("again", ["the same", "auto", "the checkpoint"])
 @pytest.mark.parametrize("moment", ENDS)
-def test_a_path_typed_again(train_until, tasks, went_on, assert_same_results, run, killed, moment, again):
-    """Also where the run that it began from has got further meanwhile."""
+def test_the_same_path_again_resumes(train_until, tasks, went_on, assert_same_results, run, killed, moment):
+    """Also if the run that it began from has more checkpoints by then."""
     on = killed(moment)
     assert train_until(tasks["fgvc"], run).status == 0
-    resume = {"the same": run, "auto": "auto", "the checkpoint": run / "checkpoints" / "epoch_0002_step_00000007"}
-    goes_on = train_until([*tasks["fgvc"], "--resume", resume[again]], on)
-    assert goes_on.status == 0, goes_on
+    flags = [*tasks["fgvc"], "--resume", run]
+    resumed = train_until(flags, on)
+    assert resumed.status == 0, resumed
     step = {"after it": "step 2 of 3"}.get(moment, "step 1 of 3")
-    assert f"resumed after epoch 2, {step}" in goes_on.out.splitlines()
+    assert f"resumed after epoch 2, {step}" in resumed.out.splitlines()
     assert_same_results(on, went_on)
-    ended = train_until([*tasks["fgvc"], "--resume", resume[again]], on)
+    ended = train_until(flags, on)
     assert (ended.status, "nothing to do" in ended.out) == (0, True), ended
 
 
-def test_what_it_began_from_is_kept_as_it_was_named(dcal, tasks, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for resume in ("run", "../run/.", run):
-        monkeypatch.chdir(run if resume == "../run/." else tmp_path)
-        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", tmp_path / "on")
-        assert outcome.status == 0, outcome.err
-        assert RunFolder("on" if resume != "../run/." else "../on").read_source() == (
-            run,
-            run / "checkpoints" / "epoch_0002_step_00000007",
-        )
-
-
-@pytest.mark.parametrize("moment", ENDS)
-@pytest.mark.parametrize("resume", ["another run", "another checkpoint", "never"])
-def test_another_path_is_refused(dcal, tasks, undisturbed, run, killed, moment, resume):
-    on = killed(moment)
-    before = {path: path.read_bytes() for path in on.rglob("*") if path.is_file() and path.name[0] != "."}
-    paths = {"another run": undisturbed("fgvc"), "another checkpoint": run / "checkpoints" / "epoch_0002"}
-    outcome = dcal("train", *tasks["fgvc"], "--resume", paths.get(resume, resume), "--output_dir", on)
-    assert outcome.status == 2 and f"'{on}' holds a run already: take another --output_dir" in outcome.err
-    assert {path: path.read_bytes() for path in on.rglob("*") if path.is_file() and path.name[0] != "."} == before
-
-
-@pytest.mark.parametrize("what", ["gone", "half a state", "without settings"])
-@pytest.mark.parametrize("moment", list(ENDS)[:-1])
-def test_what_it_began_from_is_gone(dcal, tasks, went_on, assert_same_results, run, killed, moment, what):
+def test_what_it_began_from_is_gone(dcal, tasks, went_on, assert_same_results, run, killed):
     """It neither starts from scratch, nor from another checkpoint."""
-    on, checkpoint = killed(moment), run / "checkpoints" / "epoch_0002_step_00000007"
-    kept = Path(shutil.copytree(run, run.with_name("kept")))
-    if what == "gone":
-        shutil.rmtree(checkpoint)
-    elif what == "without settings":
-        (run / "config.yaml").unlink()
-    else:
-        DAMAGE[what](checkpoint)
-    for resume in ("auto", run):
-        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", on)
-        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
-        said = f"'{on}' began from '{checkpoint}' and has no checkpoint of its own yet, but that one is gone or damaged"
-        assert said in outcome.err
-    shutil.rmtree(run)
-    kept.rename(run)
+    on, checkpoint = killed("before its first checkpoint"), run / "checkpoints" / "epoch_0002_step_00000007"
+    elsewhere = checkpoint.rename(run / "elsewhere")
+    refused = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", on)
+    assert refused.status == 2 and len(refused.err.splitlines()) == 1
+    assert f"'{on}' began from '{checkpoint}'" in refused.err and "gone or damaged" in refused.err
+    elsewhere.rename(checkpoint)
     assert dcal("train", *tasks["fgvc"], "--output_dir", on).status == 0
     assert_same_results(on, went_on)
-
-
-def test_with_checkpoints_of_its_own_it_needs_no_other(dcal, tasks, went_on, assert_same_results, run, killed):
-    on = killed("after it")
-    shutil.rmtree(run)
-    assert dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", on).status == 0
-    assert_same_results(on, went_on)
-
-
-@pytest.mark.parametrize("moment", ENDS)
-def test_a_longer_training_is_another_run_only_at_its_start(dcal, tasks, run, killed, moment):
-    on = killed(moment, ("--epochs=4",))
-    flags = [*tasks["fgvc"], "--resume", run, "--output_dir", on]
-    other = dcal("train", *flags, "--epochs=4", "--lr=0.5")
-    assert other.status == 2 and "lr (1e-05 there, 0.5 here)" in other.err
-    if moment != "before its settings":
-        shorter = dcal("train", *flags)
-        assert shorter.status == 2 and "other settings: epochs (4 there, 3 here); take" in shorter.err
-    goes_on = dcal("train", *flags, "--epochs=4")
-    assert goes_on.status == 0, goes_on.err
-    assert [row["epoch"] for row in RunFolder(on).read_metrics()] == [3, 4]
 
 
 def test_a_best_model_from_before_the_first_checkpoint_does_not_count(
@@ -355,41 +243,6 @@ def test_a_best_model_from_before_the_first_checkpoint_does_not_count(
     again = train_until(flags, tmp_path / "on")
     assert again.status == 0 and "best epoch 3 of 3" in again.out, again
     assert_same_results(tmp_path / "on", went_on)
-
-
-def test_a_path_typed_again_without_a_folder(dcal, tasks, run, tmp_path, monkeypatch):
-    """The first folder that holds nothing, or the very run that began from there."""
-    monkeypatch.chdir(tmp_path)
-    for resume, epochs, nothing_to_do in (
-        (run, 3, False),
-        (run, 3, True),
-        (run / "checkpoints" / "epoch_0002", 3, False),
-        (run / "checkpoints" / "epoch_0002", 3, True),
-        (run, 4, False),
-        (run, 3, True),
-    ):
-        outcome = dcal("train", *tasks["fgvc"], f"--epochs={epochs}", "--resume", resume)
-        assert outcome.status == 0, outcome.err
-        assert ("nothing to do" in outcome.out) == nothing_to_do
-    assert len(list((tmp_path / "runs").iterdir())) == 3
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"named": 5, "checkpoint": ""}', "[" * 100_000, "\0" * 100])
-def test_a_source_that_is_none(dcal, tasks, run, tmp_path, content):
-    shutil.copytree(run, tmp_path / "on")
-    shutil.rmtree(tmp_path / "on" / "checkpoints")
-    (tmp_path / "on" / "resumed_from.json").write_text(content)
-    for resume in ("auto", run):
-        outcome = dcal("train", *tasks["fgvc"], "--resume", resume, "--output_dir", tmp_path / "on")
-        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
-        assert "resumed_from.json', where the run began (" in outcome.err
-
-
-def test_checkpoints_without_settings_are_not_taken_for_ones_of_another_run(dcal, tasks, run, tmp_path):
-    shutil.copytree(run, tmp_path / "on")
-    (tmp_path / "on" / "config.yaml").unlink()
-    outcome = dcal("train", *tasks["fgvc"], "--resume", run, "--output_dir", tmp_path / "on")
-    assert outcome.status == 2 and "holds checkpoints, but no config.yaml" in outcome.err
 
 
 # --- what users read, after a kill ---

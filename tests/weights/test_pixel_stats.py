@@ -14,7 +14,8 @@ from timm.data import resolve_data_config
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.backbones import plain_vit
 from dual_cross_attention.configs.parse import parse_config
-from dual_cross_attention.inference.model_files import load_model
+from dual_cross_attention.data import preprocessing
+from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.tasks import fgvc_data as fgvc
 from dual_cross_attention.tasks import reid_data as reid
 from tests.weights.test_weights import write_npz
@@ -47,8 +48,7 @@ def weights(tmp_path):
 def normalized(monkeypatch):
     """What pixels are really normalized by: (mean, std) of each transform that was made."""
     seen = []
-    makers = ((fgvc, "train_transform", 2), (fgvc, "test_transform", 2))
-    makers += ((reid, "reid_train_transform", 1), (reid, "test_transform", 2))
+    makers = ((fgvc, "train_transform", 2), (reid, "reid_train_transform", 1), (preprocessing, "test_transform", 2))
 
     def watch(original, start):
         def record(*arguments):
@@ -68,7 +68,7 @@ def of_run(run):
 
 
 def of_header(path):
-    config = load_model(path).config
+    config = read_model(path).config
     return config.mean, config.std
 
 
@@ -81,7 +81,7 @@ def test_the_flag_is_taken_printed_kept_and_evaluated_with(dcal, small, tmp_path
     normalized.clear()
     assert dcal("eval", run, "--device=cpu").status == 0
     assert normalized == [OWN]
-    stats = resolve_data_config(pretrained_cfg=load_model(run).model.backbone.pretrained_cfg)
+    stats = resolve_data_config(pretrained_cfg=read_model(run).model.backbone.pretrained_cfg)
     assert (list(stats["mean"]), list(stats["std"])) == OWN
 
 

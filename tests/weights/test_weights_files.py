@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVC_CONFIGS, REID_CONFIGS
 from dual_cross_attention.configs.versions import FORMAT_VERSION
-from dual_cross_attention.inference.model_files import load_model, save_model
+from dual_cross_attention.inference.model_files import read_model, save_model
 from tests.weights.test_weights import TINY, write_npz
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
@@ -492,9 +492,9 @@ def test_nan_in_a_model_of_this_project(own, name):
     source, run = own()
     state = source.state_dict()
     state[name][0] = float("nan")
-    config = load_model(run).config
+    config = read_model(run).config
     save_model(run / "best.safetensors", state, config, list("abcdefg"), {"epoch": 1})
-    for read in (load_model, lambda path: load(path)):
+    for read in (read_model, lambda path: load(path)):
         with pytest.raises(InputError, match=rf"{name.removeprefix('backbone.')} are NaN or infinite"):
             read(run)
 

@@ -1,14 +1,18 @@
 """The fine-grained datasets by name."""
 
 from pathlib import Path
+from typing import Any
 
 from dual_cross_attention.data.fgvc import cub, folder, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.registry import DatasetEntry, load_by_name
 from dual_cross_attention.data.synthetic.birds import draw_toy
+from dual_cross_attention.errors import InputError
 
 __all__ = ["FGVC_DATASETS", "FineGrainedData", "draw_toy", "load_fgvc"]
 
+WITH_VAL_OR_TEST = ("folder", "shards")
+"""Datasets whose test images are in val or test."""
 
 FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
     "toy": DatasetEntry(
@@ -57,6 +61,32 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
 }
 
 
-def load_fgvc(name: str, data_root: str | Path | None, download: bool = False) -> FineGrainedData:
-    """A fine-grained dataset by its name; arguments and errors as in `load_by_name`."""
-    return load_by_name(FGVC_DATASETS, name, data_root, download)
+def load_fgvc(
+    name: str,
+    data_root: str | Path | None,
+    download: bool = False,
+    train: bool = True,
+    split: str | None = None,
+    val_fraction: float | None = None,
+) -> FineGrainedData:
+    """A fine-grained dataset by its name.
+
+    Args:
+        name, data_root, download: see `load_by_name`.
+        train: False: for evaluation. Of "folder" and "shards", training images are not read and need not exist.
+        split: the images to test on: "val" or "test"; None: of "folder" and "shards" val if it exists, else test. The
+            other datasets have one test split, "test".
+        val_fraction: of class folders without a split (dataset "folder"): the share of validation images, see
+            `choose_validation`.
+
+    Raises:
+        InputError: as `load_by_name`; a split that the dataset does not have; `val_fraction` of another dataset.
+    """
+    options: dict[str, Any] = {"train": train, "split": split} if name in WITH_VAL_OR_TEST else {}
+    if split == "val" and not options and name in FGVC_DATASETS:
+        raise InputError(f"--split val: {name} has one test split, test; folder and shards may have val and test")
+    if val_fraction is not None:
+        if name != "folder":
+            raise InputError(f"--val_fraction splits images of --dataset folder; {name} has a split of its own")
+        options["val_fraction"] = val_fraction
+    return load_by_name(FGVC_DATASETS, name, data_root, download, **options)

@@ -23,20 +23,24 @@ BLOCK = 65_536
 """Images that lie next to each other and are shuffled at a time."""
 
 
-def load_shards(data_root: Path) -> FineGrainedData:
+def load_shards(data_root: Path, train: bool = True, split: str | None = None) -> FineGrainedData:
     """Classes are those that `dcal shard` has written down; else, by the members: 0 to the largest, or sorted names.
 
     Args:
         data_root: see `find_shards`.
+        train: False: for evaluation. The training archives need not exist; classes are those of the test members.
+        split: "val" or "test": the archives to test on; None: val-*.tar if they exist, else test-*.tar.
 
     Raises:
         InputError: archives are missing or cannot be used, or an image has a class that is none of the training's.
     """
-    shards = find_shards(data_root, "fgvc", [["val", "test"]])
+    tests = [split] if split else ["val", "test"]
+    shards = find_shards(data_root, "fgvc", [tests], train)
     warnings = shards.warnings
-    train, test = (index_of(shards.splits[split], "fgvc", split, warnings) for split in ("train", "val"))
-    classes = [composed(name) for name in shards.classes or _classes(train, shards)]
-    return FineGrainedData("shards", classes, images_of(train, classes), images_of(test, classes), warnings)
+    indexes = {name: index_of(archives, "fgvc", name, warnings) for name, archives in shards.splits.items()}
+    classes = [composed(name) for name in shards.classes or _classes(indexes["train" if train else tests[0]], shards)]
+    train_list = images_of(indexes["train"], classes) if train else None
+    return FineGrainedData("shards", classes, train_list, images_of(indexes[tests[0]], classes), warnings)
 
 
 def _classes(train: Index, shards: Shards) -> list[str]:

@@ -39,7 +39,7 @@ class Release(NamedTuple):
         folders: its own folder's name, one for each version.
         naming: what a file name has, with an example.
         counts: of its splits "training", "query" and "gallery".
-        distractors: an identity that is none, of gallery images that show nobody in question.
+        distractors: the identity number of gallery images that show no query identity.
         taken_from: what is read as a camera.
         numbered_anew: whether training and test count their identities each from 0: equal numbers are two identities.
     """

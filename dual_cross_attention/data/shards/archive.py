@@ -1,4 +1,4 @@
-"""Walking through the headers of a tar archive that somebody else wrote.
+"""Reads the headers of an untrusted tar archive.
 
 Notable:
 - block by block, with `TarInfo.frombuf`: `tarfile.open` reads extended headers of any size, and remembers all members;

@@ -1,4 +1,4 @@
-"""Lists of what an index holds, which stay on disk: an element is made when it is asked for."""
+"""Columns of an index as lazy sequences: they stay on disk, and an element is read when it is accessed."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import save_model
 from dual_cross_attention.runs.run_folder import RunFolder
-from dual_cross_attention.training.checkpointing.checkpoints import checkpoint_name, read_progress, read_state, verify
+from dual_cross_attention.training.checkpointing.checkpoints import checkpoint_name, read_state, verify
 
 
 class ArtifactWriter:
@@ -65,17 +65,22 @@ class ArtifactWriter:
 
 
 def complete_results(
-    folder: RunFolder, config: TrainingConfig, checkpoint: Path, data: DataFingerprint | None = None
+    folder: RunFolder, config: TrainingConfig, progress: dict[str, Any], data: DataFingerprint | None = None
 ) -> None:
     """Writes the artifacts that are missing after a checkpoint, since the run was killed or the disk was full.
 
     Models are taken from the checkpoints of their epochs, where those still exist.
 
+    Args:
+        folder: of the run, locked.
+        config: the settings in its config.yaml, for the models' headers.
+        progress: of the checkpoint that the run resumes from, see `read_progress`.
+        data: the fingerprint of the data, for the models' headers.
+
     Raises:
         InputError: a checkpoint holds no model.
         OSError, SafetensorError: it cannot be written.
     """
-    progress = read_progress(checkpoint)
     written = folder.read_metrics()
     missing = [row for row in progress["rows"] if row not in written]
     newest = next((row for row in (*written, *missing) if row["epoch"] == progress["epoch"]), None)

@@ -33,7 +33,7 @@ def shard(task: Task, device: torch.device, world_size: int) -> None:
         fully_shard(block, mesh=mesh)
         block.run_opened = MethodType(_run_opened, block)
         register_fsdp_forward_method(block, "run_opened")
-    model.run_blocks_by(_gathered)
+    model.wrap_block_functions(_gathered)
     for block in model.glca_blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)  # the rest: stem, norms, heads, loss weights

@@ -1,0 +1,86 @@
+"""Options that `dcal predict` and `dcal embed` share, and what both do with them."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from dual_cross_attention.configs.arguments import positional
+from dual_cross_attention.text import escape
+
+if TYPE_CHECKING:
+    from dual_cross_attention.inference.image_paths import ImagePaths
+    from dual_cross_attention.inference.loaded_model import LoadedModel
+    from dual_cross_attention.inference.streaming import Written
+
+
+@dataclass(kw_only=True)
+class InferenceOptions:
+    """Options of commands that apply a model to images."""
+
+    model: str = positional("MODEL")
+    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
+    images: list[str] = positional("IMAGE|FOLDER|PATTERN|-")
+    """Image files, folders (searched recursively), patterns such as 'photos/*.jpg'; - reads paths from standard input,
+    one per line."""
+    branch: Literal["sa", "glca"] | None = None
+    """Use one branch alone. null: both, if the model has both."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: an interrupted command resumes after the rows in OUTPUT.part.jsonl; never: start over."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA, else MPS, else CPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+    """auto: bf16 if the device multiplies it in hardware, fp16 on older CUDA devices, else fp32. null: as in
+    training."""
+    batch_size: int | None = None
+    """Images per forward pass. null: 32."""
+    num_workers: int | None = None
+    """DataLoader workers. null: 1 on a CPU, else one per core, at most 8."""
+
+
+HARDWARE = "device precision batch_size num_workers"
+"""The group "hardware and speed" of these commands."""
+
+
+def find_inputs(options: InferenceOptions, console: Console) -> "ImagePaths":
+    """The images that the command line names; prints warnings about files that are left out."""
+    from dual_cross_attention.inference.image_paths import find_images
+
+    images = find_images(options.images, getattr(sys.stdin, "buffer", sys.stdin))
+    for warning in images.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+    return images
+
+
+def open_model(options: InferenceOptions) -> tuple["LoadedModel", dict[str, Any]]:
+    """The model, and the arguments of its `predict` and `embeddings` that the options set."""
+    from dual_cross_attention.devices import keep_freed_memory
+    from dual_cross_attention.inference.loaded_model import load_model
+    from dual_cross_attention.tasks.data_module import default_workers
+
+    keep_freed_memory()
+    model = load_model(options.model, options.device, options.precision)
+    workers = options.num_workers
+    if workers is None:
+        workers = max(1, default_workers(model.device))
+    return model, {"branch": options.branch, "batch_size": options.batch_size, "num_workers": workers}
+
+
+def part_settings(command: str, model: "LoadedModel", options: InferenceOptions, **more: Any) -> dict[str, Any]:
+    """What decides the rows of a command, so that an interrupted one is resumed by its like alone."""
+    return {
+        "command": command,
+        "model": model.fingerprint(options.branch),
+        "branch": options.branch,
+        "precision": model.precision,
+        **more,
+    }
+
+
+def report(written: "Written", output: Path, console: Console) -> int:
+    """Says what was written; the exit status, 1 if images could not be read."""
+    unreadable = f", {written.unreadable:,} of them unreadable" if written.unreadable else ""
+    console.print(f"{written.rows:,} images{unreadable}: {escape(output)}")
+    return 1 if written.unreadable else 0

@@ -1,0 +1,115 @@
+"""`dcal predict`: the classes of any images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dual_cross_attention.commands.inference_options import (
+    HARDWARE,
+    InferenceOptions,
+    find_inputs,
+    open_model,
+    part_settings,
+    report,
+)
+from dual_cross_attention.commands.output import check_writable, show_log
+from dual_cross_attention.configs.arguments import read_options
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.progress import make_console
+from dual_cross_attention.text import escape
+
+if TYPE_CHECKING:
+    from dual_cross_attention.inference.prediction import Prediction
+
+WIDEST = 100
+"""Characters of a column of the table, at most; what is longer sticks out."""
+
+
+@dataclass(kw_only=True)
+class PredictOptions(InferenceOptions):
+    """Classifies images. The result is a table, or a file with one row per image. An image that cannot be read is a row
+    with the reason, and the exit status is 1."""
+
+    EXAMPLE: ClassVar = "dcal predict runs/birds photos/ --output birds.csv"
+    GROUPS: ClassVar = {"prediction": "branch top_k", "output": "output resume", "hardware and speed": HARDWARE}
+
+    output: str | None = None
+    """File to write: .csv, .json, .jsonl or .parquet; - writes JSON Lines to standard output. null: a table."""
+    top_k: int = 5
+    """Number of classes per image, the most probable first."""
+
+
+def run(arguments: list[str]) -> int:
+    options = read_options(PredictOptions, "predict", arguments)
+    console = make_console(stderr=options.output == "-")
+    show_log(console)
+    from dual_cross_attention.inference import prediction_files as files
+    from dual_cross_attention.inference.part_file import PartFile
+    from dual_cross_attention.inference.streaming import write_stream
+
+    is_file = options.output not in (None, "-")
+    if is_file:
+        check_writable("output", options.output)
+        files.check_suffix(Path(options.output), files.SUFFIXES)
+    images = find_inputs(options, console)
+    model, arguments = open_model(options)
+    if model.task == "reid":
+        raise InputError(
+            f"'{options.model}' is a re-identification model, which knows its training identities only: take dcal embed"
+        )
+    arguments["top_k"] = options.top_k
+    if not is_file:
+        predictions = model.predict(images.paths, **arguments)
+        is_table = options.output is None
+        return _print_table(predictions, model.labels) if is_table else _print_lines(predictions)
+    output = Path(options.output)
+    part = PartFile(
+        output,
+        part_settings("predict", model, options, top_k=options.top_k, calibration=model.calibration),
+        options.resume,
+    )
+    width = min(options.top_k, len(model.labels))
+    written = write_stream(
+        part,
+        images.paths,
+        images.total,
+        lambda paths: model.predict(paths, **arguments),
+        files.as_row,
+        lambda temporary, rows: files.write_predictions(temporary, rows, output.suffix.lower(), width),
+        "predict",
+        console,
+    )
+    return report(written, output, console)
+
+
+def _print_lines(predictions: Iterable["Prediction"]) -> int:
+    from dual_cross_attention.inference.prediction_files import as_line, as_row
+
+    status = 0
+    for prediction in predictions:
+        print(as_line(as_row(prediction)), flush=True)
+        status = 1 if prediction.error else status
+    return status
+
+
+def _print_table(predictions: Iterable["Prediction"], labels: list[str]) -> int:
+    """Row by row, as they come: image, class, probability, and the further classes."""
+    status, paths = 0, 0
+    label_width = min(WIDEST, max(len(escape(label)) for label in labels))
+    for prediction in predictions:
+        path = escape(prediction.path)
+        if not paths:
+            paths = min(WIDEST, max(len(path), len("image")))
+            print(f"{'image':{paths}}  {'class':{label_width}}  probability  next")
+        if prediction.error:
+            status = 1
+            print(f"{path:{paths}}  cannot be read: {prediction.error}", flush=True)
+            continue
+        further = ", ".join(f"{escape(label)} {100 * value:.1f} %" for label, value in prediction.top[1:])
+        print(
+            f"{path:{paths}}  {escape(prediction.label):{label_width}}  {100 * prediction.probability:9.1f} %  "
+            f"{further}",
+            flush=True,
+        )
+    return status

@@ -1,0 +1,55 @@
+"""Byte-identical files."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+
+from dual_cross_attention.untrusted_files import open_regular
+
+FIRST_BYTES = 1 << 12
+"""Read of files of equal size before whole files are: in large datasets, many files have equal sizes."""
+AT_ONCE = 1 << 20
+
+
+def identical_files(paths: Sequence[Path]) -> list[list[int]]:
+    """Groups of byte-identical files, as positions in `paths`.
+
+    Sizes are compared first, then hashes of the first bytes, then hashes of all bytes: a file whose size is unique is
+    not opened. Files that cannot be read are in no group.
+
+    Returns:
+        Groups of two files or more, each in ascending order.
+    """
+    groups: list[list[int]] = [[*range(len(paths))]]
+    for key in (_size, lambda path: _digest(path, FIRST_BYTES), _digest):
+        groups = [each for group in groups for each in _grouped(group, paths, key)]
+    return groups
+
+
+def _grouped(group: Iterable[int], paths: Sequence[Path], key: Callable[[Path], Hashable]) -> list[list[int]]:
+    """The positions of a group by the key of their files, without the keys of a single file."""
+    found: dict[Hashable, list[int]] = defaultdict(list)
+    for position in group:
+        try:
+            found[key(paths[position])].append(position)
+        except (OSError, ValueError):  # reading the images names it, with the reason
+            continue
+    return [positions for positions in found.values() if len(positions) > 1]
+
+
+def _size(path: Path) -> int:
+    return os.stat(path).st_size
+
+
+def _digest(path: Path, most: int | None = None) -> bytes:
+    """A hash over the bytes of a file, or over at most so many of the first."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open_regular(path) as file:
+        if most is not None:
+            digest.update(file.read(most))
+        else:
+            while block := file.read(AT_ONCE):
+                digest.update(block)
+    return digest.digest()

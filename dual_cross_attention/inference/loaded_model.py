@@ -1,0 +1,240 @@
+"""A trained model with its preprocessing and labels, ready to be used on any images."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dual_cross_attention.configs.versions import FORMAT_VERSION
+from dual_cross_attention.data.preprocessing import Preprocessing
+from dual_cross_attention.devices import available_precision, choose_device, choose_precision, precision_setting
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.fingerprint import digest_weights, fingerprint
+from dual_cross_attention.inference.inputs import Source, image_sources
+from dual_cross_attention.inference.model_files import ARCHITECTURE, SavedModel, find_model_file, read_model
+from dual_cross_attention.inference.prediction import Embedding, Prediction
+from dual_cross_attention.inference.pretrained_directory import write_directory
+from dual_cross_attention.inference.reading import ImageBatch, read_batches
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+
+Branch = Literal["sa", "glca"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_SIZE = 32
+"""Images of one forward pass, unless `batch_size` is given."""
+
+
+def load_model(path: str | Path, device: str = "auto", precision: str | None = None) -> "LoadedModel":
+    """A trained model, ready for `predict` and `embed`.
+
+    Args:
+        path: a run's folder (its best model), a .safetensors file of one, or a directory of `save_pretrained`.
+        device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device has it in hardware, fp16 on older CUDA,
+            fp32 elsewhere; None: as in training, where the device has it.
+
+    Raises:
+        InputError: no model there, a file that is not one, or a device or precision that this machine does not have.
+    """
+    chosen = choose_device(device)
+    saved = read_model(path)
+    wanted = precision or available_precision(saved.config.precision, chosen)
+    mixed = choose_precision(wanted, chosen, saved.config.format_version if precision is None else FORMAT_VERSION)
+    return LoadedModel(saved, chosen, precision_setting(mixed), f"{find_model_file(path)}")
+
+
+class LoadedModel:
+    """A trained model with its preprocessing and labels. Made by `load_model`.
+
+    Attributes:
+        model: the `DualCrossAttentionViT`, in evaluation mode.
+        labels: names of the classes; for re-ID, of the training identities.
+        transform: the `Preprocessing`: called with a path or a PIL image, it gives the tensor that `model` reads.
+        task: "fgvc" or "reid".
+        config: the settings that it was trained with.
+        metrics: of its epoch, in percent.
+        data: the fingerprint of the data it was trained on; None where the file does not say.
+        calibration: None as long as the model is not calibrated.
+        chosen_by: how its epoch was chosen; None where the file does not say.
+        device, precision: where and how it computes.
+        source: the file it was read from.
+    """
+
+    def __init__(self, saved: SavedModel, device: torch.device, precision: str, source: str):
+        self.model: DualCrossAttentionViT = saved.model.to(device)
+        self.labels, self.config, self.metrics, self.data = saved.classes, saved.config, saved.metrics, saved.data
+        self.transform: Preprocessing = saved.preprocessing
+        self.calibration, self.chosen_by = saved.calibration, saved.chosen_by
+        self.task = saved.config.task
+        self.device, self.precision, self.source = device, precision, source
+
+    def predict(
+        self,
+        images: Any,
+        top_k: int = 5,
+        branch: Branch | None = None,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+    ) -> Prediction | Iterator[Prediction]:
+        """The classes of images.
+
+        Args:
+            images: a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), or any iterable of them.
+            top_k: classes of each `Prediction.top`, at most all.
+            branch: "sa" or "glca" alone; None: the mean of both, where the model has both.
+            batch_size: images of one forward pass; None: `BATCH_SIZE`.
+            num_workers: workers that read images; 0 reads in this one.
+
+        Returns:
+            One image gives one `Prediction`; an iterable gives an iterator, which reads and computes batch by batch
+            while it is consumed. An image that cannot be read has its `error` set.
+
+        Raises:
+            InputError: a re-identification model, a branch that the model does not have, or images of another kind
+                (for the elements of an iterable, while the result is consumed).
+        """
+        if self.task == "reid":
+            raise InputError(
+                f"'{self.source}' is a re-identification model, which knows its training identities only: use embed"
+            )
+        if top_k < 1:
+            raise InputError(f"top_k: expected at least 1, got {top_k}")
+        self._check_branch(branch)
+        sources, is_single = image_sources(images)
+        found = self._predict(self._batches(sources, batch_size, num_workers), min(top_k, len(self.labels)), branch)
+        return next(found) if is_single else found
+
+    def embed(
+        self, images: Any, branch: Branch | None = None, batch_size: int | None = None, num_workers: int = 0
+    ) -> Tensor:
+        """The features of images, (N, D) float32 on CPU; one image gives (1, D).
+
+        Args:
+            images, branch, batch_size, num_workers: as in `predict`; without a branch, D is the width of SA's and
+                GLCA's class tokens together, where the model has both.
+
+        Raises:
+            InputError: as in `predict`, or an image that cannot be read; `embeddings` continues after those.
+        """
+        features = []
+        for number, embedding in enumerate(self.embeddings(images, branch, batch_size, num_workers)):
+            if embedding.error:
+                name = f"'{embedding.path}'" if embedding.path else f"images[{number}]"
+                raise InputError(
+                    f"{name} cannot be read: {embedding.error}; embeddings() reports such images one by one"
+                )
+            features.append(torch.from_numpy(embedding.feature))
+        return torch.stack(features) if features else torch.zeros(0, self.feature_width(branch))
+
+    def embeddings(
+        self, images: Any, branch: Branch | None = None, batch_size: int | None = None, num_workers: int = 0
+    ) -> Iterator[Embedding]:
+        """As `embed`, an `Embedding` an image, streamed; an image that cannot be read has its `error` set."""
+        self._check_branch(branch)
+        return self._embed(self._batches(image_sources(images)[0], batch_size, num_workers), branch)
+
+    def feature_width(self, branch: Branch | None = None) -> int:
+        """D of the features."""
+        return self.model.backbone.embed_dim * len(self._branches(branch))
+
+    def fingerprint(self, branch: Branch | None = None) -> str:
+        """32 hex digits over weights, branch, preprocessing, and how features are made; see `fingerprint.py`."""
+        settings = {
+            "architecture": {name: getattr(self.config, name) for name in ARCHITECTURE},
+            "preprocessing": self.transform.to_json(),
+            "branches": self._branches(branch),
+            "after_neck": self._after_neck,
+            "normalize": self._normalize,
+        }
+        return fingerprint(self._weights_digest, settings)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes model.safetensors, config.json and README.md (a model card) into a directory, for `load_model`.
+
+        Raises:
+            InputError: it cannot be written, or is a run's folder.
+        """
+        state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+        write_directory(
+            Path(directory),
+            state,
+            self.config,
+            self.labels,
+            self.metrics,
+            self.data,
+            self.transform,
+            self.calibration,
+            self.chosen_by,
+        )
+
+    @cached_property
+    def _weights_digest(self) -> str:
+        return digest_weights(self.model.state_dict())
+
+    # Of re-ID's settings; a classifier has no neck, and its features are normalized.
+    @property
+    def _after_neck(self) -> bool:
+        return getattr(self.config, "feature", "before_neck") == "after_neck"
+
+    @property
+    def _normalize(self) -> bool:
+        return getattr(self.config, "normalize_features", True)
+
+    def _branches(self, branch: Branch | None) -> list[str]:
+        return [branch] if branch else self.model.predicting_branches
+
+    def _check_branch(self, branch: str | None) -> None:
+        there = [name for name in self.model.branches if name != "pwca"]
+        if branch is not None and branch not in there:
+            raise InputError(f"branch: expected {' or '.join(there)}, which this model has, got {branch!r}")
+
+    def _batches(self, sources: Iterator[Source], batch_size: int | None, num_workers: int) -> Iterator[ImageBatch]:
+        batch_size = BATCH_SIZE if batch_size is None else batch_size
+        if batch_size < 1 or num_workers < 0:
+            raise InputError(
+                f"expected a batch_size of at least 1 and num_workers of at least 0, got {batch_size} and {num_workers}"
+            )
+        return read_batches(sources, self.transform, batch_size, num_workers, self.device)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES.get(self.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def _predict(self, batches: Iterator[ImageBatch], top_k: int, branch: Branch | None) -> Iterator[Prediction]:
+        for batch in batches:
+            rows = iter(())
+            if batch.images is not None:
+                with self._autocast():
+                    probabilities = self.model.predict(batch.images.to(self.device, non_blocking=True), branch)
+                values, classes = probabilities.topk(top_k)
+                rows = zip(values.tolist(), classes.tolist(), strict=True)
+            for path, error in zip(batch.paths, batch.errors, strict=True):
+                if error:
+                    yield Prediction(path, error=error)
+                    continue
+                values, classes = next(rows)
+                top = [(self.labels[index], value) for index, value in zip(classes, values, strict=True)]
+                yield Prediction(path, *top[0], top=top)
+
+    def _embed(self, batches: Iterator[ImageBatch], branch: Branch | None) -> Iterator[Embedding]:
+        for batch in batches:
+            rows = iter(())
+            if batch.images is not None:
+                rows = iter(self._features(batch.images.to(self.device, non_blocking=True), branch))
+            for path, error in zip(batch.paths, batch.errors, strict=True):
+                yield Embedding(path, error=error) if error else Embedding(path, next(rows))
+
+    @torch.no_grad()
+    def _features(self, images: Tensor, branch: Branch | None) -> np.ndarray:
+        """(B, D) float32, as `ReIDTask.extract` makes them."""
+        with self._autocast():
+            together = self.model.embed(images, branch).float()  # before the necks, which see float32
+            if self._after_neck:
+                branches = self._branches(branch)
+                features = dict(zip(branches, together.chunk(len(branches), dim=1), strict=True))
+                together = torch.cat([*self.model.through_necks(features).values()], dim=1).float()
+        return (F.normalize(together, dim=1) if self._normalize else together).cpu().numpy()

@@ -1,0 +1,100 @@
+"""Batches of images for inference, read by DataLoader workers from a stream of sources."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from dual_cross_attention.data.images import UnreadableImage
+from dual_cross_attention.data.preprocessing import Preprocessing
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.inputs import Source
+
+FIRST_BATCH = 4
+"""Images of the first batch, so that the first answer does not wait for a full one."""
+
+
+@dataclass
+class ImageBatch:
+    """Images of one forward pass.
+
+    Args:
+        paths: of all images of the batch; None for images in memory.
+        errors: for each of them, why it cannot be read; None if it was.
+        images: (n, 3, H, W) float32, those that could be read; None if there are none.
+    """
+
+    paths: list[str | None]
+    errors: list[str | None]
+    images: Tensor | None
+
+
+def read_batches(
+    sources: Iterable[Source],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+) -> Iterator[ImageBatch]:
+    """Reads images in the order of the sources; memory does not grow with their number.
+
+    Sources are taken as the workers need them, at most two batches a worker ahead.
+
+    Args:
+        sources: any iterable, endless ones too.
+        preprocessing: of the model.
+        batch_size: images of a batch; the first one has at most `FIRST_BATCH`.
+        num_workers: processes that read; 0 reads in this one.
+        device: where the batches go; memory is pinned for CUDA.
+
+    Raises:
+        InputError: a worker was killed.
+    """
+    loader = DataLoader(
+        _Images(preprocessing),
+        batch_sampler=_batches(sources, batch_size),
+        collate_fn=_collate,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),  # else it draws from the global generator
+    )
+    try:
+        for paths, errors, images in loader:
+            yield ImageBatch(paths, errors, images)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise InputError(
+            f"a worker that reads images was killed ({' '.join(str(error).split())}): memory may be short: try fewer "
+            "--num_workers, or 0"
+        ) from error
+
+
+def _batches(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:
+    sources, size = iter(sources), min(FIRST_BATCH, batch_size)
+    while batch := list(islice(sources, size)):
+        yield batch
+        size = batch_size
+
+
+class _Images(Dataset):
+    """Indexed by sources themselves: the sampler runs in the main process and sends them to the workers."""
+
+    def __init__(self, preprocessing: Preprocessing):
+        self.preprocessing = preprocessing
+
+    def __getitem__(self, source: Source) -> tuple[str | None, str | None, Tensor | None]:
+        try:
+            return source.path, None, self.preprocessing(source.image)
+        except UnreadableImage as error:
+            return source.path, error.reason, None
+
+
+def _collate(samples: Sequence[tuple[str | None, str | None, Tensor | None]]) -> tuple:
+    paths, errors, images = zip(*samples, strict=True)
+    readable = [image for image in images if image is not None]
+    # In a worker PyTorch's own function stacks into shared memory at once.
+    return list(paths), list(errors), default_collate(readable) if readable else None

@@ -1,0 +1,82 @@
+"""The rows of a command that was interrupted: none is lost, none is there twice, none is of another command."""
+
+import json
+
+import pytest
+
+from dual_cross_attention import InputError
+from dual_cross_attention.inference import part_file
+from dual_cross_attention.inference.part_file import PartFile
+
+PATHS = ["a.jpg", "ü\udcff.jpg", 'c "d"\n.jpg', "e.jpg"]
+
+
+def write(output, paths=PATHS, stop_after=None, settings=None, resume="auto"):
+    """What a command does; returns the paths that it computes."""
+    computed = []
+    with PartFile(output, settings or {"model": "m"}, resume) as part:
+        for path in part.remaining(paths):
+            if len(computed) == stop_after:
+                return computed
+            part.append({"path": path})
+            computed.append(path)
+        rows = list(part.rows())
+        part.finish(lambda temporary: temporary.write_text(json.dumps([row["path"] for row in rows])))
+    return computed
+
+
+def test_a_cut_at_any_byte_loses_and_repeats_no_row(tmp_path):
+    output = tmp_path / "out.csv"
+    write(output, stop_after=3)
+    part = tmp_path / "out.csv.part.jsonl"
+    whole = part.read_bytes()
+    ends = [position + 1 for position, byte in enumerate(whole) if byte == ord("\n")]
+    for length in range(len(whole) + 1):
+        part.write_bytes(whole[:length])
+        rows = max(0, sum(end <= length for end in ends) - 1)
+        assert write(output) == PATHS[rows:]
+        assert json.loads(output.read_text()) == PATHS
+        assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_other_rows_are_refused(tmp_path):
+    output = tmp_path / "out.csv"
+    write(output, stop_after=2)
+    for arguments, said in (
+        ({"settings": {"model": "other"}}, "model 'm' there, 'other' now"),
+        ({"settings": {"model": "m", "top_k": 3}}, "top_k"),
+        ({"paths": PATHS[:1]}, "no more image"),
+        ({"paths": ["new.jpg", *PATHS]}, "new.jpg"),
+    ):
+        with pytest.raises(InputError) as error:
+            write(output, **arguments)
+        assert said in str(error.value) and "--resume never" in str(error.value)
+    assert write(output) == PATHS[2:]
+    write(output, stop_after=2)
+    assert write(output, resume="never", settings={"model": "other"}) == PATHS
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b'{"path": 1}', b"\xff", b"[" * 100_000])
+def test_a_damaged_line_is_refused(tmp_path, damage):
+    output, part = tmp_path / "out.csv", tmp_path / "out.csv.part.jsonl"
+    write(output, stop_after=2)
+    lines = part.read_bytes().splitlines()
+    for number in (0, 1):
+        part.write_bytes(b"\n".join([*lines[:number], damage, *lines[number + 1 :], b""]))
+        with pytest.raises(InputError, match="part"):
+            write(output)
+
+
+def test_rows_stay_where_the_output_cannot_be_written(tmp_path):
+    (tmp_path / "out.csv.tmp").mkdir()
+    with pytest.raises(InputError, match="its rows are in"):
+        write(tmp_path / "out.csv")
+    (tmp_path / "out.csv.tmp").rmdir()
+    assert write(tmp_path / "out.csv") == []
+    assert json.loads((tmp_path / "out.csv").read_text()) == PATHS
+
+
+def test_one_process_writes_an_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_file, "WAITED_FOR", 0)
+    with PartFile(tmp_path / "out.csv", {}), pytest.raises(InputError, match="another process"):
+        write(tmp_path / "out.csv", settings={})
