@@ -206,12 +206,12 @@ class LoadedModel:
 
     def _predict(self, batches: Iterator[ImageBatch], top_k: int, branch: Branch | None) -> Iterator[Prediction]:
         for batch in batches:
-            rows = iter(())
+            rows: Iterator[tuple[list[float], list[int]]] = iter(())
             if batch.images is not None:
                 with self._autocast():
                     probabilities = self.model.predict(batch.images.to(self.device, non_blocking=True), branch)
-                values, classes = probabilities.topk(top_k)
-                rows = zip(values.tolist(), classes.tolist(), strict=True)
+                best = probabilities.topk(top_k)
+                rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
             for path, error in zip(batch.paths, batch.errors, strict=True):
                 if error:
                     yield Prediction(path, error=error)
