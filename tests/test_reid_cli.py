@@ -18,6 +18,7 @@ from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
 from dual_cross_attention.training import run as training
 from dual_cross_attention.training import setup
+from tests.helpers import assert_refused
 
 TESTED = ("dan", "eva", "bob")
 
@@ -228,40 +229,39 @@ def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_peop
     assert len(lines) == 5 and not any("gallery/eva/hall_1.png" in line["gallery"] for line in lines)
 
 
-def refused(outcome, *words):
-    assert outcome.status == 2, outcome
-    assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
-    for word in words:
-        assert str(word) in outcome.err, outcome.err
-
-
 def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
-    refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
-    refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
-    refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
-    refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
-    refused(dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train")
+    assert_refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
+    assert_refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
+    assert_refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
+    assert_refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
+    assert_refused(
+        dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train"
+    )
     lonely = make_people(tmp_path / "lonely")
     for path in (lonely / "gallery").rglob("door_*"):
         path.unlink()
     for path in (lonely / "query").rglob("door_*"):
         path.unlink()
-    refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera")
+    assert_refused(
+        dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera"
+    )
     assert dcal("train", *flags, "--output_dir", run).status == 0
-    refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
-    refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
-    refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
-    refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
-    refused(dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2")
-    refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
-    refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
+    assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
+    assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
+    assert_refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
+    assert_refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
+    assert_refused(
+        dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2"
+    )
+    assert_refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
+    assert_refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
 
 
 def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
     assert dcal("train", *small, "--epochs=1", "--output_dir", tmp_path).status == 0
     for option in (["--rerank"], ["--save_ranking", tmp_path / "ranking.jsonl"], ["--distance", "cosine"]):
-        refused(dcal("eval", tmp_path, *option), f"{option[0]} is for retrieval", "fgvc")
+        assert_refused(dcal("eval", tmp_path, *option), f"{option[0]} is for retrieval", "fgvc")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> None:
     console = make_console(patient=True)
     show_log(console)
     config = parse_config(arguments)
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # hides retry messages; a failure still raises
     with exit_on_signal():
         from dual_cross_attention.training.run import train  # late: help and mistyped flags need not wait for torch
 

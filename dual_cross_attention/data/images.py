@@ -128,7 +128,7 @@ def read_image(image: ImageSource, size: tuple[int, int] | None = None) -> Image
 
 
 def _opened(file: BinaryIO) -> Image.Image:
-    """As PIL opens it; of a TIFF whose pixels it does not read, the error says so. PIL itself takes it for no image."""
+    """Opens an image with PIL; for a TIFF with an unsupported pixel type, raises an error that names the reason."""
     try:
         return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:

@@ -230,7 +230,7 @@ class LoadedModel:
 
     @torch.no_grad()
     def _features(self, images: Tensor, branch: Branch | None) -> np.ndarray:
-        """(B, D) float32, as `ReIDTask.extract` makes them."""
+        """(B, D) float32, as `ReIDTask.gather_features` makes them."""
         with self._autocast():
             together = self.model.embed(images, branch).float()  # before the necks, which see float32
             if self._after_neck:

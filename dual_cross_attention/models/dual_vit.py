@@ -77,8 +77,8 @@ class DualCrossAttentionViT(nn.Module):
             are, so with R = 1 they are M ordinary blocks.
 
     Attributes:
-        glca_is_trained: False as long as GLCA's start in the training is still to come: `predict` and `embed` then use
-            SA alone, unless they are told a branch.
+        glca_is_trained: False before `glca_start` is reached in training: `predict` and `embed` then use SA only,
+            unless `branch` is given.
     """
 
     backbone: VisionTransformer

@@ -64,7 +64,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     refuse_accelerate_plugins()
     PartialState(cpu=device.type == "cpu", **process_group_options())  # under torchrun, ranks meet here
     locks: list[RunLock] = []  # by the first process
-    with SignalHandler() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
+    with SignalHandler() as interruptions:  # after PartialState, whose wait for other ranks no handler can interrupt
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
@@ -78,8 +78,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
             if not is_peer_failure(error):
                 raise
             raise LostProcessError(
-                "another process has ended: what it said is the reason, or somebody killed it (where memory is short, "
-                "the system does); the same command, or a restart by the launcher, resumes from the last checkpoint"
+                "another process has ended: see its error message; without one, it was killed (by the system, where "
+                "memory is short); the same command, or a restart by the launcher, resumes from the last checkpoint"
             ) from error
         finally:
             for lock in locks:
@@ -87,14 +87,14 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
 
 
 def _starting(interruptions: SignalHandler, do: Callable[[], T]) -> T:
-    """What `do` gives. Before the first step there is nothing to save: a signal ends the run wherever it is."""
+    """Calls `do` and returns its result; a signal raises InterruptedRun at once, as there is no state to save yet."""
     try:
         with interruptions.raise_immediately():
             return do()
     except BaseException as error:
         if not interruptions.requested:
             raise
-        # Whatever it is: libraries that are written in C++ make errors of their own of what is raised in them.
+        # Of any type: C++ extensions replace an exception that is raised inside of them by one of their own.
         raise InterruptedRun(f"{interruptions.requested}: {LEFT_EARLY}") from error
 
 

@@ -15,7 +15,7 @@ from dual_cross_attention.errors import InterruptedRun
 REPEAT_SECONDS = 1.0
 """Two SIGINT within this time count as one: the terminal signals all processes, and launchers forward it once more."""
 LEFT_EARLY = "left before the first step; the same command starts again, from the last checkpoint if there is one"
-"""What a user is told whose run ends before its first step."""
+"""Message of a run that a signal ends before its first step."""
 
 
 @contextmanager

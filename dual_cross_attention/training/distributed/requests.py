@@ -10,7 +10,7 @@ from dual_cross_attention.training.signals import SignalHandler
 
 
 class Request(IntEnum):
-    """What a rank asks of all ranks; the largest of their requests is met by all."""
+    """Requests of a rank to all ranks, by priority: all ranks carry out the largest one."""
 
     NONE = 0
     SAVE = 1  # a checkpoint is due
