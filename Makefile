@@ -30,9 +30,10 @@ test: $(VENV)/ready  ## the tests
 test-all: $(VENV)/ready  ## the tests, with those that take minutes
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/ready  ## ruff
+lint: $(VENV)/ready  ## ruff, and mypy on the public modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(VENV)/docs-ready  ## the documentation, into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -22,7 +22,7 @@ from dual_cross_attention import create_model
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.checkpointing.checkpoints import CheckpointWriter, read_state, verify
-from dual_cross_attention.training.distributed.strategy import Parallel
+from dual_cross_attention.training.distributed.strategy import DistributedStrategy
 from dual_cross_attention.training.optimizers import build_optimizer
 
 MINUTES = next(field.default for field in fields(TrainingConfig) if field.name == "checkpoint_minutes")
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = create_model(given.backbone, given.num_classes, img_size=224)
     task = FGVCTask(model)
     optimizer = build_optimizer(task, 1e-4, 0.05)
-    parallel = Parallel(Accelerator(cpu=device.type == "cpu"), task, optimizer)
+    strategy = DistributedStrategy(Accelerator(cpu=device.type == "cpu"), task, optimizer)
     for parameter in task.parameters():
         parameter.grad = parameter.new_zeros(parameter.shape)
     optimizer.step()
@@ -53,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in range(given.repeats):
             synchronize(device)
             start = time.perf_counter()
-            writer.save(f"epoch_{number:04d}", parallel.state(), {"epoch": number})
+            writer.save(f"epoch_{number:04d}", strategy.state_dict(), {"epoch": number})
             stood = time.perf_counter()
             writer.wait()
             written = time.perf_counter()
             path = Path(folder) / f"epoch_{number:04d}"
             assert verify(path) is None
             size = sum(file.stat().st_size for file in path.iterdir())
-            parallel.load(read_state(path))
+            strategy.load_state_dict(read_state(path))
             read = time.perf_counter()
             for name, seconds in zip(taken, (stood - start, written - start, read - written), strict=True):
                 taken[name].append(seconds)

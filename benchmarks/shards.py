@@ -87,9 +87,9 @@ def start_up(task: str, dataset: str, home: Path) -> tuple[float, float, float]:
     config = CONFIGS[task][dataset](dataset=dataset, data_root=str(home), num_workers=0)
     idle, start = peak_memory_mb(CPU), time.perf_counter()
     loader = read_setup(config).train_loader(model, CPU)
-    next(loader.order.batches(0))
+    next(loader.sampler.batches(0))
     ready = time.perf_counter()
-    next(loader.order.batches(1, len(loader) // 2))
+    next(loader.sampler.batches(1, len(loader) // 2))
     return ready - start, 1000 * (time.perf_counter() - ready), peak_memory_mb(CPU) - idle
 
 

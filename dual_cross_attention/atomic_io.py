@@ -1,4 +1,4 @@
-"""Writing so that a kill or a power cut leaves the old or the new, never a half."""
+"""Atomic writes: after a kill or a power failure, a file has its old or its new content, never a part of it."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a path beside a file's, NAME.tmp; what was written there when the block ends is flushed and renamed.
+    """Yields a temporary path, NAME.tmp; when the block ends, flushes it to disk and renames it to `path`.
 
-    If the block raises, or there is no room, the file stays as it was.
+    If the block raises, or the disk is full, the file is unchanged.
 
     Raises:
         OSError: it cannot be written.
@@ -21,13 +21,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         flush(temporary)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # on a full disk, its part is what others need
+        temporary.unlink(missing_ok=True)  # frees the space on a full disk
         raise
     flush(path.parent)
 
 
 def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk itself: a power cut then cannot undo them."""
+    """Syncs a file, or the entries of a folder, to disk (fsync), so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -36,7 +36,7 @@ def flush(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A new folder, and those above it that are missing, whose names a power cut cannot undo."""
+    """Creates a folder and its missing parents, and syncs their names to disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True)
     for folder in missing:

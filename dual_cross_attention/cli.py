@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for images that cannot be read (check-data, predict, embed) or a training of which another
-        process has ended, 2 for what the user can mend, 3 for a diverged training, 75 for one that was told to stop
-        and can continue, 130 after Ctrl-C elsewhere. One of several processes that train together does not return,
-        and ends with it.
+        process has ended, 2 for invalid input, 3 for a diverged training, 75 for one that a signal stopped and that
+        can resume, 130 after Ctrl-C in other commands. A rank of a distributed training does not return: it exits
+        with this status.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)
@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(status: int) -> None:
-    """End this process without Python's own tidying up.
+    """Exits without running Python's finalizers.
 
-    FSDP's caches keep PyTorch's connections, whose threads live on until then; one that still has something to free
-    aborts the process, now and then, and the launcher takes a finished training for a failed one.
+    FSDP's caches keep process groups alive until finalization, where a thread of theirs occasionally aborts the
+    process; the launcher would then report a finished training as failed.
     """
     for stream in (sys.stdout, sys.stderr):
         flush_or_discard(stream)

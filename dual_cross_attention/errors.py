@@ -1,13 +1,13 @@
-"""What a user of the command line can meet. Each is told in one line, without a traceback.
+"""Exceptions that the command line reports in one line, without a traceback.
 
-Nothing is imported here: a mistyped flag is told of before PyTorch is loaded.
+Imports nothing, so that a mistyped flag is reported before PyTorch is imported.
 """
 
 
 class InputError(ValueError):
-    """What was given cannot work: a path, a flag, an image, a checkpoint. Exit status 2.
+    """Invalid input: a path, a flag, an image or a checkpoint. Exit status 2.
 
-    The message says what was expected, what came, and how to mend it.
+    The message states what was expected, what was given, and how to fix it.
     """
 
 
@@ -23,8 +23,8 @@ class LostProcessError(RuntimeError):
 
 
 class InterruptedRun(BaseException):
-    """A training was asked to leave, by Ctrl-C or SIGTERM, has saved what there was, and can continue. Exit status 75.
+    """SIGINT or SIGTERM stopped a training; its state, if any, is saved, and it can resume. Exit status 75.
 
-    The message names the signal, and how to continue. It is raised wherever the program happens to be, as
-    KeyboardInterrupt is: whoever catches any Exception, as the reading of images does, must not take it for one.
+    The message names the signal and how to resume. Like KeyboardInterrupt, it can be raised at any point, and
+    derives from BaseException, so that `except Exception`, as in image reading, does not catch it.
     """

@@ -133,7 +133,7 @@ class ReIDLoss(nn.Module):
 def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | None = None) -> Tensor:
     """The triplet part of `ReIDLoss`: (B, D) and (B,) → a scalar, averaged over images that have both sides.
 
-    Written here, since a library's miner picks the pairs by index, and every such look waits for the GPU: masks do not.
+    Uses masks: library miners select pairs by index, which synchronizes with the GPU.
     """
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     same = identities[:, None] == identities[None]

@@ -25,8 +25,8 @@ class PatientConsole(Console):
 def make_console(stderr: bool = False, patient: bool = False) -> Console:
     """A console that prints text as it is: paths may hold [brackets] and :colons:, which rich would take for its own.
 
-    Where there is no terminal, nothing is wrapped: one message is one line of the log. Of several processes that train
-    together (`torchrun` numbers them), the first one speaks.
+    Where there is no terminal, nothing is wrapped: one message is one line of the log. In distributed
+    training, only rank 0 prints.
 
     Args:
         stderr: where it prints.
@@ -44,7 +44,7 @@ def make_console(stderr: bool = False, patient: bool = False) -> Console:
 class ProgressBar:
     """A bar with a line of status; where there is no terminal, it shows nothing.
 
-    Used as a context, it gives a function that takes a step (or so many) and shows a new status.
+    As a context manager, it yields `update(status=, advance=1)`, which advances the bar and sets the status.
     """
 
     def __init__(self, title: str, total: int | None, console: Console):

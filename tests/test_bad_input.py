@@ -354,7 +354,7 @@ def test_a_broken_image_is_replaced_in_training_batches(dcal, small, make_images
         read.append(image)
         return read_image(image, *size)
 
-    monkeypatch.setattr("dual_cross_attention.data.images.read_image", watch)
+    monkeypatch.setattr("dual_cross_attention.data.dataset.read_image", watch)
     outcome = dcal("train", *small, "--data_root", root, "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0
     assert f"warning: unreadable image, replaced by the next one that can be read: {broken}: " in outcome.out

@@ -27,8 +27,9 @@ from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks import fgvc_data as fgvc
 from dual_cross_attention.training import run as training
-from dual_cross_attention.training import trainer
+from dual_cross_attention.training import setup, trainer
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, write_checkpoint
+from dual_cross_attention.training.checkpointing.manager import CheckpointManager
 
 ALWAYS = {"epoch", "train/loss", "train/accuracy", "train/images_per_second", "peak_memory_mb", "lr"}
 BRANCHES = {
@@ -203,7 +204,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
         (fgvc, "train_transform"),
         (preprocessing, "test_transform"),
         (training, "Trainer"),
-        (trainer, "build_optimizer"),
+        (setup, "build_optimizer"),
         (trainer, "build_schedule"),
     )
     outcome = dcal(
@@ -215,7 +216,7 @@ def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
     assert outcome.status == 0, outcome.err
     task = made["FGVCTask"]
     assert (task.label_smoothing, task.weighting.bound, task.model.grad_checkpointing) == (0.125, 1.5, True)
-    assert (made["train_loader"].order.batch_size, made["test_loader"].order.batch_size) == (6, 5)
+    assert (made["train_loader"].sampler.batch_size, made["test_loader"].sampler.batch_size) == (6, 5)
     flip = next(step for step in made["train_transform"].transforms if isinstance(step, v2.RandomHorizontalFlip))
     assert flip.p == 0.25
     for transform in (made["train_transform"], made["test_transform"]):
@@ -287,15 +288,15 @@ def test_a_run_goes_on_as_if_nothing_had_happened(dcal, small, tmp_path, monkeyp
                 raise PowerCutError
             return original(task, batch)
 
-        def save(self, row=None, original=trainer.Trainer._save):
-            if self.epoch == epoch:
+        def save(self, state, ends_epoch=False, original=CheckpointManager.save):
+            if state.epoch == epoch:
                 raise PowerCutError
-            return original(self, row)
+            return original(self, state, ends_epoch)
 
         if moment == "between steps":
             patch.setattr(FGVCTask, "training_step", step)
         else:
-            patch.setattr(trainer.Trainer, "_save", save)
+            patch.setattr(CheckpointManager, "save", save)
         with pytest.raises(PowerCutError):
             dcal("train", *small, "--output_dir", tmp_path / "cut")
 
@@ -523,4 +524,7 @@ def test_a_start_says_what_a_step_is(dcal, small, tmp_path):
     """So that one process where two were meant is seen; the rate is the given one, or follows the effective batch."""
     flags = ["--epochs=1", "--gradient_accumulation_steps=2", "--output_dir"]
     outcome = dcal("train", *small, *flags, tmp_path)
-    assert outcome.status == 0 and "a step: 16 images (8 at a time), learning rate up to 0.001" in outcome.out
+    assert (
+        outcome.status == 0
+        and "effective batch size 16 (1 rank × 8 × 2 accumulation steps), peak lr 0.001" in outcome.out
+    )

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dual_cross_attention.cli import COMMANDS
 from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.recipes import recipe_names
@@ -18,8 +17,6 @@ from dual_cross_attention.configs.recipes import recipe_names
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")))
-ANNOUNCED = {"predict"} - set(COMMANDS)
-"""Commands on these pages that do not exist yet."""
 
 
 def blocks(page, language):
@@ -67,8 +64,6 @@ def test_training_commands_parse(words):
 @pytest.mark.parametrize("words", list(other_commands()))
 def test_other_commands_have_these_flags(dcal, words):
     command, *rest = words
-    if command in ANNOUNCED:
-        pytest.skip(f"dcal {command} does not exist yet")
     shown = dcal(command, "--help")
     assert shown.status == 0, shown.err
     known = set(re.findall(r"--[\w-]+", shown.out))

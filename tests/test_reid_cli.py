@@ -17,7 +17,8 @@ from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
 from dual_cross_attention.training import run as training
-from dual_cross_attention.training import trainer
+from dual_cross_attention.training import setup
+from tests.helpers import assert_refused
 
 TESTED = ("dan", "eva", "bob")
 
@@ -145,7 +146,7 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
         (reid, "train_loader"),
         (reid, "reid_train_transform"),
         (training, "Trainer"),
-        (trainer, "build_optimizer"),
+        (setup, "build_optimizer"),
     )
     outcome = dcal(
         "train", *flags, "--epochs=1", "--label_smoothing=0.125", "--weight_bound=1.5", "--triplet_margin=0.3",
@@ -158,7 +159,7 @@ def test_settings_reach_what_they_are_for(dcal, flags, tmp_path, made):
     assert (task.identity_loss.label_smoothing, task.weighting.bound) == (0.125, 1.5)
     assert task.identity_loss.margin == 0.3
     assert (task.after_neck, task.distance, task.normalize_features) == (True, "cosine", False)
-    sampler = made["train_loader"].order
+    sampler = made["train_loader"].sampler
     assert (sampler.identities_per_batch, sampler.images_per_identity) == (2, 3)
     flip, crop, erase = (made["reid_train_transform"].transforms[i] for i in (2, 3, 6))
     assert (flip.p, crop.padding, erase.p) == (0.25, [3, 3, 3, 3], 0.75)
@@ -228,40 +229,39 @@ def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_peop
     assert len(lines) == 5 and not any("gallery/eva/hall_1.png" in line["gallery"] for line in lines)
 
 
-def refused(outcome, *words):
-    assert outcome.status == 2, outcome
-    assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
-    for word in words:
-        assert str(word) in outcome.err, outcome.err
-
-
 def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
-    refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
-    refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
-    refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
-    refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
-    refused(dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train")
+    assert_refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
+    assert_refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
+    assert_refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
+    assert_refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
+    assert_refused(
+        dcal("train", "--task=reid", "--dataset=market1501"), "market1501 needs data_root", "bounding_box_train"
+    )
     lonely = make_people(tmp_path / "lonely")
     for path in (lonely / "gallery").rglob("door_*"):
         path.unlink()
     for path in (lonely / "query").rglob("door_*"):
         path.unlink()
-    refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera")
+    assert_refused(
+        dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera"
+    )
     assert dcal("train", *flags, "--output_dir", run).status == 0
-    refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
-    refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
-    refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
-    refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
-    refused(dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2")
-    refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
-    refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
+    assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
+    assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
+    assert_refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
+    assert_refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
+    assert_refused(
+        dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2"
+    )
+    assert_refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
+    assert_refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
 
 
 def test_retrieval_options_are_refused_for_classes(dcal, small, tmp_path):
     assert dcal("train", *small, "--epochs=1", "--output_dir", tmp_path).status == 0
     for option in (["--rerank"], ["--save_ranking", tmp_path / "ranking.jsonl"], ["--distance", "cosine"]):
-        refused(dcal("eval", tmp_path, *option), f"{option[0]} is for retrieval", "fgvc")
+        assert_refused(dcal("eval", tmp_path, *option), f"{option[0]} is for retrieval", "fgvc")
 
 
 @pytest.mark.slow

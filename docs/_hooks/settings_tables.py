@@ -3,9 +3,7 @@
 The tables come from the settings' dataclasses and the docstrings of their attributes, so they cannot go stale.
 """
 
-import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -37,11 +35,11 @@ def settings_tables() -> str:
     """A table for each group of settings, with the defaults of both tasks."""
     tasks = {task: _base(task) for task in CONFIGS}
     by_name = {task: {field.name: field for field in fields(settings)} for task, settings in tasks.items()}
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {title: [] for settings in tasks.values() for title in settings.GROUPS}
     for settings in tasks.values():
         group_of = groups_of(settings)
         for field in fields(settings):
-            names = groups.setdefault(group_of[field.name], [])
+            names = groups.setdefault(group_of.get(field.name, ""), [])
             if field.name not in HIDDEN and field.name not in names:
                 names.append(field.name)
     lines: list[str] = []
@@ -94,16 +92,8 @@ def _base(task: str) -> type:
 
 
 def groups_of(settings: type) -> dict[str, str]:
-    """Fields by name → the heading of their group, from the `# --- heading ---` comments of the source."""
-    groups: dict[str, str] = {}
-    for owner in reversed(settings.__mro__):
-        heading = "general"
-        for line in _source(owner):
-            if found := re.match(r"    # --- (.+) ---$", line):
-                heading = found[1]
-            elif found := re.match(r"    (\w+): ", line):
-                groups.setdefault(found[1], heading)
-    return groups
+    """Fields by name → the heading of their group, in the order of `--help`."""
+    return {name: title for title, names in settings.GROUPS.items() for name in names.split()}
 
 
 def meaning(settings: type, name: str) -> str:
@@ -117,11 +107,6 @@ def _escaped(text: str) -> str:
     """Plain text as Markdown; what stands between backticks stays code."""
     parts = text.split("`")
     return "`".join(part if i % 2 else re.sub(r"([*_<>\[\]])", r"\\\1", part) for i, part in enumerate(parts))
-
-
-def _source(owner: type) -> Iterator[str]:
-    if owner.__module__.startswith("dual_cross_attention."):
-        yield from inspect.getsource(owner).splitlines()
 
 
 def _default(field: Field[Any]) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dual_cross_attention.backbones.opened_block import (
     DropPathMasks,
     attend,
+    attention_of,
     finish_block,
     project_key_value,
     project_query,
@@ -76,20 +77,20 @@ class GlobalLocalBlock(nn.Module):
         Args:
             drop_path: the block's, of `sample_drop_path`; None: nothing is dropped.
         """
-        index = _rows_of(self.query_tokens(local), tokens)
+        attention, index = attention_of(self.block), _rows_of(self.query_tokens(local), tokens)
         if self.attends != "global":
             own = tokens.gather(1, index)
             normed = normed_context = self.block.norm1(own)
             if self.attends == "cross":
                 normed_context = self.block.norm1(tokens.gather(1, _rows_of(local + self.num_prefix_tokens, tokens)))
-            query = project_query(self.block.attn, normed)
-            attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed_context))
+            query = project_query(attention, normed)
+            attended = attend(attention, query, *project_key_value(attention, normed_context))
             return finish_block(self.block, own, normed, attended, drop_path)
 
         normed = self.block.norm1(tokens)
         query_normed = normed.gather(1, index)
-        query = project_query(self.block.attn, query_normed)
-        attended = attend(self.block.attn, query, *project_key_value(self.block.attn, normed))
+        query = project_query(attention, query_normed)
+        attended = attend(attention, query, *project_key_value(attention, normed))
         return finish_block(self.block, tokens.gather(1, index), query_normed, attended, drop_path)
 
 

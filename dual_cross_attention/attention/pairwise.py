@@ -127,7 +127,7 @@ def stacked_attention(
     (sa_query, query), (sa_key, key), (sa_value, value) = (
         (both[0], both[-1]) for both in (rows.split(len(distractors)) for rows in (query, key, value))
     )
-    distracting = (sa_key, sa_value) if clean_distractors else (key, value)
+    other_key, other_value = (sa_key, sa_value) if clean_distractors else (key, value)
     sa = attend(attention, sa_query, sa_key, sa_value)
-    pwca = pairwise_attention(attention, query, key, value, *distracting, distractors, distractor_tokens)
+    pwca = pairwise_attention(attention, query, key, value, other_key, other_value, distractors, distractor_tokens)
     return torch.cat([sa, pwca])

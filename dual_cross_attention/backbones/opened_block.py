@@ -5,7 +5,7 @@ Modules and parameters stay timm's, so state dicts fit both ways. The functions 
 projection, residuals and MLP (`finish_block`).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from timm.models.vision_transformer import Attention, Block
@@ -30,6 +30,11 @@ def sample_drop_path(block: Block, rows: int, device: torch.device) -> DropPathM
         return None
     ones = torch.ones(rows, 1, 1, device=device)
     return DropPathMasks(block.drop_path1(ones), block.drop_path2(ones))
+
+
+def attention_of(block: Block) -> Attention:
+    """The block's attention module, whose type `create_backbone` has checked."""
+    return cast(Attention, block.attn)
 
 
 def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +78,7 @@ def finish_block(
     Returns:
         (B, n, D), or (k·B, n, D).
     """
-    attention = block.attn
+    attention = attention_of(block)
     attended = attention.norm(attended)
     if attention.gate is not None:
         attended = attended * _rows(attention.gate(normed).sigmoid(), len(attended))

@@ -1,9 +1,10 @@
 """timm's plain Vision Transformers: creates one, loads its weights, checks that its attention is accessible."""
 
 import difflib
-from typing import Any
+from typing import Any, cast
 
 import timm
+from timm.layers import PatchEmbed
 from timm.models import is_model_in_modules
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
@@ -58,13 +59,14 @@ def create_backbone(
         raise InputError(f"unknown backbone '{escape(name):.80}': did you mean {nearest}? (list_backbones() has all)")
     _check_kwargs(timm_kwargs)
     try:
-        backbone = timm.create_model(name, num_classes=num_classes, img_size=img_size, **timm_kwargs)
+        created = timm.create_model(name, num_classes=num_classes, img_size=img_size, **timm_kwargs)
     except Exception as error:  # a patch of 0 pixels, a layer that does not exist: each raises something else
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"timm cannot build '{name}' with img_size={img_size}, {timm_kwargs}: {reason}") from error
 
+    backbone = cast(VisionTransformer, created)
     _check_is_plain(backbone, name)
-    patch = backbone.patch_embed.patch_size
+    patch = cast(PatchEmbed, backbone.patch_embed).patch_size
     if any(side % p for side, p in zip(img_size, patch, strict=True)):
         down = tuple(max(p, side // p * p) for side, p in zip(img_size, patch, strict=True))
         raise InputError(
@@ -101,7 +103,8 @@ def load_pretrained(
     loaded = load_weights(backbone, pretrained, key, img_size)
     if loaded.stats:
         named = {"mean": loaded.stats.mean, "std": loaded.stats.std}
-        backbone.pretrained_cfg = {**backbone.pretrained_cfg, **named}  # timm's resolve_data_config reads them there
+        known: dict = backbone.pretrained_cfg  # type: ignore[assignment]  # timm's resolve_data_config reads it
+        backbone.pretrained_cfg = {**known, **named}  # type: ignore[assignment]
     return loaded
 
 

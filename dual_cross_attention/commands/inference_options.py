@@ -69,7 +69,7 @@ def open_model(options: InferenceOptions) -> tuple["LoadedModel", dict[str, Any]
 
 
 def part_settings(command: str, model: "LoadedModel", options: InferenceOptions, **more: Any) -> dict[str, Any]:
-    """What decides the rows of a command, so that an interrupted one is resumed by its like alone."""
+    """Returns the settings that determine the output rows; a command resumes only rows with equal settings."""
     return {
         "command": command,
         "model": model.fingerprint(options.branch),

@@ -40,7 +40,7 @@ def open_console(json: str | None = None) -> Console:
 
 
 def check_writable(name: str, file: str | None) -> None:
-    """Before any work is done: raises InputError if --name is no file that can be written; None is none at all."""
+    """Raises InputError if the file of flag --NAME cannot be written; does nothing if `file` is None."""
     if file is None:
         return
     if not Path(file).parent.is_dir():
@@ -62,7 +62,7 @@ def write_json(result: dict[str, Any], file: str | None) -> None:
 
 
 def flush_or_discard(stream: TextIO) -> None:
-    """What a log on a full disk, or a reader that has left, does not take: Python would complain at exit."""
+    """Flushes a stream; on a full disk or a closed pipe, discards its buffer, so that Python exits without an error."""
     try:
         stream.flush()
     except OSError:

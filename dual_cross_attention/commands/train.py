@@ -6,7 +6,7 @@ import sys
 from dual_cross_attention.commands.output import flush_or_discard, show_log
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.progress import make_console
-from dual_cross_attention.training.signals import ending_at_once
+from dual_cross_attention.training.signals import exit_on_signal
 
 
 def run(arguments: list[str]) -> None:
@@ -14,8 +14,8 @@ def run(arguments: list[str]) -> None:
     console = make_console(patient=True)
     show_log(console)
     config = parse_config(arguments)
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; what comes of them is told below
-    with ending_at_once():
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # hides retry messages; a failure still raises
+    with exit_on_signal():
         from dual_cross_attention.training.run import train  # late: help and mistyped flags need not wait for torch
 
     try:

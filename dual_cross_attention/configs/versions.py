@@ -3,8 +3,8 @@
 Every file that this project writes has a `format_version`. A setting that is added later, or whose default changes,
 declares what files of earlier formats mean without it:
 
-    mean: list[float] | None = setting(None, before={1: None})            # added in format 2
-    glca_init: Literal[...] = setting("last_block", before={2: "random"})  # the default changed in format 3
+    new: float = setting(0.0, before={1: 0.0})      # added in format 2; files without it mean 0.0
+    changed: float = setting(0.5, before={2: 0.1})  # default changed from 0.1 to 0.5 in format 3
 
 So an existing run, model file or `--config` file keeps its behavior whatever today's defaults are.
 """

@@ -1,4 +1,4 @@
-"""Settings that were given and that a training does not use, so that none is ignored without a word."""
+"""Warnings about settings that were given but have no effect on the training."""
 
 from dual_cross_attention.configs.training_config import TrainingConfig
 
@@ -12,7 +12,7 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
     """A line for each reason why settings have no effect that the command line or a --config file has changed.
 
     Args:
-        config: as it was read; settings that were not (`given` is None) are not known to be anyone's wish.
+        config: parsed settings; if `given` is None, no setting counts as given, and nothing is reported.
     """
     lines = []
     for branch, names, ablations in (("GLCA", OF_GLCA, ("full", "sa_glca")), ("PWCA", OF_PWCA, ("full", "sa_pwca"))):

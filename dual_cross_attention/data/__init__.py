@@ -1,14 +1,8 @@
 """Datasets, and how their images reach the model."""
 
+from dual_cross_attention.data.dataset import ImageDataset, collate
 from dual_cross_attention.data.fgvc import FGVC_DATASETS, FineGrainedData, draw_toy, load_fgvc
-from dual_cross_attention.data.images import (
-    UNREADABLE,
-    ImageDataset,
-    ImageList,
-    UnreadableImage,
-    collate,
-    read_image,
-)
+from dual_cross_attention.data.images import ImageList, UnreadableImage, read_image
 from dual_cross_attention.data.loaders import test_loader, train_loader
 from dual_cross_attention.data.reid import REID_DATASETS, load_reid
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
@@ -18,7 +12,6 @@ from dual_cross_attention.data.transforms import reid_train_transform, test_tran
 __all__ = [
     "FGVC_DATASETS",
     "REID_DATASETS",
-    "UNREADABLE",
     "FineGrainedData",
     "IdentityList",
     "IdentitySampler",

@@ -1,4 +1,4 @@
-"""Which data a run was trained on, so that it never resumes on other data without a word.
+"""Fingerprint of a dataset: detects that a run would resume or be evaluated on other data.
 
 The fingerprint of a split has the number of its images, a hash over their names and labels, in order, and one over the
 sizes of at most 1,024 and the first bytes of 16 of them. Names are relative to the folder that holds them all, so a

@@ -98,7 +98,7 @@ def undoubled(folder: Path) -> Path:
 
 
 def inner_folder_lines(dataset: str, found: Path, given: Path, *usual: Path) -> list[str]:
-    """A line that says that a folder is read which is not the given one: it is a guess. None if it is, or `usual`."""
+    """Returns one line if the folder that is read is neither the given one nor one of `usual`, else an empty list."""
     if found in (given, *usual):
         return []
     return [f"{dataset}: {escape(found)} is read, found in {escape(given)}"]

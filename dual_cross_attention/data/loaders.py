@@ -12,20 +12,25 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dual_cross_attention.data.cache import ImageCache
-from dual_cross_attention.data.images import ImageDataset, ImageList, collate
-from dual_cross_attention.data.samplers import BatchOrder, SequentialOrder, ShuffledOrder
+from dual_cross_attention.data.dataset import ImageDataset, collate
+from dual_cross_attention.data.images import ImageList
+from dual_cross_attention.data.samplers import (
+    EpochBatchSampler,
+    SampleKey,
+    SequentialBatchSampler,
+    ShuffledBatchSampler,
+)
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 600.0
-"""Seconds after which a worker that has sent nothing counts as hung."""
+"""Seconds without a batch after which a worker counts as hung."""
 NOTICED_WITHIN = 5.0
-"""Seconds after which one that has died is noticed, at the latest."""
+"""Seconds within which the death of a worker is noticed."""
 READING_ATTEMPTS = 3
-"""How often in a row reading may break down before a run gives up."""
-
+"""Number of consecutive failures of workers after which a run ends."""
 
 _TIMED_OUT = "DataLoader timed out"
 
@@ -33,62 +38,55 @@ _TIMED_OUT = "DataLoader timed out"
 class Batches:
     """The batches of a dataset, which can be read from any point of any epoch.
 
-    A worker that dies or hangs is replaced, and what it was to read is read again. The processes stay from one
-    reading to the next, unless the one before was left in its middle.
+    A worker that dies or hangs is replaced, and its batches are read again. Workers persist from one reading to the
+    next, unless a reading is abandoned midway.
 
     Args:
-        dataset: what to read.
-        order: which images make which batch.
+        dataset: a sample for every `SampleKey`.
+        sampler: which images make which batch.
         options: of `DataLoader`.
     """
 
-    def __init__(self, dataset: ImageDataset, order: BatchOrder, **options: Any):
-        self.dataset, self.order = dataset, order
-        self._wanted = _Wanted(order)
-        self._left = False  # in the middle of what was to be read
-        # Seeded, else every epoch would draw the seeds of the workers from the global generator.
+    def __init__(self, dataset: ImageDataset, sampler: EpochBatchSampler, **options: Any):
+        self.dataset, self.sampler = dataset, sampler
+        self._request = _Request()
+        self._is_abandoned = False  # the last reading, midway
+        # With a seed: otherwise every epoch would draw the base seed of its workers from the global generator.
         generator = torch.Generator().manual_seed(0)
         self.loader = DataLoader(
-            dataset, batch_sampler=self._wanted, collate_fn=collate, generator=generator, **options
+            dataset, batch_sampler=self._request, collate_fn=collate, generator=generator, **options
         )
 
     def __len__(self) -> int:
-        """Batches of an epoch, of all processes together."""
-        return self.order.num_batches
+        """Batches of an epoch, over all ranks."""
+        return self.sampler.num_batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All batches of epoch 0."""
         return self.read(0, range(len(self)))
 
     def read(self, epoch: int, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """Some batches of an epoch, as `collate` makes them.
+        """Reads some batches of an epoch; see `collate` for their content.
 
         Args:
-            epoch: decides the order, and what is drawn for augmentation.
-            numbers: which batches, in ascending order (one may come twice); the first is 0.
+            epoch: seeds order and augmentation.
+            numbers: of the batches, ascending; a number may come several times; the first batch is 0.
 
         Raises:
-            InputError: the workers have died or hung `READING_ATTEMPTS` times in a row.
+            InputError: workers died or hung `READING_ATTEMPTS` times in a row.
         """
-        self.dataset.set_epoch(epoch)
         numbers, done, failures = list(numbers), 0, 0
         while done < len(numbers):
-            self._wanted.epoch, self._wanted.numbers = epoch, numbers[done:]
             try:
-                if self._left:  # PyTorch would first wait for the batches that nobody wants any more
+                if self._is_abandoned:  # re-iterating would first drain stale prefetched batches
                     self.close()
-                batches, self._left = iter(self.loader), True
-                # PyTorch would raise the death of a process wherever the program happens to be. Without its handler the
-                # loader finds out by itself, when it waits for that process.
-                in_main = threading.current_thread() is threading.main_thread()
-                if in_main and self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                batches, self._is_abandoned = self._start(epoch, numbers[done:]), True
                 while (batch := self._next_of(batches)) is not None:
-                    self._left = done + 1 < len(numbers)
+                    self._is_abandoned = done + 1 < len(numbers)
                     yield batch
                     done, failures = done + 1, 0
             except RuntimeError as error:
-                if not _is_of_reading(error):
+                if not _is_worker_failure(error):
                     raise
                 failures += 1
                 reason = " ".join(str(error).split())
@@ -99,10 +97,21 @@ class Batches:
                         "fewer --num_workers, or 0"
                     ) from error
                 logger.warning("a process that reads images broke down, and is replaced: %s", reason)
-                self.close()  # what is left of them would be asked again
+                self.close()
+
+    def _start(self, epoch: int, numbers: list[int]) -> Iterator[dict[str, Any]]:
+        """DataLoader's iterator over some batches of an epoch."""
+        self._request.put(self.sampler.select(epoch, numbers))
+        batches = iter(self.loader)
+        # PyTorch's SIGCHLD handler raises the death of a worker wherever the program is. Without the handler, the
+        # loader notices it when it waits for that worker.
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and self.loader.num_workers and signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
 
     def _next_of(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next batch; None at the end. PyTorch looks for processes that died whenever its own patience ends."""
+        """The next batch; None at the end. PyTorch checks for dead workers after each of its timeouts."""
         waited = 0.0
         while True:
             try:
@@ -115,41 +124,37 @@ class Batches:
                     raise RuntimeError(f"{_TIMED_OUT} after {waited:.0f} seconds") from error
 
     def close(self) -> None:
-        """End the workers, which else wait for another epoch."""
+        """Ends the workers, which otherwise wait for the next reading."""
         self.loader._iterator = None
 
     def image_names(self, epoch: int, numbers: Iterable[int]) -> list[list[str]]:
-        """The images of some batches, as `read` takes them: their paths, or their number where they have none."""
-        return [[self.dataset.name(index) for index in batch] for batch in self._wanted.lists(epoch, list(numbers))]
+        """Names of the images of some batches; see `read` and `ImageDataset.name`."""
+        return [[self.dataset.name(key.index) for key in batch] for batch in self.sampler.select(epoch, numbers)]
 
 
-class _Wanted(Sampler[list[int]]):
-    """The batches that are asked for at the moment."""
+class _Request(Sampler[list[SampleKey]]):
+    """Hands the batches of one reading to `DataLoader`, which keeps its workers only with its sampler.
 
-    def __init__(self, order: BatchOrder):
-        self.order = order
-        self.epoch, self.numbers = 0, list[int]()
+    An iteration takes the request, so no later iteration can read it by mistake.
+    """
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    def __init__(self):
+        self._batches: Iterator[list[SampleKey]] | None = None
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.lists(self.epoch, self.numbers)
+    def put(self, batches: Iterator[list[SampleKey]]) -> None:
+        """Sets the request of the next iteration."""
+        self._batches = batches
 
-    def lists(self, epoch: int, numbers: list[int]) -> Iterator[list[int]]:
-        """Indices of these batches."""
-        if not numbers:
-            return
-        batches = enumerate(self.order.batches(epoch, numbers[0]), numbers[0])
-        at, batch = next(batches)
-        for number in numbers:
-            while at < number:
-                at, batch = next(batches)
-            yield batch
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        # Lazy, since DataLoader calls `iter` twice when it starts workers, and uses the second iterator.
+        batches, self._batches = self._batches, None
+        if batches is None:
+            raise ValueError("expected a request: read batches by Batches.read, not from its loader")
+        yield from batches
 
 
-def _is_of_reading(error: RuntimeError) -> bool:
-    """Whether it tells of a worker, not of what one raised."""
+def _is_worker_failure(error: RuntimeError) -> bool:
+    """Whether an error says that a worker died or hung; an exception raised within a worker is none."""
     message = str(error)
     return message.startswith(("DataLoader worker (pid", _TIMED_OUT)) or "Pin memory thread" in message
 
@@ -162,23 +167,23 @@ def train_loader(
     seed: int,
     device_type: str,
     min_batch: int = 1,
-    order: BatchOrder | None = None,
+    sampler: EpochBatchSampler | None = None,
     cache: bool = False,
 ) -> Batches:
-    """The training batches; they are those of `collate`.
+    """Builds the training batches; see `collate` for their content.
 
-    The last batch is kept when it is short, unless it has fewer than `min_batch` images.
+    The last batch is kept when it is smaller, unless it has fewer than `min_batch` images.
 
     Args:
-        images: what to train on.
+        images: training images and labels.
         transform: from a PIL image in RGB to a float tensor (3, H, W).
         batch_size: images per batch.
-        num_workers: processes that read ahead; 0 reads in this one.
-        seed: of the order of the images, and of their augmentation.
-        device_type: pages are pinned for "cuda".
-        min_batch: fewest images a batch may have; 2 with PWCA, where each needs a distractor.
-        order: which images make which batch; None shuffles them.
-        cache: keeps images in memory, see `ImageCache`; what comes out is the same.
+        num_workers: DataLoader workers; 0 reads in this process.
+        seed: of order and augmentation.
+        device_type: memory is pinned for "cuda".
+        min_batch: fewest images of a batch; 2 with PWCA, where each needs a distractor.
+        sampler: which images make which batch; None: `ShuffledBatchSampler`.
+        cache: keep images in memory, see `ImageCache`; the batches are the same.
 
     Raises:
         InputError: a size that cannot work, fewer images than `min_batch`, or a cache that cannot be.
@@ -193,7 +198,7 @@ def train_loader(
     kept = ImageCache(len(images), transform.size) if cache else None
     return Batches(
         ImageDataset(images, transform, training=True, seed=seed, cache=kept),
-        order or ShuffledOrder(len(images), batch_size, min_batch, seed, images.block),
+        sampler or ShuffledBatchSampler(len(images), batch_size, min_batch, seed, images.block),
         **_reading(num_workers, device_type, cache),
     )
 
@@ -206,18 +211,19 @@ def test_loader(
     device_type: str,
     cache: bool = False,
 ) -> Batches:
-    """The test batches, in the order of the list. Arguments and errors as in `train_loader`."""
+    """Builds the test batches, in the order of the list. Arguments and errors as in `train_loader`."""
     kept = ImageCache(len(images), transform.size) if cache else None
     dataset = ImageDataset(images, transform, training=False, cache=kept)
-    return Batches(dataset, SequentialOrder(len(images), batch_size), **_reading(num_workers, device_type, cache))
+    sampler = SequentialBatchSampler(len(images), batch_size)
+    return Batches(dataset, sampler, **_reading(num_workers, device_type, cache))
 
 
 test_loader.__test__ = False  # pytest takes it for a test wherever it is imported
 
 
 def _reading(num_workers: int, device_type: str, cache: bool) -> dict[str, Any]:
-    """Options of `DataLoader`: by how many processes, and where to."""
-    forked = cache and num_workers > 0  # only forked processes share the cache, and not every system forks by default
+    """Options of `DataLoader`: workers and pinned memory."""
+    forked = cache and num_workers > 0  # only forked workers share the cache, and not every system forks by default
     # macOS has fork, but a forked process may crash in Apple's libraries.
     if forked and ("fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin"):
         raise InputError(
@@ -229,6 +235,6 @@ def _reading(num_workers: int, device_type: str, cache: bool) -> dict[str, Any]:
         "multiprocessing_context": "fork" if forked else None,
         "persistent_workers": num_workers > 0,
         "timeout": min(NOTICED_WITHIN, PATIENCE) if num_workers else 0,
-        # prefetch_factor stays PyTorch's 2: at 8 processes 16 batches lie ready, 2.5 GB of shared memory in evaluation.
+        # prefetch_factor stays at 2: with 8 workers, 16 batches are ready, 2.5 GB of shared memory in evaluation.
         "pin_memory": device_type == "cuda",
     }

@@ -62,7 +62,7 @@ def _stored(image: Image.Image) -> Stored:
     mode, tags = image.mode, getattr(image, "tag_v2", None)
     if tags is not None:  # TIFF
         bits, kinds = tags.get(BITS_PER_SAMPLE, (1,)), tags.get(SAMPLE_FORMAT, (1,))
-        # PIL turns 8 bits over where 0 is white, and forgets to with more.
+        # PIL inverts 8-bit images where 0 is white, but not those with more bits.
         inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and mode in ("I;16", "F")
         return Stored(int(np.max(bits)), SIGNED in np.atleast_1d(kinds), inverted)
     # PIL scales a PPM of more than 8 bits to 16, whose mode is I; so was, in older versions, a PNG's.

@@ -1,20 +1,35 @@
-"""In which order an epoch shows its images: the one thing that a run must be able to take up in the middle."""
+"""Batch samplers: which images of which epoch make which micro-batch, as a pure function of seed and epoch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 
-class BatchOrder(ABC):
-    """The micro-batches of every epoch, as indices into a dataset.
+class SampleKey(NamedTuple):
+    """All that a sample of `ImageDataset` depends on, beside the dataset's arguments.
 
-    What comes out depends on the arguments alone, so that an interrupted run, or one on another number of processes,
+    Args:
+        epoch: counted from 1 in training; 0 in evaluation.
+        index: of the image in the list.
+        repeat: how often the image came before in this epoch, so that each time is augmented differently.
+    """
+
+    epoch: int
+    index: int
+    repeat: int = 0
+
+
+class EpochBatchSampler(ABC):
+    """Micro-batches of every epoch.
+
+    The result depends on the arguments alone, so a run that was interrupted, or continues on another number of ranks,
     sees the batches that it would have seen.
 
     Attributes:
         num_batches: of an epoch; the same for every epoch.
-        unit: images of a batch that stay together wherever it is cut: K of an identity.
+        unit: images of a batch that stay together wherever it is split: K of an identity.
         smallest: fewest images that can be trained on at a time.
     """
 
@@ -23,42 +38,59 @@ class BatchOrder(ABC):
     smallest: int = 1
 
     @abstractmethod
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        """The micro-batches of an epoch from number `start` on (the first is 0)."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
+        """The micro-batches of an epoch from number `start` (the first is 0) to the last."""
+
+    def select(self, epoch: int, numbers: Iterable[int]) -> Iterator[list[SampleKey]]:
+        """Some micro-batches of an epoch.
+
+        Args:
+            epoch: see `SampleKey`.
+            numbers: of the micro-batches, ascending; a number may come several times.
+        """
+        numbers = list(numbers)
+        if not numbers:
+            return
+        batches = enumerate(self.batches(epoch, numbers[0]), numbers[0])
+        at, batch = next(batches)
+        for number in numbers:
+            while at < number:
+                at, batch = next(batches)
+            yield batch
 
 
-class SequentialOrder(BatchOrder):
-    """Every image once, as they come, in every epoch.
+class SequentialBatchSampler(EpochBatchSampler):
+    """Every image once, in order, in every epoch.
 
     Args:
         count: images.
-        batch_size: images of a batch; the last may be short.
+        batch_size: images of a batch; the last may be smaller.
     """
 
     def __init__(self, count: int, batch_size: int):
         self.count, self.batch_size = count, batch_size
         self.num_batches = -(-count // batch_size)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
         for first in range(start * self.batch_size, self.count, self.batch_size):
-            yield list(range(first, min(first + self.batch_size, self.count)))
+            yield keys_of(epoch, range(first, min(first + self.batch_size, self.count)))
 
 
-class ShuffledOrder(BatchOrder):
+class ShuffledBatchSampler(EpochBatchSampler):
     """Every image once, in random order.
 
-    The last batch is kept when it is short, unless it has fewer than `min_batch` images.
+    The last batch is kept when it is smaller, unless it has fewer than `min_batch` images.
 
-    With `block`, images that lie next to each other are shuffled, then those after them, in blocks whose order is
-    random too: so the memory that it takes is that of a block, and images that are read at about the same time are
-    about in the same place. That is as good as one shuffle if they lie in random order.
+    With `block`, consecutive images are shuffled in blocks, and the blocks are in random order too. That takes the
+    memory of one block, and images that are read at about the same time are close to each other on the disk. It is as
+    good as one shuffle if the images lie in random order.
 
     Args:
         count: images.
         batch_size: images of a micro-batch.
         min_batch: fewest images of one; 2 with PWCA, where each needs a distractor.
         seed: of the order.
-        block: images of a block, at most; None, or as many as there are: all of them are one.
+        block: largest number of images of a block; None, or at least `count`: one block of all images.
     """
 
     def __init__(self, count: int, batch_size: int, min_batch: int = 1, seed: int = 0, block: int | None = None):
@@ -67,14 +99,14 @@ class ShuffledOrder(BatchOrder):
         blocks = -(-count // block) if block else 1
         self.bounds = np.arange(blocks + 1) * count // blocks  # the first image of each block, and the end
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        pieces = self._shuffled(epoch, start * self.batch_size)
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
+        blocks = self._shuffled(epoch, start * self.batch_size)
         ready = np.empty(0, dtype=np.int64)
         for number in range(start, self.num_batches):
             wanted = min(self.batch_size, self.count - number * self.batch_size)
             while len(ready) < wanted:
-                ready = np.concatenate([ready, next(pieces)])
-            yield ready[:wanted].tolist()
+                ready = np.concatenate([ready, next(blocks)])
+            yield keys_of(epoch, ready[:wanted].tolist())
             ready = ready[wanted:]
 
     def _shuffled(self, epoch: int, first: int) -> Iterator[np.ndarray]:
@@ -86,7 +118,12 @@ class ShuffledOrder(BatchOrder):
         for block in random.permutation(len(self.bounds) - 1):
             start, end = self.bounds[block], self.bounds[block + 1]
             if first < end - start:
-                # 0 in place of 1 + block would give the numbers that the order of the blocks is drawn from.
+                # 0 in place of 1 + block would seed as the order of the blocks is seeded.
                 shuffled = np.random.default_rng((self.seed, epoch, 1 + block)).permutation(end - start)
                 yield start + shuffled[first:]
             first = max(0, first - (end - start))
+
+
+def keys_of(epoch: int, indices: Iterable[int]) -> list[SampleKey]:
+    """Keys of images that come for the first time in an epoch."""
+    return [SampleKey(epoch, index) for index in indices]

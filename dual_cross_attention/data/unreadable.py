@@ -30,7 +30,7 @@ def allowed_unreadable(max_bad_images: int | None, train_images: int) -> int:
 
 
 class UnreadableImages:
-    """Collects what batches say of unreadable images; every image is told once.
+    """Collects the unreadable images of batches; each image is reported once.
 
     Args:
         tell: called with a line that names the image, the reason and what happens, the first time an image fails.

@@ -19,7 +19,7 @@ from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
 
 TINY = 8
-"""Pixels; an image with a shorter side is hardly one."""
+"""Pixels; an image with a shorter side is reported as tiny."""
 LARGE = 89_478_485
 """Pixels from which PIL would warn of a decompression bomb; half of what is read at all (`MAX_PIXELS`)."""
 FEW = 8
@@ -35,7 +35,7 @@ AHEAD = 64  # such portions for each process, before a new pool is started
 
 
 class Finding(NamedTuple):
-    """What is to be said of an image.
+    """A finding about an image.
 
     Args:
         split: in which it is.
@@ -70,7 +70,7 @@ class DataReport:
     Args:
         splits: by name.
         bad: images that cannot be read.
-        odd: images that can be read, and may not be meant: tiny, very large, animated, of an unusual mode, constant,
+        odd: suspicious images that can be read: tiny, very large, animated, of an unusual mode, constant,
             with few levels, dark.
         duplicates: files of the same content in more than one split, as lists of (split, path).
         without_test: classes to train on that have no image to test with.
@@ -100,7 +100,7 @@ class Look(NamedTuple):
 
     Args:
         broken: why it cannot be read; None: it can.
-        odd: what else is to be said.
+        odd: findings about an image that can be read.
         digest: of the file's bytes; None for an image in memory, or one that cannot be read.
     """
 
@@ -181,7 +181,7 @@ def check_images(
 
 
 def processes(num_workers: int | None) -> int:
-    """As many as there are cores where nothing is said; a single one is no gain over this process."""
+    """Returns `num_workers`; None: one per core, or 0 (this process) on a single core."""
     if num_workers is not None:
         return num_workers
     cores = os.cpu_count() or 1

@@ -22,12 +22,12 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import Calibration
+from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.progress import track
-from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
@@ -173,26 +173,25 @@ def _score(
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
-    if isinstance(task, FGVCTask):
-        with autocast, ExitStack() as files:
-            if output is None:
-                return task.evaluate(batches)
-            suffixes = ["", *(f"_{branch}" for branch in task.evaluated_branches)]
-            writer = files.enter_context(write_rows(output, suffixes))
-            rows = EvaluationRows(writer, loader, setup.data.test.labels, setup.classes, unreadable)
-            return task.evaluate(batches, rows.add if calibration is None else partial(_add, rows, calibration))
-    with autocast:
-        features = task.extract(batches)
 
     def progress(blocks: list) -> Iterator:
         return track(blocks, "retrieve", len(blocks), console)
 
-    if write:
-        write(setup.data, task.rank(features, rerank, progress))
-    return task.score(features, rerank, progress)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None), ExitStack() as files:
+        after_step = None
+        if output:
+            writer = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
+            rows = EvaluationRows(writer, loader, setup.data.test.labels, setup.classes, unreadable)
 
+            def after_step(logits: dict[str, Tensor]) -> None:
+                probabilities = task.probabilities(logits)
+                if calibration:
+                    of = calibration.of_probabilities
+                    probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
+                rows.add(probabilities)
 
-def _add(rows: EvaluationRows, calibration: Calibration, probabilities: dict[str, Tensor]) -> None:
-    """Adds rows with calibrated probabilities; those given are uncalibrated, by suffix."""
-    rows.add({suffix: calibration.of_probabilities(each, suffix[1:]) for suffix, each in probabilities.items()})
+        run_eval_steps(task, batches, after_step=after_step)
+        options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`
+        if write:
+            write(setup.data, task.rank(task.gather_features(), rerank, progress))
+        return task.compute_metrics(progress, **options)

@@ -60,7 +60,7 @@ class EvaluationRows:
         """Writes the rows of the next batch.
 
         Args:
-            probabilities: (B, C) by the suffix of the columns, "" first, see `FGVCTask.evaluate`.
+            probabilities: (B, C) by the suffix of the columns, "" first, see `FGVCTask.probabilities`.
         """
         suffixes, size = [*probabilities], len(probabilities[""])
         labels = [int(self.labels[self.written + place]) for place in range(size)]

@@ -1,7 +1,7 @@
 """Fingerprint of a loaded model: equal if and only if the same image gives the same features and predictions.
 
-Galleries and result files that are resumed hold it against the model that is used. Calibration, precision and device
-are not part of it.
+Feature files and resumed outputs compare it with the fingerprint of the current model. It does not include
+calibration, precision and device.
 """
 
 import hashlib

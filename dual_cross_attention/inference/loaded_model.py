@@ -210,7 +210,7 @@ class LoadedModel:
 
     def _predict(self, batches: Iterator[ImageBatch], top_k: int, branch: Branch | None) -> Iterator[Prediction]:
         for batch in batches:
-            rows = iter(())
+            rows: Iterator[tuple] = iter(())
             if batch.images is not None:
                 with self._autocast():
                     logits = self.model.predict_logits(batch.images.to(self.device, non_blocking=True), branch)
@@ -254,7 +254,7 @@ class LoadedModel:
 
     @torch.no_grad()
     def _features(self, images: Tensor, branch: Branch | None) -> np.ndarray:
-        """(B, D) float32, as `ReIDTask.extract` makes them."""
+        """(B, D) float32, as `ReIDTask.gather_features` makes them."""
         with self._autocast():
             together = self.model.embed(images, branch).float()  # before the necks, which see float32
             if self._after_neck:

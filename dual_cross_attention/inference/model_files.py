@@ -1,4 +1,4 @@
-"""Models with all that is needed to use them; a file of one may come from anybody.
+"""Model files: weights with settings, class names and preprocessing. Files are untrusted.
 
 A model file is a `.safetensors`: the state dict of `DualCrossAttentionViT`, and in the header's metadata, as JSON, the
 settings ("config"), the class names ("classes"), the preprocessing of images, the versions and the metrics of that
@@ -66,7 +66,7 @@ ARCHITECTURE = (
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """The model that the settings describe; `pretrained` as in `create_model`, of whose paths they say more."""
+    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path."""
     of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
     return create_model(
         config.backbone,

@@ -52,7 +52,7 @@ class Distances:
     def __call__(self, rows: slice) -> Tensor:
         query, query_squares = self._exact(self.query, self.query_squares, rows)
         out = torch.empty(len(query), len(self.gallery), device=query.device)
-        for columns in blocks(*self.gallery.shape, CHUNK):
+        for columns in blocks(len(self.gallery), self.gallery.shape[1], CHUNK):
             gallery, gallery_squares = self._exact(self.gallery, self.gallery_squares, columns)
             scale = query_squares[:, None] + gallery_squares
             squares = torch.addmm(scale, query, gallery.T, alpha=-2)
@@ -107,7 +107,9 @@ def as_features(query, gallery, device: torch.device | str | None = None) -> tup
 
 def squared_norms(features: Tensor, name: str, cosine: bool = False) -> Tensor:
     """(N,) float64, and the proof that the features can be compared."""
-    squares = torch.cat([features[rows].double().square().sum(1) for rows in blocks(*features.shape, CHUNK)])
+    squares = torch.cat(
+        [features[rows].double().square().sum(1) for rows in blocks(len(features), features.shape[1], CHUNK)]
+    )
     for bad, expected in (
         (~(squares < LARGEST_SQUARE), f"finite features, of a squared norm below {LARGEST_SQUARE:.0e}"),  # ~: NaN too
         ((squares == 0) & cosine, "features with a direction for the cosine distance; all zero are"),
@@ -140,7 +142,7 @@ def _repeated_rows(features: Tensor) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, features.shape[1:], generator=generator).to(features.device)
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[features.element_size()]
-    chunks = blocks(*features.shape, CHUNK)
+    chunks = blocks(len(features), features.shape[1], CHUNK)
     # A hash of the bits: integer sums wrap around, but do not depend on their order. + 0 turns −0 into 0.
     hashes = torch.cat([((features[rows] + 0).view(integers) * factors).sum(1) for rows in chunks])
     groups = hashes.unique(return_inverse=True)[1]

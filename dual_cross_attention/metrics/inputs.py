@@ -1,6 +1,7 @@
 """Arguments of the metrics as tensors and numbers: what is converted, and what is refused with the reason."""
 
 import operator
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def as_integers(values, name: str, features: Tensor) -> Tensor:
     return numbers.to(features.device, torch.int64)
 
 
-def at_least_1(name: str, value: object) -> int:
+def at_least_1(name: str, value: Any) -> int:
     """`value` as an int of at least 1.
 
     Raises:

@@ -99,11 +99,14 @@ class KReciprocalDistances:
         for name, features in (("query", query), ("gallery", gallery)):
             squared_norms(features, name, distance == "cosine")  # raises with the name and rows the user knows
         everything = torch.cat([query, gallery])
-        self.shape = len(query), len(gallery)
-        self.lambda_value = lambda_value
-        self.distances = Distances(everything, everything, distance, everything.device)
-        self.width = self.distances.width
+        self.shape: tuple[int, int] = len(query), len(gallery)
+        self.lambda_value: float = float(lambda_value)
+        self.distances: Distances = Distances(everything, everything, distance, everything.device)
+        self.width: int = self.distances.width
         search = blocks(len(everything), self.width, block_size)
+        self.largest: Tensor
+        self.query_encodings: sparse.csr_array
+        self.gallery_encodings: sparse.csc_array
         neighbors, self.largest = self._neighbors(max(k1 + 1, k2), (progress or iter)(search))
         encodings = _membership(neighbors[:, :k2]) @ self._encode(neighbors, k1) / min(k2, len(neighbors))
         self.query_encodings = encodings[: len(query)]
@@ -117,16 +120,16 @@ class KReciprocalDistances:
 
     def _neighbors(self, k: int, search: Iterable[slice]) -> tuple[np.ndarray, Tensor]:
         """The k nearest of every image, itself first: (N, k) indices; and the largest distance of every row."""
-        nearest, largest = [], []
+        nearest, maxima = list[Tensor](), list[Tensor]()
         for rows in search:
             distances = self.distances(rows)
-            largest.append(distances.max(dim=1).values)
+            maxima.append(distances.max(dim=1).values)
             keys = order_keys(distances)
             own = torch.arange(rows.start, rows.stop, device=keys.device)[:, None]
             keys.scatter_(1, own, own - (1 << 32))  # before every distance, even before equal features
             keys = keys.topk(min(k, keys.shape[1]), dim=1, largest=False, sorted=True).values
             nearest.append(read_keys(keys)[0].cpu())
-        largest = torch.cat(largest)
+        largest = torch.cat(maxima)
         return torch.cat(nearest).numpy(), largest.masked_fill_(largest == 0, 1.0)  # all images equal: 0 / 1
 
     def _encode(self, neighbors: np.ndarray, k1: int) -> sparse.csr_array:

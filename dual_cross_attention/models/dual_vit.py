@@ -11,12 +11,12 @@ Notable:
 """
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from timm.models.vision_transformer import init_weights_vit_timm
+from timm.models.vision_transformer import Block, VisionTransformer, init_weights_vit_timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -77,13 +77,19 @@ class DualCrossAttentionViT(nn.Module):
             are, so with R = 1 they are M ordinary blocks.
 
     Attributes:
-        glca_is_trained: False as long as GLCA's start in the training is still to come: `predict` and `embed` then use
-            SA alone, unless they are told a branch.
+        glca_is_trained: False before `glca_start` is reached in training: `predict` and `embed` then use SA only,
+            unless `branch` is given.
     """
+
+    backbone: VisionTransformer
+    sa_head: NeckClassifier
+    glca_block: GlobalLocalBlock
+    glca_norm: nn.LayerNorm
+    glca_head: nn.Module
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: VisionTransformer,
         ablation: Ablation = "full",
         local_ratio: float = 0.1,
         glca_init: Literal["random", "last_block"] = "random",
@@ -128,21 +134,20 @@ class DualCrossAttentionViT(nn.Module):
         self.pretrained_stats: PixelStats | None = None  # of the pixels, as the weights' file names them
         self._stacked_block, self._last_block = stacked_block, last_block  # or compiled, see `compile_blocks`
         self.has_necks = neck_classes is not None
-        if self.has_necks:
+        if neck_classes is not None:
             self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
 
         if self.has_glca:
-            norm = copy.deepcopy(backbone.norm)
+            norm = cast(nn.LayerNorm, copy.deepcopy(backbone.norm))
             if glca_init == "random":
                 norm.reset_parameters()
-            first, *more = make_glca_blocks(
-                backbone.blocks, backbone.num_prefix_tokens, glca_init, local_queries, glca_blocks
-            )
+            blocks = cast(Sequence[Block], backbone.blocks)
+            first, *more = make_glca_blocks(blocks, backbone.num_prefix_tokens, glca_init, local_queries, glca_blocks)
             self.glca_block = first
             if more:
                 self.more_glca_blocks = nn.ModuleList(more)
             self.glca_norm = norm
-            if self.has_necks:
+            if neck_classes is not None:
                 self.glca_head = NeckClassifier(backbone.embed_dim, neck_classes)
             else:
                 self.glca_head = copy.deepcopy(backbone.head)
@@ -299,8 +304,8 @@ class DualCrossAttentionViT(nn.Module):
         """
         if not self.has_necks:
             raise InputError("only a model for task 'reid' has necks: there is no feature after them")
-        heads = {"sa": self.sa_head, "glca": self.glca_head if self.has_glca else None}
-        return {name: heads[name].neck(feature) for name, feature in features.items()}
+        heads = {"sa": self.sa_head, **({"glca": self.glca_head} if self.has_glca else {})}
+        return {name: cast(NeckClassifier, heads[name]).neck(feature) for name, feature in features.items()}
 
     def _infer(self, images: Tensor, branch: str | None) -> DualOutput:
         if self.training:
@@ -347,7 +352,7 @@ class DualCrossAttentionViT(nn.Module):
         # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
         # block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's rows.
         copied = self.grad_checkpointing or not torch.is_grad_enabled()
-        queries, keys = [], []
+        queries, keys = list[Tensor](), list[Tensor]()
 
         def keep(*query_and_key: Tensor) -> None:
             for kept, tensor in zip((queries, keys), query_and_key, strict=True):
@@ -360,7 +365,7 @@ class DualCrossAttentionViT(nn.Module):
             tokens_of_distractors = sample_distractor_tokens(
                 len(tokens), prefix, patches, self.distractor_tokens, tokens.device
             )
-        *blocks, last = self.backbone.blocks
+        *blocks, last = cast(Sequence[Block], self.backbone.blocks)
         for place, block in enumerate(blocks):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
@@ -376,7 +381,7 @@ class DualCrossAttentionViT(nn.Module):
     def _run(
         self,
         run_block: Callable,
-        block: nn.Module,
+        block: Block,
         tokens: Tensor,
         distractors: Tensor | None,
         distractor_tokens: Tensor | None,

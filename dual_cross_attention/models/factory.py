@@ -64,7 +64,7 @@ def create_model(
     reid = task == "reid"
     vit = create_backbone(backbone, 0 if reid else num_classes, (height, width), **timm_kwargs)
     trained_at = (weights_img_size, weights_img_size) if isinstance(weights_img_size, int) else weights_img_size
-    loaded = load_pretrained(vit, backbone, pretrained, weights_key, trained_at and tuple(trained_at))
+    loaded = load_pretrained(vit, backbone, pretrained, weights_key, trained_at and (trained_at[0], trained_at[1]))
     ratio = LOCAL_RATIOS[task] if local_ratio is None else local_ratio
     necks = num_classes if reid else None
     model = DualCrossAttentionViT(  # copies loaded weights

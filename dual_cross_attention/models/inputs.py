@@ -6,6 +6,7 @@ Shapes, types and devices are read everywhere; values only in CPU memory, where 
 
 import logging
 import math
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -74,7 +75,7 @@ def _check_values(images: Tensor, expected: str) -> None:
         )
 
 
-def _other_type(images: object) -> str:
+def _other_type(images: Any) -> str:
     name = f"{type(images).__module__}.{type(images).__qualname__}".removeprefix("builtins.")
     if name == "numpy.ndarray":
         return f"a NumPy array of shape {images.shape}: torch.from_numpy(images)"

@@ -1,4 +1,4 @@
-"""The BN neck: what the triplet loss pulls on and what the classifier separates are not the same feature.
+"""BN neck: the triplet loss uses the feature before batch normalization, the classifier the one after it.
 
 Source: Luo et al. 2019, "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", section 3.5.
 """

@@ -14,6 +14,7 @@ from dual_cross_attention.attention.pairwise import pairwise_attention, stacked_
 from dual_cross_attention.backbones.opened_block import (
     DropPathMasks,
     attend,
+    attention_of,
     finish_block,
     project,
     project_key_value,
@@ -41,12 +42,12 @@ def stacked_block(
         tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
         detached views.
     """
-    normed = block.norm1(tokens)
-    query, key, value = project(block.attn, normed)
+    attention, normed = attention_of(block), block.norm1(tokens)
+    query, key, value = project(attention, normed)
     if distractors is None:
-        attended = attend(block.attn, query, key, value)
+        attended = attend(attention, query, key, value)
     else:
-        attended = stacked_attention(block.attn, query, key, value, distractors, clean_distractors, distractor_tokens)
+        attended = stacked_attention(attention, query, key, value, distractors, clean_distractors, distractor_tokens)
     batch = len(tokens) if distractors is None else len(distractors)
     return finish_block(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
 
@@ -71,7 +72,7 @@ def last_block(
         SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and SA's query of CLS alone
         (B, heads, 1, head_dim) and key (B, heads, N, head_dim) for rollout, detached.
     """
-    attention, batch = block.attn, len(tokens) if distractors is None else len(distractors)
+    attention, batch = attention_of(block), len(tokens) if distractors is None else len(distractors)
     normed = block.norm1(tokens)
     key, value = project_key_value(attention, normed)
     sa_drop, pwca_drop = (None, None) if drop_path is None else _halves(drop_path, batch)
@@ -103,4 +104,5 @@ def last_block(
 
 
 def _halves(drop_path: DropPathMasks, batch: int) -> tuple[DropPathMasks, DropPathMasks]:
-    return tuple(DropPathMasks(*(mask[rows] for mask in drop_path)) for rows in (slice(batch), slice(batch, None)))
+    first, second = (DropPathMasks(*(mask[rows] for mask in drop_path)) for rows in (slice(batch), slice(batch, None)))
+    return first, second

@@ -1,4 +1,4 @@
-"""A task owns its model, its losses and its metrics. The training loop knows nothing else of it."""
+"""Tasks: model, losses and metrics behind one interface, see `Task`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What a task brings to a run, beside model and losses: its data, and batches made as its settings say."""
+"""Data module of a task: dataset, loaders, preprocessing and fingerprint, as configured by the settings."""
 
 import os
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from dual_cross_attention.weights.pixel_stats import HALF, IMAGENET, PixelStats,
 
 
 class RunSetup(ABC):
-    """A task's data, read, and what is made of it.
+    """Data module of a task.
 
     Args:
         config: the settings of the task.
@@ -75,14 +75,14 @@ class RunSetup(ABC):
 
     @abstractmethod
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
-        """Batches for `Task.evaluate`."""
+        """Batches for `Task.eval_step`."""
 
     def preprocessing(self, model: DualCrossAttentionViT) -> Preprocessing:
         """Of the test images."""
         return self.saved_preprocessing or preprocessing_of(self.config, model)
 
     def check_fits(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
-        """Prepares the test images for a model with these classes.
+        """Maps the labels to the class indices of a model, whose classes must fit the data.
 
         Args:
             classes: of the model.
@@ -154,7 +154,7 @@ def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) ->
 
 
 def reading_processes(config: TrainingConfig, device: torch.device) -> int:
-    """Processes that read images beside a GPU. On a CPU there is nothing to hide behind: they would take cores."""
+    """Returns `num_workers`; None: see `default_workers`. On a CPU, workers would compete with the training."""
     return default_workers(device) if config.num_workers is None else config.num_workers
 
 

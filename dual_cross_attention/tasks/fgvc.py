@@ -1,7 +1,5 @@
 """Fine-grained visual categorization: cross-entropy on every branch, top-1 and top-5 accuracy."""
 
-from collections.abc import Callable, Iterable, Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,15 +7,16 @@ from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dual_cross_attention.errors import InputError, TrainingDivergedError
+from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task, vote
 
 
 class FGVCTask(Task):
-    """DCAL for classes that look almost the same.
+    """DCAL for fine-grained classification.
 
-    Batches are dicts of "images" (B, 3, H, W) and "labels" (B,); in evaluation a label of -1 is left out.
+    "labels" of a batch are classes.
 
     Args:
         model: a model of `create_model(..., task="fgvc")`.
@@ -41,7 +40,7 @@ class FGVCTask(Task):
         self.label_smoothing = label_smoothing
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Task.training_step`. PWCA has the target's label: the distractor must not change the answer."""
+        """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction."""
         labels = batch["labels"]
         logits = self.model(batch["images"], None, self.scales).logits
         losses = {
@@ -50,61 +49,49 @@ class FGVCTask(Task):
         }
         return self.combine(losses, logits, labels)
 
-    @property
-    def evaluated_branches(self) -> list[str]:
-        """The branches that have metrics of their own."""
-        return [branch for branch in self.model.branches if branch != "pwca"]
+    def reset_metrics(self) -> None:
+        """See `Task.reset_metrics`."""
+        suffixes = ["", *(f"_{branch}" for branch in self.test_branches)]
+        # A plain dict: as submodules, metrics would be part of the task that is trained and saved.
+        self._accuracies = {f"top{k}{suffix}": self._accuracy(k) for suffix in suffixes for k in (1, 5)}
+        self._num_valid, self._num_broken = (SumMetric().to(self.device) for _ in range(2))
 
     @torch.no_grad()
-    def evaluate(
-        self, loader: Iterable[Batch], see_probabilities: Callable[[dict[str, Tensor]], None] | None = None
-    ) -> dict[str, float]:
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Task.eval_step`."""
+        images, labels, valid = (
+            batch[name].to(self.device, non_blocking=True) for name in ("images", "labels", "valid")
+        )
+        self._num_valid.update(valid.sum())
+        out = self.model(images).logits
+        out = {branch: out[branch] for branch in self.test_branches}
+        if not valid.any():
+            return out
+        logits = {branch: scores.float()[valid] for branch, scores in out.items()}
+        together = vote({branch: logits[branch] for branch in self.model.predicting_branches})
+        for suffix, scores in {"": together, **{f"_{branch}": logits[branch] for branch in logits}}.items():
+            self._num_broken.update((~scores.isfinite()).sum())
+            for k in (1, 5):
+                self._accuracies[f"top{k}{suffix}"].update(scores, labels[valid])
+        return out
+
+    def compute_metrics(self, progress: Progress | None = None) -> dict[str, float]:
         """Accuracy in percent: "top1" and "top5" of SA and GLCA together, and of each ("top1_sa", "top5_glca", …).
 
-        As long as GLCA is not trained, "top1" and "top5" are those of SA alone.
-
-        Args:
-            loader: the batches.
-            see_probabilities: called after each batch with the class probabilities of all of its images, (B, C): ""
-                of SA and GLCA together (their mean), "_sa", "_glca".
-
-        Raises:
-            TrainingDivergedError: the model's output is not finite.
-            InputError: no image could be read.
+        As long as GLCA is not trained, "top1" and "top5" are those of SA alone. Errors as of `Task.compute_metrics`.
         """
-        self.eval()
-        device = next(self.parameters()).device
-        branches = self.evaluated_branches
-        suffixes = ["", *(f"_{branch}" for branch in branches)]
-        meters = {f"top{k}{suffix}": self._meter(k, device) for suffix in suffixes for k in (1, 5)}
-        seen, broken = SumMetric().to(device), SumMetric().to(device)  # of all processes, like the others
-        for batch in loader:
-            labels = batch["labels"].to(device, non_blocking=True)
-            readable = labels >= 0
-            seen.update(readable.sum())
-            logits = self.model(batch["images"].to(device, non_blocking=True)).logits
-            if see_probabilities:
-                see_probabilities(self._probabilities(logits, branches))
-            if not readable.any():  # asked after the pass: under FSDP, other processes take part in it
-                continue
-            logits = {branch: logits[branch].float()[readable] for branch in branches}
-            together = vote({branch: logits[branch] for branch in self.model.predicting_branches})
-            for suffix, scores in {"": together, **{f"_{branch}": logits[branch] for branch in branches}}.items():
-                broken.update((~scores.isfinite()).sum())
-                for k in (1, 5):
-                    meters[f"top{k}{suffix}"].update(scores, labels[readable])
-        if seen.compute() == 0:
+        if self._num_valid.compute() == 0:
             raise InputError("none of the test images can be read; the warnings above say why")
-        if broken.compute() > 0:
+        if self._num_broken.compute() > 0:
             raise TrainingDivergedError("evaluation: the model's logits are NaN or infinite")
-        return {name: 100 * meter.compute().item() for name, meter in meters.items()}
+        return {name: 100 * accuracy.compute().item() for name, accuracy in self._accuracies.items()}
 
-    def _probabilities(self, logits: dict[str, Tensor], branches: Sequence[str]) -> dict[str, Tensor]:
-        """See `evaluate`."""
+    def probabilities(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of `eval_step` → class probabilities (B, C): "" of SA and GLCA together, "_sa", "_glca"."""
         predicting = self.model.predicting_branches
         together = vote({branch: logits[branch] for branch in predicting}) / len(predicting)
-        return {"": together, **{f"_{branch}": F.softmax(logits[branch].float(), dim=-1) for branch in branches}}
+        return {"": together, **{f"_{branch}": F.softmax(scores.float(), dim=-1) for branch, scores in logits.items()}}
 
-    def _meter(self, k: int, device: torch.device) -> MulticlassAccuracy:
+    def _accuracy(self, k: int) -> MulticlassAccuracy:
         num_classes = self.model.backbone.num_classes
-        return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(device)
+        return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(self.device)

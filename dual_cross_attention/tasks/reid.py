@@ -1,6 +1,6 @@
 """Object re-identification: identity and triplet loss on every branch, mAP and rank-k by retrieval."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from dual_cross_attention.attention.pairwise import sample_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
+from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task
@@ -61,12 +62,11 @@ class TestFeatures:
 class ReIDTask(Task):
     """DCAL for one person or vehicle across cameras.
 
-    Training batches are dicts of "images" (B, 3, H, W) and "labels" (B,), the identities, P·K to a batch; in
-    evaluation, labels are positions in the test split, and -1 is left out.
+    "labels" of a training batch are identities, P·K to a batch; "indices" of a test batch are positions in `split`.
 
     Args:
         model: a model of `create_model(..., task="reid")`.
-        split: the test images, in the order of the loader of `evaluate`.
+        split: the test images, in the order of their "indices".
         weight_bound: largest |w| of the loss weights.
         label_smoothing: of the cross-entropy, in [0, 1].
         triplet_margin: None is the soft margin.
@@ -96,6 +96,7 @@ class ReIDTask(Task):
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
         self.identity_loss = ReIDLoss(label_smoothing, triplet_margin)
+        self.reset_metrics()
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
@@ -107,35 +108,42 @@ class ReIDTask(Task):
         }
         return self.combine(losses, out.logits, identities)
 
-    def evaluate(self, loader: Iterable[Batch], rerank: bool = False) -> dict[str, float]:
+    def reset_metrics(self) -> None:
+        """See `Task.reset_metrics`."""
+        self._kept: list[tuple[Tensor, ...]] = []  # positions and features of each batch
+
+    @torch.no_grad()
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Task.eval_step`; keeps features on the device."""
+        images, positions, valid = (
+            batch[name].to(self.device, non_blocking=True) for name in ("images", "indices", "valid")
+        )
+        features = self.model(images).features
+        self._kept.append((positions[valid], *(features[branch][valid].float() for branch in self.test_branches)))
+        return features
+
+    def compute_metrics(self, progress: Progress | None = None, rerank: bool = False) -> dict[str, float]:
         """Percent of SA and GLCA together ("mAP", "rank1", "rank5", "rank10") and of each ("mAP_sa", …).
 
         "valid_queries" is the number of queries with a match, over which these are means.
 
         Args:
+            progress: see `Task.compute_metrics`.
             rerank: by k-reciprocal re-ranking.
 
         Raises:
             TrainingDivergedError: the model's features are not finite.
             InputError: no query or no gallery image could be read.
         """
-        return self.score(self.extract(loader), rerank)
+        return self.score(self.gather_features(), rerank, progress)
 
     @torch.no_grad()
-    def extract(self, loader: Iterable[Batch]) -> TestFeatures:
-        """Features of all test images, gathered from all processes. Errors as in `evaluate`."""
-        self.eval()
-        device = next(self.parameters()).device
-        branches = [branch for branch in self.model.branches if branch != "pwca"]
-        kept: list[tuple[Tensor, ...]] = []
-        for batch in loader:
-            positions = batch["labels"].to(device, non_blocking=True)
-            features = self.model(batch["images"].to(device, non_blocking=True)).features
-            readable = positions >= 0
-            kept.append((positions[readable], *(features[branch][readable].float() for branch in branches)))
+    def gather_features(self) -> TestFeatures:
+        """Features of all test images, from all ranks; a collective. Errors as of `compute_metrics`."""
+        kept = self._kept
         if distributed.is_available() and distributed.is_initialized():
-            on_cpu = [tuple(part.cpu() for part in parts) for parts in kept]  # else each would be opened on its own GPU
-            kept = [tuple(part.to(device) for part in parts) for parts in gather_object(on_cpu)]
+            on_cpu = [tuple(part.cpu() for part in parts) for parts in kept]  # unpickled on the CPU of every rank
+            kept = [tuple(part.to(self.device) for part in parts) for parts in gather_object(on_cpu)]
         columns = [torch.cat(parts) for parts in zip(*kept, strict=True)]
         if not columns or not len(columns[0]):
             raise InputError("none of the test images can be read; the warnings above say why")
@@ -145,8 +153,8 @@ class ReIDTask(Task):
         for side, there in (("query", is_query), ("gallery", ~is_query)):
             if not there.any():
                 raise InputError(f"none of the {side} images can be read; the warnings above say why")
-        features = dict(zip(branches, gathered, strict=True))
-        if self.after_neck:  # here, where all images are: the necks of several processes differ a little
+        features = dict(zip(self.test_branches, gathered, strict=True))
+        if self.after_neck:  # after the gathering: the necks of ranks differ slightly
             features = self.model.through_necks(features)
         if not all(feature.isfinite().all() for feature in features.values()):
             raise TrainingDivergedError("evaluation: the model's features are NaN or infinite")
@@ -156,10 +164,8 @@ class ReIDTask(Task):
             features = {branch: F.normalize(feature, dim=1) for branch, feature in features.items()}
         return TestFeatures(positions.cpu(), features, self.split)
 
-    def score(
-        self, test: TestFeatures, rerank: bool = False, progress: Callable[[Iterable], Iterable] | None = None
-    ) -> dict[str, float]:
-        """mAP and rank-k, as `evaluate` gives them, of features that are there already.
+    def score(self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None) -> dict[str, float]:
+        """mAP and rank-k of given features; see `compute_metrics`.
 
         Args:
             progress: see `retrieval_metrics`.
@@ -181,7 +187,7 @@ class ReIDTask(Task):
         return metrics | {"valid_queries": found.num_valid_queries}
 
     def rank(
-        self, test: TestFeatures, rerank: bool = False, progress: Callable[[Iterable], Iterable] | None = None
+        self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For each query, SA and GLCA together: its position, those of the gallery in order, and their distances."""
         is_query = test.positions < self.split.num_queries

@@ -17,8 +17,8 @@ from dual_cross_attention.data.concat_sequence import ConcatSequence
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
-from dual_cross_attention.data.reid.blocks import IdentityBlocks
-from dual_cross_attention.data.samplers import BatchOrder
+from dual_cross_attention.data.reid.blocks import BlockIdentitySampler
+from dual_cross_attention.data.samplers import EpochBatchSampler
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
@@ -96,22 +96,22 @@ class ReIDSetup(RunSetup):
             reading_processes(config, device),
             config.seed,
             device.type,
-            order=self._order(),
+            sampler=self._sampler(),
             cache=self.cache,
         )
 
-    def _order(self) -> BatchOrder:
+    def _sampler(self) -> EpochBatchSampler:
         config, train = self.config, self.data.train
         per_identity = config.images_per_identity
         identities_per_batch = config.batch_size // per_identity
         if train.block is None:
             return IdentitySampler(train.identities, identities_per_batch, per_identity, config.seed)
         counts = train.identities.counts
-        return IdentityBlocks(counts, identities_per_batch, per_identity, config.seed, train.block)
+        return BlockIdentitySampler(counts, identities_per_batch, per_identity, config.seed, train.block)
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return test_loader(
-            ImageList(self.images, range(len(self.images))),
+            ImageList(self.images, self.split.identities.numpy()),
             self.preprocessing(model).transform,
             self.config.eval_batch_size or 4 * self.config.batch_size,
             reading_processes(self.config, device),

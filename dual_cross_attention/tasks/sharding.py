@@ -212,7 +212,7 @@ def _write(
 
 
 def _remove_others(folder: Path, written: dict[str, list[str]]) -> None:
-    """What an earlier command has left beyond the archives of this one: half an archive, the index of others."""
+    """Removes files of an earlier command: partial archives, surplus archives and their indexes."""
     names = {name for each in written.values() for name in each}
     for path in folder.iterdir():
         if OURS.fullmatch(path.name) and path.name not in names:

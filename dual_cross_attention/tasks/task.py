@@ -1,13 +1,14 @@
-"""What the training loop asks of a task."""
+"""The interface between a task and the training and evaluation loops."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dual_cross_attention.losses import FixedWeighting, UncertaintyWeighting
+from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 
@@ -18,18 +19,22 @@ LossWeights = Literal["learned", "fixed", "sum", "mean"]
 class Task(nn.Module, ABC):
     """A model with its losses and metrics.
 
+    A batch is what `data.dataset.collate` returns, on any device: "images" (B, 3, H, W), "labels" (B,), "indices" (B,)
+    and "valid" (B,). An evaluation is `reset_metrics`, then `eval_step` on every batch, then `compute_metrics`; see
+    `inference.evaluation_loop`.
+
     Args:
         model: a model of `create_model`.
         weight_bound: largest |w| of the loss weights.
         schedule: when its branches are trained; None: always.
-        loss_weights: how the losses of the branches become one: "learned" is `UncertaintyWeighting`, the others are
+        loss_weights: how the losses of the branches are combined: "learned" is `UncertaintyWeighting`, the others are
             kinds of `FixedWeighting`.
 
     Attributes:
-        model: what is saved, and what is used after training.
-        weighting: of the branches' losses; None where there is SA alone.
-        best_metric: the key of `evaluate`'s result by which the best model is chosen; larger is better.
-        epoch_metrics: the keys of `evaluate`'s result, where there, that go into an epoch's row of metrics.jsonl.
+        model: saved in checkpoints, and used after training.
+        weighting: of the branches' losses; None for SA alone.
+        best_metric: the key of `compute_metrics` by which the best model is chosen; larger is better.
+        epoch_metrics: the keys of `compute_metrics` that go into an epoch's row of metrics.jsonl, where they exist.
         scales: the branches that the current step trains, each with the factor of its term of the loss.
     """
 
@@ -54,6 +59,16 @@ class Task(nn.Module, ABC):
             self.weighting = UncertaintyWeighting(model.branches, weight_bound)
         elif len(model.branches) > 1:
             self.weighting = FixedWeighting(model.branches, loss_weights)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def test_branches(self) -> list[str]:
+        """The branches of the model that an evaluation runs: all but PWCA."""
+        return [branch for branch in self.model.branches if branch != "pwca"]
 
     @property
     def leaves_out_parameters(self) -> bool:
@@ -81,18 +96,40 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of a batch: "loss", to go back from; beside it detached scalars to log ("loss_sa", "w_sa", …)."""
+        """Losses of a batch: "loss", for the backward pass, and detached scalars to log ("loss_sa", "w_sa", …)."""
 
     @abstractmethod
-    def evaluate(self, loader: Iterable[Batch]) -> dict[str, float]:
-        """Metrics over all batches, in percent. Leaves the task in evaluation mode."""
+    def reset_metrics(self) -> None:
+        """Discards what `eval_step` has accumulated."""
+
+    @abstractmethod
+    def eval_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Accumulates the metrics of a test batch in this process, without the images that are not "valid".
+
+        Runs the model even if no image is valid: under FSDP, other ranks take part in the pass.
+
+        Returns:
+            What the model says of each image of the batch, by branch: logits (B, classes), or features (B, D).
+        """
+
+    @abstractmethod
+    def compute_metrics(self, progress: Progress | None = None) -> dict[str, float]:
+        """Metrics of all batches since `reset_metrics`, over all ranks, in percent; a collective.
+
+        Args:
+            progress: wraps a list of steps that take long and is iterated in its place, like `tqdm`.
+
+        Raises:
+            TrainingDivergedError: an output of the model is not finite.
+            InputError: too few images could be read.
+        """
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The training step, so that wrappers of modules (DDP, autocast) see it."""
+        """The training step: wrappers of modules, such as DDP, hook `forward`."""
         return self.training_step(batch)
 
     def combine(self, losses: dict[str, Tensor], logits: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """What `training_step` gives: the losses of the branches made one, and the accuracy of SA and GLCA together.
+        """What `training_step` returns: the combined loss, its parts, and the accuracy of SA and GLCA together.
 
         Args:
             losses: of each branch that is on, a scalar.

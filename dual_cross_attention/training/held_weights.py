@@ -1,4 +1,4 @@
-"""Loss weights w of branches that a step leaves out stay as they are."""
+"""Keeps the loss weights w of branches that a step leaves out."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from dual_cross_attention.losses import UncertaintyWeighting
 
 
 def hold_absent_weights(optimizer: Optimizer, weighting: UncertaintyWeighting) -> None:
-    """Around every step of the optimizer, keeps w of the branches that the last forward pass had no loss of.
+    """Keeps w of the branches without a loss in the last forward pass, by hooks around every optimizer step.
 
-    All w are one parameter. The gradient of those left out is 0, with which AdamW and momentum would still move them by
-    what they remember of earlier gradients.
+    All w are one parameter. The gradient of those left out is 0, but AdamW's moments and SGD's momentum of earlier
+    gradients would still move them.
 
     Args:
         optimizer: of w, among others.
@@ -36,13 +36,13 @@ def hold_absent_weights(optimizer: Optimizer, weighting: UncertaintyWeighting) -
 
 
 def _own_part(w: Tensor) -> Tensor:
-    """What this rank has of w, as a view."""
+    """This rank's shard of w, as a view."""
     w = w.detach()
     return w.to_local() if isinstance(w, DTensor) else w
 
 
 def _own_branches(weighting: UncertaintyWeighting) -> tuple[str, ...]:
-    """The branches whose w this rank has; FSDP splits along the first dimension as `torch.chunk` does."""
+    """The branches whose w is in this rank's shard; FSDP splits the first dimension as `torch.chunk` does."""
     if not isinstance(weighting.w, DTensor):
         return weighting.branches
     mesh = weighting.w.device_mesh

@@ -1,4 +1,4 @@
-"""The optimizer and its cosine schedule, with the right parameters left out of weight decay."""
+"""Optimizer, its parameter groups, and the cosine schedule."""
 
 from typing import Literal
 
@@ -26,10 +26,10 @@ def build_optimizer(
     bias_lr_factor: float = 1.0,
     w_lr_factor: float = 1.0,
 ) -> Optimizer:
-    """AdamW, as DeiT: no weight decay for vectors and embeddings; or SGD, as TransReID: it decays everything.
+    """Builds AdamW as in DeiT (no weight decay of vectors and embeddings) or SGD as in TransReID (decays everything).
 
-    The loss weights w never decay: that would pull every branch to an equal share. The first group has the rate
-    `lr` itself; the schedule gives the others theirs.
+    The loss weights w never decay: that would pull all branches to equal weights. The first group has the learning rate
+    `lr` itself; the schedule sets that of the others.
 
     Args:
         bias_lr_factor, w_lr_factor: the learning rate of biases and of the loss weights, in units of `lr`.
@@ -45,14 +45,14 @@ def build_optimizer(
     given = [
         {"params": own, "lr": lr, "lr_scale": scale, "weight_decay": decay} for (scale, decay), own in groups.items()
     ]
-    # Fused: one kernel for all parameters, and a step can be skipped without asking the GPU first: see `Freeze`, and
-    # the loss scaling of fp16.
+    # Fused: one kernel for all parameters, and a step can be skipped without a host sync, see `NonFiniteGuard` and the
+    # loss scaling of fp16.
     if kind == "adamw":
         optimizer: Optimizer = AdamW(given, fused=True)
     else:
-        fused = not is_sharded(task)  # PyTorch has no fused SGD for parts of parameters
+        fused = not is_sharded(task)  # PyTorch has no fused SGD for DTensor
         optimizer = SGD(given, momentum=MOMENTUM, fused=fused)
-        # Else a first step that is skipped would leave momentum in memory that was never written to.
+        # Otherwise a first step that is skipped would leave the momentum in uninitialized memory.
         for parameter in (parameter for own in groups.values() for parameter in own):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     optimizer.register_load_state_dict_pre_hook(_stay_as_built)
@@ -60,8 +60,7 @@ def build_optimizer(
 
 
 def complete_state(optimizer: Optimizer) -> None:
-    """Gives AdamW's parameters that had no gradient yet the zeros that it would begin with, so that its state can be
-    saved and loaded whole."""
+    """Initializes AdamW's state of parameters without a gradient so far, so that a state dict has all of them."""
     if not isinstance(optimizer, AdamW):
         return
     for group in optimizer.param_groups:
@@ -75,7 +74,7 @@ def complete_state(optimizer: Optimizer) -> None:
 
 
 def _stay_as_built(optimizer: Optimizer, state: dict) -> dict:
-    """State of an optimizer that was fused where this one is not, or the reverse, would switch this one, only half."""
+    """Keeps `fused` as built: loading a state dict would switch it in the groups, but not in the optimizer."""
     fused = optimizer.defaults["fused"]
     return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
 
@@ -83,10 +82,10 @@ def _stay_as_built(optimizer: Optimizer, state: dict) -> dict:
 def build_schedule(
     optimizer: Optimizer, updates_per_epoch: int, epochs: int, warmup_epochs: float, min_lr: float
 ) -> CosineLRScheduler:
-    """Linear warm-up from 1 % of the peak, then cosine to `min_lr`; call `step_update(n)` after the n-th update.
+    """Builds a linear warmup from 1 % of the peak, then cosine to `min_lr`; `step_update(n)` follows the n-th update.
 
-    Groups with an "lr_scale" follow at that multiple. A warm-up longer than the training is shortened to it here, not
-    in the settings: a longer training that resumes from this one, or takes its config.yaml, has the warm-up asked for.
+    Groups with an "lr_scale" get that multiple. A warmup longer than the training is shortened here, not in the
+    settings, so that a longer training that resumes from this one, or uses its config.yaml, has the configured warmup.
     """
     peak = optimizer.param_groups[0]["lr"]
     warmup = round(min(warmup_epochs, epochs) * updates_per_epoch)
@@ -99,5 +98,5 @@ def build_schedule(
         warmup_prefix=True,
         t_in_epochs=False,
     )
-    schedule.step_update(0)  # timm scales no group before its first step
+    schedule.step_update(0)  # timm applies lr_scale at the first update only
     return schedule

@@ -33,12 +33,13 @@ from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.text import escape
 from dual_cross_attention.training.checkpointing.artifacts import complete_results
 from dual_cross_attention.training.checkpointing.checkpoints import remove_leftovers
-from dual_cross_attention.training.distributed.rendezvous import meeting_point
-from dual_cross_attention.training.distributed.strategy import decide_once, is_of_a_lost_process, refuse_other_plans
+from dual_cross_attention.training.distributed.rendezvous import process_group_options
+from dual_cross_attention.training.distributed.strategy import is_peer_failure, on_rank_zero, refuse_accelerate_plugins
 from dual_cross_attention.training.resume import ResumeDecision, RunData, decide_resume, resolve_output_dir
+from dual_cross_attention.training.run_context import RunContext
 from dual_cross_attention.training.run_lock import RunLock
 from dual_cross_attention.training.run_snapshot import default_runs, inspect_for_resume, resolve_resume_path
-from dual_cross_attention.training.signals import LEFT_EARLY, Interruptions
+from dual_cross_attention.training.signals import LEFT_EARLY, SignalHandler
 from dual_cross_attention.training.trainer import Trainer
 
 T = TypeVar("T")
@@ -60,40 +61,40 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     """
     config = with_data_root(config)
     device = choose_device(config.device)
-    refuse_other_plans()
-    PartialState(cpu=device.type == "cpu", **meeting_point())  # under torchrun, this is where the processes meet
+    refuse_accelerate_plugins()
+    PartialState(cpu=device.type == "cpu", **process_group_options())  # under torchrun, ranks meet here
     locks: list[RunLock] = []  # by the first process
-    with Interruptions() as interruptions:  # not before: PyTorch, waiting for the other processes, hears no handler
+    with SignalHandler() as interruptions:  # after PartialState, whose wait for other ranks no handler can interrupt
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
             setup = _starting(interruptions, lambda: read_setup(config))
             for line in settings_without_effect(config):
                 console.print(f"warning: {line}", style="yellow")
-            opened = decide_once(lambda: _open_folder(config, setup, console, interruptions, device, locks))
+            opened = on_rank_zero(lambda: _open_folder(config, setup, console, interruptions, device, locks))
             setup.config = opened.decision.config
             return _train(setup, console, interruptions, device, opened)
         except RuntimeError as error:
-            if not is_of_a_lost_process(error):
+            if not is_peer_failure(error):
                 raise
             raise LostProcessError(
-                "another process has ended: what it said is the reason, or somebody killed it (where memory is short, "
-                "the system does); the same command, or a restart by the launcher, resumes from the last checkpoint"
+                "another process has ended: see its error message; without one, it was killed (by the system, where "
+                "memory is short); the same command, or a restart by the launcher, resumes from the last checkpoint"
             ) from error
         finally:
             for lock in locks:
                 lock.release()
 
 
-def _starting(interruptions: Interruptions, do: Callable[[], T]) -> T:
-    """What `do` gives. Before the first step there is nothing to save: a signal ends the run wherever it is."""
+def _starting(interruptions: SignalHandler, do: Callable[[], T]) -> T:
+    """Calls `do` and returns its result; a signal raises InterruptedRun at once, as there is no state to save yet."""
     try:
-        with interruptions.at_once():
+        with interruptions.raise_immediately():
             return do()
     except BaseException as error:
         if not interruptions.requested:
             raise
-        # Whatever it is: libraries that are written in C++ make errors of their own of what is raised in them.
+        # Of any type: C++ extensions replace an exception that is raised inside of them by one of their own.
         raise InterruptedRun(f"{interruptions.requested}: {LEFT_EARLY}") from error
 
 
@@ -115,7 +116,7 @@ def _open_folder(
     config: TrainingConfig,
     setup: RunSetup,
     console: Console,
-    interruptions: Interruptions,
+    interruptions: SignalHandler,
     device: torch.device,
     locks: list[RunLock],
 ) -> OpenedRun:
@@ -186,7 +187,7 @@ def _resolve_precision(
 def _train(
     setup: RunSetup,
     console: Console,
-    interruptions: Interruptions,
+    interruptions: SignalHandler,
     device: torch.device,
     opened: OpenedRun,
 ) -> dict[str, float]:
@@ -214,7 +215,7 @@ def _train(
 def _build_trainer(
     setup: RunSetup,
     console: Console,
-    interruptions: Interruptions,
+    interruptions: SignalHandler,
     device: torch.device,
     opened: OpenedRun,
 ) -> Trainer:
@@ -250,7 +251,8 @@ def _build_trainer(
             f"warmup_epochs {config.warmup_epochs:g} is longer than the training: shortened to its {config.epochs} "
             f"epoch{'s'[: config.epochs > 1]}, in which the learning rate only rises; --warmup_epochs N sets another"
         )
-    return Trainer(task, *loaders, config, setup.classes, folder, console, checkpoint, interruptions, opened.data)
+    run = RunContext(config, setup.classes, folder, console, opened.data)
+    return Trainer(task, *loaders, run, checkpoint, interruptions)
 
 
 def _report(

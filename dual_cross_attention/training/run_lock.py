@@ -1,4 +1,4 @@
-"""One training at a time in a run's folder."""
+"""Lock file of a run folder: one training at a time."""
 
 import contextlib
 import errno
@@ -11,16 +11,16 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.runs.run_folder import RunFolder
 
 _LOCKED: set[int] = set()
-"""Descriptors of the locks that this process holds."""
+"""File descriptors of the locks that this process holds."""
 
 
-def _leave_locks_to_the_parent() -> None:
-    """A process that reads images outlives the one that trains, if that is killed: by as long as a disk hangs."""
+def _release_in_child() -> None:
+    """Closes inherited locks in a forked DataLoader worker, which may outlive a training that is killed."""
     while _LOCKED:
         os.close(_LOCKED.pop())
 
 
-os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 class RunLock:
@@ -38,12 +38,10 @@ class RunLock:
         self._made: list[Path] = []
 
     def acquire(self) -> None:
-        """Keep every other training out of the folder for as long as this process lives.
-
-        Where the file system knows no locks, nobody is kept out.
+        """Locks the folder until `release`, or the end of this process; a no-op on file systems without locks.
 
         Raises:
-            InputError: another one is at work in it, or nothing can be written there.
+            InputError: another training holds the lock, or the folder cannot be written to.
         """
         try:
             self._made = [path for path in (self.folder.path, *self.folder.path.parents) if not path.exists()]
@@ -51,7 +49,7 @@ class RunLock:
             self._descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
             _LOCKED.add(self._descriptor)
             self._lock_descriptor(self._descriptor)
-            with contextlib.suppress(OSError):  # a full disk: who it is matters to others alone
+            with contextlib.suppress(OSError):  # a full disk: the owner is only shown in messages of others
                 self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
         except BlockingIOError:
             self._let_go()
@@ -79,8 +77,8 @@ class RunLock:
         self._descriptor = None
 
     def release(self) -> None:
-        """Let others in; of a run that never began, nothing stays."""
-        with contextlib.suppress(OSError):  # it may hold something else, or nothing there can be changed any more
+        """Releases the lock, and removes the folder of a run that never began."""
+        with contextlib.suppress(OSError):  # the folder is not empty, or is read-only now
             self._owner.unlink(missing_ok=True)
             if not self.folder.config.exists():
                 self._lock.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What the steps of an epoch reported, kept on the device until somebody looks.
+"""Scalars of an epoch's steps, kept on the device and read every few steps.
 
-Reading a number from a GPU waits for the GPU. So every step's scalars stay there, and come over together every few
-steps; a loss that is not finite is then named with the exact step it came from.
+Reading a value from a GPU synchronizes with it. So the scalars of every step stay on the device and are copied together
+every few steps; a loss that is not finite is then reported with the exact step that it came from.
 """
 
 import math
@@ -13,11 +13,11 @@ from torch import Tensor
 from dual_cross_attention.errors import TrainingDivergedError
 
 LOSS_SCALE = "loss_scale"
-"""The scalar of fp16's loss scaling, after the step."""
+"""Name of the scalar: factor of fp16's loss scaling after the step."""
 SHARED_LOSS = "shared_loss"
-"""The mean of all processes' losses, where no other scalar tells all of them that one of theirs is not finite."""
+"""Name of the scalar: mean of all ranks' losses, for fp16, where no other scalar is alike on all ranks."""
 SMALLEST_SCALE = 2.0**-10
-"""It starts at 2¹⁶ and halves with every overflow, so 27 in a row are no accident."""
+"""Below this factor, training has diverged: it starts at 2¹⁶, and every overflow halves it, so that is 27 in a row."""
 Sums = dict[str, tuple[float, float]]
 
 
@@ -25,10 +25,10 @@ class StepLog:
     """Means of the scalars of an epoch's steps.
 
     Args:
-        interval: steps between two looks; 1 on CPU costs nothing.
+        interval: steps between two reads; 1 costs nothing on a CPU.
 
     Attributes:
-        step: the last one that was looked at, since the start of the run.
+        step: the last one that was read, since the start of the run.
         latest: its scalars.
     """
 
@@ -39,11 +39,11 @@ class StepLog:
     def start_epoch(
         self, steps: int, sums: Mapping[str, tuple[float, float]] | None = None, latest: dict[str, float] | None = None
     ) -> None:
-        """Forget the epoch before.
+        """Resets the sums.
 
         Args:
-            steps: that were done since the start of the run.
-            sums, latest: what was seen of this epoch already.
+            steps: done since the start of the run.
+            sums, latest: of this epoch so far, where a run resumes within it.
         """
         self.step = steps
         self.latest: dict[str, float] = dict(latest or {})
@@ -51,20 +51,20 @@ class StepLog:
         self._sums: Sums = {name: (total, weight) for name, (total, weight) in (sums or {}).items()}
 
     def add(self, scalars: dict[str, Tensor], weight: float = 1.0) -> None:
-        """One step's scalars, on their device; not every step needs to have all. Looks every `interval` steps.
+        """Adds one step's scalars, on their device; steps may lack some. Reads every `interval` steps.
 
         Args:
-            weight: the share of the step that they are of, where several processes have one each.
+            weight: fraction of the step that they are means of, with several ranks.
         """
         self._pending.append(({name: value.detach().float() for name, value in scalars.items()}, weight))
         if len(self._pending) >= self.interval:
             self.flush()
 
     def flush(self) -> None:
-        """Bring over what is pending.
+        """Reads the pending scalars.
 
         Raises:
-            TrainingDivergedError: a value is NaN or infinite, or the scaling of fp16 has found no end.
+            TrainingDivergedError: a value is NaN or infinite, or the loss scale of fp16 falls without end.
         """
         pending, self._pending = self._pending, []
         scalars = [value for step, _ in pending for value in step.values()]
@@ -79,7 +79,7 @@ class StepLog:
                 self._sums[name] = total + weight * value, weights + weight
 
     def sums(self) -> Sums:
-        """Of every scalar of the epoch so far: the sum of its weighted values, and of the weights."""
+        """For every scalar of the epoch so far: the sum of its weighted values, and the sum of the weights."""
         self.flush()
         return dict(self._sums)
 
@@ -104,11 +104,11 @@ class StepLog:
         raise TrainingDivergedError(f"training diverged at step {self.step}: {named}")
 
 
-def combine(of_processes: list[Sums]) -> Sums:
-    """The sums of several processes as one."""
-    names = dict.fromkeys(name for sums in of_processes for name in sums)
-    there = {name: [sums[name] for sums in of_processes if name in sums] for name in names}
-    return {name: (math.fsum(t for t, _ in each), math.fsum(w for _, w in each)) for name, each in there.items()}
+def combine(of_ranks: list[Sums]) -> Sums:
+    """Adds up the sums of several ranks."""
+    names = dict.fromkeys(name for sums in of_ranks for name in sums)
+    by_name = {name: [sums[name] for sums in of_ranks if name in sums] for name in names}
+    return {name: (math.fsum(t for t, _ in each), math.fsum(w for _, w in each)) for name, each in by_name.items()}
 
 
 def means(sums: Sums) -> dict[str, float]:

@@ -15,7 +15,7 @@ MAX_SMALL = 10 * 2**20
 
 
 def check_archive(path: Path) -> None:
-    """Raises InputError if the file is a zip archive that would grow beyond all measure; other files may pass."""
+    """Raises InputError if the file is a zip archive whose unpacked size exceeds the limits; ignores other files."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:

@@ -16,7 +16,7 @@ class PixelStats(NamedTuple):
 
     Args:
         mean, std: of the red, green and blue channel.
-        source: who says so, in words.
+        source: where the values come from, for messages.
     """
 
     mean: tuple[float, ...]

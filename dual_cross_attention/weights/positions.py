@@ -22,7 +22,7 @@ class SourceGrid(NamedTuple):
     Args:
         img_size: (height, width) in pixels, or None.
         patch: (height, width) of the file's patches in pixels, or None.
-        given_by: who says the size, in words; None: a size that does not account for all tokens counts for nothing.
+        given_by: source of `img_size`, for messages; None: unreliable, so a size that does not match is ignored.
         interpolation, antialias: as of `torch.nn.functional.interpolate`.
     """
 

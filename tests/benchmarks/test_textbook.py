@@ -5,32 +5,20 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.textbook import TextbookDCAL
-from dual_cross_attention import create_model
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.optimizers import build_optimizer
-
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+from tests.helpers import random_images, tiny_model
 
 
 def tiny(**kwargs):
-    torch.manual_seed(0)
-    model = create_model("vit_tiny_patch16_224", 5, img_size=(32, 48), distractor_stream="sa", **kwargs, **TINY)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("qkv.weight"):  # sharper attention than a fresh model has
-                parameter.mul_(3.0)
-    return model
-
-
-def images(batch):
-    return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    return tiny_model(sharpness=3, distractor_stream="sa", **kwargs)
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
 def test_outputs_and_gradients_are_those_of_the_model(task):
     model = tiny(task=task, local_ratio=0.25).double().train()
     textbook = TextbookDCAL(model).train()
-    inputs, distractors, labels = images(4).double(), torch.tensor([2, 0, 3, 1]), torch.tensor([0, 1, 2, 3])
+    inputs, distractors, labels = random_images(4).double(), torch.tensor([2, 0, 3, 1]), torch.tensor([0, 1, 2, 3])
 
     def run(which):
         model.zero_grad()
@@ -52,7 +40,7 @@ def test_outputs_and_gradients_are_those_of_the_model(task):
 
 def test_evaluation_has_sa_and_glca_as_the_model_has():
     model = tiny().eval()
-    ours, theirs = model(images(2)), TextbookDCAL(model).eval()(images(2))
+    ours, theirs = model(random_images(2)), TextbookDCAL(model).eval()(random_images(2))
     assert theirs.logits.keys() == ours.logits.keys() == {"sa", "glca"}
     for branch, logits in theirs.logits.items():
         torch.testing.assert_close(logits, ours.logits[branch])
@@ -65,7 +53,7 @@ def test_a_task_trains_it_with_the_groups_of_the_model():
         task = FGVCTask(which).train()
         groups.append([len(group["params"]) for group in build_optimizer(task, 1e-3, 0.05).param_groups])
     assert groups[0] == groups[1]
-    scalars = task({"images": images(4), "labels": torch.tensor([0, 1, 2, 3])})
+    scalars = task({"images": random_images(4), "labels": torch.tensor([0, 1, 2, 3])})
     scalars["loss"].backward()
     assert {"loss_sa", "loss_glca", "loss_pwca"} <= scalars.keys()
     assert all(parameter.grad is not None for parameter in task.parameters())

@@ -12,14 +12,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_fgvc
 from dual_cross_attention.data.shards import writing
 from dual_cross_attention.data.shards.discovery import DESCRIPTION
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
+from tests.helpers import assert_refused, assert_same_run, metrics_rows
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"train/images_per_second", "peak_memory_mb"}
@@ -86,25 +85,6 @@ def flags_in_this_process(source: Path, target: Path) -> list[str]:
     return ["shard", "--dataset=folder", *folders, "--shard_mb=1", "--num_workers=0"]
 
 
-def rows_of(run: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert rows_of(one) == rows_of(other)
-    for name in ("best.safetensors", "last.safetensors"):
-        ours, theirs = load_file(one / name), load_file(other / name)
-        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-
-
-def refused(outcome, *words):
-    assert outcome.status == 2, outcome
-    assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
-    for word in words:
-        assert str(word) in outcome.err, outcome.err
-
-
 # --- training ---
 
 
@@ -124,7 +104,7 @@ def test_train_evaluate_check(dcal, folders, tmp_path, task):
     outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
     assert (outcome.status, outcome.err) == (0, "")
     evaluated = dcal("eval", tmp_path / "run", "--json", "-")
-    best = max(rows_of(tmp_path / "run"), key=lambda row: row.get("val/mAP", row.get("val/top1")))
+    best = max(metrics_rows(tmp_path / "run"), key=lambda row: row.get("val/mAP", row.get("val/top1")))
     metric = "mAP" if task == "reid" else "top1"
     assert json.loads(evaluated.out)[metric] == pytest.approx(best[f"val/{metric}"], abs=1e-4)
     # The folder that they came from is the same to a model.
@@ -218,7 +198,7 @@ def test_two_processes(dcal, folders, tmp_path, task):
     assert done.stdout.count("reading the headers") <= len(list((tmp_path / "shards").glob("*.index")))
     alone = [*flags[:-1], "--gradient_accumulation_steps=2", f"--output_dir={tmp_path / 'alone'}"]
     assert dcal("train", *alone).status == 0
-    for ours, theirs in zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "alone"), strict=True):
+    for ours, theirs in zip(metrics_rows(tmp_path / "run"), metrics_rows(tmp_path / "alone"), strict=True):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)
 
 
@@ -246,7 +226,7 @@ def test_unreadable_members_are_named_replaced_and_counted(dcal, images, tmp_pat
         assert len(lines) == 1
     assert "2 images could not be read" in outcome.out
     assert json.loads(dcal("eval", tmp_path / "run", "--json", "-").out)["unreadable"] == 1
-    refused(
+    assert_refused(
         dcal("train", *flags, "--max_bad_images=0", "--output_dir", tmp_path / "none"),
         "--max_bad_images allows 0",
         names[0],
@@ -334,8 +314,12 @@ def test_an_interrupted_command_can_be_run_again(dcal, noisy, tmp_path, monkeypa
     assert [path.name for path in target.glob("*.tar*")] == ["train-000000.tar"]
     assert archives_of(target)["train-000000.tar"] == archives_of(tmp_path / "whole")["train-000000.tar"]
     # What is there looks like no dataset.
-    refused(dcal("train", *TASKS["fgvc"], "--dataset=shards", f"--data_root={target}"), "unfinished", "run it again")
-    refused(dcal("train", *TASKS["fgvc"], "--dataset=shards", f"--data_root={target}/train-000000.tar"), "unfinished")
+    assert_refused(
+        dcal("train", *TASKS["fgvc"], "--dataset=shards", f"--data_root={target}"), "unfinished", "run it again"
+    )
+    assert_refused(
+        dcal("train", *TASKS["fgvc"], "--dataset=shards", f"--data_root={target}/train-000000.tar"), "unfinished"
+    )
     (target / "train-000001.tar.tmp").write_bytes(b"of one that was killed")
     (target / "train-000009.tar").write_bytes(b"of more images than there are now")
     assert dcal(*flags).status == 0
@@ -381,7 +365,7 @@ def test_unreadable_images_are_left_out(dcal, make_images, tmp_path):
     data = load_fgvc("shards", tmp_path / "shards")
     assert (len(data.train), len(data.test)) == (35, 17)
     flags = ["shard", "--dataset=folder", f"--data_root={root}", "--num_workers=0"]
-    refused(
+    assert_refused(
         dcal(*flags, f"--output_dir={tmp_path / 'strict'}", "--max_bad_images=1"),
         "--max_bad_images allows 1",
         broken[0],
@@ -419,20 +403,22 @@ def test_folders_that_hold_something_else(dcal, images, crowd, tmp_path):
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "a.tar").touch()
     before = dcal(*flags, f"--data_root={images}", f"--output_dir={tmp_path / 'others'}")
-    refused(before, "archives that dcal shard did not write", "a.tar")
+    assert_refused(before, "archives that dcal shard did not write", "a.tar")
     assert [path.name for path in (tmp_path / "others").glob("[!.]*")] == ["a.tar"]
     shard(dcal, "fgvc", images, tmp_path / "shards")
     there = archives_of(tmp_path / "shards")
     other = [f"--output_dir={tmp_path / 'shards'}"]
-    refused(
+    assert_refused(
         dcal(*flags, "--task=reid", f"--data_root={crowd}", *other), "something else", "task: fgvc there, reid here"
     )
-    refused(dcal(*flags, f"--data_root={images}", *other, "--shard_mb=1"), "something else", "shard_mb")
-    refused(dcal("shard", *other, "--num_workers=0"), "something else", "dataset: folder there, toy here")
+    assert_refused(dcal(*flags, f"--data_root={images}", *other, "--shard_mb=1"), "something else", "shard_mb")
+    assert_refused(dcal("shard", *other, "--num_workers=0"), "something else", "dataset: folder there, toy here")
     assert archives_of(tmp_path / "shards") == there
-    refused(dcal("train", *TASKS["reid"], "--dataset=shards", f"--data_root={tmp_path / 'shards'}"), "--task fgvc")
+    assert_refused(
+        dcal("train", *TASKS["reid"], "--dataset=shards", f"--data_root={tmp_path / 'shards'}"), "--task fgvc"
+    )
     (tmp_path / "shards" / DESCRIPTION).write_text('{"task": "fgvc", "archives": {"train": ["../a.tar"]}}')
-    refused(
+    assert_refused(
         dcal("train", *TASKS["fgvc"], "--dataset=shards", *[f"--data_root={tmp_path / 'shards'}"]), "expected what dcal"
     )
 
@@ -449,14 +435,14 @@ def test_a_full_disk(dcal, noisy, tmp_path, monkeypatch):
         f"--output_dir={tmp_path / 'full'}",
         "--num_workers=0",
     ]
-    refused(dcal(*flags), tmp_path / "full", "No space left on device", "the same command begins again")
+    assert_refused(dcal(*flags), tmp_path / "full", "No space left on device", "the same command begins again")
     assert not list((tmp_path / "full").glob("*.tar*"))
 
 
 def test_a_decoder_that_crashes(dcal, images, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_encode_some", die)
     flags = ["shard", "--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path}", "--num_workers=1"]
-    refused(dcal(*flags), "a process that reads images has died", "dcal check-data")
+    assert_refused(dcal(*flags), "a process that reads images has died", "dcal check-data")
 
 
 def die(_):
@@ -478,14 +464,14 @@ def die(_):
 )
 def test_what_cannot_be_written(dcal, tmp_path, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
-    refused(dcal("shard", *flags), *words)
+    assert_refused(dcal("shard", *flags), *words)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_is_a_file(dcal, images, tmp_path):
     (tmp_path / "file").touch()
     flags = ["shard", "--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path / 'file'}"]
-    refused(dcal(*flags), "cannot write to", tmp_path / "file")
+    assert_refused(dcal(*flags), "cannot write to", tmp_path / "file")
 
 
 def test_help(dcal):

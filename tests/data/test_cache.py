@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from dual_cross_attention.data import (
-    UNREADABLE,
     ImageList,
     reid_train_transform,
     test_loader,
@@ -41,8 +40,7 @@ def epochs(loader, count: int = 3) -> list[dict]:
     """All batches of some epochs, each of which augments in its own way."""
     batches = []
     for epoch in range(1, count + 1):
-        loader.dataset.set_epoch(epoch)
-        batches += loader
+        batches += loader.read(epoch, range(len(loader)))
     return batches
 
 
@@ -50,7 +48,7 @@ def assert_same(ours: list[dict], theirs: list[dict]) -> None:
     assert len(ours) == len(theirs)
     for our, their in zip(ours, theirs, strict=True):
         assert torch.equal(our["images"], their["images"])
-        assert torch.equal(our["labels"], their["labels"])
+        assert all(torch.equal(our[name], their[name]) for name in ("labels", "indices", "valid"))
         assert our["unreadable"] == their["unreadable"]
 
 
@@ -69,7 +67,7 @@ def test_training_is_the_same_to_the_bit(images, transform, num_workers):
     assert_same(ours, epochs(read))
     named = [image.path for batch in ours for image in batch["unreadable"]]
     assert named == [f"{images.images[2]}"] * 3  # once an epoch
-    assert all(2 not in batch["labels"] for batch in ours)
+    assert all(2 not in batch["labels"] and 2 not in batch["indices"] for batch in ours)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -78,7 +76,7 @@ def test_evaluation_is_the_same_to_the_bit(images, num_workers):
     kept, read = (test_loader(images, transform, 3, num_workers, "cpu", cache=cache) for cache in (True, False))
     ours = epochs(kept)
     assert_same(ours, epochs(read))
-    assert ours[0]["labels"].tolist() == [0, 1, UNREADABLE]
+    assert ours[0]["labels"].tolist() == [0, 1, 2] and ours[0]["valid"].tolist() == [True, True, False]
     assert ours[0]["images"][2].count_nonzero() == 0
     assert [len(batch["unreadable"]) for batch in ours] == [1, 0, 0] * 3
 
@@ -93,8 +91,7 @@ def test_every_image_is_read_once_by_all_processes_together(images, num_workers)
     for path in images.images:
         path.unlink(missing_ok=True)
     for epoch in (2, 3):
-        kept.dataset.set_epoch(epoch)
-        ours += kept
+        ours += kept.read(epoch, range(len(kept)))
     assert_same(ours, expected)
 
 

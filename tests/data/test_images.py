@@ -9,14 +9,15 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from dual_cross_attention.data import (
-    UNREADABLE,
     ImageDataset,
     ImageList,
     UnreadableImage,
     collate,
     read_image,
     test_transform,
+    train_transform,
 )
+from dual_cross_attention.data.samplers import SampleKey
 from dual_cross_attention.data.transforms import Transform
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -207,6 +208,7 @@ def test_training_takes_the_next_readable(tmp_path, write_image, broken):
     for index, (label, red) in expected.items():
         sample = images[index]
         assert (sample["label"], int(sample["image"][0, 0, 0])) == (label, red)
+        assert (sample["index"], sample["valid"]) == (label - 10, True)
         assert [image.path for image in sample["unreadable"]] == [f"{paths[i]}" for i in named[index]]
 
 
@@ -222,8 +224,9 @@ def test_evaluation_marks_and_blanks(tmp_path, write_image, broken):
     transform = test_transform((6, 4), (7, 5), (0.5,) * 3, (0.5,) * 3)
     images = ImageDataset(ImageList(paths, [3, 4]), transform, training=False)
     batch = collate([images[0], images[1]])
-    assert batch["labels"].tolist() == [UNREADABLE, 4]
-    assert batch["labels"].dtype == torch.int64
+    assert batch["labels"].tolist() == [3, 4] and batch["indices"].tolist() == [0, 1]
+    assert batch["labels"].dtype == batch["indices"].dtype == torch.int64
+    assert batch["valid"].tolist() == [False, True] and batch["valid"].dtype == torch.bool
     assert batch["images"].shape == (2, 3, 6, 4)
     assert batch["images"][0].count_nonzero() == 0
     assert batch["images"][1].count_nonzero() > 0
@@ -239,6 +242,28 @@ def test_an_error_in_the_transform_is_not_taken_for_a_broken_image(tmp_path, wri
     images = ImageDataset(ImageList([write_image(tmp_path / "a.png")], [0]), transform, training=True)
     with pytest.raises(ZeroDivisionError):
         images[0]
+
+
+def test_a_sample_is_a_pure_function_of_its_key():
+    """Whatever was read before; epoch, image and repeat each change the crop, and indices out of the list are none."""
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(2)]
+    crop = train_transform((8, 8), (24, 24), (0.5,) * 3, (0.5,) * 3)
+    dataset = ImageDataset(ImageList([images[0], images[0]], [5, 6]), crop, training=True, seed=3)
+    keys = [SampleKey(1, 0), SampleKey(1, 0, 1), SampleKey(2, 0), SampleKey(1, 1)]
+    first = [dataset[key]["image"] for key in keys]
+    again = [dataset[key]["image"] for key in reversed(keys)][::-1]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert len({tuple(image.flatten().tolist()) for image in first}) == len(keys)
+    assert torch.equal(dataset[1]["image"], dataset[SampleKey(0, 1)]["image"])
+    # The crop is that of runs of earlier versions: seeded by seed, epoch and index + repeat · images.
+    state = np.random.SeedSequence((3, 1, 0 + 1 * 2)).generate_state(1, np.uint64)[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(int(state >> np.uint64(1)))
+        assert torch.equal(first[1], crop.augment(crop.resize(images[0])))
+    for index in (-1, 2):
+        with pytest.raises(IndexError, match=f"from 0 to 1, got {index}"):
+            dataset[SampleKey(1, index)]
 
 
 def test_a_list_needs_a_label_for_each_image():

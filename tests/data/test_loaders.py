@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from dual_cross_attention.data import (
-    UNREADABLE,
     ImageList,
-    collate,
     test_loader,
     test_transform,
     train_loader,
     train_transform,
 )
+from dual_cross_attention.data.samplers import SequentialBatchSampler
 
 NORM = ((0.0,) * 3, (1.0,) * 3)
 
@@ -95,7 +93,8 @@ def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
     assert sorted(numbers(batch)) == [0, 0, 1, 2]
     assert [image.path for image in batch["unreadable"]] == [f"{tmp_path / 'none.jpg'}"]
     batches = list(test)
-    assert batches[0]["labels"].tolist() == [UNREADABLE, 0]
+    assert batches[0]["labels"].tolist() == [1, 0] and batches[0]["valid"].tolist() == [False, True]
+    assert [batch["indices"].tolist() for batch in batches] == [[0, 1], [2, 3]]
     assert len(batches[0]["unreadable"]) == 1
 
 
@@ -115,13 +114,8 @@ def test_augmentation_follows_seed_epoch_and_image_alone(num_workers):
     crop = train_transform((8, 8), (24, 24), (0.5,) * 3, (0.5,) * 3)
 
     def epochs(workers, seed=3):
-        dataset = train_loader(noise, crop, 2, 0, seed, "cpu").dataset
-        in_order = DataLoader(dataset, 2, num_workers=workers, persistent_workers=workers > 0, collate_fn=collate)
-        shown = []
-        for epoch in (1, 2):
-            dataset.set_epoch(epoch)
-            shown.append(torch.cat([batch["images"] for batch in in_order]))
-        return shown
+        loader = train_loader(noise, crop, 2, workers, seed, "cpu", sampler=SequentialBatchSampler(6, 2))
+        return [torch.cat([batch["images"] for batch in loader.read(epoch, range(3))]) for epoch in (1, 2)]
 
     first, second = epochs(num_workers)
     alone = epochs(0)
@@ -144,4 +138,6 @@ def test_an_epoch_can_be_read_from_any_point_and_in_parts(num_workers):
     assert numbers(next(loader.read(3, range(5)))) == whole[0]
     assert [numbers(batch) for batch in loader.read(3, range(2, 5))] == whole[2:]
     assert loader.image_names(3, [4]) == [[f"image {number}" for number in whole[4]]]
+    with pytest.raises(ValueError, match=r"Batches\.read"):  # nothing is left to be read by mistake
+        list(loader.loader)
     loader.close()

@@ -5,30 +5,20 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.measure import count_flops
-from dual_cross_attention import InputError, create_model
+from dual_cross_attention import InputError
 from dual_cross_attention.attention import sample_distractor_tokens
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models import dual_vit
 from dual_cross_attention.tasks import BranchSchedule
+from tests.helpers import random_images, tiny_model
 
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
 PREFIX, PATCHES = 1, 24
 
 
 def tiny(ablation="full", **kwargs):
-    torch.manual_seed(0)
-    model = create_model("vit_tiny_patch16_224", 5, img_size=(32, 48), ablation=ablation, **{**TINY, **kwargs}).train()
-    with torch.no_grad():  # sharper attention than a fresh model has
-        for name, parameter in model.named_parameters():
-            if name.endswith("qkv.weight"):
-                parameter.mul_(4)
-    return model
-
-
-def images(batch=4):
-    return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    return tiny_model(ablation, sharpness=4, **{"depth": 4, **kwargs}).train()
 
 
 def explicit(model, inputs, distractors, tokens_of_distractors, last_blocks):
@@ -71,7 +61,7 @@ def test_outputs_and_gradients_are_those_of_explicit_attention(stream, last_bloc
         return sampled[-1]
 
     monkeypatch.setattr(dual_vit, "sample_distractor_tokens", keep)
-    inputs, distractors = images().double(), torch.tensor([2, 0, 3, 1])
+    inputs, distractors = random_images(4).double(), torch.tensor([2, 0, 3, 1])
 
     def gradients(logits):
         model.zero_grad()
@@ -99,7 +89,7 @@ def test_all_blocks_and_all_tokens_are_todays_to_the_bit(checkpointing):
         model = tiny(drop_path_rate=0.3, **options)
         model.set_grad_checkpointing(checkpointing)
         torch.manual_seed(3)
-        out = model(images())
+        out = model(random_images(4))
         sum(logits.square().sum() for logits in out.logits.values()).backward()
         seen.append([*out.logits.values(), *(parameter.grad for parameter in model.parameters())])
     for today, ours in zip(*seen, strict=True):
@@ -131,7 +121,7 @@ def test_shared_blocks_are_computed_once(last_blocks):
     model = tiny("sa_pwca", pwca_blocks=last_blocks)
     for block in model.backbone.blocks:
         block.mlp.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
-    model(images())
+    model(random_images(4))
     # The last block runs its streams one by one.
     assert rows == [4] * (4 - last_blocks) + [8] * (last_blocks - 1) + [4, 4]
 
@@ -140,7 +130,7 @@ def test_they_cost_less():
     def flops(ablation="sa_pwca", **options):
         model = tiny(ablation, **options)
         with torch.no_grad():
-            return count_flops(lambda: model(images()))
+            return count_flops(lambda: model(random_images(4)))
 
     assert flops(ablation="sa_only") < flops(pwca_blocks=1) < flops(pwca_blocks=2) < flops(pwca_blocks=4) == flops()
     assert flops(distractor_tokens=0.0) < flops(distractor_tokens=0.25) < flops()
@@ -159,11 +149,11 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(options, checkpoin
             for batch in (4, 4, 3):
                 torch.manual_seed(3)
                 model.train().zero_grad()
-                out = model(images(batch), None, branches)
+                out = model(random_images(batch), None, branches)
                 sum(logits.square().sum() for logits in out.logits.values()).backward()
                 seen += [*out.logits.values()]
                 seen += [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-        seen.append(model.eval().predict(images(3)))
+        seen.append(model.eval().predict(random_images(3)))
         return seen
 
     torch.compiler.reset()

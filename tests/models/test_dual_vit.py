@@ -15,17 +15,7 @@ from dual_cross_attention.attention import attention_rollout, select_local
 from dual_cross_attention.backbones.opened_block import DropPathMasks, sample_drop_path
 from dual_cross_attention.models import ABLATIONS
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
-
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
-
-
-def tiny(ablation="full", **kwargs):
-    torch.manual_seed(0)
-    return create_model("vit_tiny_patch16_224", 5, img_size=(32, 48), ablation=ablation, **{**TINY, **kwargs})
-
-
-def images(batch=3, size=(32, 48)):
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+from tests.helpers import TINY_VIT, random_images, tiny_model
 
 
 def flops(function):
@@ -58,7 +48,7 @@ def test_sa_is_timms_own_forward(backbone, ablation):
     model = relocate(create_model(backbone, 7, img_size=size, ablation=ablation)).eval()
     reference = timm.create_model(backbone, num_classes=7, img_size=size).eval()
     reference.load_state_dict(model.backbone.state_dict())  # original names, strict
-    inputs = images(2, size)
+    inputs = random_images(2, size)
     with torch.no_grad():
         out = model(inputs)
         tokens = reference.forward_features(inputs)
@@ -68,11 +58,11 @@ def test_sa_is_timms_own_forward(backbone, ablation):
 
 
 def test_sa_only_is_timms_model_and_nothing_more():
-    model = tiny("sa_only").train()
+    model = tiny_model("sa_only").train()
     assert all(name.startswith("backbone.") for name, _ in model.named_parameters())
-    out = model(images())
+    out = model(random_images(3))
     assert set(out.logits) == {"sa"} and out.rollout is None and out.local is None
-    torch.testing.assert_close(out.logits["sa"], model.backbone(images()))
+    torch.testing.assert_close(out.logits["sa"], model.backbone(random_images(3)))
 
 
 @pytest.mark.parametrize(
@@ -85,15 +75,15 @@ def test_sa_only_is_timms_model_and_nothing_more():
     ],
 )
 def test_branches_of_each_ablation(ablation, in_training, in_evaluation):
-    model = tiny(ablation)
-    assert set(model.train()(images()).logits) == in_training == set(model.branches)
-    out = model.eval()(images(1))  # one image is enough without PWCA
+    model = tiny_model(ablation)
+    assert set(model.train()(random_images(3)).logits) == in_training == set(model.branches)
+    out = model.eval()(random_images(1))  # one image is enough without PWCA
     assert set(out.logits) == set(out.features) == in_evaluation
     assert out.features["sa"].shape == (1, 48) and out.logits["sa"].shape == (1, 5)
 
 
 def test_rollout_and_local_are_those_of_the_backbones_queries_and_keys():
-    model = relocate(tiny("sa_glca", local_ratio=0.25)).eval()
+    model = relocate(tiny_model("sa_glca", local_ratio=0.25)).eval()
     queries, keys = [], []
 
     def keep(attention, inputs, _):
@@ -104,8 +94,8 @@ def test_rollout_and_local_are_those_of_the_backbones_queries_and_keys():
     hooked = copy.deepcopy(model.backbone)
     for block in hooked.blocks:
         block.attn.register_forward_hook(keep)
-    hooked(images())
-    out = model(images())
+    hooked(random_images(3))
+    out = model(random_images(3))
     expected = attention_rollout(queries, keys)
     torch.testing.assert_close(out.rollout, expected[:, 1:])
     assert torch.equal(out.local, select_local(expected[:, 1:], 0.25))
@@ -113,9 +103,9 @@ def test_rollout_and_local_are_those_of_the_backbones_queries_and_keys():
 
 
 def test_glca_reads_the_tokens_before_the_final_norm_and_gives_its_class_token():
-    model = relocate(tiny("sa_glca")).eval()
-    out = model(images())
-    tokens = model.backbone.blocks(model.backbone._pos_embed(model.backbone.patch_embed(images())))
+    model = relocate(tiny_model("sa_glca")).eval()
+    out = model(random_images(3))
+    tokens = model.backbone.blocks(model.backbone._pos_embed(model.backbone.patch_embed(random_images(3))))
     expected = model.glca_norm(model.glca_block(tokens, out.local))[:, 0]
     torch.testing.assert_close(out.features["glca"], expected)
     torch.testing.assert_close(out.logits["glca"], F.linear(expected, model.glca_head.weight, model.glca_head.bias))
@@ -151,8 +141,8 @@ class Separate(torch.nn.Module):
 
 @pytest.mark.parametrize("stream", ["pwca", "sa"])
 def test_stacked_pass_has_the_outputs_and_gradients_of_separate_passes(stream):
-    model = relocate(tiny("sa_pwca", distractor_stream=stream), 3.0).double().train()
-    inputs, distractors = images(4).double(), torch.tensor([2, 0, 3, 1])
+    model = relocate(tiny_model("sa_pwca", distractor_stream=stream), 3.0).double().train()
+    inputs, distractors = random_images(4).double(), torch.tensor([2, 0, 3, 1])
     labels = torch.tensor([0, 1, 2, 3])
 
     def gradients(logits):
@@ -174,11 +164,11 @@ def test_stacked_pass_has_the_outputs_and_gradients_of_separate_passes(stream):
 
 
 def test_the_distractors_are_drawn_anew_and_follow_the_seed():
-    model = tiny("sa_pwca").train()
+    model = tiny_model("sa_pwca").train()
 
     def pwca(seed):
         torch.manual_seed(seed)
-        return model(images(6)).logits["pwca"]
+        return model(random_images(6)).logits["pwca"]
 
     assert torch.equal(pwca(0), pwca(0))
     assert not torch.equal(pwca(0), pwca(1))
@@ -189,7 +179,7 @@ def test_the_distractors_are_drawn_anew_and_follow_the_seed():
 def test_autograd_keeps_nothing_of_tokens_by_tokens(ablation, checkpointing):
     """With 257 tokens no other size comes near: whatever has N·N entries a head would be an attention matrix."""
     torch.manual_seed(0)
-    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY).train()
+    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY_VIT).train()
     model.set_grad_checkpointing(checkpointing)
     tokens, saved = 257, []
 
@@ -198,7 +188,7 @@ def test_autograd_keeps_nothing_of_tokens_by_tokens(ablation, checkpointing):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = model(images(2, (128, 128)))
+        out = model(random_images(2, (128, 128)))
         sum(logits.sum() for logits in out.logits.values()).backward()
     assert saved
     square = [shape for shape in saved if sum(side >= tokens - 1 for side in shape) >= 2]
@@ -210,10 +200,10 @@ def test_autograd_keeps_nothing_of_tokens_by_tokens(ablation, checkpointing):
 def test_checkpointing_changes_no_gradient(ablation, drop_path_rate):
     gradients = []
     for checkpointing in (False, True):
-        model = relocate(tiny(ablation, drop_path_rate=drop_path_rate), 3.0).train()
+        model = relocate(tiny_model(ablation, drop_path_rate=drop_path_rate), 3.0).train()
         model.set_grad_checkpointing(checkpointing)
         torch.manual_seed(3)
-        out = model(images(4))
+        out = model(random_images(4))
         sum(logits.square().sum() for logits in out.logits.values()).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -223,7 +213,7 @@ def test_checkpointing_changes_no_gradient(ablation, drop_path_rate):
 def test_every_block_has_its_stochastic_depth(monkeypatch):
     """Where all residual branches are dropped, tokens leave as they came: the backbone's blocks and GLCA's."""
     monkeypatch.setattr("torch.Tensor.bernoulli_", lambda tensor, *_: tensor.zero_())
-    model = tiny("full", drop_path_rate=0.5).train()
+    model = tiny_model("full", drop_path_rate=0.5).train()
     blocks = []
     for block in model.backbone.blocks:
         blocks.append(sample_drop_path(block, 4, torch.device("cpu")))
@@ -231,7 +221,7 @@ def test_every_block_has_its_stochastic_depth(monkeypatch):
 
     seen = {}
     model.glca_block.register_forward_hook(lambda _, given, out: seen.update(tokens=given[0], out=out))
-    local = model(images(4)).local
+    local = model(random_images(4)).local
     gathered = seen["tokens"].gather(1, (local + 1).unsqueeze(-1).expand(-1, -1, 48))
     torch.testing.assert_close(seen["out"], torch.cat([seen["tokens"][:, :1], gathered], dim=1), atol=0, rtol=0)
 
@@ -252,18 +242,18 @@ def test_rollout_holds_queries_and_keys_of_sa_and_nothing_else(mode, monkeypatch
         return attention_rollout(queries, keys)
 
     monkeypatch.setattr("dual_cross_attention.models.glca.attention_rollout", watch)
-    model = tiny("full").train()
+    model = tiny_model("full").train()
     model.set_grad_checkpointing(mode == "checkpointing")
     with torch.set_grad_enabled(mode == "checkpointing"):
-        model(images(4))
+        model(random_images(4))
     assert len(kept) == 6
     assert all(tensor.untyped_storage().nbytes() == tensor.numel() * 4 for tensor in kept)
 
 
 def test_rollout_gives_no_gradient_to_the_backbone():
     """GLCA's loss reaches the backbone through its tokens only; the choice of the local ones is no path."""
-    model = relocate(tiny("sa_glca")).train()
-    out = model(images())
+    model = relocate(tiny_model("sa_glca")).train()
+    out = model(random_images(3))
     assert not out.rollout.requires_grad and not out.local.requires_grad
     assert out.rollout.dtype == torch.float32
     out.logits["glca"].sum().backward()
@@ -273,9 +263,9 @@ def test_rollout_gives_no_gradient_to_the_backbone():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rollout_stays_float32_under_autocast(dtype):
-    model = relocate(tiny("full")).train()
+    model = relocate(tiny_model("full")).train()
     with torch.autocast("cpu", dtype):
-        out = model(images())
+        out = model(random_images(3))
     assert out.rollout.dtype == torch.float32
     assert out.logits["sa"].dtype == dtype
     total = out.rollout.sum(-1)
@@ -283,11 +273,11 @@ def test_rollout_stays_float32_under_autocast(dtype):
 
 
 def test_odd_batch_works_and_a_batch_of_one_is_refused_in_training_with_pwca():
-    assert tiny("full").train()(images(3)).logits["pwca"].shape == (3, 5)
+    assert tiny_model("full").train()(random_images(3)).logits["pwca"].shape == (3, 5)
     for ablation in ("full", "sa_pwca"):
         with pytest.raises(InputError, match="batch_size >= 2"):
-            tiny(ablation).train()(images(1))
-    assert tiny("sa_glca").train()(images(1)).logits["glca"].shape == (1, 5)
+            tiny_model(ablation).train()(random_images(1))
+    assert tiny_model("sa_glca").train()(random_images(1)).logits["glca"].shape == (1, 5)
 
 
 def test_parameters_and_flops_of_glca_are_the_papers():
@@ -308,7 +298,7 @@ def test_parameters_and_flops_of_glca_are_the_papers():
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_what_nobody_reads_is_not_computed(ablation):
     """FLOPs of a training pass, against a count by hand of what each branch needs."""
-    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY).train()
+    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY_VIT).train()
     batch, tokens, dim, depth = 2, 257, 48, 3
     linear, qkv = 12 * dim * dim * tokens, 3 * dim * dim * tokens  # multiplications of a block's linear layers
     attention = 2 * tokens * tokens * dim
@@ -322,7 +312,7 @@ def test_what_nobody_reads_is_not_computed(ablation):
         expected += (depth - 1) * tokens * tokens * dim + tokens * dim  # rollout's scores; the last layer's are one row
         expected += ((depth - 1) * 3 * tokens + 3) * tokens  # its vector times the attention of each head
     expected += dim * 3 * 8 * 8 * 256 + len(model.branches) * 5 * dim  # stem and heads
-    counted = flops(lambda: model(images(batch, (128, 128)))) / (2 * batch)
+    counted = flops(lambda: model(random_images(batch, (128, 128)))) / (2 * batch)
     assert counted == pytest.approx(expected, rel=2e-3)
 
 
@@ -336,7 +326,7 @@ def test_sa_alone_costs_less_than_timms_forward():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_blocks_change_nothing_and_are_compiled_once(ablation, checkpointing):
     """Outputs and gradients, with drop path, of two batch sizes; after one epoch of both, nothing is compiled again."""
-    model = relocate(tiny(ablation, drop_path_rate=0.4), 3.0).train()
+    model = relocate(tiny_model(ablation, drop_path_rate=0.4), 3.0).train()
     model.set_grad_checkpointing(checkpointing)
 
     def epoch():
@@ -344,12 +334,12 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(ablation, checkpoi
         for batch in (4, 4, 3):
             torch.manual_seed(3)
             model.train().zero_grad()
-            out = model(images(batch))
+            out = model(random_images(batch))
             sum(logits.square().sum() for logits in out.logits.values()).backward()
             seen += [*out.logits.values(), *(parameter.grad.clone() for parameter in model.parameters())]
         for batch in (3, 1):
-            seen.append(model.eval().predict(images(batch)))
-            seen.append(model.predict(images(batch), branch="sa"))
+            seen.append(model.eval().predict(random_images(batch)))
+            seen.append(model.predict(random_images(batch), branch="sa"))
         return seen
 
     torch.compiler.reset()
@@ -369,9 +359,9 @@ def test_blocks_that_differ_in_their_drop_rate_share_a_graph():
         graphs.append(graph)
         return graph.forward
 
-    model = tiny("full", depth=6, drop_path_rate=0.5).train()
+    model = tiny_model("full", depth=6, drop_path_rate=0.5).train()
     model.compile_blocks(backend=count)
-    model(images())
+    model(random_images(3))
     assert len(graphs) == 4  # the first block has no drop path; the four after it; the last; GLCA's
 
 
@@ -379,12 +369,12 @@ def test_blocks_that_differ_in_their_drop_rate_share_a_graph():
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_inductor_compiles_the_blocks():
     torch.compiler.reset()
-    model = relocate(tiny("full", drop_path_rate=0.4), 3.0).train()
+    model = relocate(tiny_model("full", drop_path_rate=0.4), 3.0).train()
 
     def gradients():
         torch.manual_seed(3)
         model.zero_grad()
-        sum(logits.square().sum() for logits in model(images(4)).logits.values()).backward()
+        sum(logits.square().sum() for logits in model(random_images(4)).logits.values()).backward()
         return [parameter.grad.clone() for parameter in model.parameters()]
 
     plain = gradients()
@@ -416,33 +406,33 @@ def test_queries_and_keys_are_kept_for_rollout_only(ablation, checkpointing, mon
 
     monkeypatch.setattr("dual_cross_attention.models.dual_vit.stacked_block", counted(stacked_block))
     monkeypatch.setattr("dual_cross_attention.models.dual_vit.last_block", counted(last_block))
-    model = tiny(ablation).train()
+    model = tiny_model(ablation).train()
     model.set_grad_checkpointing(checkpointing)
-    sum(logits.sum() for logits in model(images(4)).logits.values()).backward()
+    sum(logits.sum() for logits in model(random_images(4)).logits.values()).backward()
     assert Counted.clones == (2 * 3 if ablation == "full" and checkpointing else 0)
 
 
 def test_predict_and_embed():
-    model = tiny("full").eval()
-    out = model(images())
+    model = tiny_model("full").eval()
+    out = model(random_images(3))
     sa, glca = (out.logits[branch].softmax(-1) for branch in ("sa", "glca"))
-    torch.testing.assert_close(model.predict(images()), (sa + glca) / 2)
-    torch.testing.assert_close(model.predict(images(), branch="sa"), sa)
-    torch.testing.assert_close(model.predict(images(), branch="glca"), glca)
-    torch.testing.assert_close(model.embed(images()), torch.cat([out.features["sa"], out.features["glca"]], 1))
-    torch.testing.assert_close(model.embed(images(), branch="glca"), out.features["glca"])
-    assert not model.predict(images()).requires_grad
-    plain = tiny("sa_only").eval()
-    torch.testing.assert_close(plain.predict(images()), plain.predict(images(), branch="sa"))
+    torch.testing.assert_close(model.predict(random_images(3)), (sa + glca) / 2)
+    torch.testing.assert_close(model.predict(random_images(3), branch="sa"), sa)
+    torch.testing.assert_close(model.predict(random_images(3), branch="glca"), glca)
+    torch.testing.assert_close(model.embed(random_images(3)), torch.cat([out.features["sa"], out.features["glca"]], 1))
+    torch.testing.assert_close(model.embed(random_images(3), branch="glca"), out.features["glca"])
+    assert not model.predict(random_images(3)).requires_grad
+    plain = tiny_model("sa_only").eval()
+    torch.testing.assert_close(plain.predict(random_images(3)), plain.predict(random_images(3), branch="sa"))
     for branch in ("glca", "pwca", "nope"):
         with pytest.raises(InputError, match="no branch"):
-            plain.predict(images(), branch=branch)
+            plain.predict(random_images(3), branch=branch)
     with pytest.raises(InputError, match=r"model\.eval"):
-        model.train().predict(images())
+        model.train().predict(random_images(3))
 
 
 def test_glca_starts_at_random_or_as_the_last_block():
-    copied, fresh = tiny(glca_init="last_block"), tiny(glca_init="random")
+    copied, fresh = tiny_model(glca_init="last_block"), tiny_model(glca_init="random")
     for name, parameter in copied.glca_block.block.named_parameters():
         assert torch.equal(parameter, copied.backbone.blocks[-1].get_parameter(name))
         assert parameter is not copied.backbone.blocks[-1].get_parameter(name)

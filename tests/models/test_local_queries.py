@@ -7,7 +7,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch.nn import functional as F
 
-from dual_cross_attention import InputError, create_model
+from dual_cross_attention import InputError
 from dual_cross_attention.attention import GlobalLocalBlock, attention_rollout
 from dual_cross_attention.backbones.opened_block import project
 from dual_cross_attention.configs.parse import parse_config
@@ -15,23 +15,11 @@ from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models import dual_vit
 from dual_cross_attention.models.glca import LOCAL_QUERIES
-
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+from tests.helpers import random_images, tiny_model
 
 
 def tiny(ablation="sa_glca", **kwargs):
-    torch.manual_seed(0)
-    options = {**TINY, "local_ratio": 0.25, **kwargs}
-    model = create_model("vit_tiny_patch16_224", 5, img_size=(32, 48), ablation=ablation, **options)
-    with torch.no_grad():  # sharper attention than a fresh model has
-        for name, parameter in model.named_parameters():
-            if name.endswith("qkv.weight"):
-                parameter.mul_(6)
-    return model
-
-
-def images(batch=3):
-    return torch.randn(batch, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    return tiny_model(ablation, sharpness=6, **{"local_ratio": 0.25, **kwargs})
 
 
 def explicit_block(block, tokens, queries, context):
@@ -114,8 +102,8 @@ def layers_of(model, inputs):
 def test_glca_by_its_definition(local_queries, number, checkpointing):
     model = tiny(local_queries=local_queries, glca_blocks=number).double().train()
     model.set_grad_checkpointing(checkpointing)
-    out = model(images().double())
-    queries, keys, tokens = layers_of(model, images().double())
+    out = model(random_images(3).double())
+    queries, keys, tokens = layers_of(model, random_images(3).double())
     if local_queries == "penultimate":
         weights = (queries[-2] @ keys[-2].transpose(-2, -1) / 4).softmax(-1)
         scores = weights.mean(1)[:, 0, 1:].float()
@@ -139,7 +127,7 @@ def test_random_tokens_are_sampled_in_training_and_fixed_elsewhere():
 
     def local(seed, batch=4):
         torch.manual_seed(seed)
-        return model(images(batch)).local.sort(1).values
+        return model(random_images(batch)).local.sort(1).values
 
     first = local(0)
     assert torch.equal(first, local(0)) and not torch.equal(first, local(1))
@@ -149,7 +137,7 @@ def test_random_tokens_are_sampled_in_training_and_fixed_elsewhere():
     fixed = local(0)
     assert torch.equal(fixed[:1].expand(4, -1), fixed) and torch.equal(fixed, local(1))
     assert torch.equal(fixed[:2], local(2, batch=2))  # whatever else is in the batch
-    torch.testing.assert_close(model.predict(images(4))[:1], model.predict(images(1)))
+    torch.testing.assert_close(model.predict(random_images(4))[:1], model.predict(random_images(1)))
 
 
 def test_with_one_block_the_choice_of_local_tokens_changes_no_prediction_and_with_two_it_does():
@@ -158,7 +146,7 @@ def test_with_one_block_the_choice_of_local_tokens_changes_no_prediction_and_wit
         seen = {}
         for local_queries in LOCAL_QUERIES:
             model = tiny(local_queries=local_queries, glca_blocks=number).eval()
-            seen[local_queries] = model(images()).features["glca"]
+            seen[local_queries] = model(random_images(3)).features["glca"]
         for local_queries in ("random", "penultimate"):
             assert ((seen[local_queries] - seen["rollout"]).abs().max() > 1e-4) == differs
         for local_queries in ("local_only", "cross"):
@@ -194,7 +182,7 @@ def test_blocks_start_as_copies_of_the_last_ones_in_their_order():
 def test_every_block_learns(local_queries):
     model = tiny("full", local_queries=local_queries, glca_blocks=2, drop_path_rate=0.1).train()
     torch.manual_seed(0)
-    model(images(8)).logits["glca"].square().sum().backward()
+    model(random_images(8)).logits["glca"].square().sum().backward()
     for block in model.glca_blocks:
         assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
 
@@ -208,10 +196,10 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(local_queries):
         for batch in (4, 4, 3):
             torch.manual_seed(3)
             model.train().zero_grad()
-            out = model(images(batch))
+            out = model(random_images(batch))
             sum(logits.square().sum() for logits in out.logits.values()).backward()
             seen += [*out.logits.values(), *(parameter.grad.clone() for parameter in model.parameters())]
-        seen.append(model.eval().predict(images(3)))
+        seen.append(model.eval().predict(random_images(3)))
         return seen
 
     torch.compiler.reset()
@@ -248,12 +236,12 @@ def test_settings_reach_the_model_and_idle_ones_are_told():
 def test_predictions_need_local_tokens_only_where_they_matter(local_queries, number, monkeypatch):
     """`predict` and `embed` give what `forward` gives, and look for local tokens only if these change it."""
     model = tiny(local_queries=local_queries, glca_blocks=number).double().eval()
-    out = model(images().double())
+    out = model(random_images(3).double())
     scored = []
     original = dual_vit.score_patches
     monkeypatch.setattr(dual_vit, "score_patches", lambda *given: scored.append(1) or original(*given))
     mean = (out.logits["sa"].softmax(-1) + out.logits["glca"].softmax(-1)) / 2
-    torch.testing.assert_close(model.predict(images().double()).double(), mean, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.predict(random_images(3).double()).double(), mean, atol=1e-6, rtol=0)
     features = torch.cat([out.features["sa"], out.features["glca"]], dim=1)
-    torch.testing.assert_close(model.embed(images().double()), features)
+    torch.testing.assert_close(model.embed(random_images(3).double()), features)
     assert bool(scored) == (number > 1 or local_queries in ("local_only", "cross"))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVCConfig
+from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.tasks import BranchSchedule, FGVCTask, ReIDTask, RetrievalSplit
 
 ALL = ("sa", "glca", "pwca")
@@ -23,10 +24,20 @@ def make_task(task="fgvc", ablation="full", **schedule):
     return FGVCTask(model, **options) if task == "fgvc" else ReIDTask(model, split, **options)
 
 
-def make_batch(first_label=0, test=False):
-    labels = torch.arange(8) if test else torch.arange(4).repeat_interleave(2)
+def evaluate(task, batches):
+    run_eval_steps(task, batches)
+    return task.compute_metrics()
+
+
+def features_of(task, batches):
+    run_eval_steps(task, batches)
+    return task.gather_features()
+
+
+def make_batch(first_label=0):
+    labels = torch.arange(4).repeat_interleave(2) + first_label
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return {"images": images, "labels": labels + first_label}
+    return {"images": images, "labels": labels, "indices": torch.arange(8), "valid": torch.ones(8, dtype=torch.bool)}
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 210])
@@ -116,7 +127,7 @@ def test_before_its_start_glca_has_no_say_in_fgvc():
     metrics = {}
     for step in (5, 6):
         made.begin_step(step, 10)
-        metrics[step] = made.evaluate([batch])
+        metrics[step] = evaluate(made, [batch])
     assert metrics[5].keys() == metrics[6].keys()
     assert metrics[5]["top1"] == metrics[5]["top1_sa"]
     with torch.no_grad():
@@ -130,14 +141,14 @@ def test_before_its_start_glca_has_no_say_in_fgvc():
 
 def test_before_its_start_glca_has_no_say_in_reid():
     made = make_task("reid", glca_start=0.5)
-    batch = make_batch(test=True)
+    batch = make_batch()
     made.begin_step(5, 10)
-    features = made.extract([batch]).features
+    features = features_of(made, [batch]).features
     assert torch.equal(features[""], features["sa"]) and features["glca"].shape == (8, 48)
     assert made.model.embed(batch["images"]).shape == (8, 48)
-    assert made.evaluate([batch])["mAP"] == made.evaluate([batch])["mAP_sa"]
+    assert evaluate(made, [batch])["mAP"] == evaluate(made, [batch])["mAP_sa"]
     made.begin_step(6, 10)
-    assert made.extract([batch]).features[""].shape == (8, 96)
+    assert features_of(made, [batch]).features[""].shape == (8, 96)
     assert made.model.embed(batch["images"]).shape == (8, 96)
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.errors import TrainingDivergedError
+from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.tasks import FGVCTask
 
 TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -21,16 +22,20 @@ def make_task(num_classes, ablation="full", **options):
     return FGVCTask(model, **options)
 
 
+def evaluate(task, batches):
+    run_eval_steps(task, batches)
+    return task.compute_metrics()
+
+
 def make_batches(num_classes, sizes=(17, 9, 14), unreadable=()):
     generator = torch.Generator().manual_seed(1)
     batches, count = [], 0
     for size in sizes:
         labels = torch.randint(num_classes, (size,), generator=generator)
-        for i in range(size):
-            if count in unreadable:
-                labels[i] = -1
-            count += 1
-        batches.append({"images": torch.randn(size, 3, 32, 32, generator=generator), "labels": labels})
+        valid = torch.tensor([i not in unreadable for i in range(count, count + size)])
+        count += size
+        images = torch.randn(size, 3, 32, 32, generator=generator)
+        batches.append({"images": images, "labels": labels, "valid": valid})
     return batches
 
 
@@ -39,8 +44,8 @@ def accuracy_by_counting(task, batches):
     task.model.eval()
     hits, images = {}, 0
     for batch in batches:
-        for image, label in zip(batch["images"], batch["labels"].tolist(), strict=True):
-            if label < 0:
+        for image, label, valid in zip(batch["images"], batch["labels"].tolist(), batch["valid"], strict=True):
+            if not valid:
                 continue
             images += 1
             with torch.no_grad():
@@ -63,7 +68,7 @@ def test_accuracy(ablation, num_classes, unreadable):
     task = make_task(num_classes, ablation)
     batches = make_batches(num_classes, unreadable=unreadable)
     expected = accuracy_by_counting(task, batches)
-    assert task.evaluate(batches) == pytest.approx(expected, abs=1e-4)
+    assert evaluate(task, batches) == pytest.approx(expected, abs=1e-4)
     if num_classes <= 5:
         assert expected["top5"] == 100
     if num_classes == 12 and ablation == "full":  # the branches differ, so a mix-up would show
@@ -72,21 +77,21 @@ def test_accuracy(ablation, num_classes, unreadable):
 
 def test_evaluation_leaves_no_gradient_and_no_training_mode():
     task = make_task(4).train()
-    task.evaluate(make_batches(4))
+    evaluate(task, make_batches(4))
     assert not task.training and not task.model.training
     assert all(parameter.grad is None for parameter in task.parameters())
 
 
 def test_without_a_readable_image_there_is_no_accuracy():
     with pytest.raises(InputError, match="none of the test images"):
-        make_task(4).evaluate(make_batches(4, unreadable=range(40)))
+        evaluate(make_task(4), make_batches(4, unreadable=range(40)))
 
 
 def test_logits_that_are_not_finite_are_no_accuracy():
     task = make_task(4)
     task.model.glca_head.bias.data[2] = math.nan
     with pytest.raises(TrainingDivergedError, match="logits"):
-        task.evaluate(make_batches(4))
+        evaluate(task, make_batches(4))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.errors import TrainingDivergedError
+from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks import reid as reid_module
@@ -23,19 +24,30 @@ def make_task(ablation="full", **options):
     return ReIDTask(model, RetrievalSplit(identities, cameras, QUERIES), **options)
 
 
+def evaluate(task, batches):
+    run_eval_steps(task, batches)
+    return task.compute_metrics()
+
+
+def features_of(task, batches):
+    run_eval_steps(task, batches)
+    return task.gather_features()
+
+
 def make_batches(unreadable=(), shuffled=False):
-    """Test batches; the labels are positions."""
+    """Test batches; indices are positions in the split, and labels are none that count."""
     images = torch.randn(QUERIES + GALLERY, 3, 32, 16, generator=torch.Generator().manual_seed(1))
     positions = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
     order = positions if shuffled else torch.arange(len(images))
-    labels = torch.tensor([-1 if i in unreadable else i for i in order.tolist()])
     return [
-        {"images": images[part], "labels": labels[at]} for part, at in zip(order.split(8), range_split(), strict=True)
+        {
+            "images": images[indices],
+            "labels": torch.full_like(indices, -1),
+            "indices": indices,
+            "valid": torch.tensor([i not in unreadable for i in indices.tolist()]),
+        }
+        for indices in order.split(8)
     ]
-
-
-def range_split():
-    return torch.arange(QUERIES + GALLERY).split(8)
 
 
 def literal_metrics(features, identities, cameras, valid):
@@ -100,7 +112,7 @@ def test_metrics_by_the_definition(ablation, feature, distance, normalize):
         torch.nn.init.uniform_(head.neck.running_mean)
         torch.nn.init.uniform_(head.neck.running_var, 0.1, 2)
     unreadable = (2, 11)
-    found = task.evaluate(make_batches(unreadable))
+    found = evaluate(task, make_batches(unreadable))
     images = torch.cat([batch["images"] for batch in make_batches()])
     valid = [i not in unreadable for i in range(len(images))]
     task.model.eval()
@@ -116,12 +128,12 @@ def test_metrics_by_the_definition(ablation, feature, distance, normalize):
 def test_order_of_the_batches_does_not_matter():
     """As when several processes share the test images."""
     task = make_task()
-    assert task.evaluate(make_batches(shuffled=True)) == task.evaluate(make_batches())
+    assert evaluate(task, make_batches(shuffled=True)) == evaluate(task, make_batches())
 
 
 def test_ranking_is_what_the_metrics_are_of():
     task = make_task()
-    features = task.extract(make_batches())
+    features = features_of(task, make_batches())
     identities, cameras = task.split.identities, task.split.cameras
     firsts, queries = [], []
     for query, gallery, distances in task.rank(features):
@@ -145,11 +157,11 @@ def test_ranking_is_what_the_metrics_are_of():
 def test_trouble_is_told():
     task = make_task()
     with pytest.raises(InputError, match="none of the test images"):
-        task.evaluate(make_batches(unreadable=range(QUERIES + GALLERY)))
+        evaluate(task, make_batches(unreadable=range(QUERIES + GALLERY)))
     with pytest.raises(InputError, match="none of the query images can be read"):
-        task.evaluate(make_batches(unreadable=range(QUERIES)))
+        evaluate(task, make_batches(unreadable=range(QUERIES)))
     with pytest.raises(InputError, match="none of the gallery images can be read"):
-        task.evaluate(make_batches(unreadable=range(QUERIES, QUERIES + GALLERY)))
+        evaluate(task, make_batches(unreadable=range(QUERIES, QUERIES + GALLERY)))
     torch.nn.init.constant_(task.model.backbone.norm.weight, float("nan"))
     with pytest.raises(TrainingDivergedError, match="features are NaN"):
-        task.evaluate(make_batches())
+        evaluate(task, make_batches())

@@ -19,11 +19,12 @@ from dual_cross_attention.cli import main
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data import draw_toy, test_transform
 from dual_cross_attention.data.loaders import Batches
-from dual_cross_attention.data.samplers import SequentialOrder, ShuffledOrder
+from dual_cross_attention.data.samplers import SequentialBatchSampler, ShuffledBatchSampler
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
+from dual_cross_attention.training.run_context import RunContext
 from dual_cross_attention.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -37,16 +38,16 @@ def birds():
     drawn = draw_toy(train_per_species=8, test_per_species=1).train
     transform = test_transform((64, 64), (64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return [
-        {"image": transform(image), "label": label, "unreadable": []}
-        for image, label in zip(drawn.images, drawn.labels, strict=True)
+        {"image": transform(image), "label": label, "index": index, "valid": True, "unreadable": []}
+        for index, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True))
     ]
 
 
 class Samples(list):
-    """A dataset of samples that are there already."""
+    """A dataset of samples that are there already, by key."""
 
-    def set_epoch(self, epoch):
-        pass
+    def __getitem__(self, key):
+        return super().__getitem__(key.index)
 
     def name(self, index):
         return f"bird {index}"
@@ -78,14 +79,14 @@ def make_trainer(birds, tmp_path):
         options = {"schedule": branch_schedule(config), "loss_weights": config.loss_weights}
         task = FGVCTask(model, config.weight_bound, config.label_smoothing, **options)
         prepare(task)
-        samples = images if hasattr(images, "set_epoch") else Samples(images)
+        samples = images if isinstance(images, Samples) else Samples(images)
         batches = (
-            Batches(samples, ShuffledOrder(len(samples), config.batch_size, seed=config.seed)),
-            Batches(samples, SequentialOrder(len(samples), 40)),
+            Batches(samples, ShuffledBatchSampler(len(samples), config.batch_size, seed=config.seed)),
+            Batches(samples, SequentialBatchSampler(len(samples), 40)),
         )
         folder = RunFolder(config.output_dir)
         classes = [f"{i}" for i in range(10)]
-        return Trainer(task, *batches, config, classes, folder, Console(quiet=True), resume_from)
+        return Trainer(task, *batches, RunContext(config, classes, folder, Console(quiet=True)), resume_from)
 
     return make
 

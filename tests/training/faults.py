@@ -35,7 +35,7 @@ from torch.optim import SGD, AdamW
 
 from dual_cross_attention import cli
 from dual_cross_attention.data import loaders
-from dual_cross_attention.data.images import ImageDataset
+from dual_cross_attention.data.dataset import ImageDataset
 from dual_cross_attention.inference import model_files
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
@@ -164,7 +164,7 @@ class Faults:
             self._around(os, name, "remove")
         for task in (FGVCTask, ReIDTask):
             self._around(task, "training_step", "forward")
-            self._around(task, "evaluate", "evaluate")
+            self._around(task, "compute_metrics", "metrics")
         self._around(DualCrossAttentionViT, "_classify", "model")
         self._around(Accelerator, "backward", "backward")
         for optimizer in (AdamW, SGD):
@@ -199,9 +199,9 @@ class Faults:
         """Images by the epoch that they are of: "image of epoch 2"; 0 is evaluation."""
         getitem = ImageDataset.__getitem__
 
-        def counted(dataset, index):
-            self.at(f"image of epoch {int(dataset._epoch)}")
-            return getitem(dataset, index)
+        def counted(dataset, key):
+            self.at(f"image of epoch {key.epoch}")
+            return getitem(dataset, key)
 
         ImageDataset.__getitem__ = counted
 

@@ -27,9 +27,8 @@ from accelerate import Accelerator
 from dual_cross_attention import cli
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.training import divergence
+from dual_cross_attention.training import divergence, setup
 from dual_cross_attention.training import run as training
-from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.checkpointing import checkpoints
 from dual_cross_attention.training.step import OptimizerStep
 from dual_cross_attention.training.trainer import Trainer
@@ -39,23 +38,23 @@ if os.environ.get("KEEP_ALL"):
 
 rank, step, name = os.environ.get("SIGNAL_AT", "-1 -1 SIGTERM").split()
 if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-    attend = Trainer._attend
+    after_step = Trainer._after_step
 
-    def signal_and_attend(trainer):
-        if trainer.step == int(step):
+    def signal_after_step(trainer):
+        if trainer.state.step == int(step):
             os.kill(os.getpid(), getattr(signal, name))
-        attend(trainer)
+        after_step(trainer)
 
-    Trainer._attend = signal_and_attend
+    Trainer._after_step = signal_after_step
 
 if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
-    evaluate = FGVCTask.evaluate
+    eval_step = FGVCTask.eval_step
 
-    def signal_and_evaluate(task, loader):
+    def signal_and_evaluate(task, batch):
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(task, loader)
+        eval_step(task, batch)
 
-    FGVCTask.evaluate = signal_and_evaluate
+    FGVCTask.eval_step = signal_and_evaluate
 
 if os.environ.get("WAIT_IN"):
     read_setup = training.read_setup
@@ -70,27 +69,27 @@ if os.environ.get("WAIT_IN"):
 
 if os.environ.get("POISON_AT"):
     poisoned_rank, poisoned_step = os.environ["POISON_AT"].split()
-    take, training_step = OptimizerStep.take, FGVCTask.training_step
+    run_step, training_step = OptimizerStep.run, FGVCTask.training_step
     steps = []
 
     def count(*arguments):
         steps.append(1)
-        return take(*arguments)
+        return run_step(*arguments)
 
     def poisoned(task, batch):
         losses = training_step(task, batch)
         hit = os.environ.get("RANK", "0") == poisoned_rank and len(steps) == int(poisoned_step)
         return {name: value * float("nan") for name, value in losses.items()} if hit else losses
 
-    OptimizerStep.take, FGVCTask.training_step = count, poisoned
+    OptimizerStep.run, FGVCTask.training_step = count, poisoned
 
 if os.environ.get("POISON_IN_EVAL") == os.environ.get("RANK", "0"):
-    evaluate_clean = FGVCTask.evaluate
+    eval_clean_step = FGVCTask.eval_step
 
-    def evaluate_poisoned(task, loader):
-        return evaluate_clean(task, ({**batch, "images": batch["images"] * float("nan")} for batch in loader))
+    def eval_poisoned_step(task, batch):
+        eval_clean_step(task, {**batch, "images": batch["images"] * float("nan")})
 
-    FGVCTask.evaluate = evaluate_poisoned
+    FGVCTask.eval_step = eval_poisoned_step
 
 if os.environ.get("MEMORY"):
     limited_rank, most_training, most_evaluating, first_limited = os.environ["MEMORY"].split()
@@ -129,6 +128,6 @@ if os.environ.get("LOSS_SCALING"):
             super().__init__(*arguments, **options)
             self.scaler = torch.amp.GradScaler("cpu")
 
-    trainer_module.Accelerator = Scaling
+    setup.Accelerator = Scaling
 
 sys.exit(cli.main(["train", *sys.argv[1:]]))

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 from dual_cross_attention.errors import TrainingDivergedError
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
 from dual_cross_attention.tasks import fgvc_data as fgvc
+from dual_cross_attention.training import divergence, setup
 from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, verify
 from dual_cross_attention.training.step_log import SMALLEST_SCALE, StepLog
@@ -66,13 +67,13 @@ def assert_same_state(ours, theirs):
 def states_before_steps(monkeypatch):
     """Of a training that follows: the state before each of its steps, from the second on."""
     states = {}
-    attend = Trainer._attend
+    after_step = Trainer._after_step
 
     def keep(trainer):
-        states[trainer.step + 1] = tree_map_only(torch.Tensor, torch.clone, trainer.parallel.state())
-        attend(trainer)
+        states[trainer.state.step + 1] = tree_map_only(torch.Tensor, torch.clone, trainer.strategy.state_dict())
+        after_step(trainer)
 
-    monkeypatch.setattr(Trainer, "_attend", keep)
+    monkeypatch.setattr(Trainer, "_after_step", keep)
     return states
 
 
@@ -162,7 +163,7 @@ def test_no_room_for_it(dcal, small, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainer_module, "save_diverged", full)
+    monkeypatch.setattr(divergence, "save_diverged", full)
     break_steps(monkeypatch, FGVCTask, {7}, "loss")
     outcome = dcal("train", *small, "--output_dir", tmp_path)
     assert outcome.status == 3 and f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in outcome.err
@@ -193,7 +194,7 @@ def make_scaled_trainer(make_trainer, monkeypatch):
             super().__init__(*arguments, **options)
             self.scaler = torch.amp.GradScaler("cpu")
 
-    monkeypatch.setattr(trainer_module, "Accelerator", Scaling)
+    monkeypatch.setattr(setup, "Accelerator", Scaling)
 
     def make(interval=1, **settings):
         trainer = make_trainer(clip_grad=None, **settings)
@@ -210,7 +211,7 @@ def test_an_overflow_is_no_divergence(make_scaled_trainer, monkeypatch, interval
     break_steps(monkeypatch, FGVCTask, {3, 6}, "gradient")
     trainer = make_scaled_trainer(interval)
     trainer.fit()
-    assert trainer.step == 10 and trainer.accelerator.scaler.get_scale() == 2.0**14
+    assert trainer.state.step == 10 and trainer.accelerator.scaler.get_scale() == 2.0**14
     for step, skipped in ((3, True), (4, False), (6, True)):
         before, after = (
             {place: value for place, value in flat(states[number]).items() if place.startswith(".task")}
@@ -246,7 +247,7 @@ def test_a_scaler_goes_on_where_it_was(make_scaled_trainer, monkeypatch, tmp_pat
     second = make_scaled_trainer(output_dir=str(tmp_path / "two"), resume_from=source)
     assert second.accelerator.scaler.get_scale() == 2.0**15
     second.fit()
-    assert_same_state(second.parallel.state(), first.parallel.state())
+    assert_same_state(second.strategy.state_dict(), first.strategy.state_dict())
 
 
 @pytest.mark.parametrize("interval", [1, 10])

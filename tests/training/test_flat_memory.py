@@ -13,21 +13,21 @@ from dual_cross_attention.training.trainer import Trainer
 def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch):
     """Resident memory and living tensors, with a checkpoint every 100 steps and an evaluation every 1,000."""
     seen = []
-    attend = Trainer._attend
+    after_step = Trainer._after_step
     process = psutil.Process()
 
     def measure(trainer):
-        attend(trainer)
-        if trainer.step % 100 == 0:
-            trainer._save()
-        if trainer.step % 1000 == 0:
-            trainer.writer.wait()
-            trainer.writer._thread.submit(int).result()  # only now has the thread let go of what it wrote
+        after_step(trainer)
+        if trainer.state.step % 100 == 0:
+            trainer.checkpoints.save(trainer.state)
+        if trainer.state.step % 1000 == 0:
+            trainer.checkpoints.writer.wait()
+            trainer.checkpoints.writer._thread.submit(int).result()  # only now has the thread let go of what it wrote
             gc.collect()
             tensors = sum(type(item) in (torch.Tensor, torch.nn.Parameter) for item in gc.get_objects())
-            seen.append((trainer.step, process.memory_info().rss / 2**20, tensors))
+            seen.append((trainer.state.step, process.memory_info().rss / 2**20, tensors))
 
-    monkeypatch.setattr(Trainer, "_attend", measure)
+    monkeypatch.setattr(Trainer, "_after_step", measure)
     settings = {"backbone_kwargs": {"patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 3}}
     make_trainer(birds * 5, batch_size=2, epochs=50, eval_every=5, lr=1e-5, **settings).fit()
     print(f"\nstep, MiB, tensors: {seen}")

@@ -12,7 +12,7 @@ from dual_cross_attention.data import collate
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
-from dual_cross_attention.training.oom import Pieces, is_out_of_memory
+from dual_cross_attention.training.oom import MicroBatchChunks, is_out_of_memory
 
 SAID = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …"),
@@ -66,7 +66,7 @@ def test_the_step_is_that_of_the_whole_batch(make_trainer, birds, monkeypatch, t
             row = trainer.fit()
         assert set(passed) == ({4} if limit else {16})
         trained.append({name: value.detach().clone() for name, value in trainer.task.named_parameters()})
-        rates.append((row["lr"], trainer.schedule.base_values, trainer.step))
+        rates.append((row["lr"], trainer.schedule.base_values, trainer.state.step))
     assert rates[0] == rates[1]
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
@@ -83,8 +83,8 @@ def test_gradients_in_pieces_are_those_of_the_whole(make_trainer, birds, ablatio
     for number in (1, 4):
         trainer = make_trainer(ablation=ablation, drop_path_rate=0.0)
         trainer.task.train()
-        trainer.pieces.number = number
-        for part, weight in trainer.pieces.cut(batch):
+        trainer.chunks.count = number
+        for part, weight in trainer.chunks.split(batch):
             (trainer.task.training_step(part)["loss"] * weight).backward()
         gradients.append({name: parameter.grad for name, parameter in trainer.task.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -122,12 +122,12 @@ def test_it_is_remembered_without_room_to_write_it_down(make_trainer, monkeypatc
     without_memory(monkeypatch, 8)
     trainer = make_trainer(epochs=1, ablation="sa_only")
 
-    def full(pieces):
+    def full(chunks):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Pieces, "_keep", full)
+    monkeypatch.setattr(MicroBatchChunks, "_keep", full)
     trainer.fit()
-    assert trainer.pieces.number == 2 and not trainer.folder.memory.exists()
+    assert trainer.chunks.count == 2 and not trainer.folder.memory.exists()
 
 
 def test_random_numbers_of_pieces_are_their_own(make_trainer, monkeypatch):
@@ -155,7 +155,7 @@ def test_below_the_least_it_ends_and_says_what_helps(dcal, small, small_reid, tm
     outcome = dcal("train", *flags, "--ablation", ablation, "--output_dir", tmp_path)
     assert outcome.status == 2 and not passed
     (line,) = outcome.err.splitlines()
-    assert f"and {least} (CUDA out of memory): what helps, the first things first: " in line
+    assert f"and {least} (CUDA out of memory): what helps, in this order: " in line
     order = ["--use_gradient_checkpointing true", "--precision bf16", "--img_size", "--ablation", "fsdp", "--backbone"]
     places = [line.index(each) for each in order]
     assert places == sorted(places)
@@ -257,19 +257,19 @@ def test_what_says_something_else(error):
     assert not is_out_of_memory(error)
 
 
-# --- Pieces ---
+# --- MicroBatchChunks ---
 
 
-def pieces_of(tmp_path, batch_size, unit=1, smallest=1, device="cpu"):
-    return Pieces(batch_size, unit, smallest, tmp_path / "memory.json", torch.device(device))
+def chunks_of(tmp_path, batch_size, unit=1, smallest=1, device="cpu"):
+    return MicroBatchChunks(batch_size, unit, smallest, tmp_path / "memory.json", torch.device(device))
 
 
 @given(st.integers(1, 8), st.integers(1, 40), st.integers(1, 64), st.integers(1, 3))
 def test_every_image_is_in_one_piece(tmp_path_factory, unit, units, number, smallest_units):
     images, smallest = unit * units, unit * smallest_units
-    pieces = pieces_of(tmp_path_factory.getbasetemp() / "none", images, unit, smallest)
-    pieces.number = number
-    cut = list(pieces.cut({"labels": torch.arange(images), "images": torch.arange(images) * 2}))
+    chunks = chunks_of(tmp_path_factory.getbasetemp() / "none", images, unit, smallest)
+    chunks.count = number
+    cut = list(chunks.split({"labels": torch.arange(images), "images": torch.arange(images) * 2}))
     assert torch.cat([part["labels"] for part, _ in cut]).tolist() == list(range(images))
     assert all(torch.equal(part["images"], part["labels"] * 2) for part, _ in cut)
     sizes = [len(part["labels"]) for part, _ in cut]
@@ -281,15 +281,15 @@ def test_every_image_is_in_one_piece(tmp_path_factory, unit, units, number, smal
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3))
-def test_all_alike_are_cut_into_as_many_pieces(tmp_path_factory, images, number, smallest):
+def test_pad_are_cut_into_as_many_pieces(tmp_path_factory, images, number, smallest):
     """What is too much has the shape of a piece, and no share."""
     plain, alike = (
-        Pieces(20, 1, smallest, tmp_path_factory.getbasetemp() / "none", torch.device("cpu"), all_alike)
-        for all_alike in (False, True)
+        MicroBatchChunks(20, 1, smallest, tmp_path_factory.getbasetemp() / "none", torch.device("cpu"), pad)
+        for pad in (False, True)
     )
-    plain.number = alike.number = number
+    plain.count = alike.count = number
     batch = {"labels": torch.arange(images)}
-    expected, cut = list(plain.cut(batch)), list(alike.cut(batch))
+    expected, cut = list(plain.split(batch)), list(alike.split(batch))
     assert len(cut) == number if images >= smallest else len(cut) >= 1
     for (part, weight), (other, other_weight) in zip(expected, cut, strict=False):
         assert torch.equal(part["labels"], other["labels"]) and weight == other_weight
@@ -311,17 +311,17 @@ def test_all_alike_are_cut_into_as_many_pieces(tmp_path_factory, images, number,
 )
 def test_what_is_not_of_this_device_is_found_out_again(tmp_path, kept):
     (tmp_path / "memory.json").write_text(kept)
-    assert pieces_of(tmp_path, 16).number == 1
+    assert chunks_of(tmp_path, 16).count == 1
 
 
 def test_the_number_is_kept(tmp_path):
-    pieces = pieces_of(tmp_path, 16)
-    pieces.double("why", "where")
-    pieces.double("why", "where")
-    assert pieces_of(tmp_path, 16).number == 4 and pieces_of(tmp_path, 2).number == 1
-    pieces.number = 16
+    chunks = chunks_of(tmp_path, 16)
+    chunks.double("why", "where")
+    chunks.double("why", "where")
+    assert chunks_of(tmp_path, 16).count == 4 and chunks_of(tmp_path, 2).count == 1
+    chunks.count = 16
     with pytest.raises(InputError, match=r"with 1 images at a time, and 1 image is the least \(why\): .*; where"):
-        pieces.double("why", "where")
+        chunks.double("why", "where")
 
 
 def test_a_half_taken_step_is_not_taken_again(make_trainer, monkeypatch):
@@ -334,4 +334,4 @@ def test_a_half_taken_step_is_not_taken_again(make_trainer, monkeypatch):
     monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
     with pytest.raises(InputError, match=r"out of memory for the optimizer's state .*--parallel fsdp"):
         trainer.fit()
-    assert trainer.step == 0
+    assert trainer.state.step == 0

@@ -82,7 +82,7 @@ def test_a_slow_one_is_not_hung(monkeypatch):
             return given
 
     dataset = loaders.ImageDataset(loaders.ImageList([], []), None, training=False)
-    batches = loaders.Batches(dataset, loaders.SequentialOrder(0, 1), num_workers=1, timeout=5)
+    batches = loaders.Batches(dataset, loaders.SequentialBatchSampler(0, 1), num_workers=1, timeout=5)
     slow = Slow()
     assert batches._next_of(slow) == {"a": 1}
     with pytest.raises(RuntimeError, match="other"):

@@ -12,7 +12,7 @@ import pytest
 from dual_cross_attention.errors import InterruptedRun
 from dual_cross_attention.training import run as training
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, verify
-from dual_cross_attention.training.signals import IMPATIENT, LEFT_EARLY, Interruptions, ending_at_once
+from dual_cross_attention.training.signals import LEFT_EARLY, REPEAT_SECONDS, SignalHandler, exit_on_signal
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = {
@@ -97,7 +97,7 @@ def test_a_signal_between_start_and_training(train_until, tasks, undisturbed, as
 
 def test_a_second_ctrl_c_while_it_starts(train_until, tasks, tmp_path):
     """Where the first one has to wait."""
-    twice = {"does": "SIGINT SIGINT", "pause": IMPATIENT + 0.2}
+    twice = {"does": "SIGINT SIGINT", "pause": REPEAT_SECONDS + 0.2}
     ended = train_until(tasks["fgvc"], tmp_path / "run", kind="write text", **twice)
     assert (ended.status, ended.err) == (130, "dcal: left at once, nothing saved since the last checkpoint\n")
     assert train_until(tasks["fgvc"], tmp_path / "run").status == 0
@@ -115,7 +115,7 @@ def test_again_and_again(train_until, tasks, undisturbed, assert_same_results, t
 @pytest.mark.parametrize(("kind", "number"), [("backward, before", 9), ("write state or progress", 2000)])
 def test_a_second_ctrl_c_leaves_at_once(train_until, tasks, undisturbed, assert_same_results, tmp_path, kind, number):
     """130, nothing saved any more, nothing damaged."""
-    twice = {"does": "SIGINT SIGINT", "pause": IMPATIENT + 0.2}
+    twice = {"does": "SIGINT SIGINT", "pause": REPEAT_SECONDS + 0.2}
     ended = train_until(tasks["fgvc"], tmp_path / "run", kind=kind, number=number, **twice)
     assert (ended.status, ended.err) == (130, "dcal: left at once, nothing saved since the last checkpoint\n")
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["epoch_0001"]
@@ -143,17 +143,17 @@ def test_a_run_can_be_left_while_it_waits_for_a_image(train_until, tasks, tmp_pa
 def test_a_signal_within_a_library_that_fails():
     """As in a collective that loses its other processes: Python hears of the signal when the error is on its way."""
     calls = map(ctypes.CDLL(None)["raise"], [signal.SIGTERM, object()])  # the second argument is none that C knows
-    with Interruptions() as asked, pytest.raises(InterruptedRun, match=r"^SIGTERM: left before the first step"):
+    with SignalHandler() as asked, pytest.raises(InterruptedRun, match=r"^SIGTERM: left before the first step"):
         training._starting(asked, lambda: list(calls))
 
 
-# --- Interruptions ---
+# --- SignalHandler ---
 
 
 def test_a_signal_while_libraries_are_loaded(tmp_path):
     """In a process of its own, which loads one that takes long; the status is that of any other moment."""
     (tmp_path / "slow.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM); import this")
-    code = "from dual_cross_attention.training.signals import *\nwith ending_at_once(): import slow"
+    code = "from dual_cross_attention.training.signals import *\nwith exit_on_signal(): import slow"
     path = os.pathsep.join((str(ROOT), str(tmp_path)))
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
@@ -164,14 +164,14 @@ def test_a_signal_while_libraries_are_loaded(tmp_path):
 
 def test_handlers_are_put_back_once_libraries_are_loaded():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with ending_at_once():
+    with exit_on_signal():
         assert all(signal.getsignal(number) != handler for number, handler in before.items())
     assert before == {number: signal.getsignal(number) for number in before}
 
 
 def test_a_signal_is_a_request():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    asked = Interruptions()
+    asked = SignalHandler()
     with asked:
         assert asked.requested is None
         signal.raise_signal(signal.SIGTERM)
@@ -182,7 +182,7 @@ def test_a_signal_is_a_request():
 
 def test_they_are_caught_to_the_end_of_the_outermost():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    asked = Interruptions()
+    asked = SignalHandler()
     with asked:
         with asked:
             pass
@@ -192,12 +192,12 @@ def test_they_are_caught_to_the_end_of_the_outermost():
 
 
 def test_a_signal_is_raised_where_nothing_can_be_half_done():
-    asked = Interruptions()
+    asked = SignalHandler()
     with asked:
-        with pytest.raises(InterruptedRun, match="SIGINT"), asked.at_once():
+        with pytest.raises(InterruptedRun, match="SIGINT"), asked.raise_immediately():
             signal.raise_signal(signal.SIGINT)
             raise AssertionError("not reached")
-        with pytest.raises(InterruptedRun, match="SIGINT"), asked.at_once():
+        with pytest.raises(InterruptedRun, match="SIGINT"), asked.raise_immediately():
             raise AssertionError("not reached either: it was asked for before")
 
 
@@ -207,7 +207,7 @@ def test_no_handler_takes_it_for_an_error():
 
 
 def test_a_reading_process_leaves_it_to_the_one_that_trains():
-    asked = Interruptions()
+    asked = SignalHandler()
     with asked:
         child = os.fork()
         if not child:

@@ -16,7 +16,7 @@ from dual_cross_attention.errors import TrainingDivergedError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints
-from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.trainer import Trainer
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
@@ -24,8 +24,8 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 
 def step_of(trainer, *batches):
     """One step of the optimizer on these micro-batches."""
-    share = Shares(len(batches), len(batches)).of(0)
-    return trainer.optimizer_step.take(1, share, iter(batches), lambda images: None)
+    share = MicroBatchPartition(len(batches), len(batches)).micro_batches_of(0)
+    return trainer.optimizer_step.run(1, share, iter(batches), lambda images: None)
 
 
 def rows_of(trainer):
@@ -59,14 +59,16 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
     assert all(abs(w) <= 0.1 + 1e-6 for w in weights)
 
 
-def test_images_are_told_the_epoch(make_trainer, birds):
-    class Told(list):
-        def set_epoch(self, epoch):
-            told.append(epoch)
-
-    told = []
-    make_trainer(Told(birds[:32]), eval_every=2).fit()
-    assert told == [1, 2, 0]  # the evaluation tells its images 0
+def test_images_are_read_by_their_epoch(make_trainer, birds, monkeypatch):
+    trainer = make_trainer(birds[:32], eval_every=2)
+    samples, read = type(trainer.train_batches.dataset), []
+    get = samples.__getitem__
+    monkeypatch.setattr(samples, "__getitem__", lambda dataset, key: (read.append(key), get(dataset, key))[1])
+    trainer.fit()
+    epochs = [[key for key in read if key.epoch == epoch] for epoch in (1, 2, 0)]
+    assert epochs[0] + epochs[1] + epochs[2] == read  # 0: the evaluation
+    assert all(sorted(key.index for key in keys) == list(range(32)) for keys in epochs)
+    assert not any(key.repeat for key in read)
 
 
 def test_losses_are_means_of_the_epoch_and_weights_are_its_last(make_trainer, monkeypatch):
@@ -113,7 +115,7 @@ def test_variables_of_accelerate_change_nothing(make_trainer, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     trainer = make_trainer()
-    assert trainer.parallel.wrapped is trainer.task
+    assert trainer.strategy.wrapped is trainer.task
     assert trainer.accelerator.gradient_accumulation_steps == 1
 
 
@@ -329,7 +331,7 @@ def test_an_evaluation_that_is_not_finite_names_the_checkpoint(make_trainer, mon
 
     def poisoned(model, images, *more):
         out = predict(model, images, *more)
-        if not model.training and trainer.epoch == 1:
+        if not model.training and trainer.state.epoch == 1:
             out.logits["glca"] = out.logits["glca"] * math.inf
         return out
 
@@ -395,7 +397,7 @@ def test_bfloat16(make_trainer):
 
 def test_the_best_model_is_kept_and_a_tie_keeps_the_earlier(make_trainer, monkeypatch):
     scores = iter([10.0, 30.0, 30.0, 20.0])
-    monkeypatch.setattr(FGVCTask, "evaluate", lambda task, loader: {"top1": next(scores), "not a column": 1.0})
+    monkeypatch.setattr(FGVCTask, "compute_metrics", lambda task: {"top1": next(scores), "not a column": 1.0})
     trainer = make_trainer(epochs=4)
     best = trainer.fit()
     assert (best["epoch"], best["val/top1"]) == (2, 30.0)

@@ -1,26 +1,25 @@
-"""P x K batches of more images than are shuffled at a time."""
+"""P x K batches of more images than are shuffled at once."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from dual_cross_attention.data.reid.sampler import IdentitySampler, batches_of
-from dual_cross_attention.data.samplers import BatchOrder
+from dual_cross_attention.data.samplers import EpochBatchSampler, SampleKey
 
 
-class IdentityBlocks(BatchOrder):
+class BlockIdentitySampler(EpochBatchSampler):
     """Micro-batches as of `IdentitySampler`, of blocks of whole identities, one block after the other.
 
-    The order of the blocks is drawn from seed and epoch, and each block's batches from those and its number. What lies
-    in memory is a block, and any batch is reached without drawing those of the blocks before it. Numbers of images
-    are those of `IdentitySampler`.
+    The order of the blocks is seeded by seed and epoch, and each block's batches by those and its number. Only one
+    block is in memory, and a batch is reached without computing the batches of the blocks before it.
 
     Args:
         counts: images of each identity, which lie next to each other in this order.
         identities_per_batch: P.
         images_per_identity: K.
         seed: of the order.
-        block: images of a block, about; one has P identities at least.
+        block: approximate number of images of a block; a block has at least P identities.
 
     Raises:
         InputError: P or K below 1, or fewer than P identities.
@@ -58,18 +57,16 @@ class IdentityBlocks(BatchOrder):
     def _sampler(self, block: int) -> IdentitySampler:
         own = self.counts[self.bounds[block] : self.bounds[block + 1]]
         labels = np.repeat(np.arange(len(own)), own)
-        # 0 would give the numbers that the order of the blocks is drawn from; a single block is as if there were none.
+        # 0 would seed as the order of the blocks is seeded; a single block gives the batches of `IdentitySampler`.
         stream = (1 + block,) if len(self.bounds) > 2 else ()
         return IdentitySampler(labels, self.identities_per_batch, self.images_per_identity, self.seed, stream)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        total = int(self.starts[-1])
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
         for block in np.random.default_rng((self.seed, epoch)).permutation(len(self.sizes)):
             if start >= self.sizes[block]:
                 start -= self.sizes[block]
                 continue
             sampler, first = self._sampler(block), int(self.starts[self.bounds[block]])
             for batch in sampler.batches(epoch, start):
-                times_and_own = (divmod(image, sampler.num_images) for image in batch)
-                yield [first + own + times * total for times, own in times_and_own]
+                yield [key._replace(index=first + key.index) for key in batch]
             start = 0

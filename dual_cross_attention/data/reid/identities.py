@@ -22,8 +22,8 @@ class IdentityList:
         images: where to read them, or the images themselves.
         identities: whole numbers from 0, as many as images.
         cameras: whole numbers, as many as images.
-        block: how many to shuffle at a time, see `IdentityBlocks`, for which an identity's images lie next to each
-            other; None: all, in any order.
+        block: how many to shuffle at a time, see `BlockIdentitySampler`, which expects an identity's images next to
+            each other; None: all, in any order.
     """
 
     images: Sequence[ImageSource]

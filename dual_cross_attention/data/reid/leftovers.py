@@ -1,4 +1,4 @@
-"""Images in the folder of a split that the layout does not take: counted and named, so that none is left out unsaid."""
+"""Images in the folder of a split that the layout does not read: warnings with their number and an example."""
 
 import os
 from collections.abc import Iterable

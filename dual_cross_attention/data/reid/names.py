@@ -21,7 +21,7 @@ def one_spelling(dataset: str, splits: Splits, warnings: list[str]) -> dict[str,
     """The same images, with one name for each identity and each camera that is written in two ways.
 
     `1` and `1.0` are one name, and so are the composed and the decomposed form of Unicode. A name that is written in
-    one way only stays as it is: runs of before know it by that.
+    one way only is unchanged, since existing runs have recorded it.
 
     Args:
         warnings: a line for identities and one for cameras is added.

@@ -24,17 +24,17 @@ class Sighting(NamedTuple):
 def parsed(
     files: list[Path], parse: Callable[[Path], Sighting | None], where: str, naming: str, warnings: list[str]
 ) -> list[Sighting]:
-    """What `parse` makes of each file; a warning counts those that it makes nothing of, and they are left out.
+    """Parses identity and camera of each file; files without them are left out and counted in a warning.
 
     Args:
         files: at least one.
-        parse: a file's identity and camera, or None.
-        where: the dataset and the file or folder that has them, for messages.
-        naming: what a file name should have.
-        warnings: a warning is added here.
+        parse: returns a file's identity and camera; None if its name has none.
+        where: the dataset and the file or folder that lists the files, for messages.
+        naming: what a file name should contain, for messages.
+        warnings: a warning is appended.
 
     Raises:
-        InputError: it makes nothing of any.
+        InputError: no file can be parsed.
     """
     sightings = [parse(file) for file in files]
     odd = [file for file, sighting in zip(files, sightings, strict=True) if sighting is None]

@@ -1,34 +1,29 @@
-"""Batches of P identities x K images: what a triplet loss needs to find its positives and negatives in."""
+"""Batches of P identities x K images, in which a triplet loss finds positives and negatives."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
-from dual_cross_attention.data.samplers import BatchOrder
+from dual_cross_attention.data.samplers import EpochBatchSampler, SampleKey
 from dual_cross_attention.errors import InputError
 
 
-class IdentitySampler(BatchOrder):
+class IdentitySampler(EpochBatchSampler):
     """Micro-batches of K images of each of P identities, the K next to each other.
 
-    Of N images, image i comes as i, and if it comes again in an epoch, as i + N, i + 2N, …: a `ImageDataset` then
-    augments it anew.
-
-    An epoch shows every image at least once. Each identity's images are shuffled and cut into groups of K, the last
-    one filled up with others of the same identity (repeated only where there are fewer than K). Every batch then takes
-    a group of P identities, drawn in proportion to the groups they have left, except that those with as many groups as
-    there are batches left must be in: so that no identity is left over for a batch with itself. To make all batches
-    full, some identities have a group or more drawn twice.
-
-    The order depends on seed and epoch only, and several processes that take whole batches in turn never share one.
+    An epoch shows every image at least once. Each identity's images are shuffled and split into groups of K; the last
+    group is filled with other images of the identity (repeated only where there are fewer than K). Every batch takes a
+    group of P identities, sampled in proportion to the groups that they have left; identities with as many groups as
+    there are batches left are always taken, so that none is left for a batch with itself. To make all batches full,
+    some identities get a group or more twice.
 
     Args:
         identities: label of each image.
         identities_per_batch: P.
         images_per_identity: K.
         seed: of the order.
-        stream: more numbers that the order is drawn from, beside seed and epoch.
+        stream: more numbers to seed the order with, beside seed and epoch.
 
     Raises:
         InputError: P or K below 1, or fewer than P identities.
@@ -69,21 +64,21 @@ class IdentitySampler(BatchOrder):
         self.num_batches = batches_of(self.groups, identities_per_batch)
         self.num_images = len(labels)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[list[int]]:
-        yield from islice(self._drawn(epoch), start, None)
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
+        yield from islice(self._all_batches(epoch), start, None)
 
-    def _drawn(self, epoch: int) -> Iterator[list[int]]:
+    def _all_batches(self, epoch: int) -> Iterator[list[SampleKey]]:
         random = np.random.default_rng((self.seed, epoch, *self.stream))
         left = self._fill_up(random)
-        queues = [self._cut(random, own, count) for own, count in zip(self.images, left, strict=True)]
-        times = np.zeros(self.num_images, dtype=np.int64)
+        queues = [self._split(random, own, count) for own, count in zip(self.images, left, strict=True)]
+        repeats = np.zeros(self.num_images, dtype=np.int64)
         for batches_left in range(self.num_batches, 0, -1):
             batch = []
             for identity in self._choose(random, left, batches_left):
                 left[identity] -= 1
                 for image in queues[identity][left[identity]]:
-                    batch.append(int(image + times[image] * self.num_images))
-                    times[image] += 1
+                    batch.append(SampleKey(epoch, int(image), int(repeats[image])))
+                    repeats[image] += 1
             yield batch
 
     def _fill_up(self, random: np.random.Generator) -> np.ndarray:
@@ -96,7 +91,7 @@ class IdentitySampler(BatchOrder):
             missing -= len(able)
         return groups
 
-    def _cut(self, random: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
+    def _split(self, random: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
         """`count` groups of K images, in which every image comes up, and none twice in a group if K allows."""
         size = self.images_per_identity
         shuffled = random.permutation(own)

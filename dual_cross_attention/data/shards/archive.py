@@ -2,8 +2,8 @@
 
 Notable:
 - block by block, with `TarInfo.frombuf`: `tarfile.open` reads extended headers of any size, and remembers all members;
-- nothing is unpacked, so no name can lead anywhere; names that would are refused all the same, since nobody has an
-  honest use for them.
+- nothing is unpacked, so no name can escape a folder; absolute names and names with `..` are rejected anyway, since
+  no valid dataset needs them.
 """
 
 import os

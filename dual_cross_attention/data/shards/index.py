@@ -128,7 +128,7 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
     except BaseException:
         shutil.rmtree(own, ignore_errors=True)
         raise
-    # Processes that read may need the path; it goes when this process has no more use for it, or ends.
+    # DataLoader workers may reopen the path; it is removed when the index is garbage-collected, or at exit.
     weakref.finalize(index, _remove, own, os.getpid())
     return index
 
@@ -335,7 +335,7 @@ def _usable(path: Path, folder: Path, fingerprints: dict[str, Any]) -> Index | N
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON of an index, and where its rows begin; it is checked as if a stranger had written it."""
+    """The JSON of an index, and where its rows begin; the file is untrusted, so all values are checked."""
     with open_regular(path) as file:
         line = file.readline(MAX_LABEL_BYTES)
     try:

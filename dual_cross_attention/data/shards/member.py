@@ -14,7 +14,7 @@ SHORT_NAME = 100  # bytes that a header has room for; longer names stand in a he
 
 
 class Member(NamedTuple):
-    """A regular file in a tar archive without compression; its escape name is ARCHIVE/NAME.
+    """A regular file in an uncompressed tar archive; `str(member)` is ARCHIVE/NAME.
 
     Args:
         archive: the file that it is in.

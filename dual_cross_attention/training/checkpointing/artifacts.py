@@ -1,4 +1,4 @@
-"""What a run leaves for its user: metrics.jsonl, the last and the best model."""
+"""Artifacts of a run: metrics.jsonl, last.safetensors and best.safetensors."""
 
 import json
 from pathlib import Path
@@ -15,17 +15,17 @@ from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import checkpoint_name, read_state, verify
 
 
-class Results:
-    """Writes an epoch's results once its checkpoint is there. What a full disk has kept from being written is kept.
+class ArtifactWriter:
+    """Writes metrics and models of an epoch after its checkpoint. What a full disk refused is written the next time.
 
     Args:
-        folder: where they go.
-        config: the settings, for the models' headers.
+        folder: of the run.
+        config: settings, for the headers of model files.
         classes: class names, for the same.
-        data: what the run is trained on, for the same.
+        data: fingerprint of the training data, for the same.
 
     Attributes:
-        rows: of metrics.jsonl that are still to be written.
+        rows: rows of metrics.jsonl that are not written yet.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Results:
         self._best: tuple[dict[str, Tensor], dict[str, float]] | None = None
 
     def add(self, row: dict[str, float], is_best: bool) -> None:
-        """The row of the epoch whose state `write` will be given."""
+        """Adds the row of the epoch whose state `write` gets next."""
         self.rows = [*self.rows, row]
         self._best_row = row if is_best else None
 
     def write(self, state: dict[str, Any]) -> None:
-        """All that was added since the last time that this worked.
+        """Writes everything added since the last successful call.
 
         Args:
             state: of the checkpoint after the epoch.
@@ -67,9 +67,9 @@ class Results:
 def complete_results(
     folder: RunFolder, config: TrainingConfig, progress: dict[str, Any], data: DataFingerprint | None = None
 ) -> None:
-    """Write the models and rows that are missing after a checkpoint: the run was killed, or the disk was full.
+    """Writes the artifacts that are missing after a checkpoint, since the run was killed or the disk was full.
 
-    Models come from the checkpoints of their epochs, as long as those exist.
+    Models are taken from the checkpoints of their epochs, where those still exist.
 
     Args:
         folder: of the run, locked.
@@ -78,7 +78,7 @@ def complete_results(
         data: the fingerprint of the data, for the models' headers.
 
     Raises:
-        InputError: a checkpoint holds something else.
+        InputError: a checkpoint holds no model.
         OSError, SafetensorError: it cannot be written.
     """
     written = folder.read_metrics()
@@ -89,12 +89,12 @@ def complete_results(
             source = folder.checkpoints / checkpoint_name(row["epoch"])
             if verify(source) is None:
                 save_model(path, _model_of(read_state(source)), config, progress["classes"], row, data)
-    for row in missing:  # last: as long as they are not there, the rest is looked at again
+    for row in missing:  # last: as long as a row is missing, the next start checks the models again
         folder.write_metrics(row)
 
 
 def _model_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The model's part of a checkpoint's state, under its own names."""
+    """The model's state dict out of a checkpoint's state."""
     inner = "model."
     try:
         return {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
@@ -103,7 +103,7 @@ def _model_of(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _metrics_in(path: Path) -> dict[str, float] | None:
-    """The row in a model file's header; None if there is no such file, or it cannot be read."""
+    """The metrics in a model file's header; None if the file is missing or invalid."""
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads((file.metadata() or {})["metrics"])
@@ -112,5 +112,5 @@ def _metrics_in(path: Path) -> dict[str, float] | None:
 
 
 def is_better(row: dict[str, Any], best: dict[str, Any], metric: str) -> bool:
-    """Whether an epoch is better than the best so far; one that was not evaluated never is."""
+    """Whether an epoch's metric exceeds the best so far; False for an epoch without evaluation."""
     return metric in row and (metric not in best or row[metric] > best[metric])

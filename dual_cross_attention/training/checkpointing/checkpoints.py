@@ -1,11 +1,11 @@
-"""Checkpoints that survive what machines do: written beside, flushed, renamed, checked by their hashes when read.
+"""Checkpoints: written atomically (temporary folder, fsync, rename) in a thread, verified by SHA-256 when read.
 
 A checkpoint is a folder: `state.pt` (tensors and plain containers; read with `weights_only=True`, so nothing in it is
-executed), `progress.json` (how far the run had come), and `manifest.json`, which has the size and the SHA-256 of both
-and is written last. Writing happens in a thread, while the training continues.
+executed), `progress.json` (`TrainProgress`), and `manifest.json`, which has the size and the SHA-256 of both and is
+written last.
 
     epoch_0003                  after the third epoch and its evaluation
-    epoch_0003_step_00001234    later, in the fourth epoch: 1,234 steps of the optimizer since the start
+    epoch_0003_step_00001234    in the fourth epoch, after 1,234 optimizer steps since the start of the run
 """
 
 import hashlib
@@ -26,43 +26,41 @@ from torch.utils._pytree import tree_map_only
 from dual_cross_attention.atomic_io import flush, make_folder
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import short_repr
+from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 
 KEPT = 2
-"""Newest checkpoints that are kept, beside that of the best epoch."""
+"""Number of the newest checkpoints to keep, beside that of the best epoch."""
 
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?", re.ASCII)
 STATE, PROGRESS, MANIFEST = "state.pt", "progress.json", "manifest.json"
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """After `epoch` epochs; in the middle of the next one, with the steps of the optimizer since the start."""
+    """Name of a checkpoint after `epoch` epochs; within the next epoch, with the optimizer steps since the start."""
     return f"epoch_{epoch:04d}" + (f"_step_{step:08d}" if step is not None else "")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a folder that were written to the end, oldest first."""
+    """Complete checkpoints in a folder, oldest first."""
     return [path for path in named_checkpoints(folder) if (path / MANIFEST).is_file()]
 
 
 def named_checkpoints(folder: Path) -> list[Path]:
-    """What has the name of a checkpoint, oldest first, whether it is whole or not."""
+    """Paths with the name of a checkpoint, oldest first, complete or not."""
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("epoch_*"))
     return [path for *_, path in sorted((*map(int, match.groups("-1")), path) for match, path in found if match)]
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """How far the run of a checkpoint had come, as it was saved; `verify` tells whether it still is what was written.
+    """Reads `progress.json`; its content is that of `TrainProgress.to_json`. `verify` detects changes since then.
 
     Raises:
-        InputError: it does not say.
+        InputError: it is missing or invalid.
     """
     try:
         progress = json.loads((path / PROGRESS).read_text())
         check_version(progress.pop("format_version", None), f"'{path / PROGRESS}'")
-        for name, (is_right, expected) in _PROGRESS_OF_A_RUN.items():
-            if not is_right(progress[name]):
-                raise ValueError(f"{name} is {short_repr(progress[name])}, expected {expected}")
+        TrainProgress.from_json(progress)
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -70,57 +68,8 @@ def read_progress(path: Path) -> dict[str, Any]:
     return progress
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_by_name(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(map(is_right, value.values()))
-
-
-def _is_row(value: Any) -> bool:
-    return _is_by_name(value, _is_number) and _is_count(value.get("epoch"))
-
-
-def _is_log(value: Any) -> bool:
-    def is_sum(pair: Any) -> bool:
-        return isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
-
-    return (
-        isinstance(value, dict)
-        and _is_by_name(value.get("sums"), is_sum)
-        and _is_by_name(value.get("latest"), _is_number)
-    )
-
-
-def _is_list(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and all(map(is_right, value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-_PROGRESS_OF_A_RUN: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "epoch": (_is_count, "a count"),
-    "step": (_is_count, "a count"),
-    "step_in_epoch": (_is_count, "a count"),
-    "batches_per_step": (lambda value: _is_count(value) and value > 0, "a count of at least 1"),
-    "pictures": (_is_count, "a count"),
-    "best": (lambda value: value == {} or _is_row(value), "a row of metrics.jsonl, or {}"),
-    "rows": (lambda value: _is_list(value, _is_row), "rows of metrics.jsonl"),
-    "log": (_is_log, "sums and latest values by name"),
-    "unreadable": (lambda value: _is_by_name(value, _is_text), "reasons by path"),
-    "classes": (lambda value: value and _is_list(value, _is_text), "a list of names"),
-}
-
-
 def verify(path: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; None if nothing is."""
+    """What differs between a checkpoint and its manifest; None if it is valid."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
         for name in (STATE, PROGRESS):
@@ -145,32 +94,32 @@ def _sha256(path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a run needs beside its progress, on CPU. Nothing in it is executed.
+    """Reads `state.pt` to the CPU, without executing code in it.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
-        # Not mapped (mmap=True): on a CPU the optimizer's state would stay in the file, and if that is cut short, or a
-        # network disk fails, the process ends by SIGBUS.
+        # No mmap=True: on a CPU the optimizer's state would stay in the file, and where that is truncated, or a network
+        # disk fails, SIGBUS would end the process.
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a reader raises on damaged or hostile bytes is not limited to any list of types
+    except Exception as error:  # damaged or hostile bytes can raise any type
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise InputError(f"cannot resume from '{path}': {reason}") from error
 
 
 class CheckpointWriter:
-    """Writes checkpoints, one at a time, while the training continues.
+    """Writes checkpoints in a thread, one at a time, while the training continues.
 
-    A full disk or a folder that cannot be written to does not end a run: it is told, what was there stays, and the next
-    checkpoint tries again.
+    A full disk or a folder without write permission does not end a run: a warning is shown, older checkpoints stay, and
+    the next checkpoint tries again.
 
     Args:
-        folder: where they go.
-        warn: is told what could not be written.
+        folder: of the checkpoints.
+        warn: called with a message about what could not be written.
 
     Attributes:
-        failed: what the last attempt could not do; None if it worked.
+        failed: a message about the last attempt; None if it succeeded.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]):
@@ -187,22 +136,22 @@ class CheckpointWriter:
         best: str | None = None,
         then: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        """Begin to write a checkpoint. Waits for the one before.
+        """Starts to write a checkpoint, after the previous one is written.
 
         Args:
             name: of its folder; see `checkpoint_name`.
             state: tensors in plain containers; copied before this returns, so training may change them.
-            progress: what JSON can hold.
-            best: name of a checkpoint that is kept however old it is.
-            then: to be called by the same thread once the checkpoint is there, with the copied state; also if there
-                was no room for the checkpoint: a model takes a third of it.
+            progress: serializable as JSON.
+            best: name of a checkpoint to keep, whatever its age.
+            then: called in the same thread after the checkpoint, with the copied state; also if the disk was too full
+                for the checkpoint: a model takes a third of it.
         """
         self.wait()
         copied = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
         self._writing = self._thread.submit(self._write, name, copied, progress, best, then)
 
     def wait(self) -> None:
-        """Until what was begun is written, or has failed."""
+        """Waits until the current checkpoint is written, or has failed."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
@@ -237,7 +186,7 @@ class CheckpointWriter:
             write_checkpoint(temporary, state, progress)
             put_in_place(temporary, target)
         except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its part is what others need
+            shutil.rmtree(temporary, ignore_errors=True)  # frees the space on a full disk
             raise
 
     def _remove_old(self, best: str | None) -> None:
@@ -247,7 +196,7 @@ class CheckpointWriter:
 
 
 def _remove(path: Path) -> None:
-    """Renamed first: half removed, it would look torn. The name is not that of a replaced one, which may come back."""
+    """Removes a checkpoint, renamed first: half removed, it would look damaged. `.old` is for replaced ones only."""
     leftover = path.with_name(f"{path.name}.outdated")
     shutil.rmtree(leftover, ignore_errors=True)
     path.rename(leftover)
@@ -256,7 +205,7 @@ def _remove(path: Path) -> None:
 
 
 def put_in_place(temporary: Path, target: Path) -> None:
-    """Gives a checkpoint its name. Whatever happens, one that had it before stays until then.
+    """Renames a temporary folder to its checkpoint name; a checkpoint of that name is kept until the rename succeeds.
 
     Raises:
         OSError: it cannot be renamed.
@@ -271,21 +220,21 @@ def put_in_place(temporary: Path, target: Path) -> None:
         with suppress(OSError):  # the next start tries again
             _put_back(replaced)
         raise
-    flush(target.parent)  # else a power cut could undo the new name and leave the old one without its files
+    flush(target.parent)  # otherwise a power cut could undo the rename, after the old files are gone
     shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _put_back(replaced: Path) -> None:
-    """Gives a replaced checkpoint its name again, if it is whole and the one in its place did not get that far."""
+    """Renames a replaced checkpoint back, if it is complete and the one that replaces it is not there."""
     target = replaced.with_suffix("")
     if (replaced / MANIFEST).is_file() and not target.exists():
         replaced.rename(target)
 
 
 def remove_leftovers(folder: Path, names: str = "epoch_*") -> None:
-    """What a run that was killed has left half written or half removed; nobody else may be writing there.
+    """Removes what a killed run left half written or half removed; the caller must hold the run's lock.
 
-    A checkpoint that was about to be replaced has its name again.
+    A checkpoint that was about to be replaced gets its name back.
 
     Args:
         names: pattern of the checkpoints' names.
@@ -301,7 +250,7 @@ def remove_leftovers(folder: Path, names: str = "epoch_*") -> None:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]) -> None:
-    """State (tensors on CPU), progress and manifest into a new folder, flushed to the disk.
+    """Writes state (tensors on CPU), progress and manifest into a new folder, and flushes them to the disk.
 
     Raises:
         OSError: it cannot be written.
@@ -317,7 +266,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
             if name == STATE:
                 try:
                     torch.save(content, counted)
-                except RuntimeError:  # PyTorch's writer turns what the file raised into its own
+                except RuntimeError:  # PyTorch's writer hides the error of the file
                     raise (counted.error or OSError("PyTorch could not write the state")) from None
             else:
                 counted.write(content)
@@ -332,7 +281,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
 
 
 class _CountedFile:
-    """A file that is written to, with what the manifest needs to know of it."""
+    """Counts the bytes written to a file and hashes them, for the manifest."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.bytes, self.hash = file, 0, hashlib.sha256()

@@ -1,1 +1,1 @@
-"""Several processes that train together."""
+"""Training on several ranks."""

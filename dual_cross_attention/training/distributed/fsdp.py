@@ -1,10 +1,11 @@
-"""FSDP: parameters, gradients and the optimizer's state split over processes, for backbones that do not fit one card.
+"""FSDP: parameters, gradients and optimizer state are sharded over ranks, for models that do not fit one GPU.
 
 Notable:
-- the unit is a block, whose parameters are gathered while it runs. Blocks are opened, not called, so each gets a method
-  through which they are run, and FSDP is told of it;
-- nothing is cast: autocast does that, as without FSDP, so a step computes what it would compute on one process;
-- gradients are split after every micro-batch. To accumulate them whole would take the memory that this is to save.
+- the unit is a transformer block, whose parameters are gathered while it runs. The model calls the parts of a block,
+  not the block itself, so each block gets a method that runs them, and FSDP registers that method;
+- FSDP casts nothing: autocast does, as without FSDP, so a step computes what it would compute on one rank;
+- gradients are reduce-scattered after every micro-batch: accumulating full gradients would take the memory that FSDP is
+  to save.
 """
 
 from collections.abc import Callable
@@ -19,15 +20,15 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from dual_cross_attention.tasks.task import Task
 
 
-def shard(task: Task, device: torch.device, processes: int) -> None:
-    """Split a task's parameters over the processes, in place; before its optimizer is built. Names stay.
+def shard(task: Task, device: torch.device, world_size: int) -> None:
+    """Shards a task's parameters over the ranks, in place; call before its optimizer is built. Names stay.
 
     Args:
-        task: with the same weights in every process.
-        device: where they go.
-        processes: how many there are.
+        task: with the same weights on every rank.
+        device: where the shards go.
+        world_size: number of ranks.
     """
-    mesh, model = init_device_mesh(device.type, (processes,)), task.model
+    mesh, model = init_device_mesh(device.type, (world_size,)), task.model
     for block in model.backbone.blocks:
         fully_shard(block, mesh=mesh)
         block.run_opened = MethodType(_run_opened, block)
@@ -36,12 +37,13 @@ def shard(task: Task, device: torch.device, processes: int) -> None:
     for block in model.glca_blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)  # the rest: stem, norms, heads, loss weights
-    task.to(device)  # what is split is there already; buffers may not be
-    register_fsdp_forward_method(task, "evaluate")
+    task.to(device)  # shards are on it already; buffers may not be
+    register_fsdp_forward_method(task, "eval_step")
+    register_fsdp_forward_method(task, "compute_metrics")  # which may run the necks
 
 
 def is_sharded(task: nn.Module) -> bool:
-    """Whether `shard` has split its parameters."""
+    """Whether `shard` was applied to a task."""
     return isinstance(task, FSDPModule)
 
 
@@ -50,7 +52,7 @@ def _run_opened(block: nn.Module, run_block: Callable, *given: Any) -> Any:
 
 
 def _gathered(run_block: Callable) -> Callable:
-    """The same function of a block, with the block's parameters gathered around it."""
+    """Wraps a function of a block so that the block's parameters are gathered while it runs."""
 
     def run(block: nn.Module, *given: Any) -> Any:
         return block.run_opened(run_block, *given)

@@ -1,9 +1,9 @@
-"""Where the processes of a launch meet, so that those of a restart do not look for the dead.
+"""Gives each elastic restart its own store prefix, so ranks never read stale addresses.
 
-torchrun restarts all workers when one dies (`--max-restarts`), and since PyTorch 2.5 lends every attempt the same
-store. There, the addresses of the attempt before are still written, and PyTorch's backends connect to them in vain
-(PyTorch's issue 135712). The number of the attempt is no help: each node counts its own. So the processes of an attempt
-agree on a name of their own first, under which everything else is written.
+torchrun restarts all workers when one dies (`--max-restarts`), and since PyTorch 2.5 gives every attempt the same
+store. It still holds the addresses of the previous attempt, and PyTorch's backends try to connect to them (PyTorch's
+issue 135712). The attempt's number cannot be the prefix, since each node counts its own. So the ranks of an attempt
+first agree on a random prefix, under which everything else is written.
 """
 
 import os
@@ -18,47 +18,49 @@ from dual_cross_attention.data.loaders import PATIENCE as READING_PATIENCE
 from dual_cross_attention.data.loaders import READING_ATTEMPTS
 
 POLL = 0.05  # seconds
-PATIENCE = timedelta(minutes=10)  # for processes that take long to start
-WAITING = timedelta(seconds=READING_ATTEMPTS * READING_PATIENCE) + PATIENCE
-"""How long a process waits for the others: longer than one may wait for those that read its images."""
+STARTUP_TIMEOUT = timedelta(minutes=10)
+"""How long ranks wait for one that is slow to start."""
+COLLECTIVE_TIMEOUT = timedelta(seconds=READING_ATTEMPTS * READING_PATIENCE) + STARTUP_TIMEOUT
+"""How long a rank waits in a collective: longer than another may wait for its DataLoader workers."""
 
 
-def meeting_point() -> dict[str, Any]:
-    """Arguments of `init_process_group`: how long to wait for one another and, where processes are restarted, where."""
-    waiting = {"timeout": WAITING}
+def process_group_options() -> dict[str, Any]:
+    """Arguments of `init_process_group`: the timeout and, where workers may be restarted, a store with a prefix."""
+    options = {"timeout": COLLECTIVE_TIMEOUT}
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
-        return waiting
-    rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or processes == 1:
-        return waiting
+        return options
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or world_size == 1:
+        return options
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, timeout=PATIENCE)
-    return waiting | {"store": PrefixStore(agree(store, rank, processes), store), "rank": rank, "world_size": processes}
+    store = TCPStore(address, port, is_master=False, timeout=STARTUP_TIMEOUT)
+    prefix = agree_on_prefix(store, rank, world_size)
+    return options | {"store": PrefixStore(prefix, store), "rank": rank, "world_size": world_size}
 
 
-def agree(store: Store, rank: int, processes: int) -> str:
-    """A name that the living processes of an attempt share, and no other attempt does.
+def agree_on_prefix(store: Store, rank: int, world_size: int) -> str:
+    """A random prefix that all live ranks of an attempt get, and no other attempt has.
 
-    The first one invents it. It must not just write it down, since the others could read that of an attempt before: so
-    each of them asks under a name of its own, and is answered under that.
+    Rank 0 chooses it. It cannot write it under a fixed key, where others could read that of a previous attempt. So each
+    of the other ranks asks under a random name, and gets its answer under that name.
 
     Args:
-        store: which earlier attempts have written to.
-        rank, processes: this process, and how many there are.
+        store: may hold keys of previous attempts.
+        rank, world_size: this process, and the number of processes.
 
     Raises:
-        torch.distributed.DistStoreError: the first process has not answered in the store's time.
+        torch.distributed.DistStoreError: rank 0 has not answered within the store's timeout.
     """
     own = uuid4().hex
     if rank:
         store.set(f"dcal/asks/{rank}", own)
-        name = store.get(f"dcal/answer/{own}").decode()
-        store.set(f"dcal/{name}/has_read/{rank}", "")
-        return name
-    others = set(range(1, processes))
+        prefix = store.get(f"dcal/answer/{own}").decode()
+        store.set(f"dcal/{prefix}/has_read/{rank}", "")
+        return prefix
+    others = set(range(1, world_size))
     while others:
         for other in list(others):
-            if store.check([f"dcal/asks/{other}"]):  # maybe of one that is dead: its answer stays unread
+            if store.check([f"dcal/asks/{other}"]):  # may be of a dead rank: then the answer stays unread
                 store.set(f"dcal/answer/{store.get(f'dcal/asks/{other}').decode()}", own)
             if store.check([f"dcal/{own}/has_read/{other}"]):
                 others.remove(other)

@@ -1,4 +1,4 @@
-"""One process, or several that train together: gradients averaged, a state that does not tell how many there were."""
+"""One or several ranks behind one interface: DDP or FSDP, collectives, a state dict for any number of ranks."""
 
 import os
 import warnings
@@ -22,32 +22,32 @@ from dual_cross_attention.training.held_weights import hold_absent_weights
 from dual_cross_attention.training.optimizers import complete_state
 
 
-def ddp_options(leaves_out_parameters: bool) -> DistributedDataParallelKwargs:
-    """How DDP is to wrap a task.
+def ddp_options(has_unused_parameters: bool) -> DistributedDataParallelKwargs:
+    """How Accelerate configures DDP.
 
     Args:
-        leaves_out_parameters: some steps have no gradient for some parameters, for which DDP would wait. In a step that
-            has them all, it then warns that it looked in vain.
+        has_unused_parameters: some steps have no gradient for some parameters, for which DDP would wait. In a step that
+            has all of them, DDP would warn that it searched for nothing; the warning is silenced.
     """
-    if leaves_out_parameters:
+    if has_unused_parameters:
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
-    # gradient_as_bucket_view: else gradients take their memory twice
-    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=leaves_out_parameters)
+    # gradient_as_bucket_view: otherwise gradients take their memory twice
+    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=has_unused_parameters)
 
 
-class Parallel:
-    """A task and its optimizer, on the device, with gradients averaged over all processes: DDP, or FSDP if the task is
-    sharded.
+class DistributedStrategy:
+    """A task and its optimizer on the device, with gradients averaged over ranks: by DDP, or FSDP if it is sharded.
 
     Args:
-        accelerator: knows device, precision and processes; made with `ddp_options`.
-        task: is moved to the device, unless it was sharded, and is there.
-        optimizer: of its parameters.
+        accelerator: device, precision and ranks; created with `ddp_options`.
+        task: is moved to the device, unless `shard` has.
+        optimizer: of the task's parameters.
 
     Attributes:
-        wrapped: to be called in place of the task, for a training step.
-        optimizer: to be stepped in place of the one given; with fp16, it scales back.
-        plain_optimizer: the one given.
+        wrapped: call this in place of the task in a training step.
+        optimizer: step this in place of `plain_optimizer`; with fp16 it unscales gradients.
+        plain_optimizer: the given optimizer.
+        sharded: whether parameters are sharded (FSDP).
     """
 
     def __init__(self, accelerator: Accelerator, task: Task, optimizer: Optimizer):
@@ -56,59 +56,79 @@ class Parallel:
         self.wrapped: nn.Module
         if self.sharded:
             self.wrapped, self.optimizer = task, accelerator.prepare(optimizer)
-            # A forward pass projects w where it was gathered, which is a copy.
+            # A forward pass projects w after it is gathered, which changes a copy only.
             if isinstance(task.weighting, UncertaintyWeighting):
                 optimizer.register_step_post_hook(lambda *_: task.weighting.project())
         else:
             self.wrapped, self.optimizer = accelerator.prepare(task, optimizer)
-            # Of DDP, before forward passes; `RunningStatistics` keeps buffers alike.
+            # DDP would broadcast buffers before forward passes; `BatchNormStatistics` keeps them alike.
             self.wrapped.broadcast_buffers = False
         if isinstance(task.weighting, UncertaintyWeighting):
             hold_absent_weights(optimizer, task.weighting)
 
     @property
-    def processes(self) -> int:
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
         return self.accelerator.num_processes
 
-    def accumulating(self) -> AbstractContextManager:
-        """Within this, gradients stay with their process: more of the same step are to come."""
+    def no_sync(self) -> AbstractContextManager:
+        """Within this context, DDP does not reduce gradients: more passes of the same step follow."""
         return nullcontext() if self.sharded else self.accelerator.no_sync(self.wrapped)
 
-    def average_gradients(self) -> None:
-        """What DDP does in the backward pass, for passes that were `accumulating`."""
+    def all_reduce_gradients(self) -> None:
+        """Averages gradients over ranks, as DDP does in the backward pass, after passes within `no_sync`."""
         for parameter in self.task.parameters():
             if parameter.grad is not None:
                 distributed.all_reduce(parameter.grad)
-                parameter.grad /= self.processes
+                parameter.grad /= self.world_size
 
-    def clip(self, limit: float) -> Tensor:
-        """Scale the gradients of all processes down to this norm; returns what it was, the same in all of them."""
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
+        """Scales gradients down to a total norm of `max_norm`; returns the norm before, alike on all ranks."""
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), max_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def average(self, tensor: Tensor) -> Tensor:
-        """The mean over all processes, in all of them."""
-        if self.processes > 1:
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over all ranks."""
+        if self.world_size > 1:
             distributed.all_reduce(tensor)
-            tensor = tensor / self.processes
+            tensor = tensor / self.world_size
         return tensor
 
-    def state(self) -> dict[str, Any]:
-        """Weights, optimizer and loss scaling; parameters go by their names, so that any number of processes reads it.
+    def all_reduce_max(self, number: int) -> int:
+        """The largest of all ranks' numbers; with several ranks, this waits for the device."""
+        if self.world_size == 1:
+            return number
+        shared = torch.tensor(number, device=self.accelerator.device)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        return int(shared)
 
-        All processes must call this after at least one step; what it gives is complete on the first.
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every rank's value (any object that can be pickled), by rank."""
+        return gather_object([value]) if self.world_size > 1 else [value]
+
+    def barrier(self) -> None:
+        """Waits for all ranks: a launcher terminates the others soon after the first has exited."""
+        self.all_reduce_max(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer state and loss scale, keyed by parameter name, so that any number of ranks can load it.
+
+        A collective, to be called after at least one step; the result is complete on rank 0.
         """
         complete_state(self.plain_optimizer)
-        options = StateDictOptions(full_state_dict=True, cpu_offload=self.processes > 1)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=self.world_size > 1)
         task, optimizer = get_state_dict(self.task, self.plain_optimizer, options=options)
         scaler = self.accelerator.scaler
         return {"task": task, "optimizer": optimizer, "scaler": scaler.state_dict() if scaler else None}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Put a state back, in all processes.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Loads what `state_dict` returns; a collective.
 
         Raises:
-            RuntimeError, KeyError, ValueError: it is not of this task and optimizer.
+            RuntimeError, KeyError, ValueError: it does not fit this task and optimizer.
         """
         set_state_dict(
             self.task,
@@ -120,25 +140,9 @@ class Parallel:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def gather(self, what: Any) -> list[Any]:
-        """What each process has, in all of them."""
-        return gather_object([what]) if self.processes > 1 else [what]
 
-    def meet(self) -> None:
-        """Wait until all processes are here: a launcher ends the others soon after the first has left."""
-        self.largest(0)
-
-    def largest(self, number: int) -> int:
-        """The largest of all processes' numbers; with several, this waits for the device."""
-        if self.processes == 1:
-            return number
-        shared = torch.tensor(number, device=self.accelerator.device)
-        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-        return int(shared)
-
-
-def refuse_other_plans() -> None:
-    """Raises InputError if `accelerate launch` was configured to split the model by itself: `--parallel` says how."""
+def refuse_accelerate_plugins() -> None:
+    """Raises InputError if `accelerate launch` is configured to shard the model itself; `--parallel` chooses that."""
     for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(variable, "false").lower() == "true":
             raise InputError(
@@ -147,24 +151,24 @@ def refuse_other_plans() -> None:
             )
 
 
-def is_of_a_lost_process(error: RuntimeError) -> bool:
-    """Whether it says that another process does not answer any more; gloo says so in words."""
-    said = str(error)
-    in_words = any(words in said for words in ("Connection closed by peer", "Connection reset by peer"))
-    return in_words or (distributed.is_available() and isinstance(error, distributed.DistError))
+def is_peer_failure(error: RuntimeError) -> bool:
+    """Whether an error says that another rank no longer responds; gloo's is recognized by its message."""
+    message = str(error)
+    has_message = any(words in message for words in ("Connection closed by peer", "Connection reset by peer"))
+    return has_message or (distributed.is_available() and isinstance(error, distributed.DistError))
 
 
-def decide_once(choose: Callable[[], Any]) -> Any:
-    """What `choose` gives, or raises, in the first process.
+def on_rank_zero(function: Callable[[], Any]) -> Any:
+    """Calls a function on rank 0; all ranks return what it returns, or raise what it raises.
 
-    The others must not look for themselves at a folder that the first has begun to write to.
+    For decisions that depend on a folder that rank 0 then writes to.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
-        return choose()
+        return function()
     outcome: list[Any] = [None, None]
     if distributed.get_rank() == 0:
         try:
-            outcome[0] = choose()
+            outcome[0] = function()
         except (Exception, InterruptedRun) as error:
             outcome[1] = error
     distributed.broadcast_object_list(outcome, src=0)

@@ -7,7 +7,7 @@ import pytest
 
 from dual_cross_attention.data import IdentitySampler
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 
 LABELS = {
     "even": [identity for identity in range(20) for _ in range(8)],
@@ -24,9 +24,13 @@ def batches(labels, identities, images, seed=0, epoch=1) -> np.ndarray:
     drawn = list(sampler.batches(epoch))
     assert len(drawn) == sampler.num_batches
     assert {len(batch) for batch in drawn} == {identities * images}
-    order = [image for batch in drawn for image in batch]
-    assert len(set(order)) == len(order)  # an image that comes again has another index, so another augmentation
-    return np.array(order).reshape(-1, identities, images) % len(labels)
+    keys = [key for batch in drawn for key in batch]
+    assert {key.epoch for key in keys} == {epoch}
+    seen = Counter()
+    for key in keys:  # an image that comes again has another repeat, so another augmentation
+        assert key.repeat == seen[key.index]
+        seen[key.index] += 1
+    return np.array([key.index for key in keys]).reshape(-1, identities, images)
 
 
 @pytest.mark.parametrize("name", LABELS)
@@ -71,11 +75,14 @@ def test_processes_share_out_whole_batches(processes):
     epoch = list(IdentitySampler(labels, 4, 4).batches(1))
     counts = Counter()
     for process in range(processes):
-        shares = Shares(len(epoch), 2 * processes, process, processes)
-        for number, weight in (part for step in range(shares.steps) for part in shares.of(step)):
-            batch = np.array(epoch[number]).reshape(4, 4)
+        partition = MicroBatchPartition(len(epoch), 2 * processes, process, processes)
+        for number, weight in (
+            part for step in range(partition.steps_per_epoch) for part in partition.micro_batches_of(step)
+        ):
+            images = [key.index for key in epoch[number]]
+            batch = np.array(images).reshape(4, 4)
             assert (labels[batch] == labels[batch][:, :1]).all() and len(set(labels[batch][:, 0])) == 4
-            counts.update(epoch[number] if weight else [])
+            counts.update(images if weight else [])
     assert counts == Counter(range(160))
 
 

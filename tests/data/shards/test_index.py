@@ -102,8 +102,8 @@ DAMAGE = {
     "huge label": lambda path: damage_about(path, labels=[0, 1, 2**70]),
     "counts": lambda path: damage_about(path, counts=[1, 2]),
     "wrong sum": lambda path: damage_about(path, counts=[1, 2, 3]),
-    "negative": lambda path: damage_about(path, images=-1),
-    "huge": lambda path: damage_about(path, images=2**39, counts=[2**39, 0, 0]),
+    "negative": lambda path: damage_about(path, pictures=-1),
+    "huge": lambda path: damage_about(path, pictures=2**39, counts=[2**39, 0, 0]),
     "long names": lambda path: damage_about(path, name_bytes=2**30),
     "text for a number": lambda path: damage_about(path, name_bytes="8"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
@@ -279,8 +279,8 @@ index = Index(folder / "big.index", folder)
 classes = [str(n) for n in range(len(index.labels))]
 data = FineGrainedData("big", classes, images_of(index, classes), images_of(index, classes))
 loader = train_loader(data.train, transform, 16, 0, 0, "cpu")
-first = next(loader.order.batches(1, len(loader) // 2))
-labels = [data.train.labels[number] for number in first]
+first = next(loader.sampler.batches(1, len(loader) // 2))
+labels = [data.train.labels[key.index] for key in first]
 print(time.perf_counter() - start, psutil.Process().memory_info().rss - before, len(data.train))
 """
     results = []

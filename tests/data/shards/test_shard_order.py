@@ -8,10 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dual_cross_attention.data import IdentitySampler
-from dual_cross_attention.data.reid.blocks import IdentityBlocks
-from dual_cross_attention.data.samplers import ShuffledOrder
+from dual_cross_attention.data.reid.blocks import BlockIdentitySampler
+from dual_cross_attention.data.samplers import ShuffledBatchSampler
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.training.distributed.partition import Shares
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition
+
+
+def indices_of(keys) -> list[int]:
+    return [key.index for key in keys]
+
 
 some = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -28,16 +33,17 @@ some = settings(max_examples=150, deadline=None, derandomize=True, database=None
 )
 def test_any_blocks(count, batch_size, block, min_batch, seed, epoch, start):
     batch_size = max(batch_size, min_batch)
-    order = ShuffledOrder(count, batch_size, min_batch, seed, block)
+    order = ShuffledBatchSampler(count, batch_size, min_batch, seed, block)
     batches = list(order.batches(epoch))
     assert len(batches) == order.num_batches
-    shown = [number for batch in batches for number in batch]
+    assert {(key.epoch, key.repeat) for batch in batches for key in batch} <= {(epoch, 0)}
+    shown = [key.index for batch in batches for key in batch]
     left_out = count % batch_size if count % batch_size < min_batch else 0
     assert len(shown) == len(set(shown)) == count - left_out and set(shown) <= set(range(count))
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert list(order.batches(epoch, start)) == batches[start:]
     if count <= block:
-        assert batches == list(ShuffledOrder(count, batch_size, min_batch, seed).batches(epoch))
+        assert batches == list(ShuffledBatchSampler(count, batch_size, min_batch, seed).batches(epoch))
     # A block's images come one after the other, and it has no more than it may.
     blocks = [np.searchsorted(order.bounds, number, side="right") - 1 for number in shown]
     assert len(set(blocks)) == 1 + sum(one != other for one, other in pairwise(blocks))
@@ -48,13 +54,13 @@ def test_one_shuffle_is_what_it_was():
     """Runs of earlier versions continue: the permutation of (seed, epoch), cut into batches."""
     shuffled = np.random.default_rng((3, 7)).permutation(103)
     for block in (None, 103, 65_536):
-        ours = list(ShuffledOrder(103, 10, 2, 3, block).batches(7))
+        ours = [indices_of(batch) for batch in ShuffledBatchSampler(103, 10, 2, 3, block).batches(7)]
         assert ours == [shuffled[start : start + 10].tolist() for start in range(0, 103, 10)]
 
 
 def test_blocks_and_their_insides_differ_by_epoch_and_seed():
-    orders = {(seed, epoch): ShuffledOrder(1000, 10, 1, seed, 100) for seed in (0, 1) for epoch in (1, 2)}
-    epochs = {key: np.concatenate(list(order.batches(key[1]))) for key, order in orders.items()}
+    orders = {(seed, epoch): ShuffledBatchSampler(1000, 10, 1, seed, 100) for seed in (0, 1) for epoch in (1, 2)}
+    epochs = {key: np.concatenate([*map(indices_of, order.batches(key[1]))]) for key, order in orders.items()}
     assert len({tuple(shown.tolist()) for shown in epochs.values()}) == 4
     # Which block comes first differs, and what is at a place within a block is not the same in all of them.
     assert len({tuple((shown[::100] // 100).tolist()) for shown in epochs.values()}) == 4
@@ -64,7 +70,7 @@ def test_blocks_and_their_insides_differ_by_epoch_and_seed():
 
 def test_any_start_of_a_huge_epoch_is_reached_at_once():
     """65,536 numbers are drawn, not 10⁹."""
-    order = ShuffledOrder(10**9, 16, 2, 0, 65_536)
+    order = ShuffledBatchSampler(10**9, 16, 2, 0, 65_536)
     last = order.num_batches - 3
     assert [len(batch) for batch in order.batches(1, last)] == [16, 16, 16]
     assert next(order.batches(1, 1000)) == list(islice(order.batches(1, 998), 3))[2]
@@ -87,14 +93,14 @@ def labels_of(counts) -> np.ndarray:
 @pytest.mark.parametrize(("p", "k"), [(4, 4), (2, 3), (5, 1)])
 def test_identities_in_blocks(name, p, k, block):
     counts, labels = COUNTS[name], labels_of(COUNTS[name])
-    order = IdentityBlocks(counts, p, k, seed=3, block=block)
+    order = BlockIdentitySampler(counts, p, k, seed=3, block=block)
     for epoch in (1, 2):
         batches = list(order.batches(epoch))
         assert len(batches) == order.num_batches  # the same in every epoch
-        flat = [number for batch in batches for number in batch]
-        assert len(set(flat)) == len(flat)  # one that comes again has another number
-        assert {number % len(labels) for number in flat} == set(range(len(labels)))
-        for batch in labels[np.array(batches).reshape(-1, p, k) % len(labels)]:
+        flat = [key for batch in batches for key in batch]
+        assert len(set(flat)) == len(flat)  # an image that comes again has another repeat
+        assert set(indices_of(flat)) == set(range(len(labels)))
+        for batch in labels[np.array(indices_of(flat)).reshape(-1, p, k)]:
             assert (batch == batch[:, :1]).all() and len(set(batch[:, 0])) == p
         for start in (0, 1, len(batches) // 2, len(batches) - 1, len(batches), len(batches) + 5):
             assert list(order.batches(epoch, start)) == batches[start:]
@@ -116,25 +122,25 @@ def test_identities_in_blocks(name, p, k, block):
     start=st.integers(0, 30),
 )
 def test_any_identities(counts, p, k, block, start):
-    order = IdentityBlocks(counts, p, k, seed=0, block=block)
+    order = BlockIdentitySampler(counts, p, k, seed=0, block=block)
     batches = list(order.batches(4))
     assert len(batches) == order.num_batches and {len(batch) for batch in batches} == {p * k}
-    assert {number % sum(counts) for batch in batches for number in batch} == set(range(sum(counts)))
+    assert {key.index for batch in batches for key in batch} == set(range(sum(counts)))
     assert list(order.batches(4, start)) == batches[start:]
 
 
 def test_processes_share_out_whole_batches():
     """Identity batches stay whole, and no two processes have an image in common."""
-    order = IdentityBlocks([8] * 40, 4, 4, seed=0, block=80)
+    order = BlockIdentitySampler([8] * 40, 4, 4, seed=0, block=80)
     epoch = list(order.batches(1))
     taken = []
     for process in range(2):
-        shares = Shares(len(epoch), 4, process, 2)
-        parts = [part for step in range(shares.steps) for part in shares.of(step)]
-        taken.append({image for number, weight in parts if weight for image in epoch[number]})
+        partition = MicroBatchPartition(len(epoch), 4, process, 2)
+        parts = [part for step in range(partition.steps_per_epoch) for part in partition.micro_batches_of(step)]
+        taken.append({key.index for number, weight in parts if weight for key in epoch[number]})
     assert not taken[0] & taken[1] and len(taken[0] | taken[1]) == 320
 
 
 def test_too_few_identities():
     with pytest.raises(InputError, match="needs 16 identities, and there are 3"):
-        IdentityBlocks([4, 4, 4], 16, 4, 0, 100)
+        BlockIdentitySampler([4, 4, 4], 16, 4, 0, 100)

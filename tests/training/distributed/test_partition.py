@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dual_cross_attention.training.distributed.partition import Shares, seed_batch
+from dual_cross_attention.training.distributed.partition import MicroBatchPartition, seed_micro_batch
 
 sizes = st.tuples(st.integers(1, 200), st.integers(1, 40), st.integers(1, 12))
 
@@ -15,14 +15,14 @@ sizes = st.tuples(st.integers(1, 200), st.integers(1, 40), st.integers(1, 12))
 @given(sizes)
 def test_every_micro_batch_is_taken_once_in_its_step(size):
     num_batches, per_step, processes = size
-    all_shares = [Shares(num_batches, per_step, process, processes) for process in range(processes)]
-    steps = all_shares[0].steps
+    all_shares = [MicroBatchPartition(num_batches, per_step, process, processes) for process in range(processes)]
+    steps = all_shares[0].steps_per_epoch
     assert steps == -(-num_batches // per_step)
     taken: Counter[int] = Counter()
     for step in range(steps):
-        of_step = [shares.of(step) for shares in all_shares]
+        of_step = [shares.micro_batches_of(step) for shares in all_shares]
         assert len({len(share) for share in of_step}) == 1  # they wait for each other
-        assert 1 <= len(of_step[0]) <= all_shares[0].rounds
+        assert 1 <= len(of_step[0]) <= all_shares[0].per_rank
         for share in of_step:
             numbers = [number for number, _ in share]
             assert numbers == sorted(numbers)  # as `Batches.read` wants them
@@ -38,7 +38,7 @@ def test_the_average_over_processes_is_the_mean_of_the_step(size, random):
     for step in range(-(-num_batches // per_step)):
         sums = []
         for process in range(processes):
-            share = Shares(num_batches, per_step, process, processes).of(step)
+            share = MicroBatchPartition(num_batches, per_step, process, processes).micro_batches_of(step)
             sums.append(sum(Fraction(weight).limit_denominator(1000) * gradients[number] for number, weight in share))
         there = gradients[step * per_step : (step + 1) * per_step]
         assert sum(sums) / processes == sum(there) / len(there)
@@ -46,16 +46,20 @@ def test_the_average_over_processes_is_the_mean_of_the_step(size, random):
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 4))
 def test_a_step_is_the_same_micro_batches_whoever_computes_it(num_batches, per_step, processes):
-    one = Shares(num_batches, per_step)
-    for step in range(one.steps):
-        alone = {number for number, _ in one.of(step)}
-        together = {n for p in range(processes) for n, _ in Shares(num_batches, per_step, p, processes).of(step)}
+    one = MicroBatchPartition(num_batches, per_step)
+    for step in range(one.steps_per_epoch):
+        alone = {number for number, _ in one.micro_batches_of(step)}
+        together = {
+            n
+            for p in range(processes)
+            for n, _ in MicroBatchPartition(num_batches, per_step, p, processes).micro_batches_of(step)
+        }
         assert alone == together
 
 
 def test_what_is_drawn_depends_on_the_numbers_alone():
     def drawn(*numbers):
-        seed_batch(*numbers)
+        seed_micro_batch(*numbers)
         return torch.rand(3).tolist()
 
     first = drawn(0, 1, 2)

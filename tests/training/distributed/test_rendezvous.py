@@ -6,12 +6,16 @@ import pytest
 from torch.distributed import HashStore, TCPStore
 
 from dual_cross_attention.data.loaders import PATIENCE, READING_ATTEMPTS
-from dual_cross_attention.training.distributed.rendezvous import WAITING, agree, meeting_point
+from dual_cross_attention.training.distributed.rendezvous import (
+    COLLECTIVE_TIMEOUT,
+    agree_on_prefix,
+    process_group_options,
+)
 
 
 def attempt(store, processes):
     with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(lambda rank: agree(store, rank, processes), range(processes)))
+        return list(pool.map(lambda rank: agree_on_prefix(store, rank, processes), range(processes)))
 
 
 @pytest.mark.parametrize("processes", [2, 5])
@@ -42,8 +46,8 @@ def test_where_nothing_is_restarted_pytorch_does_as_always(monkeypatch, environm
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert meeting_point() == {"timeout": WAITING}
-    assert WAITING.total_seconds() > READING_ATTEMPTS * PATIENCE  # who waits for images is waited for
+    assert process_group_options() == {"timeout": COLLECTIVE_TIMEOUT}
+    assert COLLECTIVE_TIMEOUT.total_seconds() > READING_ATTEMPTS * PATIENCE  # who waits for images is waited for
 
 
 def test_the_launchers_store_is_used_under_the_agreed_name(monkeypatch):
@@ -59,8 +63,8 @@ def test_the_launchers_store_is_used_under_the_agreed_name(monkeypatch):
     for name, value in of_launcher.items():
         monkeypatch.setenv(name, value)
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(agree, TCPStore("127.0.0.1", server.port, is_master=False), 1, 2)
-        point = meeting_point()
+        other = pool.submit(agree_on_prefix, TCPStore("127.0.0.1", server.port, is_master=False), 1, 2)
+        point = process_group_options()
     assert (point["rank"], point["world_size"]) == (0, 2)
     point["store"].set("key", "value")
     assert server.get(f"{other.result()}/key") == b"value"

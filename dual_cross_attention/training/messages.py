@@ -1,0 +1,65 @@
+"""Lines that a training shows: its start, its progress, and how it ended."""
+
+import math
+
+from dual_cross_attention.training.train_state import TrainState
+
+DIVERGED_ADVICE = "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
+
+
+def effective_batch(batch_size: int, per_step: int, world_size: int) -> str:
+    """Images of an optimizer step, and the factors of that number."""
+    ranks = f"{world_size} rank{'s'[: world_size > 1]}"
+    if per_step % world_size:  # of a run that resumes on another number of ranks
+        factors = f"{per_step} micro-batches × {batch_size}, on {ranks}"
+    else:
+        accumulation = per_step // world_size
+        factors = f"{ranks} × {batch_size} × {accumulation} accumulation step{'s'[: accumulation > 1]}"
+    return f"effective batch size {batch_size * per_step} ({factors})"
+
+
+def uneven_ranks(per_step: int, world_size: int) -> str:
+    """A warning of a run that resumes on a number of ranks that does not divide its micro-batches."""
+    return (
+        f"a step has {per_step} micro-batches, as when the run began: {world_size} ranks cannot split them evenly, so "
+        "some wait for others"
+    )
+
+
+def resumed(state: TrainState, steps_per_epoch: int) -> str:
+    """Where a run resumes."""
+    step = f", step {state.step_in_epoch} of {steps_per_epoch}" if state.step_in_epoch else ""
+    return f"resumed after epoch {state.epoch}{step}"
+
+
+def interrupted(signal: str, state: TrainState, epochs: int, steps_per_epoch: int, last_checkpoint: str) -> str:
+    """Where a run stopped that got a signal, and how to continue it."""
+    return (
+        f"{signal}: left at epoch {state.epoch + 1} of {epochs}, step {state.step_in_epoch} of {steps_per_epoch}; "
+        f"{last_checkpoint}; the same command resumes from there"
+    )
+
+
+def step_status(latest: dict[str, float], images_per_second: float, memory_mb: float) -> str:
+    """The status beside the progress bar.
+
+    Args:
+        latest: scalars of the last step that was read.
+        images_per_second: over all ranks.
+        memory_mb: peak memory in MiB.
+    """
+    weights = " ".join(f"{name}={latest[name]:+.3f}" for name in sorted(latest) if name.startswith("w_"))
+    return f"loss {latest.get('loss', math.nan):.3f}  {images_per_second:.1f} img/s  {memory_mb:.0f} MiB  {weights}"
+
+
+def epoch_summary(row: dict[str, float], epochs: int) -> str:
+    """An epoch's row of metrics.jsonl, as a line."""
+    parts = [
+        f"epoch {row['epoch']:.0f}/{epochs}",
+        f"loss {row['train/loss']:.3f}",
+        f"train {row['train/accuracy']:.1f}%",
+    ]
+    parts += [f"{name.removeprefix('val/')} {value:.2f}" for name, value in row.items() if name.startswith("val/")]
+    parts += [f"{name.removeprefix('train/')} {row[name]:+.3f}" for name in row if name.startswith("train/w_")]
+    parts += [f"{row['train/images_per_second']:.1f} img/s", f"{row['peak_memory_mb']:.0f} MiB"]
+    return "  ".join(parts)

@@ -1,0 +1,60 @@
+"""What tests of several rooms share: tiny models, random images, comparing runs, errors of one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dual_cross_attention import DualCrossAttentionViT, create_model
+
+TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+"""Arguments of timm that make any plain ViT one of 0.1 M parameters."""
+TIMES = {"train/images_per_second", "peak_memory_mb"}
+"""Columns of metrics.jsonl that differ from run to run."""
+
+
+def tiny_model(ablation: str = "full", sharpness: float = 1.0, **kwargs: Any) -> DualCrossAttentionViT:
+    """A model of five classes for images of 32 x 48, the same at every call.
+
+    Args:
+        sharpness: factor of all query, key and value projections; a fresh model attends almost uniformly.
+    """
+    torch.manual_seed(0)
+    options = {"img_size": (32, 48), "ablation": ablation, **TINY_VIT, **kwargs}
+    model = create_model("vit_tiny_patch16_224", 5, **options)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("qkv.weight"):
+                parameter.mul_(sharpness)
+    return model
+
+
+def random_images(batch: int = 4, size: tuple[int, int] = (32, 48)) -> Tensor:
+    """(B, 3, *size), the same at every call."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def metrics_rows(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl without `TIMES`."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Both runs have the same metrics, and the same best and last model to the bit."""
+    assert metrics_rows(one) == metrics_rows(other)
+    for name in ("best.safetensors", "last.safetensors"):
+        ours, theirs = load_file(one / name), load_file(other / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def assert_refused(outcome: Any, *words: object) -> None:
+    """A command ended with exit status 2 and an error of one line that has these words."""
+    assert outcome.status == 2, outcome
+    assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
+    for word in words:
+        assert f"{word}" in outcome.err, outcome.err
