@@ -1,5 +1,6 @@
 """The command line: dispatches to `commands/`, and says how a command ended."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,11 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader has seen enough: dcal train --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain once more at exit
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes it again at exit
+        return _fail(f"cannot write the output: {error.strerror}", 2)
     except KeyboardInterrupt:
         return _fail(
             "interrupted; a training resumes from its last checkpoint with the same command, and predict and embed "

@@ -200,17 +200,18 @@ def compute_logits(
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     branches = [name for name in model.branches if name != "pwca"]
     batches: list[dict[str, Tensor]] = []
-    labels = []
+    labels, valid = list[Tensor](), list[Tensor]()
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
         for batch in track(unreadable.watch(loader), "calibrate", len(loader), console):
             logits = model(batch["images"].to(device, non_blocking=True)).logits
             batches.append({name: logits[name].float().cpu() for name in branches})
             labels.append(batch["labels"])
+            valid.append(batch["valid"])
     together = {name: torch.cat([batch[name] for batch in batches]) for name in branches}
     all_labels = torch.cat(labels)
     files = [loader.dataset.name(number) for number in range(len(all_labels))]
     names = [f"{setup.classes[label]}/{Path(file).name}" for label, file in zip(all_labels, files, strict=True)]
-    found = LabeledLogits(together, all_labels, names, model.predicting_branches)[all_labels >= 0]
+    found = LabeledLogits(together, all_labels, names, model.predicting_branches)[torch.cat(valid)]
     if not len(found.labels):
         raise InputError("none of the images can be read; the warnings above say why")
     if not all(each.isfinite().all() for each in found.logits.values()):

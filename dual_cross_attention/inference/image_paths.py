@@ -88,8 +88,10 @@ def _below(folder: str, warnings: list[str]) -> list[str]:
     return [os.fspath(path) for path in listing.images]
 
 
-def _lines(stdin: BinaryIO, is_needed: bool) -> Iterator[str]:
+def _lines(stdin: BinaryIO | None, is_needed: bool) -> Iterator[str]:
     """The lines of standard input that are not empty."""
+    if stdin is None:
+        raise InputError("standard input is closed: expected the path of an image in each line")
     is_empty = True
     for line in stdin:
         if is_empty:

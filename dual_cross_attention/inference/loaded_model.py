@@ -25,6 +25,7 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
 Branch = Literal["sa", "glca"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
 BATCH_SIZE = 32
 """Images of one forward pass, unless `batch_size` is given."""
 LOGGER = logging.getLogger(__name__)
@@ -219,21 +220,25 @@ class LoadedModel:
                 if error:
                     yield Prediction(path, error=error)
                     continue
-                values, classes, known = next(rows)
+                values, classes, known, is_finite = next(rows)
+                if not is_finite:
+                    yield Prediction(path, error=NOT_FINITE)
+                    continue
                 top = [(self.labels[index], value) for index, value in zip(classes, values, strict=True)]
                 yield Prediction(path, *top[0], known, top)
 
     def _answer(
         self, logits: dict[str, Tensor], top_k: int, branch: Branch | None
-    ) -> tuple[list[list[float]], list[list[int]], list[bool | None]]:
-        """Of each image: the highest probabilities, their classes, and whether it is known."""
+    ) -> tuple[list[list[float]], list[list[int]], list[bool | None], list[bool]]:
+        """Of each image: the highest probabilities, their classes, whether it is known, whether logits are finite."""
+        finite = torch.stack([each.isfinite().all(dim=-1) for each in logits.values()]).all(0).tolist()
         probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
         values, classes = probabilities.topk(top_k)
         if self.calibration is None:
-            return values.tolist(), classes.tolist(), [None] * len(classes)
+            return values.tolist(), classes.tolist(), [None] * len(classes), finite
         # Calibration keeps the order of classes: it is the uncalibrated one, also where rounding would decide.
         calibrated, known = self.calibration.apply(logits, branch)
-        return calibrated.gather(1, classes.cpu()).tolist(), classes.tolist(), known.tolist()
+        return calibrated.gather(1, classes.cpu()).tolist(), classes.tolist(), known.tolist(), finite
 
     def _say_not_calibrated(self) -> None:
         """One line, once."""
@@ -250,7 +255,10 @@ class LoadedModel:
             if batch.images is not None:
                 rows = iter(self._features(batch.images.to(self.device, non_blocking=True), branch))
             for path, error in zip(batch.paths, batch.errors, strict=True):
-                yield Embedding(path, error=error) if error else Embedding(path, next(rows))
+                feature = None if error else next(rows)
+                if feature is not None and not np.isfinite(feature).all():
+                    feature, error = None, NOT_FINITE
+                yield Embedding(path, feature, error)
 
     @torch.no_grad()
     def _features(self, images: Tensor, branch: Branch | None) -> np.ndarray:

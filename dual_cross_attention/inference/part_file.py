@@ -6,6 +6,7 @@ kill cut short is dropped; its image is done again.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,28 +46,34 @@ class PartFile:
 
     def __enter__(self) -> "PartFile":
         try:
+            self.path.open("ab").close()  # where no file can be created, the lock would wait for nothing
             # The workers of a command that was killed hold its lock for some seconds, until they notice.
             self._lock.acquire(timeout=WAITED_FOR)
         except Timeout as error:
             raise InputError(
                 f"another process is writing '{self.output}': wait for it, or give another --output"
             ) from error
+        except OSError as error:
+            raise self._not_written(error) from error
         try:
             if self.resume == "never":
                 self.path.unlink(missing_ok=True)
             self._cut_last_line()
             self._file = self.path.open("a", encoding="ascii", buffering=1, newline="\n")
-            if not self._is_begun:
-                self._file.write(json.dumps({"format_version": FORMAT_VERSION, "part_of": self.settings}) + "\n")
         except BaseException:
             self._lock.release()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        try:
+            with suppress(OSError):  # on a full disk; `append` has raised
+                self._file.close()
+            if not self._is_begun and self.path.exists():  # no row: nothing to resume
+                self.path.unlink()
+        finally:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def remaining(self, paths: Iterable[str]) -> Iterator[str]:
         """The paths without those whose rows are there, which must be the first ones, in the same order.
@@ -86,8 +93,18 @@ class PartFile:
         yield from paths
 
     def append(self, row: Row) -> None:
-        """Adds a row, with "path" at least."""
-        self._file.write(json.dumps(row) + "\n")
+        """Adds a row, with "path" at least.
+
+        Raises:
+            InputError: it cannot be written; the rows before stay.
+        """
+        try:
+            if not self._is_begun:
+                self._file.write(json.dumps({"format_version": FORMAT_VERSION, "part_of": self.settings}) + "\n")
+                self._is_begun = True
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._not_written(error) from error
 
     def rows(self, number: int | None = None) -> Iterator[Row]:
         """The first so many rows, or all of them, read one by one."""
@@ -115,9 +132,7 @@ class PartFile:
             with atomic_write(self.output) as temporary:
                 write(temporary)
         except OSError as error:
-            raise InputError(
-                f"--output: cannot write '{self.output}': {error.strerror or error}; its rows are in '{self.path}'"
-            ) from error
+            raise self._not_written(error) from error
         self.path.unlink()
 
     def _cut_last_line(self) -> None:
@@ -162,6 +177,10 @@ class PartFile:
         if not isinstance(row, dict):
             raise self._damaged(number)
         return row
+
+    def _not_written(self, error: OSError) -> InputError:
+        rows = f"; the rows so far are in '{self.path}', and the same command resumes" if self.path.is_file() else ""
+        return InputError(f"--output: cannot write '{self.output}': {error.strerror or error}{rows}")
 
     def _damaged(self, number: int) -> InputError:
         return InputError(f"'{self.path}', line {number:,} is damaged: --resume never starts anew")

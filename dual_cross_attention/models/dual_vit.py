@@ -352,7 +352,8 @@ class DualCrossAttentionViT(nn.Module):
         # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
         # block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's rows.
         copied = self.grad_checkpointing or not torch.is_grad_enabled()
-        queries, keys = list[Tensor](), list[Tensor]()
+        queries: list[Tensor] = []
+        keys: list[Tensor] = []
 
         def keep(*query_and_key: Tensor) -> None:
             for kept, tensor in zip((queries, keys), query_and_key, strict=True):

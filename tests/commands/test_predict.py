@@ -4,7 +4,9 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,3 +181,18 @@ def test_what_is_refused(dcal, make_model, photos, tmp_path):
         outcome = dcal(*arguments, *(ON_CPU if len(arguments) > 1 else []))
         assert outcome.status == 2 and said in outcome.err, (arguments, outcome)
         assert len(outcome.err.splitlines()) == 1 and outcome.out == ""
+
+
+def test_closed_standard_input_is_an_error_in_a_line(dcal, make_model, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    outcome = dcal("predict", make_model(), "-", *ON_CPU)
+    assert outcome.status == 2 and "standard input is closed" in outcome.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_standard_output_on_a_full_disk_is_an_error_in_a_line(make_model, photos):
+    command = [sys.executable, "-c", "import sys; from dual_cross_attention.cli import main; sys.exit(main())"]
+    command += ["predict", make_model(), photos / "1.jpg", *ON_CPU]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr and "No space" in ended.stderr

@@ -352,3 +352,21 @@ def test_precision(make_model, monkeypatch):
     assert torch.nn.functional.cosine_similarity(automatic.embed(image), plain.embed(image)) > 0.99
     with pytest.raises(InputError, match="fp16"):
         load_model(path, device="cpu", precision="fp16")
+
+
+def test_output_that_is_not_finite_is_an_error_of_its_image(make_model):
+    model = load_model(make_model(), device="cpu")
+    images = [noisy(), noisy()]
+    batch = torch.stack([model.transform(Image.fromarray(image)) for image in images])
+    expected = model.model.predict(batch)
+
+    def spoil(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output.index_fill(0, torch.tensor([1]), math.nan)
+
+    handle = model.model.backbone.norm.register_forward_hook(spoil)
+    good, bad = model.predict(images)
+    vectors = list(model.embeddings(images))
+    handle.remove()
+    assert good.probability == pytest.approx(expected[0].max().item()) and good.error is None
+    assert bad.label is bad.probability is None and "NaN" in bad.error and not bad.top
+    assert vectors[0].error is None and vectors[1].feature is None and "NaN" in vectors[1].error

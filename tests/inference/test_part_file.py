@@ -1,6 +1,8 @@
 """The rows of a command that was interrupted: none is lost, none is there twice, none is of another command."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -69,7 +71,7 @@ def test_a_damaged_line_is_refused(tmp_path, damage):
 
 def test_rows_stay_where_the_output_cannot_be_written(tmp_path):
     (tmp_path / "out.csv.tmp").mkdir()
-    with pytest.raises(InputError, match="its rows are in"):
+    with pytest.raises(InputError, match="rows so far are in"):
         write(tmp_path / "out.csv")
     (tmp_path / "out.csv.tmp").rmdir()
     assert write(tmp_path / "out.csv") == []
@@ -80,3 +82,43 @@ def test_one_process_writes_an_output(tmp_path, monkeypatch):
     monkeypatch.setattr(part_file, "WAITED_FOR", 0)
     with PartFile(tmp_path / "out.csv", {}), pytest.raises(InputError, match="another process"):
         write(tmp_path / "out.csv", settings={})
+
+
+class FullDisk:
+    """A file that takes so many rows."""
+
+    def __init__(self, file, rows):
+        self.file, self.rows = file, rows
+
+    def write(self, text):
+        if self.rows == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.rows -= 1
+        self.file.write(text)
+
+    def close(self):
+        self.file.close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_an_error_in_a_line_and_the_rows_stay(tmp_path):
+    output = tmp_path / "out.csv"
+    with pytest.raises(InputError, match=r"No space left.*out\.csv\.part\.jsonl"), PartFile(output, {}) as part:
+        part._file = FullDisk(part._file, rows=3)  # the header, and two rows
+        for path in PATHS:
+            part.append({"path": path})
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv.part.jsonl"]  # no lock
+    with PartFile(output, {}) as part:
+        assert list(part.remaining(PATHS)) == PATHS[2:]
+
+
+def test_without_a_row_nothing_stays(tmp_path):
+    with pytest.raises(ValueError), PartFile(tmp_path / "out.csv", {"model": "m"}):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_file_is_an_error_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_file, "WAITED_FOR", 1000.0)
+    with pytest.raises(InputError, match="cannot write"), PartFile(tmp_path / "missing" / "out.csv", {}):
+        pass

@@ -89,7 +89,7 @@ def assert_same_people(ours, theirs) -> None:
 def test_drawn_birds(shard_set, tmp_path, monkeypatch):
     birds = fgvc_toy.draw_toy(4, 2)
     by_name = "dual_cross_attention.tasks.sharding.load_fgvc"
-    monkeypatch.setattr(by_name, lambda *given: birds if given[0] == "toy" else load_fgvc(*given))
+    monkeypatch.setattr(by_name, lambda *given, **more: birds if given[0] == "toy" else load_fgvc(*given, **more))
     lines = shard_set("fgvc", "toy", None, tmp_path)
     assert "40 of train in 1 archive, 20 of val in 1 archive;" in lines[0]
     assert_same_classes(load_fgvc("shards", tmp_path), birds)
