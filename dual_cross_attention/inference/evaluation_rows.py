@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dual_cross_attention.atomic_io import atomic_write
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.prediction_files import as_utf8, import_pyarrow
+from dual_cross_attention.inference.prediction_files import as_line, as_utf8, import_pyarrow
 from dual_cross_attention.text import escape
 
 ROWS_AT_ONCE = 8192
@@ -113,12 +114,13 @@ def write_rows(path: Path, suffixes: Sequence[str]) -> Iterator[RowWriter]:
 
 class _Csv:
     def __init__(self, path: Path, suffixes: Sequence[str]):
-        self.file = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        # surrogateescape: a path whose bytes are not UTF-8 is written as these bytes
+        self.file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         self.rows = csv.DictWriter(self.file, columns(suffixes), lineterminator="\n")
         self.rows.writeheader()
 
     def write(self, row: dict[str, Any]) -> None:
-        self.rows.writerow(row)
+        self.rows.writerow(row | {"correct": row["correct"] if row["correct"] is None else f"{row['correct']}".lower()})
 
     def close(self) -> None:
         self.file.close()
@@ -129,25 +131,26 @@ class _JsonLines:
         self.file = path.open("w", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
+        self.file.write(as_line(row) + "\n")
 
     def close(self) -> None:
         self.file.close()
 
 
 class _Json(_JsonLines):
-    """A list of objects."""
+    """An object with a list of rows."""
 
     def __init__(self, path: Path, suffixes: Sequence[str]):
         super().__init__(path, suffixes)
-        self.before = "[\n"
+        self.before = f'{{"format_version": {FORMAT_VERSION}, "images": [\n'
+        self.started = False
 
     def write(self, row: dict[str, Any]) -> None:
-        self.file.write(self.before + json.dumps(row))
-        self.before = ",\n"
+        self.file.write((",\n" if self.started else self.before) + json.dumps(row))
+        self.started = True
 
     def close(self) -> None:
-        self.file.write("\n]\n" if self.before == ",\n" else "[]\n")
+        self.file.write("\n]}\n" if self.started else self.before + "]}\n")
         super().close()
 
 
@@ -157,7 +160,10 @@ class _Parquet:
         types = dict.fromkeys(columns(suffixes), "string")
         types |= {f"{measure}{suffix}": kind for suffix in suffixes for measure, kind in MEASURES.items()}
         types["correct"] = "bool"
-        self.schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in types.items()])
+        self.schema = pyarrow.schema(
+            [(name, pyarrow.type_for_alias(kind)) for name, kind in types.items()],
+            metadata={"format_version": f"{FORMAT_VERSION}"},
+        )
         self.table = pyarrow.Table
         self.file = pyarrow.parquet.ParquetWriter(path, self.schema)
         self.rows: list[dict[str, Any]] = []
