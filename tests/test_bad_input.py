@@ -42,7 +42,7 @@ def refused(dcal, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("nope", "unknown command 'nope': there is train, eval, predict, embed, check-data"),
+        ("nope", "unknown command 'nope': there is train, eval, predict, calibrate, embed, check-data"),
         ("train --task reid2", "unknown task 'reid2': there is fgvc"),
         ("train --task=", "unknown task '': there is fgvc"),
         ("train --dataset birds", "unknown dataset 'birds': there are toy, cub, cars, aircraft, folder"),
