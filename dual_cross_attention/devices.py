@@ -151,3 +151,9 @@ def peak_memory_mb(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Mixed precision of inference, as a context: "bf16" or "fp16"; any other precision computes in float32."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -13,7 +13,13 @@ from torch import Tensor
 from dual_cross_attention.data.fingerprint import SplitFingerprint
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.devices import available_precision, choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.devices import (
+    autocast,
+    available_precision,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+)
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import TOGETHER, CalibratedAnswer, Calibration
 from dual_cross_attention.inference.evaluation import read_test_images
@@ -197,11 +203,10 @@ def compute_logits(
     """
     device = next(model.parameters()).device
     loader = setup.test_loader(model, device)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    branches = [name for name in model.branches if name != "pwca"]
+    branches = model.test_branches
     batches: list[dict[str, Tensor]] = []
     labels, valid = list[Tensor](), list[Tensor]()
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with autocast(device, precision):
         for batch in track(unreadable.watch(loader), "calibrate", len(loader), console):
             logits = model(batch["images"].to(device, non_blocking=True)).logits
             batches.append({name: logits[name].float().cpu() for name in branches})

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
+    autocast,
     available_precision,
     choose_device,
     choose_precision,
@@ -172,12 +172,11 @@ def _score(
     device = next(task.parameters()).device
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def progress(blocks: list) -> Iterator:
         return track(blocks, "retrieve", len(blocks), console)
 
-    with torch.autocast(device.type, dtype, enabled=dtype is not None), ExitStack() as files:
+    with autocast(device, precision), ExitStack() as files:
         after_step = None
         if output:
             writer = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))

@@ -13,7 +13,13 @@ from torch.nn import functional as F
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.preprocessing import Preprocessing
-from dual_cross_attention.devices import available_precision, choose_device, choose_precision, precision_setting
+from dual_cross_attention.devices import (
+    autocast,
+    available_precision,
+    choose_device,
+    choose_precision,
+    precision_setting,
+)
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.fingerprint import digest_weights, fingerprint
 from dual_cross_attention.inference.inputs import Source, image_sources
@@ -24,7 +30,6 @@ from dual_cross_attention.inference.reading import ImageBatch, read_batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
 Branch = Literal["sa", "glca"]
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
 BATCH_SIZE = 32
 """Images of one forward pass, unless `batch_size` is given."""
@@ -193,7 +198,7 @@ class LoadedModel:
         return [branch] if branch else self.model.predicting_branches
 
     def _check_branch(self, branch: str | None) -> None:
-        there = [name for name in self.model.branches if name != "pwca"]
+        there = self.model.test_branches
         if branch is not None and branch not in there:
             raise InputError(f"branch: expected {' or '.join(there)}, which this model has, got {branch!r}")
 
@@ -205,15 +210,11 @@ class LoadedModel:
             )
         return read_batches(sources, self.transform, batch_size, num_workers, self.device)
 
-    def _autocast(self) -> torch.autocast:
-        dtype = DTYPES.get(self.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-
     def _predict(self, batches: Iterator[ImageBatch], top_k: int, branch: Branch | None) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[tuple] = iter(())
             if batch.images is not None:
-                with self._autocast():
+                with autocast(self.device, self.precision):
                     logits = self.model.predict_logits(batch.images.to(self.device, non_blocking=True), branch)
                 rows = zip(*self._answer(logits, top_k, branch), strict=True)
             for path, error in zip(batch.paths, batch.errors, strict=True):
@@ -263,7 +264,7 @@ class LoadedModel:
     @torch.no_grad()
     def _features(self, images: Tensor, branch: Branch | None) -> np.ndarray:
         """(B, D) float32, as `ReIDTask.gather_features` makes them."""
-        with self._autocast():
+        with autocast(self.device, self.precision):
             together = self.model.embed(images, branch).float()  # before the necks, which see float32
             if self._after_neck:
                 branches = self._branches(branch)

@@ -169,7 +169,7 @@ def read_model(run_or_checkpoint: str | Path) -> SavedModel:
         source = f"the header of '{path}'"
         if config.task != "fgvc":
             raise InputError(f"{source}: calibration is of classifiers, and this model is of task {config.task}")
-        branches = [name for name in model.branches if name != "pwca"]
+        branches = model.test_branches
         file.calibration.check_fits(branches, model.predicting_branches, source)
     if isinstance(config.mean, list):  # for timm's resolve_data_config
         named = {"mean": tuple(config.mean), "std": tuple(config.std)}

@@ -159,6 +159,11 @@ class DualCrossAttentionViT(nn.Module):
         return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
 
     @property
+    def test_branches(self) -> list[str]:
+        """The branches that the model has at inference, "sa" first: all but PWCA."""
+        return [branch for branch in self.branches if branch != "pwca"]
+
+    @property
     def glca_blocks(self) -> list[GlobalLocalBlock]:
         """GLCA's blocks in their order; none without GLCA."""
         return [self.glca_block, *getattr(self, "more_glca_blocks", [])] if self.has_glca else []
@@ -311,7 +316,7 @@ class DualCrossAttentionViT(nn.Module):
         if self.training:
             raise InputError("the model is in training mode: call model.eval() before predict or embed")
         if branch not in (None, *self.branches) or branch == "pwca":
-            has = " and ".join(f"'{name}'" for name in self.branches if name != "pwca")
+            has = " and ".join(f"'{name}'" for name in self.test_branches)
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
         check_images(self.backbone, images)
         if not images.shape[0]:
@@ -331,7 +336,7 @@ class DualCrossAttentionViT(nn.Module):
     def _empty(self, images: Tensor) -> DualOutput:
         """Logits (0, num_classes) and features (0, D) of every branch of inference, for an empty batch."""
         classes = self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
-        names = [name for name in self.branches if name != "pwca"]
+        names = self.test_branches
         logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (classes, self.backbone.embed_dim))
         return DualOutput(logits, features)
 

@@ -68,7 +68,7 @@ class Task(nn.Module, ABC):
     @property
     def test_branches(self) -> list[str]:
         """The branches of the model that an evaluation runs: all but PWCA."""
-        return [branch for branch in self.model.branches if branch != "pwca"]
+        return self.model.test_branches
 
     @property
     def leaves_out_parameters(self) -> bool:
