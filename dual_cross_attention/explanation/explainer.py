@@ -89,6 +89,7 @@ class Explainer:
                 **{name: None if each is None else each[row] for name, each in arrays.items()},
                 predictions={name: answers[row] for name, answers in predictions.items()},
                 image=None if shown is None else shown[row].numpy(),
+                local_queries=self.network.local_queries,
                 crop=crop,
                 is_calibrated=self.is_calibrated,
                 model_name=self.name,

@@ -30,6 +30,7 @@ class Explanation:
             "glca"; empty for a re-identification model. Calibrated if the model is.
         image: (H, W, 3) uint8, the region that the model saw, with its aspect ratio, at the resolution of figures;
             None where it was not kept.
+        local_queries: how the model chose the local tokens, see `DualCrossAttentionViT`.
         crop: share of the resized image's height and width that the model saw, (1.0, 1.0) if nothing was cropped.
         is_calibrated: whether probabilities are calibrated.
         model_name: for figures.
@@ -43,6 +44,7 @@ class Explanation:
     glca: np.ndarray | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     image: np.ndarray | None = None
+    local_queries: str = "rollout"
     crop: tuple[float, float] = (1.0, 1.0)
     is_calibrated: bool = False
     model_name: str = ""

@@ -32,6 +32,7 @@ WIDTH = 8.0
 TEXT = 9.0
 """Inches, points."""
 ANSWERS = {TOGETHER: "SA and GLCA together", "sa": "SA", "glca": "GLCA"}
+LOCAL_TITLES = {"random": "{} %, random", "penultimate": "top {} % of the attention\nin the second to last layer"}
 LONGEST_NAME = 34
 LAYERS_A_ROW = 6
 
@@ -58,7 +59,7 @@ def draw_explanations(explanations: Sequence[Explanation], show_layers: bool = F
     with matplotlib.rc_context({"text.parse_math": False, "font.size": TEXT, "axes.titlesize": TEXT}):
         figure = Figure((WIDTH, sum(height for height, _ in parts)), dpi=150, layout="constrained")
         path = explanations[0].path
-        title = [] if path is None else [_shortened(escape(path), 90)]
+        title = [] if path is None else [shortened(escape(path), 90)]
         if note := _crop_note(explanations[0]):
             title.append(note)
         figure.suptitle("\n".join(title), fontsize=TEXT)
@@ -86,7 +87,7 @@ def _parts_of(explanation: Explanation, show_layers: bool) -> list[tuple[float, 
 
 def _draw_maps(place: SubFigure, explanation: Explanation, columns: int) -> None:
     if explanation.model_name:
-        place.suptitle(_shortened(escape(explanation.model_name), 60), fontsize=TEXT, x=0.01, ha="left", weight="bold")
+        place.suptitle(shortened(escape(explanation.model_name), 60), fontsize=TEXT, x=0.01, ha="left", weight="bold")
     if columns == 2 and explanation.predictions:
         place, beside = place.subfigures(1, 2)
         _draw_predictions(beside, explanation)
@@ -95,8 +96,9 @@ def _draw_maps(place: SubFigure, explanation: Explanation, columns: int) -> None
     show_map(place, axes[1], explanation.image, explanation.rollout, MAP_TITLES["rollout"])
     if explanation.glca is None:
         return
-    share = 100 * explanation.local.mean()
-    show_image(axes[2], explanation.image, f"GLCA's local tokens\n({share:.0f} % of the patches)")
+    chosen = LOCAL_TITLES.get(explanation.local_queries, "top {} % of rollout")
+    share = f"{100 * explanation.local.mean():.0f}"
+    show_image(axes[2], explanation.image, f"GLCA's local tokens\n({chosen.format(share)})")
     outline(axes[2], explanation.local, explanation.image.shape)
     show_map(place, axes[3], explanation.image, explanation.glca, MAP_TITLES["glca"])
 
@@ -166,7 +168,7 @@ def _draw_predictions(place: SubFigure, explanation: Explanation) -> None:
         title = f"{ANSWERS[answer]} ({kind}){known}" if len(axes) == 1 else f"{ANSWERS[answer]}{known}"
         each.set_title(title, loc="left", weight="bold")
         lines = [
-            f"{100 * value:5.1f} %  {_shortened(display_name(label), LONGEST_NAME)}" for label, value in prediction.top
+            f"{100 * value:5.1f} %  {shortened(display_name(label), LONGEST_NAME)}" for label, value in prediction.top
         ]
         each.text(0, 1, "\n".join(lines), va="top", transform=each.transAxes, linespacing=1.3)
     if len(axes) > 1:
@@ -188,7 +190,7 @@ def display_name(label: str) -> str:
     return escape(re.sub(r"^\d+\.(?=.)", "", label).replace("_", " "))
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
     """The start of a name, or the end of a path."""
     if len(text) <= length:
         return text

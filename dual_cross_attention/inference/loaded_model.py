@@ -39,6 +39,8 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
 if TYPE_CHECKING:
     from dual_cross_attention.explanation.explanation import Explanation
+    from dual_cross_attention.explanation.matching import MatchMethod
+    from dual_cross_attention.explanation.pairs import PairExplanation
 
 Branch = Literal["sa", "glca"]
 NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
@@ -192,6 +194,23 @@ class LoadedModel:
         batches = self._batches(sources, batch_size, num_workers, preprocessing)
         found = Explainer.of_loaded(self, top_k).explain(batches)
         return next(found) if is_single else found
+
+    def explain_pair(
+        self, first: Any, second: Any, method: "MatchMethod | None" = None, matches: int = 10
+    ) -> "PairExplanation":
+        """Which regions of two images match, and the distance of their features.
+
+        Args:
+            first, second: an image each, as in `predict`.
+            method: "pwca" or "cosine", see `explanation/matching.py`; None: the more faithful one.
+            matches: number of pairs of patches.
+
+        Raises:
+            InputError: an image that cannot be read, or another method.
+        """
+        from dual_cross_attention.explanation.pairs import DEFAULT_METHOD, explain_pair
+
+        return explain_pair(self, first, second, DEFAULT_METHOD if method is None else method, matches)
 
     def feature_width(self, branch: Branch | None = None) -> int:
         """D of the features."""
