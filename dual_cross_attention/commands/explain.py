@@ -28,7 +28,7 @@ class ExplainOptions(ModelOptions):
 
     EXAMPLE: ClassVar = "dcal explain runs/birds photos/ --output figures\ndcal explain runs/people --pair a.jpg b.jpg"
     GROUPS: ClassVar = {
-        "figures": "output compare layers top_k maps",
+        "figures": "output compare layers gradient top_k maps",
         "two images": "pair method",
         "hardware and speed": HARDWARE,
     }
@@ -42,6 +42,8 @@ class ExplainOptions(ModelOptions):
     """Another model, which gets a row of its own in each figure."""
     layers: bool = False
     """Add the class token's attention in each layer to the figures."""
+    gradient: bool = False
+    """Add gradient × rollout, the most faithful map of a classifier, which takes a backward pass."""
     top_k: int = 3
     """Number of classes of each prediction, the most probable first."""
     maps: bool = False
@@ -70,7 +72,7 @@ def run(arguments: list[str]) -> int:
             from dual_cross_attention.inference.loaded_model import load_model
 
             models.append(load_model(options.compare, options.device, options.precision))
-        reading |= {"top_k": options.top_k, "keep_image": not options.maps}
+        reading |= {"top_k": options.top_k, "keep_image": not options.maps, "gradient": options.gradient}
         rows = track(_explain(models, images.paths, reading), "explain", images.total, console)
         return _write(rows, options, OutputNames(output), console)
     except OSError as error:
@@ -81,7 +83,7 @@ def _check(options: ExplainOptions) -> None:
     if options.pair:
         if len(options.pair) != 2:
             raise InputError(f"--pair: expected two images, got {len(options.pair)}")
-        for name in ("images", "compare", "layers", "maps"):
+        for name in ("images", "compare", "layers", "maps", "gradient"):
             if getattr(options, name):
                 raise InputError(f"--pair: expected two images and no {name}: leave {name} out")
     elif options.method:
@@ -119,7 +121,7 @@ def _write(
             console.print(f"{escape(path)}: {escape(first.path)}, since {escape(other)} has the same name")
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             if options.maps:
-                arrays = {name: getattr(first, name) for name in ("rollout", "layers", "local", "glca")}
+                arrays = {name: getattr(first, name) for name in ("rollout", "layers", "local", "glca", "gradient")}
                 np.savez(file, **{name: each for name, each in arrays.items() if each is not None})
             else:
                 draw_explanations(row, options.layers).savefig(file, format="png")

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dual_cross_attention.backbones.plain_vit import check_is_plain
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.devices import autocast
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.explanation import Explanation
-from dual_cross_attention.explanation.maps import AttentionMaps, attention_maps
+from dual_cross_attention.explanation.gradient_rollout import gradient_rollout
+from dual_cross_attention.explanation.maps import AttentionMaps, attention_maps, vote
 from dual_cross_attention.explanation.shown_image import ShownPreprocessing, crop_share, pixels_of
 from dual_cross_attention.inference.calibration import TOGETHER
 from dual_cross_attention.inference.inputs import image_sources
@@ -38,6 +38,10 @@ class Explainer:
         device, precision: where and how it computes.
         name: of the model, in figures.
         is_calibrated: whether the answers are.
+        gradient: compute gradient × rollout, too.
+
+    Raises:
+        InputError: gradient × rollout of a re-identification model.
     """
 
     network: DualCrossAttentionViT
@@ -47,18 +51,29 @@ class Explainer:
     precision: str
     name: str = ""
     is_calibrated: bool = False
+    gradient: bool = False
 
     @classmethod
-    def of_loaded(cls, loaded: LoadedModel, top_k: int) -> "Explainer":
+    def of_loaded(cls, loaded: LoadedModel, top_k: int, gradient: bool) -> "Explainer":
         """Of a loaded model, with `top_k` classes of each prediction."""
 
         def answer(logits: Logits, branch: str | None) -> list[Prediction]:
             return loaded.answer(logits, min(top_k, len(loaded.labels)), branch)
 
-        is_calibrated = loaded.calibration is not None
         return cls(
-            loaded.model, answer, loaded.transform, loaded.device, loaded.precision, loaded.short_name, is_calibrated
+            loaded.model,
+            answer,
+            loaded.transform,
+            loaded.device,
+            loaded.precision,
+            loaded.short_name,
+            loaded.calibration is not None,
+            gradient,
         )
+
+    def __post_init__(self):
+        if self.gradient and self.network.has_necks:
+            raise InputError("gradient: expected a classifier, got a re-identification model, which predicts no class")
 
     def explain(self, batches: Iterator[ImageBatch]) -> Iterator[Explanation]:
         """One `Explanation` an image, in order.
@@ -78,9 +93,13 @@ class Explainer:
     def _explain(self, images: Tensor, shown: Tensor | None, batch: ImageBatch) -> list[Explanation]:
         with autocast(self.device, self.precision):
             maps = attention_maps(self.network, images)
+            gradient = (
+                gradient_rollout(self.network, images, vote(maps.logits).argmax(dim=1)) if self.gradient else None
+            )
         paths = [path for path, error in zip(batch.paths, batch.errors, strict=True) if not error]
         predictions = self._predictions(maps.logits, len(paths))
         arrays = {name: _numpy(getattr(maps, name)) for name in ("rollout", "layers", "local", "glca")}
+        arrays["gradient"] = _numpy(gradient)
         crop = crop_share(self.preprocessing)
         is_finite = _is_finite(maps)
         return [
@@ -114,6 +133,7 @@ def explain(
     top_k: int = 3,
     batch_size: int | None = None,
     num_workers: int = 0,
+    gradient: bool = False,
 ) -> Explanation | Iterator[Explanation]:
     """What a model attends to in images.
 
@@ -123,7 +143,7 @@ def explain(
             (B, 3, H, W), normalized as the model expects. Other images are resized to its input size without a crop,
             which changes their aspect ratio, and normalized with the mean and std of its `pretrained_cfg`.
         labels: class names of a model that is not loaded; None: "class 0", "class 1", ….
-        top_k, batch_size, num_workers: as in `LoadedModel.explain`.
+        top_k, batch_size, num_workers, gradient: as in `LoadedModel.explain`.
 
     Returns:
         One image gives one `Explanation`; an iterable gives an iterator, as `LoadedModel.explain` does.
@@ -134,12 +154,12 @@ def explain(
     if isinstance(model, LoadedModel):
         if labels is not None:
             raise InputError("labels: expected None, since a loaded model has its own labels")
-        return model.explain(images, top_k, batch_size, num_workers)
+        return model.explain(images, top_k, batch_size, num_workers, gradient=gradient)
     network = as_network(model)
     size = BATCH_SIZE if batch_size is None else batch_size
     device = next(network.parameters()).device
     preprocessing = preprocessing_of(network)
-    explainer = Explainer(network, _answers(network, labels, top_k), preprocessing, device, "no")
+    explainer = Explainer(network, _answers(network, labels, top_k), preprocessing, device, "no", gradient=gradient)
     if isinstance(images, Tensor) and images.is_floating_point():
         is_single = images.ndim == 3
         batches = _tensor_batches(images[None] if is_single else images, preprocessing, size)
@@ -186,7 +206,7 @@ def _answers(
     names = [f"class {index}" for index in range(classes)] if labels is None else labels
 
     def answer(logits: Logits, branch: str | None) -> list[Prediction]:
-        probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
+        probabilities = vote(logits)
         found = []
         for values, indices in zip(*(each.tolist() for each in probabilities.topk(min(top_k, classes))), strict=True):
             top = [(names[index], value) for index, value in zip(indices, values, strict=True)]

@@ -26,6 +26,8 @@ class Explanation:
             None without GLCA, or before it is trained. With one GLCA block and keys of all tokens they do not change
             the prediction.
         glca: (h, w) float32. CLS's attention in GLCA's last block, mean over heads; None likewise.
+        gradient: (h, w) float32. Gradient × rollout of SA's logit of the predicted class, see `gradient_rollout.py`;
+            None unless asked for.
         predictions: by answer, the ones of all branches first: "together" (SA and GLCA, where there are both), "sa",
             "glca"; empty for a re-identification model. Calibrated if the model is.
         image: (H, W, 3) uint8, the region that the model saw, with its aspect ratio, at the resolution of figures;
@@ -42,6 +44,7 @@ class Explanation:
     layers: np.ndarray | None = None
     local: np.ndarray | None = None
     glca: np.ndarray | None = None
+    gradient: np.ndarray | None = None
     predictions: dict[str, Prediction] = field(default_factory=dict)
     image: np.ndarray | None = None
     local_queries: str = "rollout"
@@ -51,23 +54,28 @@ class Explanation:
     error: str | None = None
 
     def map(self, name: MapName | None = None) -> np.ndarray:
-        """(h, w) of "rollout", "glca" or "product" (of both); None: of `default_map`.
+        """(h, w) of "rollout", "glca", "product" (of both) or "gradient"; None: of `default_map`.
 
         Raises:
-            InputError: a map that this model does not have.
+            InputError: a map that this model does not have, or gradient × rollout where it was not asked for.
         """
+        if name == "gradient" and self.gradient is not None:
+            return self.gradient
         return combined_map(name or self.default_map, self.rollout, self.glca)
 
     @property
     def default_map(self) -> MapName:
-        """The most faithful map that needs no backward pass, by deletion and insertion on CUB (docs/explanation.md)."""
+        """The most faithful map without a backward pass, by deletion and insertion on CUB: docs/explanation.md."""
         return "rollout" if self.glca is None else "product"
 
     def figure(self, show_layers: bool = False) -> "Figure":
-        """Image, rollout, local tokens, GLCA's attention and predictions, as a matplotlib figure.
+        """Image, rollout with the local tokens outlined, GLCA's attention, their product, and predictions.
 
         Args:
             show_layers: one more row with `layers`.
+
+        Returns:
+            A matplotlib figure: `figure().savefig("a.png")`.
 
         Raises:
             InputError: the image could not be read, or was not kept.

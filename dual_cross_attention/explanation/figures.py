@@ -27,12 +27,16 @@ OPACITY = 0.55
 """Of a map over its image."""
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 """Of red, green and blue, ITU-R BT.601. Maps are drawn over gray levels, so that every color is of the map."""
-OUTLINE = "#ffd400"
+OUTLINE = "white"
 WIDTH = 8.0
 TEXT = 9.0
 """Inches, points."""
 ANSWERS = {TOGETHER: "SA and GLCA together", "sa": "SA", "glca": "GLCA"}
-LOCAL_TITLES = {"random": "{} %, random", "penultimate": "top {} % of the attention\nin the second to last layer"}
+LOCAL_TITLES = {
+    "random": "local tokens ({} %, random)",
+    "penultimate": "local tokens (top {} % of\nsecond to last layer)",
+}
+"""By how they were chosen, if not by rollout."""
 LONGEST_NAME = 34
 LAYERS_A_ROW = 6
 
@@ -72,10 +76,11 @@ def draw_explanations(explanations: Sequence[Explanation], show_layers: bool = F
 def _parts_of(explanation: Explanation, show_layers: bool) -> list[tuple[float, Callable[[SubFigure], None]]]:
     """Heights in inches, and what draws them."""
     height, width = explanation.image.shape[:2]
-    columns = 2 if explanation.glca is None else 4
-    panel = min(WIDTH / 4 * height / width, 4.0)
-    parts = [(panel + 0.75, lambda place: _draw_maps(place, explanation, columns))]
-    if explanation.predictions and columns == 4:
+    columns = 1 + len(_maps_of(explanation))
+    is_beside = columns < 4 and bool(explanation.predictions)
+    panel = min(WIDTH / max(columns, 4) * height / width, 4.0)
+    parts = [(panel + 0.9, lambda place: _draw_maps(place, explanation, is_beside))]
+    if explanation.predictions and not is_beside:
         lines = max(len(each.top) for each in explanation.predictions.values())
         parts.append((0.45 + 0.19 * lines, lambda place: _draw_predictions(place, explanation)))
     if show_layers:
@@ -85,22 +90,36 @@ def _parts_of(explanation: Explanation, show_layers: bool) -> list[tuple[float, 
     return parts
 
 
-def _draw_maps(place: SubFigure, explanation: Explanation, columns: int) -> None:
+def _maps_of(explanation: Explanation) -> dict[str, np.ndarray]:
+    """The maps that a figure shows, by their names for people."""
+    names = ["rollout", *([] if explanation.glca is None else ["glca", "product"])]
+    names += [] if explanation.gradient is None else ["gradient"]
+    return {name: explanation.map(name) for name in names}
+
+
+def _draw_maps(place: SubFigure, explanation: Explanation, is_beside: bool) -> None:
+    """The image and its maps; with `is_beside`, the predictions to the right of them."""
     if explanation.model_name:
         place.suptitle(shortened(escape(explanation.model_name), 60), fontsize=TEXT, x=0.01, ha="left", weight="bold")
-    if columns == 2 and explanation.predictions:
-        place, beside = place.subfigures(1, 2)
+    maps = _maps_of(explanation)
+    if is_beside:
+        place, beside = place.subfigures(1, 2, width_ratios=[1 + len(maps), 3 - len(maps)])
         _draw_predictions(beside, explanation)
-    axes = place.subplots(1, columns)
-    show_image(axes[0], explanation.image, "image" if explanation.crop == (1.0, 1.0) else "image, center crop")
-    show_map(place, axes[1], explanation.image, explanation.rollout, MAP_TITLES["rollout"])
-    if explanation.glca is None:
-        return
-    chosen = LOCAL_TITLES.get(explanation.local_queries, "top {} % of rollout")
-    share = f"{100 * explanation.local.mean():.0f}"
-    show_image(axes[2], explanation.image, f"GLCA's local tokens\n({chosen.format(share)})")
-    outline(axes[2], explanation.local, explanation.image.shape)
-    show_map(place, axes[3], explanation.image, explanation.glca, MAP_TITLES["glca"])
+    first, *axes = place.subplots(1, 1 + len(maps))
+    show_image(first, explanation.image, "image" if explanation.crop == (1.0, 1.0) else "image, center crop")
+    for each, (name, values) in zip(axes, maps.items(), strict=True):
+        title = MAP_TITLES[name]
+        if name == "rollout" and explanation.local is not None:
+            title = f"rollout (SA), outlined:\n{_local_title(explanation)}"
+        unit = "relevance per patch" if name == "gradient" else "% of attention per patch"
+        show_map(place, each, explanation.image, values if name == "gradient" else 100 * values, title, unit)
+        if name == "rollout" and explanation.local is not None:
+            outline(each, explanation.local, explanation.image.shape)
+
+
+def _local_title(explanation: Explanation) -> str:
+    chosen = LOCAL_TITLES.get(explanation.local_queries, "local tokens (top {} % of it)")
+    return chosen.format(f"{100 * explanation.local.mean():.0f}")
 
 
 def _crop_note(explanation: Explanation) -> str:
@@ -118,12 +137,12 @@ def show_image(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.set_yticks([])
 
 
-def show_map(place: SubFigure, axes: Axes, image: np.ndarray, values: np.ndarray, title: str) -> None:
-    """A map (h, w) over an image, with a scale bar in percent of the attention."""
+def show_map(place: SubFigure, axes: Axes, image: np.ndarray, values: np.ndarray, title: str, unit: str) -> None:
+    """A map (h, w) over an image, with a scale bar."""
     axes.set_title(title)
-    bar = place.colorbar(overlay(axes, image, 100 * values), ax=axes, location="bottom", fraction=0.06, pad=0.02)
+    bar = place.colorbar(overlay(axes, image, values), ax=axes, location="bottom", fraction=0.06, pad=0.02)
     bar.solids.set_alpha(1.0)
-    bar.set_label("% of attention per patch")
+    bar.set_label(unit)
 
 
 def overlay(axes: Axes, image: np.ndarray, values: np.ndarray) -> AxesImage:

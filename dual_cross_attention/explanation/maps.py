@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dual_cross_attention.attention.rollout import attention_rollout
 from dual_cross_attention.errors import InputError
@@ -61,8 +62,10 @@ def combined_map(name: MapName, rollout, glca):
     """
     if name == "rollout":
         return rollout
+    if name == "gradient":
+        raise InputError("map gradient: it needs a backward pass: explain(..., gradient=True)")
     if name not in ("glca", "product"):
-        raise InputError(f"map: expected rollout, glca or product, got {name!r}")
+        raise InputError(f"map: expected rollout, glca, product or gradient, got {name!r}")
     if glca is None:
         raise InputError(f"map {name}: the model has no trained GLCA branch; its map is rollout")
     if name == "glca":
@@ -101,6 +104,11 @@ def attention_maps(model: DualCrossAttentionViT, images: Tensor, trace: Attentio
     glca = None if trace.glca is None else on_grid(trace.glca)
     logits = {name: each.float() for name, each in trace.output.logits.items()}
     return AttentionMaps(on_grid(rollout), on_grid(layers), local, glca, logits)
+
+
+def vote(logits: dict[str, Tensor]) -> Tensor:
+    """The mean of the branches' probabilities, (B, classes), from their logits, (B, classes) each."""
+    return torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
 
 
 def patch_grid(model: DualCrossAttentionViT, images: Tensor) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
 MatchMethod = Literal["pwca", "cosine"]
 METHODS: tuple[MatchMethod, ...] = get_args(MatchMethod)
-DEFAULT_METHOD: MatchMethod = "cosine"
+DEFAULT_METHOD: MatchMethod = "pwca"
 """The method whose best pairs, deleted, lower the similarity faster (docs/explanation.md)."""
 
 

@@ -167,6 +167,7 @@ class LoadedModel:
         batch_size: int | None = None,
         num_workers: int = 0,
         keep_image: bool = True,
+        gradient: bool = False,
     ) -> "Explanation | Iterator[Explanation]":
         """What the model attends to in images: rollout, local tokens, GLCA's attention, and predictions.
 
@@ -174,6 +175,7 @@ class LoadedModel:
             images, batch_size, num_workers: as in `predict`.
             top_k: classes of each prediction.
             keep_image: keep the pixels, which `Explanation.figure` needs; False saves their time and memory.
+            gradient: also gradient × rollout, the most faithful map, which needs a backward pass; classifiers only.
 
         Returns:
             One image gives one `Explanation`; an iterable gives an iterator, which reads and computes batch by batch
@@ -192,7 +194,7 @@ class LoadedModel:
         sources, is_single = image_sources(images)
         preprocessing = ShownPreprocessing(self.transform) if keep_image else self.transform
         batches = self._batches(sources, batch_size, num_workers, preprocessing)
-        found = Explainer.of_loaded(self, top_k).explain(batches)
+        found = Explainer.of_loaded(self, top_k, gradient).explain(batches)
         return next(found) if is_single else found
 
     def explain_pair(
