@@ -111,7 +111,7 @@ def _draw_maps(place: SubFigure, explanation: Explanation, is_beside: bool) -> N
         title = MAP_TITLES[name]
         if name == "rollout" and explanation.local is not None:
             title = f"rollout (SA), outlined:\n{_local_title(explanation)}"
-        unit = "relevance per patch" if name == "gradient" else "% of attention per patch"
+        unit = "relevance per patch" if name == "gradient" else "% per patch"
         show_map(place, each, explanation.image, values if name == "gradient" else 100 * values, title, unit)
         if name == "rollout" and explanation.local is not None:
             outline(each, explanation.local, explanation.image.shape)
