@@ -7,7 +7,7 @@ r ← r + r Āₗ.
 Notable:
 - ∇Aₗ is the gradient of the attention weights. With the output Oₗ = Aₗ Vₗ of a head, it is ∇Oₗ Vₗᵀ, so autograd only
   holds ∇Oₗ, and attention is fused; products of tokens × tokens are formed outside of autograd, a layer at a time;
-- it needs a backward pass: about three times the time of the maps of `maps.py`.
+- it needs a backward pass: 2.5 times the time of the maps of `maps.py`, on a CPU at 96×96.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Figures: what they show, in the words and the places that it is in."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,3 +116,15 @@ def test_a_pair(make_model, method):
     found = words(pair.figure())
     assert f"{pair.distance:.3f}, no threshold: not calibrated" in found and "two separate passes" in found
     assert ("PWCA" if method == "pwca" else "cosine similarity") in found
+
+
+def test_the_distance_of_a_calibrated_model_has_a_threshold(make_model):
+    loaded = load_model(make_model("reid"), device="cpu")
+    loaded.calibration = SimpleNamespace(
+        gallery_sizes=(20, 100), threshold={20: 0.75}.get, probability_same=lambda distance: 0.5 * distance
+    )
+    image, other = (np.random.default_rng(seed).integers(0, 256, (40, 20, 3), dtype=np.uint8) for seed in (0, 1))
+    pair = loaded.explain_pair(image, other)
+    assert (pair.threshold, pair.gallery_size, pair.same) == (0.75, 20, pytest.approx(pair.distance / 2))
+    found = words(pair.figure())
+    assert "threshold 0.750 (gallery of 20 identities)" in found and "not calibrated" not in found
