@@ -135,9 +135,7 @@ class IdentityDistances:
         own, nearest = self.own_distances, self.other_distances.amin(1)
         return IdentificationScores(_accepted(own, nearest)[own.isfinite()], nearest[self.own < 0])
 
-    def scores_by_size(
-        self, sizes: Iterable[int], repeats: int = 50, seed: int = 0
-    ) -> dict[int, IdentificationScores]:
+    def scores_by_size(self, sizes: Iterable[int], repeats: int = 50, seed: int = 0) -> dict[int, IdentificationScores]:
         """Of galleries of several sizes, which are random choices of the identities.
 
         At size n, each probe is searched for `repeats` times among n other identities (a non-mated search), and, if

@@ -1,7 +1,6 @@
 """Probability that two images, or an image and an identity, are the same, by a logistic function of their distance."""
 
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,6 +26,8 @@ def fit_same(same: Tensor, different: Tensor) -> tuple[float, float]:
     Raises:
         InputError: no pairs of a kind, or those that are the same are no nearer than others.
     """
+    from scipy.optimize import minimize  # not needed to use a calibrated model
+
     if not (len(same) and len(different)):
         raise InputError(f"expected pairs that are the same and others, got {len(same)} and {len(different)}")
     same, different = same.double(), different.double()

@@ -166,7 +166,7 @@ def test_a_threshold_reaches_the_rate_and_no_more():
 
 
 def test_what_is_refused():
-    probe, gallery, probe_ids, gallery_ids, probe_cameras, gallery_cameras = made()
+    probe, gallery, probe_ids, gallery_ids, probe_cameras, _ = made()
     with pytest.raises(InputError, match="cameras"):
         identity_distances(probe, gallery, probe_ids, gallery_ids, probe_cameras)
     with pytest.raises(InputError, match="junk"):
