@@ -41,14 +41,14 @@ class IdentificationScores:
 
         NaN if there is no such search.
         """
-        return (self.nonmated.double() <= threshold).double().mean().item()
+        return _found(self.nonmated, threshold).double().mean().item()
 
     def fnir(self, threshold: float) -> float:
         """False-negative identification rate, 0 to 1: share of the mated searches that do not find their identity.
 
-        NaN if there is no such search.
+        NaN if there is no such search. With an infinite threshold, 1 − rank-1 accuracy.
         """
-        return (~(self.mated.double() <= threshold)).double().mean().item()
+        return (~_found(self.mated, threshold)).double().mean().item()
 
     def threshold(self, fpir: float) -> float:
         """The largest threshold, up to rounding, whose false-positive identification rate is at most `fpir`.
@@ -235,6 +235,10 @@ def identity_distances(
     place = torch.searchsorted(identities, probe_ids).clamp(max=len(identities) - 1)
     own = torch.where(identities[place] == probe_ids, place, -1)
     return IdentityDistances(table if distance == "cosine" else table.sqrt_(), identities.cpu(), own.cpu())
+
+
+def _found(distances: Tensor, threshold: float) -> Tensor:
+    return distances.isfinite() & (distances.double() <= threshold)
 
 
 def _accepted(own: Tensor, nearest: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_rates_are_those_of_the_definition(distance, with_cameras):
     for enrolled in (set(gallery_ids) - {-1}, {0, 2, 5}):
         chosen = torch.tensor([identity in enrolled for identity in found.identities.tolist()])
         scores = found.select(identities=chosen).scores()
-        for threshold in (0.05, 0.3, 0.9, 1.7, 9.0):
+        for threshold in (0.05, 0.3, 0.9, 1.7, 9.0, math.inf):
             expected = literal_rates(table, probe_ids, enrolled, threshold)
             assert (scores.fpir(threshold), scores.fnir(threshold)) == pytest.approx(expected)
     assert 0 < scores.fnir(0.9) < 1
