@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", help="default: that of the run")
     parser.add_argument("--data_root", help="default: where the run found it")
     parser.add_argument("--features", type=Path, help=".npz: read if it is there, else written; then MODEL is not read")
+    parser.add_argument(
+        "--cross_camera_only", action="store_true", help="leave out all gallery images under the query's camera"
+    )
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--batch_size", type=int)
@@ -72,12 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             np.savez(given.features, **features._asdict())
     else:
         parser.error("give a MODEL, or --features that are there")
-    distances = identity_distances(*features)
+    distances = identity_distances(*features, cross_camera_only=given.cross_camera_only)
     probe_ids = torch.from_numpy(features.query_ids)
     splits = [split_rates(distances, probe_ids, given.fpir, seed) for seed in range(given.splits)]
     rows = {name: summarize([split[name] for split in splits]) for name in splits[0]}
     setting = f"{given.splits} splits of {len(distances.identities):,} gallery identities, {len(probe_ids):,} queries; "
     setting += f"{features.distance} distance"
+    setting += ", across cameras only" if given.cross_camera_only else ""
     print(f"{setting}\n\n{table(rows, 'wanted FPIR')}")
     write_json(given.json, setting=setting, rows=rows, splits=splits)
     return 0

@@ -78,6 +78,13 @@ def test_the_table_is_of_features_that_are_there(features, tmp_path, capsys):
     values = [split["20 %"]["FNIR % at this FPIR"] for split in content["splits"]]
     assert content["rows"]["20 %"]["FNIR % at this FPIR"] == f"{mean(values):.1f} ± {stdev(values):.1f}"
     assert content["rows"]["20 %"]["FNIR % at this FPIR"] in printed
+    assert main([*arguments, "--cross_camera_only"]) == 0
+    across = json.loads(result.read_text())["splits"]
+    assert "across cameras only" in capsys.readouterr().out
+    gained = [
+        new["20 %"]["rank-1 %"] - old["20 %"]["rank-1 %"] for new, old in zip(across, content["splits"], strict=True)
+    ]
+    assert min(gained) >= 0 and max(gained) > 0  # the same mated queries among fewer images of others
 
 
 def test_features_of_a_model_are_computed_once(make_model, people, tmp_path, capsys):
