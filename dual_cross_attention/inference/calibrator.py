@@ -1,7 +1,7 @@
 """The interface between `dcal calibrate` and what a task calibrates."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -10,6 +10,8 @@ from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.inference.calibrations import AnyCalibration
 from dual_cross_attention.tasks.data_module import RunSetup
+
+Setup = TypeVar("Setup", bound=RunSetup)
 
 
 class Fitted(NamedTuple):
@@ -26,7 +28,7 @@ class Fitted(NamedTuple):
     doubts: list[str]
 
 
-class Calibrator(ABC):
+class Calibrator(ABC, Generic[Setup]):
     """Calibrates a model of one task. Made with the model, and those of its `options` that a user gives.
 
     Attributes:
@@ -38,7 +40,7 @@ class Calibrator(ABC):
     @abstractmethod
     def fit(
         self,
-        setup: RunSetup,
+        setup: Setup,
         data: DataFingerprint,
         split: str | None,
         device: torch.device,
