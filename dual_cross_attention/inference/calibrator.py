@@ -9,6 +9,7 @@ from rich.console import Console
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.inference.calibrations import AnyCalibration
+from dual_cross_attention.inference.model_files import SavedModel
 from dual_cross_attention.tasks.data_module import RunSetup
 
 Setup = TypeVar("Setup", bound=RunSetup)
@@ -29,13 +30,21 @@ class Fitted(NamedTuple):
 
 
 class Calibrator(ABC, Generic[Setup]):
-    """Calibrates a model of one task. Made with the model, and those of its `options` that a user gives.
+    """Calibrates a model of one task.
+
+    Args:
+        saved: the model.
+        options: those of `options` that a user gives.
 
     Attributes:
         options: names of the arguments of `calibrate` that this task has; all others are refused.
     """
 
     options: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def __init__(self, saved: SavedModel, **options: Any):
+        """Raises InputError for options that the model cannot have."""
 
     @abstractmethod
     def fit(
