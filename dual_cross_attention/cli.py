@@ -16,7 +16,7 @@ COMMANDS = {
     "eval": "evaluate a trained model on the test split",
     "predict": "classify images with a trained model",
     "explain": "draw what a trained model attends to in images",
-    "calibrate": "fit the probabilities of a trained model, and a threshold for unknown images",
+    "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
