@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,11 @@ class SweepResult:
     elsewhere: int = 0
 
 
-def run_sweep(trainings: Sequence[Training], tell) -> SweepResult:
+def run_sweep(
+    trainings: Sequence[Training],
+    tell: Callable[[str], None],
+    train: Callable[[Training], str | None] | None = None,
+) -> SweepResult:
     """Trains what is not done, one after the other, and scores it.
 
     Each training is locked while it runs, so processes that share the folder take different ones, and each is resumed
@@ -93,6 +97,7 @@ def run_sweep(trainings: Sequence[Training], tell) -> SweepResult:
     Args:
         trainings: in their order.
         tell: called with a line before each training and after a failure.
+        train: trains and scores one, and returns why that failed, or None; None: `train_and_score`.
 
     Raises:
         InterruptedRun: a signal stopped a training; the same call resumes.
@@ -112,7 +117,7 @@ def run_sweep(trainings: Sequence[Training], tell) -> SweepResult:
                     continue
                 number = sum(training.is_done() for training in trainings) + 1
                 tell(f"training {number} of {len(trainings)}: {each.path.name}")
-                reason = _train(each)
+                reason = (train or train_and_score)(each)
                 result.trained += reason is None
                 result.failed += reason is not None
                 if reason:
@@ -123,8 +128,12 @@ def run_sweep(trainings: Sequence[Training], tell) -> SweepResult:
             return result
 
 
-def _train(training: Training) -> str | None:
-    """Trains and scores; returns why that failed, which is recorded, or None."""
+def train_and_score(training: Training) -> str | None:
+    """Trains by `dcal train`, and scores the last model; returns why that failed, which is recorded, or None.
+
+    Raises:
+        InterruptedRun: a signal stopped it.
+    """
     training.path.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     status, last_line = _call(["train", *training.arguments, "--output_dir", f"{training.path}"])
