@@ -9,10 +9,10 @@ from dual_cross_attention.reproduction.scores import TestScores, test_scores
 from tests.helpers import assert_refused, metrics_rows
 
 
-def test_scores_of_images_are_those_of_the_evaluation(dcal, tasks, tmp_path):
-    for task, metric in (("fgvc", "top1"), ("reid", "mAP")):
-        run = tmp_path / task
-        assert dcal("train", *tasks[task], "--output_dir", run).status == 0
+def test_scores_of_images_are_those_of_the_evaluation(dcal, small, small_reid, tmp_path):
+    for flags, metric in ((small, "top1"), (small_reid, "mAP")):
+        run = tmp_path / metric
+        assert dcal("train", *flags, "--output_dir", run).status == 0
         found = test_scores(run / "last.safetensors")
         expected = metrics_rows(run)[-1][f"val/{metric}"]
         assert found.metrics[metric] == pytest.approx(expected, abs=1e-3)
