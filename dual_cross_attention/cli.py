@@ -15,7 +15,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "eval": "evaluate a trained model on the test split",
     "predict": "classify images with a trained model",
-    "calibrate": "fit the probabilities of a trained model, and a threshold for unknown images",
+    "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
     "reproduce": "train a table of the paper again and compare it with the published numbers",
     "check-data": "check every image of a dataset before training",
