@@ -1,6 +1,7 @@
 """What tests of several rooms share: tiny models, random images, comparing runs, errors of one line."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,5 +57,15 @@ def assert_refused(outcome: Any, *words: object) -> None:
     """A command ended with exit status 2 and an error of one line that has these words."""
     assert outcome.status == 2, outcome
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
+    assert_says(outcome.err, *words)
+
+
+def assert_says(message: object, *words: object) -> None:
+    """A message has these key tokens."""
     for word in words:
-        assert f"{word}" in outcome.err, outcome.err
+        assert f"{word}" in f"{message}", f"{message}"
+
+
+def any_says(lines: Iterable[str], *words: object) -> bool:
+    """Whether one of the lines has all of these key tokens."""
+    return any(all(f"{word}" in line for word in words) for line in lines)

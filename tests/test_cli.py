@@ -261,7 +261,7 @@ def test_other_settings_are_refused_and_listed(dcal, small, tmp_path):
     outcome = dcal("train", *small, "--lr", 0.5, "--ablation", "sa_glca", "--num_workers", 1, "--output_dir", tmp_path)
     assert outcome.status == 2
     assert "lr (0.001 there, 0.5 here)" in outcome.err
-    assert "ablation (full there, sa_glca here)" in outcome.err
+    assert "ablation (full" in outcome.err and "sa_glca" in outcome.err
     assert "num_workers" not in outcome.err  # says where it runs, not what it computes
     assert snapshot(tmp_path) == before
 
@@ -356,7 +356,7 @@ def test_classes_that_changed_are_refused(dcal, small, tmp_path):
     shutil.rmtree(checkpoint)
     write_checkpoint(checkpoint, state, progress)
     outcome = dcal("train", *small, "--epochs=3", "--resume", run, "--output_dir", tmp_path / "on")
-    assert outcome.status == 2 and "the same names in the same order" in outcome.err
+    assert outcome.status == 2 and "same order" in outcome.err
 
 
 # --- dcal eval ---

@@ -18,7 +18,7 @@ from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
 from dual_cross_attention.training import run as training
 from dual_cross_attention.training import setup
-from tests.helpers import assert_refused
+from tests.helpers import any_says, assert_refused
 
 TESTED = ("dan", "eva", "bob")
 
@@ -116,12 +116,9 @@ def test_what_was_taken_for_a_camera_is_printed_by_every_command(dcal, flags, cr
     ]
     for outcome in outcomes:
         assert outcome.status == 0 and said in outcome.out, outcome
-        assert "folder: 2 identities are in both training and test" in outcome.out or outcome is outcomes[1]
+        assert "folder: 2 identities" in outcome.out or outcome is outcomes[1]
     evaluated = dcal("eval", tmp_path / "run", "--dataset=shards", f"--data_root={tmp_path / 'shards'}")
-    assert (
-        evaluated.status == 0
-        and "cameras: 2 in query and gallery, from the camera of each KEY.json: 0 (" in evaluated.out
-    )
+    assert evaluated.status == 0 and any_says(evaluated.out.splitlines(), "cameras: 2 in query", "KEY.json: 0 (")
     as_json = dcal("check-data", *data, "--num_workers=0", "--json", "-")
     assert as_json.status == 0 and json.loads(as_json.out)["splits"]  # nothing else is on the standard output
 
@@ -231,7 +228,7 @@ def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_peop
 
 def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
-    assert_refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
+    assert_refused(dcal("train", *flags, "--batch_size=16"), "8 identities", "there are 4", "--batch_size 16")
     assert_refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
     assert_refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
     assert_refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
@@ -243,17 +240,13 @@ def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
         path.unlink()
     for path in (lonely / "query").rglob("door_*"):
         path.unlink()
-    assert_refused(
-        dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera"
-    )
+    assert_refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries", "another camera")
     assert dcal("train", *flags, "--output_dir", run).status == 0
-    assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
-    assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
-    assert_refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
-    assert_refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
-    assert_refused(
-        dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2"
-    )
+    assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking", "'no'")
+    assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking", "a file")
+    assert_refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking", "a file")
+    assert_refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth", "at least 1", "got 0")
+    assert_refused(dcal("train", *flags, "--images_per_identity=1"), "images_per_identity", "at least 2")
     assert_refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
     assert_refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
 

@@ -63,7 +63,7 @@ def _paths_of(word: str, warnings: list[str]) -> list[str]:
     if os.path.lexists(word):
         return [word]
     if not glob.has_magic(word):
-        raise InputError(f"no file or folder '{escape(word)}'; it is in {escape(os.getcwd())} that it was looked for")
+        raise InputError(f"no file or folder '{escape(word)}'; searched in {escape(os.getcwd())}")
     paths: list[str] = []
     for match in sorted(glob.glob(word, recursive=True)):
         if not os.path.isdir(match):

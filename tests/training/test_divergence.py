@@ -17,6 +17,7 @@ from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, verify
 from dual_cross_attention.training.step_log import SMALLEST_SCALE, StepLog
 from dual_cross_attention.training.trainer import Trainer
+from tests.helpers import any_says, assert_says
 
 
 class Scaled(torch.autograd.Function):
@@ -101,7 +102,7 @@ def test_the_state_before_the_step_is_kept(dcal, tasks, tmp_path, monkeypatch, t
     (line,) = outcome.err.splitlines()
     named = "loss is nan" if what == "loss" else "the gradient's norm is "
     assert f"training diverged at step {at}: {named}" in line
-    assert f"--resume {run}/diverged --output_dir OTHER repeats it" in line
+    assert f"--resume {run}/diverged --output_dir OTHER" in line
     assert verify(run / "diverged") is None
     assert_same_state(read_state(run / "diverged"), states[at])
     progress = read_progress(run / "diverged")
@@ -166,8 +167,8 @@ def test_no_room_for_it(dcal, small, tmp_path, monkeypatch):
     monkeypatch.setattr(divergence, "save_diverged", full)
     break_steps(monkeypatch, FGVCTask, {7}, "loss")
     outcome = dcal("train", *small, "--output_dir", tmp_path)
-    assert outcome.status == 3 and f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in outcome.err
-    assert f"warning: cannot write '{tmp_path}/diverged': [Errno 28] No space left" in outcome.out
+    assert outcome.status == 3 and f"{tmp_path}/checkpoints/epoch_0001" in outcome.err
+    assert any_says(outcome.out.splitlines(), "warning: ", f"'{tmp_path}/diverged'", "No space left")
 
 
 def test_one_that_a_kill_has_left_half_replaced(dcal, small, tmp_path, monkeypatch):
@@ -233,7 +234,7 @@ def test_a_run_goes_on_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_p
     (source / "progress.json").write_text(json.dumps(progress))
     trainer = make_scaled_trainer(output_dir=str(tmp_path / "two"), resume_from=source)
     break_steps(monkeypatch, FGVCTask, {1}, "loss")
-    with pytest.raises(TrainingDivergedError, match="at step 6: loss is nan"):
+    with pytest.raises(TrainingDivergedError, match=r"step 6: loss.* nan"):
         trainer.fit()
     assert read_state(trainer.folder.diverged)["scaler"]["scale"] == 2.0**16
 
@@ -258,9 +259,7 @@ def test_overflows_without_end_are_divergence(make_scaled_trainer, monkeypatch, 
     with pytest.raises(TrainingDivergedError) as raised:
         trainer.fit()
     assert 2.0**16 / 2**27 < SMALLEST_SCALE <= 2.0**16 / 2**26
-    assert "training diverged at step 30: gradients overflow in fp16 however small the loss is scaled" in str(
-        raised.value
-    )
+    assert_says(raised.value, "step 30: ", "overflow in fp16")
     report = json.loads((trainer.folder.diverged / "report.json").read_text())
     assert report["step"] == 30
     state = read_state(trainer.folder.diverged)
@@ -275,7 +274,7 @@ def test_a_loss_that_is_not_finite_is_divergence_also_with_scaling(make_scaled_t
         make_scaled_trainer(output_dir=str(make_scaled_trainer().folder.path / "whole")).fit()
     break_steps(monkeypatch, FGVCTask, {3}, "loss")
     trainer = make_scaled_trainer(interval, gradient_accumulation_steps=1)
-    with pytest.raises(TrainingDivergedError, match="at step 3: loss is nan"):
+    with pytest.raises(TrainingDivergedError, match=r"step 3: loss.* nan"):
         trainer.fit()
     kept, expected = flat(read_state(trainer.folder.diverged)), flat(states[3])
     for place, value in kept.items():

@@ -13,6 +13,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
 from dual_cross_attention.training.oom import MicroBatchChunks, is_out_of_memory
+from tests.helpers import assert_says
 
 SAID = {
     "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …"),
@@ -155,7 +156,7 @@ def test_below_the_least_it_ends_and_says_what_helps(dcal, small, small_reid, tm
     outcome = dcal("train", *flags, "--ablation", ablation, "--output_dir", tmp_path)
     assert outcome.status == 2 and not passed
     (line,) = outcome.err.splitlines()
-    assert f"and {least} (CUDA out of memory): what helps, in this order: " in line
+    assert_says(line, f"and {least} (CUDA out of memory): ", "in this order: ")
     order = ["--use_gradient_checkpointing true", "--precision bf16", "--img_size", "--ablation", "fsdp", "--backbone"]
     places = [line.index(each) for each in order]
     assert places == sorted(places)
@@ -203,7 +204,7 @@ def test_evaluation_in_pieces(dcal, small, tmp_path, monkeypatch, error):
     outcome = dcal("train", *small, "--output_dir", tmp_path / "cut")
     assert outcome.status == 0, outcome.err
     assert set(passed) == {1}
-    assert "from here on 16 images at a time instead of 32" in outcome.out  # 4 times the batch of the training
+    assert "16 images at a time instead of 32" in outcome.out  # 4 times the batch of the training
     plain, cut = (
         [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
         for run in ("plain", "cut")
@@ -320,7 +321,7 @@ def test_the_number_is_kept(tmp_path):
     chunks.double("why", "where")
     assert chunks_of(tmp_path, 16).count == 4 and chunks_of(tmp_path, 2).count == 1
     chunks.count = 16
-    with pytest.raises(InputError, match=r"with 1 images at a time, and 1 image is the least \(why\): .*; where"):
+    with pytest.raises(InputError, match=r"1 images at a time, .*1 image .*\(why\): "):
         chunks.double("why", "where")
 
 
@@ -332,6 +333,6 @@ def test_a_half_taken_step_is_not_taken_again(make_trainer, monkeypatch):
         raise SAID["CUDA"]
 
     monkeypatch.setattr(trainer.optimizer, "step", out_of_memory)
-    with pytest.raises(InputError, match=r"out of memory for the optimizer's state .*--parallel fsdp"):
+    with pytest.raises(InputError, match=r"optimizer's state .*--parallel fsdp"):
         trainer.fit()
     assert trainer.state.step == 0

@@ -8,6 +8,7 @@ import pytest
 from dual_cross_attention.data import read_image
 from dual_cross_attention.data.reid import load_reid, market1501
 from dual_cross_attention.data.reid.release import Counts
+from tests.helpers import any_says, assert_says
 
 MARKET_PAGE = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html"
 MARKET = {
@@ -101,9 +102,9 @@ def test_counts_as_released_or_not(market, monkeypatch):
 
     assert warnings() == []
     (few,) = warnings(query=Counts(1, 2))
-    assert few == "market1501: 2 of 1 query images (2 of 2 identities): 1 more than released"
+    assert_says(few, "market1501: 2 of 1 query images (2 of 2 identities)", "1 more")
     (others,) = warnings(training=Counts(4, 5))
-    assert others == "market1501: 4 of 4 training images (3 of 5 identities): other identities than released"
+    assert_says(others, "market1501: 4 of 4 training images (3 of 5 identities)", "other identities")
 
 
 def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
@@ -113,7 +114,7 @@ def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
             (market / folder / f"{name}.jpg").touch()
     data = load_reid("market1501", market)
     assert (data.identities, data.train, data.query) == (expected.identities, expected.train, expected.query)
-    assert f"market1501: {market / 'query'}: 2 junk images (identity -1 or 0000) are left out" in data.warnings
+    assert any_says(data.warnings, f"market1501: {market / 'query'}: 2 junk images", "-1 or 0000", "left out")
 
 
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
@@ -132,7 +133,7 @@ def test_other_numbers_of_digits(tmp_path, name):
     assert (data.identities, data.train.cameras) == (["00002", "15"], [12, 1])
     assert (data.query.identities, data.query.cameras) == ([1], [10])
     assert (data.gallery.identities, data.gallery.cameras) == ([0, 1, 1], [9, 2, 110])
-    assert f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk images (identity -1) are left out" in data.warnings
+    assert any_says(data.warnings, f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk images", "-1", "left out")
     assert not any("their names lack" in warning for warning in data.warnings)
 
 
@@ -156,9 +157,7 @@ def test_other_names(market, refused):
         (market / "query" / name).touch()
     data = load_reid("market1501", market)
     assert (data.query, len(data.warnings)) == (expected.query, len(expected.warnings) + 1)
-    assert f"market1501: {market / 'query'}: 2 of 4 images are left out, such as 0005_c2_f0046985.jpg" in str(
-        data.warnings
-    )
+    assert any_says(data.warnings, f"market1501: {market / 'query'}: 2 of 4 images", "left out", "0005_c2_f0046985.jpg")
     for file in (market / "query").glob("*_c?s*"):
         file.unlink()
     with refused("market1501", market / "query", "none of the 1", "0002_c1s1_000451_03.jpg", "0005_c2_f0046985.jpg"):
@@ -184,7 +183,7 @@ def test_missing_folder(market, refused, folder):
 def test_nothing_but_junk(market, refused):
     for file in (market / "bounding_box_test").glob("0*"):
         file.unlink()
-    with refused("market1501", "the gallery split is empty"):
+    with refused("market1501", "gallery split", "empty"):
         load_reid("market1501", market)
 
 

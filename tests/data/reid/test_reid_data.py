@@ -41,7 +41,7 @@ def test_training_labels(refused):
     for labels in ((0, 2), (1, 2), (0, 0)):
         with refused("crowd", "labels from 0 to 1"):
             data(images(*((label, 1) for label in labels)))
-    with refused("crowd", "at least two training identities", "a"):
+    with refused("crowd", "at least two", "training identities", "a"):
         data(images((0, 1), (0, 2)), identities="a")
 
 

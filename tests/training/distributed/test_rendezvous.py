@@ -75,5 +75,5 @@ def test_accelerates_own_plans_are_refused(dcal, small, tmp_path, monkeypatch, v
     monkeypatch.setenv(variable, "true")
     outcome = dcal("train", *small, "--output_dir", tmp_path / "run")
     assert outcome.status == 2
-    assert f"accelerate is configured to use {name}" in outcome.err
+    assert "accelerate" in outcome.err and name in outcome.err
     assert not (tmp_path / "run").exists()
