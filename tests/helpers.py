@@ -5,14 +5,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dual_cross_attention import DualCrossAttentionViT, create_model
+from dual_cross_attention.data import ImageList
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 """Arguments of timm that make any plain ViT one of 0.1 M parameters."""
+TINY = TINY_VIT | {"depth": 2}
+BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
+"""Of each ablation, in training."""
 TIMES = {"train/images_per_second", "peak_memory_mb"}
 """Columns of metrics.jsonl that differ from run to run."""
 
@@ -38,10 +43,25 @@ def random_images(batch: int = 4, size: tuple[int, int] = (32, 48)) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
+def rows_of(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def metrics_rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl without `TIMES`."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+    """The same without `TIMES`."""
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows_of(run)]
+
+
+def names_of(images: ImageList) -> list[str]:
+    """FOLDER/FILE of each image."""
+    return [f"{path.parent.name}/{path.name}" for path in images.images]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last of two dimensions."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -23,26 +23,15 @@ from dual_cross_attention.configs import FGVC_CONFIGS
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.data import FGVC_DATASETS, cache, draw_toy, load_fgvc, preprocessing
 from dual_cross_attention.inference.model_files import read_model
-from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks import fgvc_data as fgvc
 from dual_cross_attention.training import run as training
 from dual_cross_attention.training import setup, trainer
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, write_checkpoint
 from dual_cross_attention.training.checkpointing.manager import CheckpointManager
+from tests.helpers import BRANCHES, TIMES, rows_of
 
 ALWAYS = {"epoch", "train/loss", "train/accuracy", "train/images_per_second", "peak_memory_mb", "lr"}
-BRANCHES = {
-    "full": ("sa", "glca", "pwca"),
-    "sa_only": ("sa",),
-    "sa_glca": ("sa", "glca"),
-    "sa_pwca": ("sa", "pwca"),
-}
-TIMES = {"train/images_per_second", "peak_memory_mb"}
-
-
-def rows_of(run: Path) -> list[dict[str, float]]:
-    return RunFolder(run).read_metrics()
 
 
 def without_times(rows):

@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_reid
 from dual_cross_attention.inference.model_files import read_model
-from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
 from dual_cross_attention.training import run as training
 from dual_cross_attention.training import setup
-from tests.helpers import any_says, assert_refused
+from tests.helpers import BRANCHES, any_says, assert_refused, rows_of
 
 TESTED = ("dan", "eva", "bob")
 
@@ -31,13 +30,6 @@ def crowd(people) -> Path:
 @pytest.fixture
 def flags(small_reid) -> list[str]:
     return small_reid
-
-
-def rows_of(run: Path) -> list[dict[str, float]]:
-    return RunFolder(run).read_metrics()
-
-
-BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
 
 
 @pytest.mark.parametrize("ablation", BRANCHES)

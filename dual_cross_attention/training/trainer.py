@@ -154,7 +154,7 @@ class Trainer:
                     finished = self.state.epoch + 1
                     if finished == self.config.epochs or finished % self.config.eval_every == 0:
                         row |= self._evaluate()
-                    self._finish_epoch(row)
+                    self.on_epoch_end(row)
             except InterruptedRun as interruption:
                 raise self._save_and_stop(interruption) from None
             except TrainingDivergedError as error:
@@ -222,7 +222,7 @@ class Trainer:
             self.state.finish_step()
             self.schedule.step_update(self.state.step)
             self.step_log.add(scalars, weight)
-            self._after_step()
+            self.on_step_end()
 
     def _read(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
         batches = self.unreadable.watch(self.train_batches.read(self.state.epoch + 1, numbers))
@@ -231,7 +231,7 @@ class Trainer:
                 batch = next(batches)
             yield batch
 
-    def _after_step(self) -> None:
+    def on_step_end(self) -> None:
         """Saves a checkpoint if one is due; raises InterruptedRun if some rank got a signal."""
         if self.strategy.world_size > 1 and self.config.checkpoint_minutes and self.state.step % self.step_log.interval:
             return  # a poll waits for the device
@@ -248,7 +248,12 @@ class Trainer:
             raise EvaluationDivergedError(f"{error}, after step {self.state.step}") from error
         return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
 
-    def _finish_epoch(self, row: dict[str, float]) -> None:
+    def on_epoch_end(self, row: dict[str, float]) -> None:
+        """Writes the epoch's metrics, models and checkpoint.
+
+        Args:
+            row: of metrics.jsonl.
+        """
         self.state.finish_epoch()
         self.step_log.start_epoch(self.state.step, latest=self.step_log.latest)
         best = is_better(row, self.state.best, f"val/{self.task.best_metric}")

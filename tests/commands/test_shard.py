@@ -21,7 +21,6 @@ from dual_cross_attention.tasks import FGVCTask, ReIDTask
 from tests.helpers import assert_refused, assert_same_run, metrics_rows
 
 ROOT = Path(__file__).parents[2]
-TIMES = {"train/images_per_second", "peak_memory_mb"}
 TINY = [
     "--backbone=vit_tiny_patch16_224",
     '--backbone_kwargs={"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}',
@@ -440,7 +439,7 @@ def test_a_full_disk(dcal, noisy, tmp_path, monkeypatch):
 
 
 def test_a_decoder_that_crashes(dcal, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "_encode_some", die)
+    monkeypatch.setattr(writing, "encoded", die)  # inherited by the workers, which are forked
     flags = ["shard", "--dataset=folder", f"--data_root={images}", f"--output_dir={tmp_path}", "--num_workers=1"]
     assert_refused(dcal(*flags), "has died", "dcal check-data")
 

@@ -11,9 +11,9 @@ from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.tasks import BranchSchedule, FGVCTask, ReIDTask, RetrievalSplit
+from tests.helpers import TINY
 
 ALL = ("sa", "glca", "pwca")
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
 def make_task(task="fgvc", ablation="full", **schedule):

@@ -10,8 +10,7 @@ from dual_cross_attention import InputError, create_model
 from dual_cross_attention.errors import TrainingDivergedError
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.tasks import FGVCTask
-
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+from tests.helpers import TINY
 
 
 def make_task(num_classes, ablation="full", **options):

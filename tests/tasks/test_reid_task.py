@@ -10,14 +10,15 @@ from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks import reid as reid_module
+from tests.helpers import TINY
 
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": (32, 16)}
+TINY_TALL = TINY | {"img_size": (32, 16)}
 QUERIES, GALLERY = 7, 23
 
 
 def make_task(ablation="full", **options):
     torch.manual_seed(0)
-    model = create_model("vit_tiny_patch16_224", 4, task="reid", ablation=ablation, **TINY)
+    model = create_model("vit_tiny_patch16_224", 4, task="reid", ablation=ablation, **TINY_TALL)
     generator = torch.Generator().manual_seed(2)
     identities = torch.randint(4, (QUERIES + GALLERY,), generator=generator)
     cameras = torch.randint(3, (QUERIES + GALLERY,), generator=generator)

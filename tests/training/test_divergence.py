@@ -68,13 +68,13 @@ def assert_same_state(ours, theirs):
 def states_before_steps(monkeypatch):
     """Of a training that follows: the state before each of its steps, from the second on."""
     states = {}
-    after_step = Trainer._after_step
+    on_step_end = Trainer.on_step_end
 
     def keep(trainer):
         states[trainer.state.step + 1] = tree_map_only(torch.Tensor, torch.clone, trainer.strategy.state_dict())
-        after_step(trainer)
+        on_step_end(trainer)
 
-    monkeypatch.setattr(Trainer, "_after_step", keep)
+    monkeypatch.setattr(Trainer, "on_step_end", keep)
     return states
 
 

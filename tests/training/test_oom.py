@@ -12,6 +12,7 @@ from dual_cross_attention.data import collate
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask, ReIDTask
+from dual_cross_attention.training import oom
 from dual_cross_attention.training.oom import MicroBatchChunks, is_out_of_memory
 from tests.helpers import assert_says
 
@@ -123,10 +124,10 @@ def test_it_is_remembered_without_room_to_write_it_down(make_trainer, monkeypatc
     without_memory(monkeypatch, 8)
     trainer = make_trainer(epochs=1, ablation="sa_only")
 
-    def full(chunks):
+    def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(MicroBatchChunks, "_keep", full)
+    monkeypatch.setattr(oom, "atomic_write", full)
     trainer.fit()
     assert trainer.chunks.count == 2 and not trainer.folder.memory.exists()
 

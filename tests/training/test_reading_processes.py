@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 from PIL import Image
 
-from dual_cross_attention.data import loaders, test_transform
+from dual_cross_attention.data import loaders, read_image, test_transform
 
 
 def test_results_do_not_depend_on_how_many_there_are(train_until, tasks, undisturbed, assert_same_results, tmp_path):
@@ -96,16 +96,16 @@ def test_a_slow_one_is_not_hung(monkeypatch):
 
 def test_nobody_waits_for_what_was_left(monkeypatch, tmp_path, caplog):
     """A reading that is given up while one of its images hangs: the next one has new processes, without a warning."""
-    hangs, read = tmp_path / "hangs", loaders.ImageDataset._read
+    hangs = tmp_path / "hangs"
+    images = loaders.ImageList([Image.new("RGB", (4, 4)) for _ in range(10)], list(range(10)))
 
-    def slow(dataset, position):
-        if position == 7 and hangs.exists():
+    def slow(image, size):
+        if image is images.images[7] and hangs.exists():
             time.sleep(60)
-        return read(dataset, position)
+        return read_image(image, size)
 
-    monkeypatch.setattr(loaders.ImageDataset, "_read", slow)
+    monkeypatch.setattr("dual_cross_attention.data.dataset.read_image", slow)
     monkeypatch.setattr(loaders, "NOTICED_WITHIN", 0.5)
-    images = loaders.ImageList([Image.new("RGB", (4, 4))] * 10, list(range(10)))
     transform = test_transform((4, 4), (4, 4), (0.0,) * 3, (1.0,) * 3)
     batches = loaders.test_loader(images, transform, batch_size=2, num_workers=2, device_type="cpu")
 

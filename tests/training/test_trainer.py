@@ -358,7 +358,7 @@ def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
 def test_memory_does_not_grow_from_epoch_to_epoch(make_trainer, monkeypatch):
     """Tensors alive at the end of each epoch, and their bytes: after the first two, always the same."""
     alive = []
-    finish = Trainer._finish_epoch
+    finish = Trainer.on_epoch_end
 
     def count(trainer, row):
         finish(trainer, row)
@@ -368,7 +368,7 @@ def test_memory_does_not_grow_from_epoch_to_epoch(make_trainer, monkeypatch):
         tensors = [item for item in gc.get_objects() if type(item) in kinds]
         alive.append((len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
 
-    monkeypatch.setattr(Trainer, "_finish_epoch", count)
+    monkeypatch.setattr(Trainer, "on_epoch_end", count)
     make_trainer(epochs=6).fit()
     assert len(set(alive[2:])) == 1, alive
 
@@ -428,7 +428,7 @@ def test_every_epoch_is_its_own_shuffle_and_seed(make_trainer, monkeypatch):
 
 def test_an_epoch_depends_on_seed_and_number_alone(make_trainer, monkeypatch, tmp_path):
     """Whatever draws random numbers between epochs, and however many, the next epoch is the same."""
-    finish = Trainer._finish_epoch
+    finish = Trainer.on_epoch_end
 
     def disturb(trainer, row):
         finish(trainer, row)
@@ -436,7 +436,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(make_trainer, monkeypatch, tm
         random.random()
 
     make_trainer(output_dir=str(tmp_path / "plain")).fit()
-    monkeypatch.setattr(Trainer, "_finish_epoch", disturb)
+    monkeypatch.setattr(Trainer, "on_epoch_end", disturb)
     make_trainer(output_dir=str(tmp_path / "disturbed")).fit()
     plain, disturbed = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "disturbed"))
     assert all(torch.equal(plain[name], disturbed[name]) for name in plain)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 
 from dual_cross_attention import InputError, create_model
+from tests.helpers import TINY
 
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 SHARED = Path(os.environ.get("DCAL_SHARED", Path(__file__).parents[2].parent / "shared"))
 DEIT_TINY = SHARED / "weights" / "deit_tiny_patch16_224.safetensors"
 

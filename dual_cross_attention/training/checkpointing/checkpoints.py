@@ -262,7 +262,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
         (PROGRESS, json.dumps({"format_version": FORMAT_VERSION} | progress).encode()),
     ):
         with (path / name).open("wb") as file:
-            counted = _CountedFile(file)
+            counted = CountedFile(file)
             if name == STATE:
                 try:
                     torch.save(content, counted)
@@ -280,7 +280,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
     flush(path)
 
 
-class _CountedFile:
+class CountedFile:
     """Counts the bytes written to a file and hashes them, for the manifest."""
 
     def __init__(self, file: BinaryIO):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dual_cross_attention.data import load_fgvc, read_image
-from tests.helpers import any_says
+from tests.helpers import any_says, names_of
 
 
 @pytest.fixture
@@ -16,15 +16,11 @@ def folder(tmp_path, write_image) -> Path:
     return tmp_path
 
 
-def names(images) -> list[str]:
-    return [f"{path.parent.name}/{path.name}" for path in images.images]
-
-
 def test_classes_and_images_are_sorted(folder):
     data = load_fgvc("folder", folder)
     assert (data.name, data.classes) == ("folder", ["Robin", "wren"])
-    assert (names(data.train), data.train.labels) == (["Robin/c.png", "wren/a.JPEG", "wren/b.jpg"], [0, 1, 1])
-    assert (names(data.test), data.test.labels) == (["Robin/d.WebP", "wren/e.jpg"], [0, 1])
+    assert (names_of(data.train), data.train.labels) == (["Robin/c.png", "wren/a.JPEG", "wren/b.jpg"], [0, 1, 1])
+    assert (names_of(data.test), data.test.labels) == (["Robin/d.WebP", "wren/e.jpg"], [0, 1])
     for path in (*data.train.images, *data.test.images):
         assert read_image(path).mode == "RGB"
 
@@ -33,7 +29,7 @@ def test_test_in_place_of_val(folder):
     expected = load_fgvc("folder", folder).test
     (folder / "val").rename(folder / "test")
     data = load_fgvc("folder", folder)
-    assert (names(data.test), data.test.labels) == (names(expected), expected.labels)
+    assert (names_of(data.test), data.test.labels) == (names_of(expected), expected.labels)
 
 
 def test_other_files_are_left_out(folder):
@@ -191,7 +187,7 @@ def test_val_and_test_both_there(folder, write_image):
     write_image(folder / "Validation/Robin/q.jpg")
     assert any_says(load_fgvc("folder", folder).warnings, "val/ is taken", "Validation/ and test/", "not read")
     (folder / "val").rename(folder / "elsewhere")
-    assert names(load_fgvc("folder", folder).test) == ["Robin/q.jpg"]
+    assert names_of(load_fgvc("folder", folder).test) == ["Robin/q.jpg"]
 
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dual_cross_attention.data import load_fgvc
-from tests.helpers import any_says
+from tests.helpers import any_says, names_of
 
 CLASSES = ("crow", "robin", "wren")
 
@@ -19,10 +19,6 @@ def birds(tmp_path, write_image) -> Path:
         for number in range(10):
             write_image(root / name / f"{number}.png", (10 * number, 80 * label, 50))
     return root
-
-
-def names(images) -> list[str]:
-    return [f"{path.parent.name}/{path.name}" for path in images.images]
 
 
 def sides(root, **options) -> dict[str, str]:
@@ -42,7 +38,9 @@ def test_every_image_is_on_one_side_in_proportion(birds):
     data = load_fgvc("folder", birds, val_fraction=0.2)
     assert data.classes == list(CLASSES) and data.warnings == []
     assert data.train.labels == sorted([0, 1, 2] * 8) and data.test.labels == sorted([0, 1, 2] * 2)
-    assert sorted(names(data.train) + names(data.test)) == sorted(f"{c}/{n}.png" for c in CLASSES for n in range(10))
+    assert sorted(names_of(data.train) + names_of(data.test)) == sorted(
+        f"{c}/{n}.png" for c in CLASSES for n in range(10)
+    )
     for split in (data.train, data.test):
         assert [path.parent.name for path in split.images] == [data.classes[label] for label in split.labels]
     assert any_says(data.notes, birds, "24 to train on", "6 to validate on")
@@ -52,7 +50,7 @@ def test_a_copy_elsewhere_has_the_same_split(birds, tmp_path):
     shutil.copytree(birds, tmp_path / "elsewhere/deep/birds")
     assert sides(tmp_path / "elsewhere/deep/birds") == sides(birds)
     wrapped = load_fgvc("folder", tmp_path / "elsewhere", val_fraction=0.2)
-    assert sorted(names(wrapped.test)) == sorted(name for name, split in sides(birds).items() if split == "test")
+    assert sorted(names_of(wrapped.test)) == sorted(name for name, split in sides(birds).items() if split == "test")
     assert any_says(wrapped.warnings, tmp_path / "elsewhere/deep/birds", "is read")
 
 
@@ -81,7 +79,7 @@ def test_copies_in_two_classes_are_training_images(birds):
 def test_a_class_of_one_image_is_trained_on_and_said(birds, write_image):
     write_image(birds / "heron/only.png", (1, 2, 3))
     data = load_fgvc("folder", birds, val_fraction=0.5)
-    assert "heron/only.png" in names(data.train) and 1 not in data.test.labels
+    assert "heron/only.png" in names_of(data.train) and 1 not in data.test.labels
     assert any_says(data.warnings, "without a validation image", "heron")
 
 
@@ -206,7 +204,7 @@ def test_test_beside_val(birds, write_image):
     assert len(load_fgvc("folder", root, train=False).test) == 30
     assert any_says(load_fgvc("folder", root, train=False).warnings, "--split test")
     data = load_fgvc("folder", root, train=False, split="test")
-    assert names(data.test) == ["wren/a.png"] and data.warnings == []
+    assert names_of(data.test) == ["wren/a.png"] and data.warnings == []
 
 
 def test_labels_of_a_model(birds, refused):
