@@ -11,7 +11,9 @@ from rich.console import Console
 from torch import Tensor
 
 from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
+from dual_cross_attention.data.registry import names_where
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     autocast,
@@ -55,8 +57,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """A trained model on its test split.
 
-    A classifier needs the test images only: class names are those of the model, and of the datasets "folder" and
-    "shards" training images are not read. Images of a run with `val_fraction` are those that it validated on.
+    A classifier needs the test images only: class names are those of the model, and training images are not read where
+    the dataset has its test images in val or test. Images of a run with `val_fraction` are those that it validated on.
 
     Args:
         run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
@@ -98,8 +100,11 @@ def evaluate(
         if saved.config.task != "fgvc":
             raise InputError(f"--output is for classification: this model is of task {saved.config.task}")
         check_suffix(Path(output), SUFFIXES)
-    if unknown_classes == "leave_out" and (saved.config.task, dataset or saved.config.dataset) != ("fgvc", "folder"):
-        raise InputError("--unknown_classes leave_out is for classification of --dataset folder")
+    if unknown_classes == "leave_out":
+        entry = FGVC_DATASETS.get(dataset or saved.config.dataset) if saved.config.task == "fgvc" else None
+        if not (entry and entry.may_have_other_classes):
+            known = " or ".join(names_where(FGVC_DATASETS, "may_have_other_classes"))
+            raise InputError(f"--unknown_classes leave_out is for classification of --dataset {known}")
     console = console or Console(quiet=True)
     changed = {
         "dataset": dataset,
@@ -148,7 +153,7 @@ def read_test_images(
         config = replace(config, **of_the_run)
     config = replace(config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False, split=split)
-    setup.check_fits(saved.classes, unknown_classes)
+    setup.align_classes(saved.classes, unknown_classes)
     setup.saved_preprocessing = saved.preprocessing
     for note in setup.notes:
         console.print(note)
