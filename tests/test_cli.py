@@ -340,10 +340,10 @@ def test_classes_that_changed_are_refused(dcal, small, tmp_path):
     dcal("train", *small, "--output_dir", run)
     checkpoint = run / "checkpoints" / "epoch_0002"
     progress = read_progress(checkpoint)
-    progress["classes"][0] = "another"
+    progress.classes[0] = "another"
     state = read_state(checkpoint)
     shutil.rmtree(checkpoint)
-    write_checkpoint(checkpoint, state, progress)
+    write_checkpoint(checkpoint, state, progress.to_json())
     outcome = dcal("train", *small, "--epochs=3", "--resume", run, "--output_dir", tmp_path / "on")
     assert outcome.status == 2 and "same order" in outcome.err
 

@@ -27,13 +27,13 @@ from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
-from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
 from dual_cross_attention.inference.ranking_file import write_ranking
+from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
-from dual_cross_attention.tasks.task import Task
+from dual_cross_attention.tasks.task import Batch, Task
 
 
 def evaluate(
@@ -184,15 +184,15 @@ def _score(
     with autocast(device, precision), ExitStack() as files:
         after_step = None
         if output:
-            writer = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
-            rows = EvaluationRows(writer, loader, setup.data.test.labels, setup.classes, unreadable)
+            to_file = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
+            rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable)
 
-            def after_step(logits: dict[str, Tensor]) -> None:
+            def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:
                 probabilities = task.probabilities(logits)
                 if calibration:
                     of = calibration.of_probabilities
                     probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
-                rows.add(probabilities)
+                rows.add(batch, probabilities)
 
         run_eval_steps(task, batches, after_step=after_step)
         options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`

@@ -195,8 +195,8 @@ def _train(
     if decision.is_finished:
         epochs, progress = decision.config.epochs, decision.progress
         console.print(f"{folder.path} holds this run already, all {epochs} epochs of it; nothing to do.")
-        _report(decision.config, folder, progress["best"], progress["unreadable"], console)
-        return progress["best"]
+        _report(decision.config, folder, progress.state.best, progress.unreadable, console)
+        return progress.state.best
 
     trainer = _starting(interruptions, lambda: _build_trainer(setup, console, interruptions, device, opened))
     try:

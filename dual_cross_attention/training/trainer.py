@@ -25,7 +25,6 @@ from dual_cross_attention.training.checkpointing.artifacts import is_better
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress
 from dual_cross_attention.training.checkpointing.manager import CheckpointManager
 from dual_cross_attention.training.checkpointing.restore import check_fits, restore
-from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.distributed.requests import RankRequests, Request
 from dual_cross_attention.training.divergence import EvaluationDivergedError, save_divergence
@@ -77,7 +76,7 @@ class Trainer:
         config = self.config = run.config
         self.run, self.folder, self.console = run, run.folder, run.console
         self.task, self.train_batches, self.eval_batches = task, train_batches, eval_batches
-        progress = TrainProgress.from_json(read_progress(resume_from)) if resume_from else None
+        progress = read_progress(resume_from) if resume_from else None
         self.accelerator = build_accelerator(run, task)
         self.device, world_size = self.accelerator.device, self.accelerator.num_processes
         # The first start fixes the micro-batches of a step; later ones distribute them over their ranks.

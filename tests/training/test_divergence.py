@@ -106,7 +106,7 @@ def test_the_state_before_the_step_is_kept(dcal, tasks, tmp_path, monkeypatch, t
     assert verify(run / "diverged") is None
     assert_same_state(read_state(run / "diverged"), states[at])
     progress = read_progress(run / "diverged")
-    assert (progress["epoch"], progress["step"], progress["step_in_epoch"]) == (2, at - 1, 0)
+    assert (progress.state.epoch, progress.state.step, progress.state.step_in_epoch) == (2, at - 1, 0)
 
 
 def test_the_report_names_step_and_images(dcal, small, images, tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_a_run_goes_on_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_p
     """What diverges at once has a scale from before, though a checkpoint of another precision knows of none."""
     make_scaled_trainer(output_dir=str(tmp_path / "one")).fit()
     source = tmp_path / "one" / "checkpoints" / "epoch_0001"
-    progress = read_progress(source)
+    progress = read_progress(source).to_json()
     del progress["log"]["latest"]["loss_scale"]
     (source / "progress.json").write_text(json.dumps(progress))
     trainer = make_scaled_trainer(output_dir=str(tmp_path / "two"), resume_from=source)
