@@ -26,6 +26,7 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.program import train_command
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
 from dual_cross_attention.tasks.data_roots import with_data_root
@@ -273,6 +274,6 @@ def _report(
         "next:\n"
         f"  dcal eval {shlex.quote(str(folder.path))}\n"
         f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
-        + (f"\n  python train.py {REAL_DATA[config.task]} --data_root DIR" if config.dataset == "toy" else ""),
+        + (f"\n  {train_command()} {REAL_DATA[config.task]} --data_root DIR" if config.dataset == "toy" else ""),
         soft_wrap=True,
     )

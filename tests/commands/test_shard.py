@@ -94,9 +94,7 @@ class Death(BaseException):
 @pytest.mark.parametrize("task", TASKS)
 def test_train_evaluate_check(dcal, folders, tmp_path, task):
     lines = shard(dcal, task, folders[task], tmp_path / "shards")
-    assert lines[-2] == "next:" and lines[-1].startswith(
-        f"  python train.py --task {task} --dataset shards --data_root "
-    )
+    assert lines[-2] == "next:" and lines[-1].startswith(f"  dcal train --task {task} --dataset shards --data_root ")
     root = lines[-1].rpartition(" ")[2]
     assert root == f"{tmp_path}/shards/train-000000.tar"
     flags = [*TASKS[task], "--dataset=shards", f"--data_root={root}"]
