@@ -1,4 +1,4 @@
-"""What is known of a dataset before it is read, and reading it by its name."""
+"""Registry entries of datasets, and loading a dataset by its name."""
 
 import difflib
 import errno
@@ -82,7 +82,8 @@ def load_by_name(
         **options: passed on to the entry's `load`.
 
     Raises:
-        InputError: an unknown name, a missing or wrong `data_root`, a download that is not on offer, or a dataset that
+        InputError: an unknown name, a missing or wrong `data_root`, a dataset that cannot be downloaded, or a dataset
+            that
             cannot be used.
     """
     if name not in registry:
@@ -108,7 +109,7 @@ def load_by_name(
         raise InputError(f"{wanted}; it was given, but is empty: is a variable of the shell not set?")
     try:
         root = absolute(Path(typed).expanduser())
-    except (OSError, RuntimeError) as error:  # no working directory; a user whom the system does not know
+    except (OSError, RuntimeError) as error:  # no working directory; an unknown user
         raise InputError(f"{wanted}; {escape(typed)} was given: {error}") from error
     try:
         return _load(entry, name, root, wanted, download, options)

@@ -13,7 +13,7 @@ COLUMNS = ("path", "identity", "camera")
 
 
 def read_table(path: Path, notes: list[str]) -> list[Sighting]:
-    """The images that a CSV file lists, in its order; columns and separator as of `read_rows`.
+    """Reads the images that a CSV file lists, in its order; columns and separator as in `read_rows`.
 
     Args:
         path: the file; paths in it are relative to its folder, with slashes or backslashes, or absolute.
