@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dual_cross_attention import DualCrossAttentionViT, create_model
 from dual_cross_attention.data import ImageList
+from dual_cross_attention.runs.run_folder import RunFolder
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 """Arguments of timm that make any plain ViT one of 0.1 M parameters."""
@@ -44,13 +45,14 @@ def random_images(batch: int = 4, size: tuple[int, int] = (32, 48)) -> Tensor:
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The rows of a run's metrics.jsonl, as the package reads them."""
+    return RunFolder(run).read_metrics()
 
 
 def metrics_rows(run: Path) -> list[dict[str, float]]:
-    """The same without `TIMES`."""
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows_of(run)]
+    """The rows of a run's metrics.jsonl, as they are in the file, without `TIMES`."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 def names_of(images: ImageList) -> list[str]:

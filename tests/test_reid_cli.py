@@ -220,7 +220,7 @@ def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_peop
 
 def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
-    assert_refused(dcal("train", *flags, "--batch_size=16"), "8 identities", "there are 4", "--batch_size 16")
+    assert_refused(dcal("train", *flags, "--batch_size=16"), "8 identities", "there are 4", "--batch_size 8 ")
     assert_refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
     assert_refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
     assert_refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
