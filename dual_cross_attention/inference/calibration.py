@@ -1,6 +1,5 @@
-"""Calibration of a classifier: temperatures, and thresholds below which an image is of no known class.
-
-It is in the header of a model file, which may be untrusted.
+"""Calibration of a classifier: temperatures, and thresholds below which an image is of an unknown class. It is stored
+in the header of a model file, which is untrusted.
 """
 
 import json
@@ -19,7 +18,7 @@ from dual_cross_attention.text import escape, short_repr
 
 SCORES = get_args(Score)
 TOGETHER = "together"
-"""The answer of all branches that predict: the mean of their probabilities."""
+"""Name of the joint answer: the mean of the probabilities of all predicting branches."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Calibration:
         """Reads what `to_json` wrote; `source` is where it is from, for errors.
 
         Raises:
-            InputError: it is something else, of a later version, or has numbers that cannot be.
+            InputError: invalid content, a later version, or impossible numbers.
         """
         try:
             read = json.loads(text)
@@ -110,11 +109,10 @@ class Calibration:
             ) from error
 
     def check_fits(self, branches: Iterable[str], predicting: Iterable[str], source: str) -> None:
-        """Compares it with the model of the same file.
+        """Checks that it fits the model of the same file.
 
         Args:
-            branches: those that the model has at inference.
-            predicting: those that answer together.
+            branches: the model's branches at inference. predicting: those that predict jointly.
 
         Raises:
             InputError: answers are missing or superfluous, or a score needs branches that the model does not have.

@@ -55,7 +55,7 @@ def evaluate(
     output: str | Path | None = None,
     unknown_classes: UnknownClasses = "refuse",
 ) -> dict[str, Any]:
-    """A trained model on its test split.
+    """Evaluates a trained model on a test split.
 
     A classifier needs the test images only: class names are those of the model, and training images are not read where
     the dataset has its test images in val or test. Images of a run with `val_fraction` are those that it validated on.
@@ -136,7 +136,7 @@ def evaluate(
 def read_test_images(
     saved: SavedModel, changed: Mapping[str, Any], split: str | None, unknown_classes: UnknownClasses, console: Console
 ) -> RunSetup:
-    """The test images for a model, read, with its labels and preprocessing; notes and warnings are printed.
+    """Reads the test images with a model's labels and preprocessing; prints notes and warnings.
 
     Args:
         saved: the model.
@@ -173,7 +173,7 @@ def _score(
     console: Console,
     calibration: Calibration | None,
 ) -> dict[str, float]:
-    """The task's metrics, on the model's device; the loader's processes end with this function."""
+    """Computes the task's metrics on the model's device; the DataLoader workers end with this function."""
     device = next(task.parameters()).device
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)

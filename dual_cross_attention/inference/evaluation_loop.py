@@ -13,7 +13,7 @@ def run_eval_steps(
     before_batch: Callable[[int], None] | None = None,
     after_step: Callable[[Batch, Any], None] | None = None,
 ) -> None:
-    """Evaluates a task on this process's batches, in evaluation mode; then `task.compute_metrics()` has the metrics.
+    """Runs a task's `eval_step` on this rank's batches, in evaluation mode; call `task.compute_metrics()` after it.
 
     Args:
         task: what it accumulated before is discarded.

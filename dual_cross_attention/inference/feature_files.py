@@ -1,4 +1,4 @@
-"""Features of images as files: NumPy's .npz and Parquet, written in constant memory but for the paths."""
+"""Files of image features: NumPy's .npz and Parquet, written in constant memory except for the paths."""
 
 import base64
 import zipfile

@@ -1,4 +1,4 @@
-"""How well features find the other images of an object: mAP, CMC, rankings, k-reciprocal re-ranking."""
+"""Retrieval metrics (mAP, CMC, rankings, k-reciprocal re-ranking) and calibration metrics."""
 
 from dual_cross_attention.metrics.reranking import rerank
 from dual_cross_attention.metrics.retrieval import RetrievalMetrics, rank_gallery, retrieval_metrics
