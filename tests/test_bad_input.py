@@ -272,7 +272,7 @@ def test_resuming_what_does_not_fit(dcal, refused, small, tmp_path):
 # --- models to evaluate ---
 
 
-def test_evaluating_what_is_no_model(dcal, refused, small, make_images, tmp_path):
+def test_evaluating_invalid_models(dcal, refused, small, make_images, tmp_path):
     assert_says(refused("eval", tmp_path), f"'{tmp_path}'", "best.safetensors")
     (tmp_path / "notes.txt").write_text("no model")
     assert "as .safetensors" in refused("eval", tmp_path / "notes.txt")

@@ -54,7 +54,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("ablation", BRANCHES)
-def test_a_run_leaves_what_was_promised(dcal, small, tmp_path, ablation):
+def test_files_and_columns_of_a_run(dcal, small, tmp_path, ablation):
     run = tmp_path / "run"
     outcome = dcal("train", *small, "--ablation", ablation, "--output_dir", run)
     assert (outcome.status, outcome.err) == (0, "")
@@ -185,7 +185,7 @@ def test_processes_that_read_images_end_with_the_run(dcal, small, tmp_path):
 
 
 def test_settings_reach_what_they_are_for(dcal, small, tmp_path, made):
-    """Whoever sets something gets it: a look at what task, loaders and trainer are made of."""
+    """Settings reach the task, the loaders and the trainer."""
     made = made(
         (fgvc, "FGVCTask"),
         (fgvc, "train_loader"),
@@ -261,7 +261,7 @@ class PowerCutError(Exception):
 
 @pytest.mark.parametrize("epoch", [1, 2])
 @pytest.mark.parametrize("moment", ["between steps", "before the checkpoint"])
-def test_a_run_goes_on_as_if_nothing_had_happened(dcal, small, tmp_path, monkeypatch, moment, epoch):
+def test_an_interrupted_run_resumes_exactly(dcal, small, tmp_path, monkeypatch, moment, epoch):
     """Interrupted anywhere, the run ends with the very weights and rows of one that was not."""
     small = [*small, "--epochs=3"]
     assert dcal("train", *small, "--output_dir", tmp_path / "whole").status == 0

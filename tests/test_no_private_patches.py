@@ -34,6 +34,6 @@ def test_no_private_name_is_replaced(path):
     assert patched_private_names(path.read_text()) == []
 
 
-def test_what_is_found():
+def test_findings():
     source = "m.setattr(a, '_b', 1)\nc._d, e = 1, 2\nself._f = 3\npatch.object(g, '_h', 4)\nm.setattr(i, 'j', 5)"
     assert sorted(patched_private_names(source)) == ["a._b", "c._d", "g._h"]

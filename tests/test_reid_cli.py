@@ -97,7 +97,7 @@ def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, cr
         assert results[name]["rank1"] == pytest.approx(100 * sum(first_hits) / len(first_hits))
 
 
-def test_what_was_taken_for_a_camera_is_printed_by_every_command(dcal, flags, crowd, tmp_path):
+def test_the_source_of_cameras_is_printed_by_every_command(dcal, flags, crowd, tmp_path):
     data = ["--task=reid", "--dataset=folder", f"--data_root={crowd}"]
     said = 'cameras: 2 in query and gallery, from the part of a file name before its first "_": door ('
     outcomes = [
@@ -173,7 +173,7 @@ def test_every_epoch_has_an_order_of_its_own_and_a_run_repeats(dcal, flags, tmp_
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_run_goes_on(dcal, flags, tmp_path):
+def test_a_run_resumes(dcal, flags, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", whole).status == 0
     assert dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", broken).status == 0
@@ -218,7 +218,7 @@ def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_peop
     assert len(lines) == 5 and not any("gallery/eva/hall_1.png" in line["gallery"] for line in lines)
 
 
-def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
+def test_invalid_input_is_an_error_of_one_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
     assert_refused(dcal("train", *flags, "--batch_size=16"), "8 identities", "there are 4", "--batch_size 8 ")
     assert_refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")

@@ -116,7 +116,7 @@ class OnAmpere(torch.Tensor):
         ((torch.bfloat16, torch.bfloat16), 256, (9, 0), False),
     ],
 )
-def test_who_gets_the_kernel(dtypes, head_dim, capability, taken, monkeypatch):
+def test_inputs_that_use_the_kernel(dtypes, head_dim, capability, taken, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(rollout, "HAS_TRITON", True)
     monkeypatch.setattr(rollout, "kernel_runs", lambda *_: True)

@@ -60,7 +60,7 @@ def test_a_run_is_calibrated(dcal, run, images):
     assert sum(prediction.known for prediction in model.predict(files)) == 9
 
 
-def test_what_is_stored_is_of_all_images(dcal, run, images, tmp_path):
+def test_stored_calibration_is_of_all_images(dcal, run, images, tmp_path):
     data = shutil.copytree(images / "val", tmp_path / "data" / "val").parent
     for number, other in (("00", "bee"), ("01", "cat"), ("02", "cat")):  # else all are classified correctly
         (data / "val" / "ant" / f"{number}.png").rename(data / "val" / other / f"ant {number}.png")
@@ -110,7 +110,7 @@ def test_other_images_are_noted(dcal, run, images, tmp_path):
     assert outcome.status == 0 and "not the test images" in said and "chosen by" not in said
 
 
-def test_what_is_refused(dcal, run, make_model, tmp_path):
+def test_invalid_input_is_refused(dcal, run, make_model, tmp_path):
     alone = make_model(ablation="sa_only")
     for arguments, said in (
         ([], "MODEL"),
@@ -130,7 +130,7 @@ def test_what_is_refused(dcal, run, make_model, tmp_path):
 
 
 @pytest.mark.parametrize("score", ["probability", "energy", "agreement"])
-def test_predict_says_what_is_unknown(dcal, run, images, tmp_path, score):
+def test_predict_reports_unknown_images(dcal, run, images, tmp_path, score):
     assert dcal("calibrate", run, f"--score={score}", "--keep=0.5", *ON_CPU).status == 0
     answers = load_model(run).calibration.answers
     assert answers["together"].score == score
@@ -254,7 +254,7 @@ def test_halves_are_decided_by_the_names():
     assert first_half(["a/e\u0301.jpg"]) == first_half(["a/\xe9.jpg"])
 
 
-def test_what_is_reported_is_of_images_that_were_not_fitted():
+def test_reported_errors_are_of_held_out_images():
     found = synthetic()
     result = measure_held_out(found, "probability", 0.9)
     first = first_half(found.names)

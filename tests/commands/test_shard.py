@@ -143,7 +143,7 @@ def test_fgvc_is_that_of_a_folder_in_the_same_order(dcal, images, tmp_path):
 @pytest.mark.parametrize("blocks", [False, True], ids=["one block", "several blocks"])
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_that_dies_goes_on_bit_for_bit(dcal, folders, tmp_path, monkeypatch, task, num_workers, blocks):
+def test_a_killed_run_resumes_bitwise(dcal, folders, tmp_path, monkeypatch, task, num_workers, blocks):
     shard(dcal, task, folders[task], tmp_path / "shards")
     if blocks:
         monkeypatch.setattr(f"dual_cross_attention.data.{task}.shards.BLOCK", 13)

@@ -151,7 +151,7 @@ def test_positional_arguments_stand_anywhere(line, recipe, sides):
         (Order, "pie --guest me --dishes 3", "unknown flag --dishes: there are --heat, "),
     ],
 )
-def test_what_is_required_is_asked_for(options, line, told):
+def test_missing_required_arguments(options, line, told):
     with pytest.raises(InputError, match=told):
         read(line, options)
 

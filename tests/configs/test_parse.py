@@ -68,14 +68,14 @@ def test_sizes():
     assert FGVCConfig(img_size=[224]).img_size == [224, 224]
 
 
-def test_what_a_run_wrote_down_comes_back():
+def test_round_trip_of_settings():
     config = parse_config(
         ["--dataset", "cars", "--img_size", "64", "96", "--backbone_kwargs", '{"depth": 3}', "--lr", "1e-5"]
     )
     assert restore_config(asdict(config), "here") == config
 
 
-def test_what_users_edit_is_where_they_are_told_to_look():
+def test_settings_are_in_the_documented_files():
     for task in ("fgvc", "reid"):
         text = Path(__file__).parents[2].joinpath(f"dual_cross_attention/configs/{task}_config.py").read_text()
         for name in ("batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing"):

@@ -28,7 +28,7 @@ def test_columns_by_name(tmp_path, separator, named):
         ('path,label\n"a\n', ["train.csv", "CSV"]),
     ],
 )
-def test_what_is_refused(tmp_path, text, words):
+def test_invalid_input_is_refused(tmp_path, text, words):
     path = tmp_path / "train.csv"
     path.write_text(text)
     with pytest.raises(InputError) as caught:

@@ -9,7 +9,7 @@ def batches(*images: Unreadable) -> list[dict]:
     return [{"images": i, "unreadable": [image]} for i, image in enumerate(images)]
 
 
-def test_each_is_told_once_with_what_happens():
+def test_each_image_is_reported_once():
     told = []
     watched = UnreadableImages(told.append)
     odd = "a: b\n[c].jpg"

@@ -198,7 +198,7 @@ def test_settings_reach_model_and_schedule():
     assert settings_without_effect(config) == []
 
 
-def test_settings_without_effect_are_told(dcal, small, tmp_path):
+def test_settings_without_effect_are_warned_about(dcal, small, tmp_path):
     flags = ["--ablation=sa_only", "--pwca_every=2", "--glca_init=last_block", "--pwca_start=0"]
     lines = settings_without_effect(parse_config(flags))
     assert len(lines) == 2 and "glca_init" in lines[0] and "pwca_every" in lines[1] and "pwca_start" not in lines[1]

@@ -75,7 +75,7 @@ def test_rows_that_are_none(folder, config, line):
         folder.read_metrics()
 
 
-def test_a_model_comes_back_as_it_was(folder, config, monkeypatch):
+def test_round_trip_of_a_model(folder, config, monkeypatch):
     folder.write_config(config)
     torch.manual_seed(0)
     model = build_model(config, 3, pretrained=False).eval()

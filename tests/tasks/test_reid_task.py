@@ -155,7 +155,7 @@ def test_ranking_is_what_the_metrics_are_of():
     assert task.score(features)["rank1"] == pytest.approx(100 * sum(firsts) / len(firsts))
 
 
-def test_trouble_is_told():
+def test_errors_of_an_evaluation():
     task = make_task()
     with pytest.raises(InputError, match="test images"):
         evaluate(task, make_batches(unreadable=range(QUERIES + GALLERY)))

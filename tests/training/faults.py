@@ -1,6 +1,6 @@
-"""Trainings to which something happens at a chosen moment: `python faults.py` reads what, as JSON, a line each.
+"""Fault injection: trainings with a fault at a chosen event; `python faults.py` reads one as JSON per line.
 
-A training is a forked child of this process, which has imported the modules: as good as new, without their seconds. It
+A training is a forked child of this process, which has imported the modules already. It
 counts events: labels are read, a step begins, a micro-batch is in its forward or backward pass, an image is read, part
 of a file is written, a file is flushed, renamed or removed. At the event that it was told, something happens:
 

@@ -225,8 +225,9 @@ def test_an_overflow_is_no_divergence(make_scaled_trainer, monkeypatch, interval
     assert read_state(trainer.folder.checkpoints / "epoch_0001")["scaler"]["scale"] == 2.0**15
 
 
-def test_a_run_goes_on_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_path):
-    """What diverges at once has a scale from before, though a checkpoint of another precision knows of none."""
+def test_a_run_resumes_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_path):
+    """A run that diverges in its first step saves its initial scale, though the checkpoint of another precision has
+    none."""
     make_scaled_trainer(output_dir=str(tmp_path / "one")).fit()
     source = tmp_path / "one" / "checkpoints" / "epoch_0001"
     progress = read_progress(source).to_json()
@@ -239,7 +240,7 @@ def test_a_run_goes_on_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_p
     assert read_state(trainer.folder.diverged)["scaler"]["scale"] == 2.0**16
 
 
-def test_a_scaler_goes_on_where_it_was(make_scaled_trainer, monkeypatch, tmp_path):
+def test_a_scaler_resumes_with_its_scale(make_scaled_trainer, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         break_steps(patch, FGVCTask, {3}, "gradient")
         first = make_scaled_trainer(output_dir=str(tmp_path / "one"))

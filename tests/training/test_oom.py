@@ -78,7 +78,7 @@ def test_the_step_is_that_of_the_whole_batch(make_trainer, birds, monkeypatch, t
 
 
 @pytest.mark.parametrize("ablation", ["sa_only", "sa_glca"])
-def test_gradients_in_pieces_are_those_of_the_whole(make_trainer, birds, ablation):
+def test_gradients_of_chunks_are_those_of_the_batch(make_trainer, birds, ablation):
     batch = collate(birds[:16])
     batch.pop("unreadable")
     gradients = []
@@ -93,7 +93,7 @@ def test_gradients_in_pieces_are_those_of_the_whole(make_trainer, birds, ablatio
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_it_is_told_and_remembered(dcal, small, tmp_path, monkeypatch):
+def test_chunks_are_reported_and_kept(dcal, small, tmp_path, monkeypatch):
     flags = ["train", *small, "--ablation=sa_glca", "--output_dir", tmp_path]
     passed = without_memory(monkeypatch, 3)
     outcome = dcal(*flags, "--epochs=2")
@@ -119,8 +119,8 @@ def test_it_is_told_and_remembered(dcal, small, tmp_path, monkeypatch):
     assert again.status == 0 and "out of memory" not in again.out
 
 
-def test_it_is_remembered_without_room_to_write_it_down(make_trainer, monkeypatch):
-    """A disk that is full is no reason to end a run, not even at the same time."""
+def test_chunks_are_kept_in_memory_on_a_full_disk(make_trainer, monkeypatch):
+    """A full disk does not end a run, even during an out-of-memory retry."""
     without_memory(monkeypatch, 8)
     trainer = make_trainer(epochs=1, ablation="sa_only")
 
@@ -132,8 +132,8 @@ def test_it_is_remembered_without_room_to_write_it_down(make_trainer, monkeypatc
     assert trainer.chunks.count == 2 and not trainer.folder.memory.exists()
 
 
-def test_random_numbers_of_pieces_are_their_own(make_trainer, monkeypatch):
-    """Drop path and distractors are drawn by piece, so a run in pieces repeats to the bit."""
+def test_chunks_have_their_own_random_numbers(make_trainer, monkeypatch):
+    """Drop path and distractors are sampled per chunk, so a run in chunks is reproducible."""
     rows = []
     for _ in range(2):
         with monkeypatch.context() as patch:
@@ -311,7 +311,7 @@ def test_pad_are_cut_into_as_many_pieces(tmp_path_factory, images, number, small
         '{"device": "another GPU", "pieces": 4}',
     ],
 )
-def test_what_is_not_of_this_device_is_found_out_again(tmp_path, kept):
+def test_chunks_of_another_device_are_ignored(tmp_path, kept):
     (tmp_path / "memory.json").write_text(kept)
     assert chunks_of(tmp_path, 16).count == 1
 

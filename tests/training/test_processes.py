@@ -174,7 +174,7 @@ def test_branches_that_start_late(run, flags, parallel):
 
 @pytest.mark.slow
 def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
-    """The last batches, of 6 and 2 images, are too short for 4 pieces; nobody waits for a pass."""
+    """The last batches, of 6 and 2 images, are too short for 4 chunks; no rank waits for another."""
     flags = [*small, "--epochs=1", "--batch_size=10", "--eval_batch_size=16", "--drop_path_rate=0.2"]
     states, rows = [], []
     for processes in (1, 2):
@@ -230,7 +230,7 @@ def test_memory_that_runs_out_late_is_met_by_a_restart(run, small, tmp_path):
     [((1, "ddp"), (2, "ddp")), ((2, "ddp"), (1, "ddp")), ((2, "ddp"), (3, "fsdp")), ((2, "fsdp"), (1, "ddp"))],
     ids=["1 to 2", "2 to 1", "2 to 3, sharded", "2, sharded, to 1"],
 )
-def test_a_run_goes_on_with_another_number_of_processes(every_step, flags, run, before, after):
+def test_a_run_resumes_with_another_number_of_ranks(every_step, flags, run, before, after):
     """Interrupted after the second epoch's first step, by a signal to the last process only."""
     expected, expected_rows = every_step(1)
     steps = list(expected).index("epoch_0001")
@@ -388,7 +388,7 @@ def test_unreadable_images_of_all_processes(run, small, make_images, tmp_path, a
     [({"SIGNAL_AT": "1 2 SIGTERM"}, 75, "epoch_0000_step_00000002"), ({"POISON_AT": "1 2"}, 3, "diverged")],
     ids=["a signal", "a divergence"],
 )
-def test_nobody_ends_before_the_first_has_written(run, small, what, status, written):
+def test_ranks_end_after_rank_0_has_written(run, small, what, status, written):
     """A launcher kills the others half a minute after the first has left."""
     outcome, _ = run(2, small, SLOW_WRITING="2", **what)
     for rank in (0, 1):
@@ -397,7 +397,7 @@ def test_nobody_ends_before_the_first_has_written(run, small, what, status, writ
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all(run, small, tmp_path):
-    """What only the first process can see, the others are told: nobody waits for somebody who has left."""
+    """Errors that only rank 0 can detect end the other ranks, too."""
     outcome, folder = run(2, [*small, "--epochs=1"])
     assert outcome.returncode == 0, outcome.stderr
     outcome, _ = run(2, [*small, "--epochs=2", "--lr=0.5"], folder.path)

@@ -94,7 +94,7 @@ def test_a_slow_one_is_not_hung(monkeypatch):
         batches._next_of(slow)
 
 
-def test_nobody_waits_for_what_was_left(monkeypatch, tmp_path, caplog):
+def test_an_abandoned_reading_blocks_no_other(monkeypatch, tmp_path, caplog):
     """A reading that is given up while one of its images hangs: the next one has new processes, without a warning."""
     hangs = tmp_path / "hangs"
     images = loaders.ImageList([Image.new("RGB", (4, 4)) for _ in range(10)], list(range(10)))

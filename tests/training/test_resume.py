@@ -77,7 +77,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(dcal, tasks, undisturbed, a
     ],
     ids=str,
 )
-def test_progress_from_hell_is_told_in_a_line(dcal, tasks, run, change_to):
+def test_invalid_progress_is_an_error_of_one_line(dcal, tasks, run, change_to):
     """Of the right kind, and wrong: it is refused, or does no harm."""
     newest = run / "checkpoints" / "epoch_0002_step_00000007"
     progress = json.loads((newest / PROGRESS).read_text()) | change_to
@@ -88,7 +88,7 @@ def test_progress_from_hell_is_told_in_a_line(dcal, tasks, run, change_to):
 
 
 @pytest.mark.parametrize("state", [[], {}, {"task": 5}, {"task": {}, "optimizer": {}, "scaler": None}], ids=str)
-def test_a_state_of_something_else_is_told_in_a_line(dcal, tasks, run, state, tmp_path):
+def test_an_invalid_state_is_an_error_of_one_line(dcal, tasks, run, state, tmp_path):
     torch.save(state, tmp_path / "state.pt")
     change(run / "checkpoints" / "epoch_0002_step_00000007", STATE, (tmp_path / "state.pt").read_bytes())
     outcome = dcal("train", *tasks["fgvc"], "--output_dir", run)
@@ -253,7 +253,7 @@ def test_a_best_model_from_before_the_first_checkpoint_does_not_count(
     ("name", "how"),
     [*product(("best.safetensors", "last.safetensors"), ("missing", "empty", "older")), ("metrics.jsonl", "older")],
 )
-def test_results_that_are_missing_or_of_before_are_mended(
+def test_missing_and_outdated_results_are_completed(
     train_until, tasks, undisturbed, assert_same_results, tmp_path, name, how
 ):
     """As a power cut after a checkpoint leaves them; the checkpoints of the last and the best epoch have all of it."""

@@ -130,8 +130,8 @@ def test_the_same_ctrl_c_twice_is_one(train_until, tasks, tmp_path):
     assert len(list_checkpoints(tmp_path / "run" / "checkpoints")) == 2
 
 
-def test_a_run_can_be_left_while_it_waits_for_a_image(train_until, tasks, tmp_path):
-    """A disk that hangs would else hold it until the worker counts as hung, which is ten minutes."""
+def test_a_signal_ends_a_run_that_waits_for_an_image(train_until, tasks, tmp_path):
+    """Otherwise a hanging disk would block it until the worker times out, after ten minutes."""
     flags = [*tasks["fgvc"], "--num_workers=1"]
     ended = train_until(flags, tmp_path / "run", kind="image of epoch 2", number=20, does="SIGTERM and hang")
     assert ended.status == 75, ended
@@ -139,7 +139,7 @@ def test_a_run_can_be_left_while_it_waits_for_a_image(train_until, tasks, tmp_pa
 
 
 def test_a_signal_within_a_library_that_fails():
-    """As in a collective that loses its other processes: Python hears of the signal when the error is on its way."""
+    """As in a collective whose other ranks have ended: Python handles the signal while the error propagates."""
     calls = map(ctypes.CDLL(None)["raise"], [signal.SIGTERM, object()])  # the second argument is none that C knows
     with SignalHandler() as asked, pytest.raises(InterruptedRun, match=r"^SIGTERM: .*before the first step"):
         training._starting(asked, lambda: list(calls))

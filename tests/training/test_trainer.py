@@ -340,7 +340,7 @@ def test_an_evaluation_that_is_not_finite_names_the_checkpoint(make_trainer, mon
     assert len(rows_of(trainer)) == 1
 
 
-def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
+def test_divergence_is_an_error_of_one_line(dcal, small, tmp_path, monkeypatch):
     poison(monkeypatch, "glca", at=7)
     outcome = dcal("train", *small, "--output_dir", tmp_path)
     assert outcome.status == 3
@@ -427,7 +427,7 @@ def test_every_epoch_is_its_own_shuffle_and_seed(make_trainer, monkeypatch):
 
 
 def test_an_epoch_depends_on_seed_and_number_alone(make_trainer, monkeypatch, tmp_path):
-    """Whatever draws random numbers between epochs, and however many, the next epoch is the same."""
+    """Random numbers that are sampled between epochs do not change the next epoch."""
     finish = Trainer.on_epoch_end
 
     def disturb(trainer, row):

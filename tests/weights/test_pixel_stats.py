@@ -137,7 +137,7 @@ def test_ones_own_model_passes_its_normalization_on(dcal, small, tmp_path, norma
     assert (list(stats["mean"]), list(stats["std"])) == OWN
 
 
-def test_the_same_command_again_goes_on_with_what_was_recorded(dcal, small, tmp_path, weights, normalized):
+def test_the_same_command_resumes_with_recorded_stats(dcal, small, tmp_path, weights, normalized):
     """`mean` is open in the command, and the file that it came from has gone."""
     path, run = weights({"pretrained_cfg": {"mean": OWN[0], "std": OWN[1]}}), tmp_path / "run"
     command = ["train", *small, "--weights", path, "--output_dir", run]
@@ -165,7 +165,7 @@ def test_a_run_that_begins_from_anothers_checkpoint_takes_what_that_one_recorded
 
 
 @pytest.mark.parametrize(("task", "expected"), [("fgvc", HALF), ("reid", HALF)])
-def test_a_run_of_format_1_goes_on_as_it_was(dcal, tmp_path, normalized, task, expected):
+def test_a_run_of_format_1_resumes_with_its_stats(dcal, tmp_path, normalized, task, expected):
     run = shutil.copytree(FIXTURES / f"{task}-interrupted", tmp_path / "run")
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert "mean" not in config
@@ -295,7 +295,7 @@ def test_a_recipe_of_format_1_says_that_it_ignores_the_files_stats(
     assert set(map(str, normalized)) == {str(IMAGENET)}
 
 
-def test_a_file_that_says_the_same_is_not_said_to_say_nothing(train, small, weights):
+def test_no_warning_if_the_file_names_equal_stats(train, small, weights):
     path = weights({"pretrained_cfg": {"mean": HALF[0], "std": HALF[1]}})
     outcome, _ = train(*small, "--weights", path, "--mean=null", "--std=null")
     assert not warnings_of(outcome) and "does not say" not in outcome.out

@@ -164,7 +164,7 @@ def test_prefixes_of_one_dict_are_told_apart_as_nested_dicts_are(tmp_path, caplo
     assert "student.backbone, teacher.backbone" in message
 
 
-def test_several_that_fit_are_said(tmp_path, caplog):
+def test_several_fitting_parts_are_logged(tmp_path, caplog):
     caplog.set_level("INFO", logger="dual_cross_attention")
     torch.save({"first": state_of(0), "second": state_of(1)}, tmp_path / "a.pth")
     assert is_of(load(tmp_path / "a.pth"), 0)
@@ -500,7 +500,7 @@ def test_nan_in_a_model_of_this_project(own, name):
             read(run)
 
 
-def test_nan_in_what_is_left_out_does_not_matter(tmp_path):
+def test_nan_in_unused_tensors_is_accepted(tmp_path):
     state = state_of()
     state["head.weight"] = torch.full((3, 48), float("nan"))
     torch.save({"model": state, "optimizer": {"a": torch.full((2,), float("nan"))}}, tmp_path / "a.pth")

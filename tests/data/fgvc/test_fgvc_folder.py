@@ -105,7 +105,7 @@ def test_a_class_may_have_images_in_subfolders_alone(folder):
     assert load_fgvc("folder", folder).train.labels == [0, 1, 1]
 
 
-def test_what_looks_like_an_image_and_is_not_taken_is_counted(folder, write_image):
+def test_left_out_images_are_counted(folder, write_image):
     taken = load_fgvc("folder", folder)
     jpeg = (folder / "train/wren/b.jpg").read_bytes()
     wren = folder / "train/wren"
@@ -139,7 +139,7 @@ def test_images_in_no_class_and_hidden_ones_are_counted(folder, write_image):
     assert len(data.warnings) == 4
 
 
-def test_an_empty_test_class_is_said(folder):
+def test_an_empty_test_class_is_warned_about(folder):
     (folder / "val/wren/e.jpg").unlink()
     assert any_says(load_fgvc("folder", folder).warnings, "without an image: 1", "wren")
 

@@ -54,7 +54,7 @@ def test_a_copy_elsewhere_has_the_same_split(birds, tmp_path):
     assert any_says(wrapped.warnings, tmp_path / "elsewhere/deep/birds", "is read")
 
 
-def test_copies_are_on_one_side_and_said(birds):
+def test_copies_are_in_one_split_and_reported(birds):
     before = sides(birds)
     for number in range(10):
         shutil.copy(birds / f"crow/{number}.png", birds / f"crow/copy of {number}.png")
@@ -76,7 +76,7 @@ def test_copies_in_two_classes_are_training_images(birds):
     assert any_says(load_fgvc("folder", birds, val_fraction=0.2).notes, "of different classes", "training images")
 
 
-def test_a_class_of_one_image_is_trained_on_and_said(birds, write_image):
+def test_a_class_of_one_image_is_trained_on_and_reported(birds, write_image):
     write_image(birds / "heron/only.png", (1, 2, 3))
     data = load_fgvc("folder", birds, val_fraction=0.5)
     assert "heron/only.png" in names_of(data.train) and 1 not in data.test.labels
@@ -113,7 +113,7 @@ def test_subfolders_belong_to_their_class(birds):
     assert len(found) == 30 and "crow/2024/0.png" in found
 
 
-def test_names_that_differ_in_case_are_said(birds, write_image):
+def test_names_that_differ_in_case_are_warned_about(birds, write_image):
     if (birds / "WREN").exists():
         pytest.skip("this file system does not tell case apart")
     for number in range(3):

@@ -29,7 +29,7 @@ def doubts(data) -> list[str]:
     return [warning for warning in data.warnings if "these may not be cameras" in warning]
 
 
-def test_real_cameras_are_said_with_two_examples(tmp_path):
+def test_real_cameras_are_reported_with_two_examples(tmp_path):
     data = load_reid(
         "folder", write(tmp_path, [f"{i}/{c}_1.jpg" for i in ("ann", "bo") for c in ("door", "hall", "yard")])
     )

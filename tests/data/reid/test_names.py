@@ -77,7 +77,7 @@ def test_names_that_are_written_alike_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "001"), ("Ann", "ann"), ("ann  lee", "ann lee")])
-def test_look_alikes_are_different_and_said(tmp_path, one, other):
+def test_similar_names_stay_different_and_are_warned_about(tmp_path, one, other):
     data = load_reid("folder", write(
         tmp_path, train=TRAIN, query=[(one, "a"), (other, "a")], gallery=[(one, "b"), (other, "b")]
     ))  # fmt: skip

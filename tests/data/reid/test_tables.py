@@ -39,7 +39,7 @@ def seen(data):
 
 
 @pytest.mark.parametrize(("separator", "separated"), [(";", "a semicolon"), ("\t", "a tab"), ("|", "a vertical bar")])
-def test_the_separator_is_found_and_said(tables, separator, separated):
+def test_the_separator_is_detected_and_reported(tables, separator, separated):
     expected = load_reid("folder", tables)
     assert not any("between its columns" in note for note in expected.notes)
     write(tables, "query", separator)

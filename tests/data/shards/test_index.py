@@ -64,7 +64,7 @@ def test_it_is_made_once_and_again_when_archives_change(classified, tmp_path, ma
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_missing_archive_is_told(shard_set, images, tmp_path, refused):
+def test_a_missing_archive_is_an_error(shard_set, images, tmp_path, refused):
     """`dcal shard` has written down which there are, so DIR is not all that is left."""
     shard_set("fgvc", "folder", images, tmp_path)
     (tmp_path / "train-000000.tar").rename(tmp_path / "elsewhere")

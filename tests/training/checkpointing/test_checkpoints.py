@@ -64,7 +64,7 @@ def save(writer, name, best=None, value=0.0, then=None):
     writer.wait()
 
 
-def test_what_is_saved_comes_back(writer):
+def test_round_trip_of_a_checkpoint(writer):
     state = {"task": {"w": torch.arange(5.0)}, "optimizer": {"lr": 0.1, "groups": [1, (2, "x")]}, "scaler": None}
     writer.save("epoch_0001", state, GOOD)
     state["task"]["w"].fill_(-1.0)  # the training continues at once
@@ -118,7 +118,7 @@ def test_what_follows_is_done_with_the_saved_state_once_it_is_there(writer):
 
 
 @pytest.mark.parametrize("name", ["state.pt", "manifest.json"])
-def test_a_failure_is_told_and_what_was_there_stays(writer, monkeypatch, name):
+def test_a_failure_is_reported_and_keeps_earlier_checkpoints(writer, monkeypatch, name):
     """And what users read is written all the same: it takes less room."""
     save(writer, "epoch_0001")
     flushed, seen = os.fsync, []
@@ -274,7 +274,7 @@ class Runs:
 
 
 def test_a_hostile_state_is_refused_and_nothing_runs(whole, tmp_path):
-    """With a manifest that fits it: whoever can write the state can write that."""
+    """With a matching manifest, which an attacker can write, too."""
     torch.save({"task": Runs(tmp_path / "ran")}, whole / STATE)
     content = (whole / STATE).read_bytes()
     files = json.loads((whole / MANIFEST).read_text())["files"]
@@ -331,7 +331,7 @@ def test_progress_of_any_kind_is_read_or_refused(tmp_path_factory, name, value):
         ("classes", ["a", 2]),
     ],
 )
-def test_what_would_fail_later_is_refused_when_it_is_read(tmp_path, name, value):
+def test_invalid_progress_is_refused_when_it_is_read(tmp_path, name, value):
     (tmp_path / PROGRESS).write_text(json.dumps(GOOD | {name: value}))
     with pytest.raises(InputError, match=rf"{PROGRESS}: ValueError: {name} is .*, expected "):
         read_progress(tmp_path)

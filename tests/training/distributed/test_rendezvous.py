@@ -26,7 +26,7 @@ def test_every_attempt_agrees_on_a_name_of_its_own(processes):
     assert len({of_attempt[0] for of_attempt in names}) == 4
 
 
-def test_questions_of_the_dead_mislead_nobody():
+def test_requests_of_dead_ranks_are_ignored():
     """A process that had asked and was killed, and one that had been answered and had not read it."""
     store = HashStore()
     store.set("dcal/asks/1", "dead")
