@@ -29,7 +29,7 @@ from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.program import train_command
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
-from dual_cross_attention.tasks.data_roots import with_data_root
+from dual_cross_attention.tasks.data_roots import is_synthetic, with_data_root
 from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.text import escape
 from dual_cross_attention.training.checkpointing.artifacts import complete_results
@@ -269,11 +269,12 @@ def _report(
         )
         for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
             console.print(f"  {escape(path)}: {reason}", style="yellow", soft_wrap=True)
+    example = f"\n  {train_command()} {REAL_DATA[config.task]} --data_root DIR"
     console.print(
         f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
         "next:\n"
         f"  dcal eval {shlex.quote(str(folder.path))}\n"
         f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
-        + (f"\n  {train_command()} {REAL_DATA[config.task]} --data_root DIR" if config.dataset == "toy" else ""),
+        + (example if is_synthetic(config.task, config.dataset) else ""),
         soft_wrap=True,
     )
