@@ -1,7 +1,7 @@
 """What tests of several rooms share: tiny models, random images, comparing runs, errors of one line."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,13 @@ def assert_says(message: object, *words: object) -> None:
     """A message has these key tokens."""
     for word in words:
         assert f"{word}" in f"{message}", f"{message}"
+
+
+def assert_lines(lines: Sequence[str], *tokens: tuple[object, ...]) -> None:
+    """There is one line for each tuple, in this order, which has its key tokens."""
+    assert len(lines) == len(tokens), lines
+    for line, words in zip(lines, tokens, strict=True):
+        assert_says(line, *words)
 
 
 def any_says(lines: Iterable[str], *words: object) -> bool:

