@@ -15,7 +15,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "eval": "evaluate a trained model on the test split",
     "predict": "classify images with a trained model",
-    "calibrate": "fit the probabilities of a trained model, and a threshold for unknown images",
+    "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
