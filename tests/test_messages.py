@@ -58,7 +58,7 @@ TYPED = (
     "predict missing images",
     "predict model.safetensors nowhere.jpg",
     "embed model.safetensors",
-    "calibrate reid.safetensors",
+    "calibrate model.safetensors --keep 2",
     "check-data --task reid --dataset market1501 --data_root images",
     "shard --dataset folder --data_root images",
 )
@@ -152,7 +152,6 @@ def cwd(folder, make_model, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     if not Path("model.safetensors").exists():
         shutil.copy(make_model(), "model.safetensors")
-        shutil.copy(make_model("reid"), "reid.safetensors")
         save_file({"conv1.weight": torch.zeros(3)}, "foreign.safetensors")
     return folder
 
