@@ -42,7 +42,7 @@ def collect(path: Path) -> dict[str, object] | None:
     """The row of a run, see `run_row`; None if it has not ended."""
     row, checkpoints = run_row(path), list_checkpoints(RunFolder(path).checkpoints)
     if row and not row["train_images"] and checkpoints:  # a run of format 1, which has no fingerprint
-        images = read_progress(checkpoints[-1])["pictures"]
+        images = read_progress(checkpoints[-1]).num_images
         seconds = sum(images / each["train/images_per_second"] for each in RunFolder(path).read_metrics())
         row |= {"train_images": images, "train_seconds": round(seconds)}
     return row
