@@ -326,7 +326,7 @@ class LoadedModel:
         finite = torch.stack([each.isfinite().all(dim=-1) for each in logits.values()]).all(0).tolist()
         probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
         values, classes = probabilities.topk(top_k)
-        if self.calibration is None:
+        if not isinstance(self.calibration, Calibration):
             return values.tolist(), classes.tolist(), [None] * len(classes), finite
         # Calibration keeps the order of classes: it is the uncalibrated one, also where rounding would decide.
         calibrated, known = cast(Calibration, self.calibration).apply(logits, branch)
