@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -329,7 +329,7 @@ class LoadedModel:
         if not isinstance(self.calibration, Calibration):
             return values.tolist(), classes.tolist(), [None] * len(classes), finite
         # Calibration keeps the order of classes: it is the uncalibrated one, also where rounding would decide.
-        calibrated, known = cast(Calibration, self.calibration).apply(logits, branch)
+        calibrated, known = self.calibration.apply(logits, branch)
         return calibrated.gather(1, classes.cpu()).tolist(), classes.tolist(), known.tolist(), finite
 
     def _say_not_calibrated(self) -> None:
