@@ -82,8 +82,7 @@ def load_by_name(
         **options: passed on to the entry's `load`.
 
     Raises:
-        InputError: an unknown name, a missing or wrong `data_root`, a dataset that cannot be downloaded, or a dataset
-            that
+        InputError: an unknown name, a missing or wrong `data_root`, a dataset that cannot be downloaded, or one that
             cannot be used.
     """
     if name not in registry:

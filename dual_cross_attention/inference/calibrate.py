@@ -93,9 +93,9 @@ def calibrate(
     setup = read_test_images(saved, changed, split, "refuse", console)
     data = check_not_trained_on(saved, setup, console)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
-    calibration, counts, doubts = calibrator.fit(setup, data, split, chosen, chosen_precision, unreadable, console)
-    for doubt in doubts:
-        console.print(f"warning: {doubt}", style="yellow")
+    calibration, counts, warnings = calibrator.fit(setup, data, split, chosen, chosen_precision, unreadable, console)
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow")
     write_calibration(source, target, calibration, saved.chosen_by)
     return {
         "checkpoint": str(source),

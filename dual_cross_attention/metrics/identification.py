@@ -140,7 +140,7 @@ class IdentityDistances:
 
         At size n, each probe is searched for `repeats` times among n other identities (a non-mated search), and, if
         it may find images of its own, among that one and n − 1 others (a mated search). The galleries of a repetition
-        are nested, so a threshold for a false-positive rate never grows with the size.
+        are nested, so that a threshold for a false-positive rate shrinks with the size (but for ties).
 
         Args:
             sizes: numbers of enrolled identities, 1 to I − 1.

@@ -39,7 +39,7 @@ class ReIDSetup(RunSetup):
         if split:
             raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
-        self.distractor_images = list_distractors(config) if train else None
+        self.distractor_images, left_out = list_distractors(config) if train else (None, [])
         self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
         self.classes = self.data.identities
         sides = (self.data.query, self.data.gallery)
@@ -56,7 +56,7 @@ class ReIDSetup(RunSetup):
             f"{len(self.data.gallery):,} gallery images, {len(cameras)} cameras"
         )
         self.notes = self.data.notes
-        self.warnings = self.data.warnings
+        self.warnings = [*self.data.warnings, *left_out]
         self.num_test = len(self.images)
         self.cache = train and config.cache == "ram"
         if self.cache:
