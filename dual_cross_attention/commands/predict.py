@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     if is_file:
         check_writable("output", options.output)
         files.check_suffix(Path(options.output), files.SUFFIXES)
-    images = find_inputs(options, console)
+    images = find_inputs(options.images, console)
     model, arguments = open_model(options)
     if model.task == "reid":
         raise InputError(

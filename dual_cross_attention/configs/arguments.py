@@ -95,7 +95,8 @@ class OptionParser(ArgumentParser):
         for missing in (word for name, word in self.required.items() if name not in values):
             raise InputError(f"{self.prog}: expected {missing}, got nothing")
         for name, words in values.items():
-            if hint := self.hints.get(name):
+            hint = self.hints.get(name)
+            if hint and list[str] not in {hint, *get_args(hint)}:  # words are taken as they are
                 text = f"[{','.join(words)}]" if isinstance(words, list) and len(words) > 1 else "".join(words)
                 values[name] = convert(hint, text, f"--{name}")
         return values
@@ -108,7 +109,7 @@ def _number_of_words(hint: Any) -> dict[str, Any]:
     """After a flag: none or one of a truth value, one or more of a list, else one; as arguments of `add_argument`."""
     if hint is bool:
         return {"nargs": "?", "const": "true"}
-    return {"nargs": "+"} if {list[int], list[float]} & {hint, *get_args(hint)} else {}
+    return {"nargs": "+"} if {list[int], list[float], list[str]} & {hint, *get_args(hint)} else {}
 
 
 @cache

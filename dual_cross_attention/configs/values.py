@@ -24,6 +24,7 @@ NAMES = {
     type(None): ("null", "null"),
     list[int]: ("INT", "two (height and width)"),
     list[float]: ("FLOAT", "three (of red, green and blue)"),
+    list[str]: ("TEXT", "words"),
 }
 """Of types, in help and in errors; any other one is a dict."""
 UNIONS = (Union, types.UnionType)

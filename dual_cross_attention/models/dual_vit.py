@@ -12,7 +12,6 @@ Notable:
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
@@ -26,6 +25,7 @@ from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sa
 from dual_cross_attention.backbones.opened_block import sample_drop_path
 from dual_cross_attention.backbones.plain_vit import embed_patches
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
     LOCAL_QUERIES,
@@ -42,18 +42,6 @@ from dual_cross_attention.weights.pixel_stats import PixelStats
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
-
-
-@dataclass
-class DualOutput:
-    """Result of a forward pass; branches that the ablation or the mode does not have are absent."""
-
-    logits: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, num_classes)
-    features: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, D)
-    # (B, N) CLS's accumulated attention over the patch tokens, or the other scores of `local_queries`: float32, no
-    # gradient
-    rollout: Tensor | None = None
-    local: Tensor | None = None  # (B, n) indices of the local patch tokens, the largest score first
 
 
 class DualCrossAttentionViT(nn.Module):
@@ -225,11 +213,35 @@ class DualCrossAttentionViT(nn.Module):
             distractors = sample_distractors(images.shape[0], images.device)
         return self._forward(images, distractors, "glca" in branches)
 
+    @torch.no_grad()
+    def trace(self, images: Tensor, patch_tokens: bool = False) -> AttentionTrace:
+        """One forward pass at inference that keeps the queries and keys of all layers, for explanations.
+
+        Args:
+            images: (B, 3, H, W) normalized, of the model's size, dtype and device; B at least 1.
+            patch_tokens: keep SA's patch tokens after the last block, also where no branch reads them.
+
+        Raises:
+            InputError: a model in training mode, an empty batch, or images that `check_images` refuses.
+        """
+        self._check_inference(images)
+        if not images.shape[0]:
+            raise InputError("expected at least one image, got an empty batch")
+        with_glca = "glca" in self.predicting_branches
+        trace = AttentionTrace(with_patch_tokens=patch_tokens)
+        trace.output = self._forward(images, None, with_glca, trace=trace)
+        return trace
+
     def _forward(
-        self, images: Tensor, distractors: Tensor | None, with_glca: bool, choose_local: bool = True
+        self,
+        images: Tensor,
+        distractors: Tensor | None,
+        with_glca: bool,
+        choose_local: bool = True,
+        trace: AttentionTrace | None = None,
     ) -> DualOutput:
         scored = with_glca and choose_local
-        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca, scored)
+        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca, scored, trace)
         prefix = self.backbone.num_prefix_tokens
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
@@ -246,6 +258,8 @@ class DualCrossAttentionViT(nn.Module):
                 drop_path = sample_drop_path(block.block, len(images), images.device)
                 sa_tokens = block.update(sa_tokens, local, drop_path)
             drop_path = sample_drop_path(last.block, len(images), images.device)
+            if trace is not None:
+                trace.glca = last.class_attention(sa_tokens, local)
             out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
@@ -312,13 +326,16 @@ class DualCrossAttentionViT(nn.Module):
         heads = {"sa": self.sa_head, **({"glca": self.glca_head} if self.has_glca else {})}
         return {name: cast(NeckClassifier, heads[name]).neck(feature) for name, feature in features.items()}
 
-    def _infer(self, images: Tensor, branch: str | None) -> DualOutput:
+    def _check_inference(self, images: Tensor) -> None:
         if self.training:
             raise InputError("the model is in training mode: call model.eval() before predict or embed")
+        check_images(self.backbone, images)
+
+    def _infer(self, images: Tensor, branch: str | None) -> DualOutput:
         if branch not in (None, *self.branches) or branch == "pwca":
             has = " and ".join(f"'{name}'" for name in self.test_branches)
             raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
-        check_images(self.backbone, images)
+        self._check_inference(images)
         if not images.shape[0]:
             return self._empty(images)
         with_glca = branch == "glca" or (branch is None and "glca" in self.predicting_branches)
@@ -341,12 +358,18 @@ class DualCrossAttentionViT(nn.Module):
         return DualOutput(logits, features)
 
     def _encode(
-        self, images: Tensor, distractors: Tensor | None, with_glca: bool, scored: bool
+        self,
+        images: Tensor,
+        distractors: Tensor | None,
+        with_glca: bool,
+        scored: bool,
+        trace: AttentionTrace | None = None,
     ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
         """Applies stem and blocks.
 
         Args:
             scored: whether queries and keys are kept for the choice of the local tokens.
+            trace: takes those of all layers, and SA's tokens.
 
         Returns:
             SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
@@ -360,9 +383,18 @@ class DualCrossAttentionViT(nn.Module):
         queries: list[Tensor] = []
         keys: list[Tensor] = []
 
-        def keep(*query_and_key: Tensor) -> None:
-            for kept, tensor in zip((queries, keys), query_and_key, strict=True):
-                kept.append(tensor.clone(memory_format=torch.contiguous_format) if copied else tensor)
+        def keep(place: int, *query_and_key: Tensor) -> None:
+            is_kept = scored and is_scored(place, len(blocks) + 1, self.local_queries)
+            if not is_kept and trace is None:
+                return
+            if copied:
+                query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
+            if is_kept:
+                queries.append(query_and_key[0])
+                keys.append(query_and_key[1])
+            if trace is not None:
+                trace.queries.append(query_and_key[0])
+                trace.keys.append(query_and_key[1])
 
         prefix = self.backbone.num_prefix_tokens
         tokens_of_distractors = None
@@ -376,12 +408,13 @@ class DualCrossAttentionViT(nn.Module):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
             tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            if scored and is_scored(place, len(blocks) + 1, self.local_queries):
-                keep(*query_and_key)
+            keep(place, *query_and_key)
         of_pwca = distractors, tokens_of_distractors
-        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, with_glca)
-        if scored and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
-            keep(*query_and_key)
+        whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
+        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, whole_sa)
+        keep(len(blocks), *query_and_key)
+        if trace is not None:
+            trace.tokens, trace.last_input = sa, tokens
         return sa, pwca, queries, keys
 
     def _run(
