@@ -1,0 +1,58 @@
+"""Faithfulness of the default map on a fixed sample of the test images."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from dual_cross_attention.data.images import UnreadableImage
+from dual_cross_attention.explanation.faithfulness import measure_faithfulness
+from dual_cross_attention.explanation.maps import MAP_TITLES
+from dual_cross_attention.progress import track
+from dual_cross_attention.report.test_split import TestSplit
+
+SAMPLE = 100
+"""Test images that faithfulness is measured on."""
+
+
+class FaithfulnessRow(NamedTuple):
+    """Gains of a map over the random map of the same model and image, in units of the whole image's probability.
+
+    Args:
+        title: name of the map.
+        images: number of images.
+        deletion, insertion: mean gain, and half of its 95 % interval over images.
+    """
+
+    title: str
+    images: int
+    deletion: tuple[float, float]
+    insertion: tuple[float, float]
+
+
+def sample_positions(total: int, number: int = SAMPLE) -> list[int]:
+    """Evenly spaced positions in a list of `total` images, the same at every call: all if there are at most `number`."""
+    return np.unique(np.linspace(0, total - 1, min(number, total)).round().astype(int)).tolist()
+
+
+def measure_default_map(test: TestSplit, console: Console) -> FaithfulnessRow:
+    """Deletion and insertion gains of the map that the report shows. Images that cannot be read are left out."""
+    name = "product" if "glca" in test.loaded.model.predicting_branches else "rollout"
+    positions = sample_positions(test.setup.num_test)
+
+    def images() -> Iterator[Image.Image]:
+        for position in track(positions, "faithfulness", len(positions), console):
+            try:
+                yield test.loaded.transform.read(test.images[position])
+            except UnreadableImage:  # the evaluation has named it
+                continue
+
+    found = measure_faithfulness(test.loaded, images(), [name])[name]
+
+    def interval(gains) -> tuple[float, float]:
+        spread = gains.std().item() if len(gains) > 1 else 0.0
+        return gains.mean().item(), 1.96 * spread / len(gains) ** 0.5
+
+    return FaithfulnessRow(MAP_TITLES[name], len(found.deletion), interval(found.deletion), interval(found.insertion))
