@@ -83,6 +83,4 @@ def read_run(path: str | Path) -> RunSummary:
     rows = run.read_metrics()
     if not rows:
         raise InputError(f"the run '{escape(path)}' has no finished epoch yet: metrics.jsonl has no row")
-    return RunSummary(
-        run.path, run.read_config(), run.read_data(), run.read_versions(), rows, run.diverged.exists()
-    )
+    return RunSummary(run.path, run.read_config(), run.read_data(), run.read_versions(), rows, run.diverged.exists())

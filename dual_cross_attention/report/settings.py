@@ -7,8 +7,23 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.text import escape
 
 OF_THE_MACHINE = frozenset(
-    "format_version data_root download output_dir resume num_workers checkpoint_minutes device cache compile "
-    "use_gradient_checkpointing parallel eval_batch_size eval_every max_bad_images".split()
+    [
+        "format_version",
+        "data_root",
+        "download",
+        "output_dir",
+        "resume",
+        "num_workers",
+        "checkpoint_minutes",
+        "device",
+        "cache",
+        "compile",
+        "use_gradient_checkpointing",
+        "parallel",
+        "eval_batch_size",
+        "eval_every",
+        "max_bad_images",
+    ]
 )
 """Settings that do not change what a model learns, but for rounding."""
 RESOLVED = frozenset({"mean", "std", "precision"})

@@ -1,7 +1,6 @@
 """The model that a report is about, and the test split that it is evaluated on."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console

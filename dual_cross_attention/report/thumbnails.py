@@ -45,9 +45,7 @@ def make_thumbnails(test: TestSplit, positions: Iterable[int], console: Console)
     wanted = sorted({int(each) for each in positions})
     sources = (Source(test.name(position), test.images[position]) for position in wanted)
     loaded = test.loaded
-    batches = read_batches(
-        sources, ShownPreprocessing(loaded.transform), BATCH_SIZE, test.num_workers, loaded.device
-    )
+    batches = read_batches(sources, ShownPreprocessing(loaded.transform), BATCH_SIZE, test.num_workers, loaded.device)
     explanations = Explainer.of_loaded(loaded, 1, gradient=False).explain(batches)
     found = {}
     for position, each in zip(wanted, track(explanations, "draw", len(wanted), console), strict=True):

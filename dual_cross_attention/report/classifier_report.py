@@ -1,0 +1,116 @@
+"""The sections of a report that are of classification."""
+
+from typing import Any
+
+from rich.console import Console
+
+from dual_cross_attention.explanation.figures import display_name
+from dual_cross_attention.report.charts import histogram_chart, reliability_chart
+from dual_cross_attention.report.classification import ClassifierResult, ConfusedPair, evaluate_classifier
+from dual_cross_attention.report.faithfulness import measure_default_map
+from dual_cross_attention.report.test_split import TestSplit
+from dual_cross_attention.report.thumbnails import Thumbnail, make_thumbnails
+
+PAIRS, IMAGES_A_SIDE, MISTAKES = 8, 2, 12
+SECTIONS = [
+    ("classes", "Classes"),
+    ("confused", "Mistaken classes"),
+    ("mistakes", "Mistakes"),
+    ("reliability", "Probabilities"),
+    ("faithfulness", "Attention"),
+]
+
+
+def classifier_values(test: TestSplit, console: Console) -> tuple[str, dict[str, float], dict[str, Any]]:
+    """Evaluates a classifier: the template, the metrics in percent, and the values of the template."""
+    result = evaluate_classifier(test, console)
+    pairs = [(pair, _rows_of(result, pair)) for pair in result.confused_pairs(PAIRS)]
+    mistakes = result.confident_mistakes(MISTAKES)
+    rows = [*mistakes, *(row for _, sides in pairs for side in sides for row in side)]
+    thumbnails = make_thumbnails(test, result.positions[rows], console)
+    images = {each.label: each.images for each in result.by_class()}
+    names = [display_name(label) for label in test.loaded.labels]
+
+    def shown(row: int) -> dict[str, Any]:
+        return _shown(test, result, names, thumbnails, row)
+
+    faithfulness = measure_default_map(test, console)
+    return (
+        "classifier.html.j2",
+        result.metrics,
+        {
+            "sections": SECTIONS,
+            "names": names,
+            "by_class": result.by_class(),
+            "pairs": [
+                {
+                    "first": names[pair.first],
+                    "second": names[pair.second],
+                    "there": pair.first_as_second,
+                    "back": pair.second_as_first,
+                    "first_images": images[pair.first],
+                    "second_images": images.get(pair.second, 0),
+                    "sides": [[shown(row) for row in side] for side in sides],
+                }
+                for pair, sides in pairs
+            ],
+            "mistakes": [shown(row) for row in mistakes],
+            "calibration": _calibration(test),
+            "reliability": _reliability(test, result),
+            "faithfulness": faithfulness,
+        },
+    )
+
+
+def _rows_of(result: ClassifierResult, pair: ConfusedPair) -> list[list[int]]:
+    """Images of both classes: those mistaken for the other one, else those that are right."""
+    sides = []
+    for label, other in ((pair.first, pair.second), (pair.second, pair.first)):
+        found = result.rows_of(label, other, IMAGES_A_SIDE).tolist()
+        found += result.rows_of(label, label, IMAGES_A_SIDE - len(found)).tolist()
+        sides.append(found)
+    return sides
+
+
+def _shown(
+    test: TestSplit, result: ClassifierResult, names: list[str], thumbnails: dict[int, Thumbnail], row: int
+) -> dict[str, Any]:
+    position = int(result.positions[row])
+    return {
+        "thumbnail": thumbnails[position],
+        "name": _short_path(test.name(position)),
+        "label": names[result.labels[row]],
+        "predicted": names[result.predicted[row]],
+        "correct": bool(result.correct[row]),
+        "confidence": float(result.confidence[row]),
+    }
+
+
+def _short_path(name: str) -> str:
+    """The last two parts of a path."""
+    return "/".join(name.split("/")[-2:])
+
+
+def _calibration(test: TestSplit) -> str:
+    if test.loaded.calibration is None:
+        return (
+            "The model is not calibrated, so these are the probabilities of the softmax. dcal calibrate fits them on "
+            "images that the model was not trained on."
+        )
+    fitted = test.loaded.calibration
+    return (
+        f"The model is calibrated, on {fitted.images:,} images of {fitted.dataset}"
+        f"{f' ({fitted.split})' if fitted.split else ''}. If these are the test images of this report, the diagram is "
+        "optimistic."
+    )
+
+
+def _reliability(test: TestSplit, result: ClassifierResult) -> list[Any]:
+    bins = {"not calibrated": result.reliability(is_calibrated=False)}
+    if test.loaded.calibration is not None:
+        bins = {"calibrated": result.reliability(), **bins}
+    counts = next(iter(bins.values())).counts
+    return [
+        reliability_chart("Reliability diagram", bins),
+        histogram_chart("Probabilities of the predicted classes", counts, "probability", "images"),
+    ]
