@@ -34,7 +34,7 @@ def classifier_values(test: TestSplit, console: Console) -> tuple[str, dict[str,
     def shown(row: int) -> dict[str, Any]:
         return _shown(test, result, names, thumbnails, row)
 
-    faithfulness = measure_default_map(test, console)
+    faithfulness = measure_default_map(test, result.positions, console)
     return (
         "classifier.html.j2",
         result.metrics,

@@ -33,20 +33,24 @@ class FaithfulnessRow(NamedTuple):
 
 
 def sample_positions(total: int, number: int = SAMPLE) -> list[int]:
-    """Evenly spaced positions in a list of `total` images, the same at every call: all if there are at most `number`."""
+    """Evenly spaced positions in a list of `total` images, the same at every call; all if there are not more."""
     return np.unique(np.linspace(0, total - 1, min(number, total)).round().astype(int)).tolist()
 
 
-def measure_default_map(test: TestSplit, console: Console) -> FaithfulnessRow:
-    """Deletion and insertion gains of the map that the report shows. Images that cannot be read are left out."""
+def measure_default_map(test: TestSplit, readable: np.ndarray, console: Console) -> FaithfulnessRow:
+    """Deletion and insertion gains of the map that the report shows, on a sample of the test images.
+
+    Args:
+        readable: positions of the test images that can be read.
+    """
     name = "product" if "glca" in test.loaded.model.predicting_branches else "rollout"
-    positions = sample_positions(test.setup.num_test)
+    positions = readable[sample_positions(len(readable))].tolist()
 
     def images() -> Iterator[Image.Image]:
         for position in track(positions, "faithfulness", len(positions), console):
             try:
                 yield test.loaded.transform.read(test.images[position])
-            except UnreadableImage:  # the evaluation has named it
+            except UnreadableImage:  # since the evaluation
                 continue
 
     found = measure_faithfulness(test.loaded, images(), [name])[name]
