@@ -1,5 +1,6 @@
 """`dcal report`: a run, or several in comparison, as one HTML file."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -60,6 +61,8 @@ def run(arguments: list[str]) -> None:
     default = Path(options.runs[0]) / "report.html" if len(options.runs) == 1 else Path("comparison.html")
     output = default if options.output is None else Path(options.output)
     check_writable("output", f"{output}" if options.output else None)
+    if output.parent.is_dir() and not os.access(output.parent, os.W_OK):
+        raise InputError(f"--output: expected a folder that can be written, got '{escape(output.parent)}'")
     console = open_console()
     unreadable = 0
     if len(options.runs) == 1:

@@ -42,6 +42,10 @@ SIZE = (4.4, 2.9)
 """Inches: 422 pixels wide, which a phone shows at 85 %."""
 
 
+FEW_POINTS = 12
+"""Below this, each value of a curve has a marker."""
+
+
 class Chart(NamedTuple):
     """A chart for the template.
 
@@ -76,9 +80,8 @@ def lines_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) -
         figure, axes = _axes(x_label, y_label)
         for number, line in enumerate(lines):
             of_line = {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)]}
-            axes.plot(
-                line.x, line.y, marker="o" if len(line.x) < 12 else "", markersize=3.5, label=line.label, **of_line
-            )
+            marker = "o" if len(line.x) < FEW_POINTS else ""
+            axes.plot(line.x, line.y, marker=marker, markersize=3.5, label=line.label, **of_line)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if len(lines) > 1:
             axes.legend(handlelength=3)
@@ -89,7 +92,7 @@ def lines_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) -
 def reliability_chart(title: str, bins: Mapping[str, Reliability]) -> Chart:
     """Accuracy by probability, a line of points for each kind of probability; on the diagonal, both are equal."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes("probability of the predicted class", "accuracy", (4.4, 3.6))
+        figure, axes = _axes("probability of the predicted class", "accuracy", (4.4, 3.9))
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="accuracy = probability")
         for number, (label, each) in enumerate(bins.items()):
             there = each.counts > 0
@@ -104,7 +107,7 @@ def reliability_chart(title: str, bins: Mapping[str, Reliability]) -> Chart:
             )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower left")
         said = "; ".join(f"{label}: ECE {100 * each.ece:.2f} %" for label, each in bins.items())
         return Chart(title, _svg(figure, f"{title}: accuracy in 15 bins of the probability. {said}."))
 

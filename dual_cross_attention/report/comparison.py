@@ -65,7 +65,7 @@ def _notes(runs: dict[str, RunSummary]) -> list[str]:
         elif run.data is None or first.data is None:
             unknown = name if run.data is None else first_name
             notes.append(
-                f"{unknown} does not record its data, so it is not known whether {name} has the data of {first_name}."
+                f"{unknown} does not record its data: whether {name} has the data of {first_name} is not known."
             )
         elif differences := first.data.differences(run.data):
             there = differences[0].replace(" there", f" in {first_name}").replace(" here", f" in {name}")
