@@ -5,6 +5,10 @@ import pytest
 from dual_cross_attention.report.page import duration, render
 
 
+CLASSES = ("<script>alert(1)", '"><img src=x onerror=alert(1)>', "a & b")
+"""Of the dataset `hostile_images`."""
+
+
 @pytest.fixture(params=["hostile_report", "reid_report"])
 def page(request, read_page):
     return read_page(request.getfixturevalue(request.param))
@@ -12,20 +16,12 @@ def page(request, read_page):
 
 def test_names_stay_text(hostile_report, read_page):
     page = read_page(hostile_report)
-    assert not {"script", "b onclick", "iframe", "object", "u", "i"} & set(page.tags)
+    assert not {"script", "iframe", "object", "u", "i"} & set(page.tags)
     assert not [each for each in page.attributes if each[1].startswith("on")]
-    for name in (
-        "<script>alert(1)",
-        '"><img src=x onerror=alert(1)>',
-        "a & b",
-        "<b onclick=x>",
-        "<i>broken.png",
-        "<u>run",
-    ):
+    for name in (*CLASSES, "<b onclick=x>", "<i>broken.png", "<u>run"):
         assert name in page.text
-    assert not [
-        each for each in page.attributes if each[:2] == ("img", "src") and not each[2].startswith("data:image/")
-    ]
+    sources = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert sources and all(each.startswith("data:image/jpeg") for each in sources)
 
 
 def test_nothing_is_loaded(page):

@@ -62,4 +62,4 @@ def test_differences_of_settings():
     assert [(each.name, each.values) for each in from_defaults(settings(epochs=7))] == [("epochs", ("7", "100"))]
     two = different([settings(lr=1e-4), settings(seed=1)])
     assert {each.name: each.values for each in two} == {"lr": ("0.0001", "null"), "seed": ("0", "1")}
-    assert dict(different([settings(), CONFIGS["reid"]["toy"]()]))["padding"] == ("–", "10")
+    assert dict(different([settings(), CONFIGS["reid"]["toy"]()]))["padding"] == ("–", "4")
