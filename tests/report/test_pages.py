@@ -4,7 +4,6 @@ import pytest
 
 from dual_cross_attention.report.page import duration, render
 
-
 CLASSES = ("<script>alert(1)", '"><img src=x onerror=alert(1)>', "a & b")
 """Of the dataset `hostile_images`."""
 
