@@ -46,6 +46,10 @@ FEW_POINTS = 12
 """Below this, each value of a curve has a marker."""
 
 
+LONG_LABEL = 18
+"""Characters; two longer labels do not stand in one line of a legend."""
+
+
 class Chart(NamedTuple):
     """A chart for the template.
 
@@ -84,7 +88,7 @@ def lines_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) -
             axes.plot(line.x, line.y, marker=marker, markersize=3.5, label=line.label, **of_line)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if len(lines) > 1:
-            axes.legend(handlelength=3)
+            _legend(figure, [line.label for line in lines])
         said = "; ".join(f"{line.label}: {line.y[0]:.4g} to {line.y[-1]:.4g}" for line in lines if len(line.y))
         return Chart(title, _svg(figure, f"{title}, by {x_label}. {said}."))
 
@@ -92,7 +96,7 @@ def lines_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str) -
 def reliability_chart(title: str, bins: Mapping[str, Reliability]) -> Chart:
     """Accuracy by probability, a line of points for each kind of probability; on the diagonal, both are equal."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes("probability of the predicted class", "accuracy", (4.4, 3.9))
+        figure, axes = _axes("probability of the predicted class", "accuracy", (4.4, 3.6))
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":", label="accuracy = probability")
         for number, (label, each) in enumerate(bins.items()):
             there = each.counts > 0
@@ -107,7 +111,7 @@ def reliability_chart(title: str, bins: Mapping[str, Reliability]) -> Chart:
             )
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
-        figure.legend(loc="outside lower left")
+        _legend(figure, list(bins))
         said = "; ".join(f"{label}: ECE {100 * each.ece:.2f} %" for label, each in bins.items())
         return Chart(title, _svg(figure, f"{title}: accuracy in 15 bins of the probability. {said}."))
 
@@ -130,6 +134,14 @@ def _axes(x_label: str, y_label: str, size: tuple[float, float] = SIZE) -> tuple
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25, color=INK, linewidth=0.5)
     return figure, axes
+
+
+def _legend(figure: Figure, labels: Sequence[str]) -> None:
+    """Below the axes, where it covers no curve; the figure grows by its lines."""
+    columns = 2 if max(len(label) for label in labels) <= LONG_LABEL else 1
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.22 * -(-len(labels) // columns))
+    figure.legend(loc="outside lower left", ncols=columns, handlelength=3)
 
 
 def _svg(figure: Figure, alt: str) -> Markup:
