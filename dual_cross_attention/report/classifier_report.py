@@ -29,7 +29,7 @@ def classifier_values(test: TestSplit, console: Console) -> tuple[str, dict[str,
     rows = [*mistakes, *(row for _, sides in pairs for side in sides for row in side)]
     thumbnails = make_thumbnails(test, result.positions[rows], console)
     images = {each.label: each.images for each in result.by_class()}
-    names = [display_name(label) for label in test.loaded.labels]
+    names = shown_names(test.loaded.labels)
 
     def shown(row: int) -> dict[str, Any]:
         return _shown(test, result, names, thumbnails, row)
@@ -60,6 +60,12 @@ def classifier_values(test: TestSplit, console: Console) -> tuple[str, dict[str,
             "faithfulness": faithfulness,
         },
     )
+
+
+def shown_names(labels: list[str]) -> list[str]:
+    """Class names without leading numbers and underscores, as in figures, if they are still all different."""
+    names = [display_name(label) for label in labels]
+    return names if len(set(names)) == len(names) else labels
 
 
 def _rows_of(result: ClassifierResult, pair: ConfusedPair) -> list[list[int]]:

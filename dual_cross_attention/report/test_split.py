@@ -82,9 +82,12 @@ def open_test_split(
     Raises:
         InputError: no such model, or test images that cannot be found or do not fit it.
     """
-    file = {"best": run.best, "last": run.last}[which]
+    files = {"best": run.best, "last": run.last}
+    file = files.pop(which)
     if not file.is_file():
-        raise InputError(f"the run has no {file.name} in '{escape(run.path)}': expected --model best or last")
+        other = [name for name, path in files.items() if path.is_file()]
+        hint = f"give --model {other[0]}" if other else "it has no model yet"
+        raise InputError(f"the run '{escape(run.path)}' has no {file.name}: {hint}")
     chosen = choose_device(device)
     keep_freed_memory()
     saved = read_model(file)

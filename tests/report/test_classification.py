@@ -1,6 +1,7 @@
 """What a report shows of a classifier, against the rows that `dcal eval --output` writes."""
 
 import csv
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +14,10 @@ from rich.console import Console
 from dual_cross_attention import load_model
 from dual_cross_attention.explanation.faithfulness import measure_faithfulness
 from dual_cross_attention.inference.evaluation import evaluate
+from dual_cross_attention.inference.model_files import write_calibration
 from dual_cross_attention.metrics.calibration import expected_calibration_error
 from dual_cross_attention.report.classification import ClassifierResult, evaluate_classifier
+from dual_cross_attention.report.classifier_report import shown_names
 from dual_cross_attention.report.faithfulness import measure_default_map, sample_positions
 from dual_cross_attention.report.reliability import reliability
 from dual_cross_attention.report.test_split import open_test_split
@@ -92,6 +95,21 @@ def test_reliability_is_the_calibration_error():
     assert sure.counts[-1] == 2 and sure.accuracy[-1] == 0.5 and sure.ece == pytest.approx((2 * 0.5 + 0.5) / 3)
 
 
+def test_probabilities_of_a_calibrated_model(hostile_run, calibration, tmp_path, dcal, read_page):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
+    write_calibration(run / "best.safetensors", run / "best.safetensors", calibration, None)
+    evaluate(run, device="cpu", num_workers=0, output=tmp_path / "rows.csv")
+    rows = [row for row in csv.DictReader((tmp_path / "rows.csv").open(newline="")) if not row["error"]]
+    test = open_test_split(RunFolder(run), "best", None, None, "cpu", None, None, 0, QUIET)
+    found = evaluate_classifier(test, QUIET)
+    assert found.confidence == pytest.approx([float(row["probability"]) for row in rows], abs=1e-5)
+    assert found.reliability().ece != found.reliability(is_calibrated=False).ece
+    assert dcal("report", run, "--device=cpu", "--num_workers=0").status == 0
+    text = read_page(run / "report.html").text
+    assert "The model is calibrated, on 300 images of folder (val)" in text
+    assert f"calibrated: ECE {100 * found.reliability().ece:.2f} %" in text
+
+
 def test_faithfulness_is_measured_on_a_fixed_sample(test_split, result):
     row = measure_default_map(test_split, result.positions, QUIET)
     files = [Path(test_split.name(each)) for each in result.positions]
@@ -100,6 +118,11 @@ def test_faithfulness_is_measured_on_a_fixed_sample(test_split, result):
     assert row.deletion[0] == pytest.approx(found.deletion.mean().item(), abs=1e-5)
     half = 1.96 * found.insertion.std().item() / 15**0.5
     assert row.insertion == pytest.approx((found.insertion.mean().item(), half), abs=1e-5)
+
+
+def test_names_of_classes_stay_different():
+    assert shown_names(["001.Red_bird", "002.Blue_bird"]) == ["Red bird", "Blue bird"]
+    assert shown_names(["1.5", "2.5"]) == ["1.5", "2.5"]
 
 
 def test_sample_is_spaced_evenly():
