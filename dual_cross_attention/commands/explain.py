@@ -48,7 +48,7 @@ class ExplainOptions(ModelOptions):
     """Number of classes of each prediction, the most probable first."""
     maps: bool = False
     """Write the maps as arrays, NAME.maps.npz, instead of figures."""
-    pair: list[str] | None = None
+    pair: tuple[str, ...] = ()
     """Two images, whose matching regions are drawn: FIRST SECOND."""
     method: Literal["pwca", "cosine"] | None = None
     """How regions are matched: by the attention to the other image in PWCA's joint softmax, or by the cosine similarity

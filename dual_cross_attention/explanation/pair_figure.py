@@ -45,7 +45,8 @@ def _title(pair: PairExplanation) -> str:
     if pair.same is None:
         said += ", no threshold: not calibrated"
     else:
-        said += f", threshold {pair.threshold:.3f} (gallery of {pair.gallery_size:,} identities), "
+        enrolled = "1 identity" if pair.gallery_size == 1 else f"{pair.gallery_size:,} identities"
+        said += f", threshold {pair.threshold:.3f} (gallery of {enrolled}), "
         said += f"P(same identity) {100 * pair.same:.0f} %"
     return "\n".join([*lines, said, "The distance is of two separate passes, not of the matches."])
 

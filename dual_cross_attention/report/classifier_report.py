@@ -8,7 +8,7 @@ from dual_cross_attention.explanation.figures import display_name
 from dual_cross_attention.report.charts import histogram_chart, reliability_chart
 from dual_cross_attention.report.classification import ClassifierResult, ConfusedPair, evaluate_classifier
 from dual_cross_attention.report.faithfulness import measure_default_map
-from dual_cross_attention.report.test_split import TestSplit
+from dual_cross_attention.report.test_split import TestSplit, short_path
 from dual_cross_attention.report.thumbnails import Thumbnail, make_thumbnails
 
 PAIRS, IMAGES_A_SIDE, MISTAKES = 8, 2, 12
@@ -84,17 +84,12 @@ def _shown(
     position = int(result.positions[row])
     return {
         "thumbnail": thumbnails[position],
-        "name": _short_path(test.name(position)),
+        "name": short_path(test.name(position)),
         "label": names[result.labels[row]],
         "predicted": names[result.predicted[row]],
         "correct": bool(result.correct[row]),
         "confidence": float(result.confidence[row]),
     }
-
-
-def _short_path(name: str) -> str:
-    """The last two parts of a path."""
-    return "/".join(name.split("/")[-2:])
 
 
 def _calibration(test: TestSplit) -> str:

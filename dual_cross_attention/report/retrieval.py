@@ -73,7 +73,7 @@ def evaluate_retrieval(test: TestSplit, queries: int, depth: int, console: Conso
 
     Args:
         queries: number of ranked lists: half of them those with the lowest average precision, the others evenly
-            spaced over the order of all other queries by average precision.
+            spaced over the order of all other queries by average precision, up to the best one.
         depth: images of a ranked list.
 
     Raises:
@@ -118,8 +118,10 @@ def choose_queries(average_precisions: np.ndarray, number: int) -> np.ndarray:
     order = np.argsort(average_precisions, kind="stable")
     order = order[~np.isnan(average_precisions[order])]
     worst, others = np.split(order, [min(number // 2, len(order))])
-    spaced = np.linspace(0, len(others) - 1, min(number - len(worst), len(others))).round().astype(int)
-    return np.concatenate([worst, others[spaced]])
+    wanted = number - len(worst)
+    if len(others) > wanted:  # without the lowest of them, which is hardly another case
+        others = others[np.linspace(0, len(others) - 1, wanted + 1)[1:].round().astype(int)]
+    return np.concatenate([worst, others])
 
 
 def _by_camera(features: TestFeatures, found: RetrievalMetrics) -> list[CameraScore]:

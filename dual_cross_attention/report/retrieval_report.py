@@ -6,7 +6,7 @@ from rich.console import Console
 
 from dual_cross_attention.report.charts import Line, lines_chart
 from dual_cross_attention.report.retrieval import evaluate_retrieval
-from dual_cross_attention.report.test_split import TestSplit
+from dual_cross_attention.report.test_split import TestSplit, short_path
 from dual_cross_attention.report.thumbnails import make_thumbnails
 
 QUERIES, DEPTH = 10, 10
@@ -34,12 +34,12 @@ def retrieval_values(test: TestSplit, console: Console) -> tuple[str, dict[str, 
             "cameras": [(each.camera, f"{each.queries:,}", f"{each.mAP:.2f}") for each in result.by_camera],
             "ranked_text": (
                 f"The first {QUERIES // 2} queries are those with the lowest average precision, the others are evenly "
-                f"spaced over all other queries. Shown are the first {DEPTH} gallery images of each, with their "
+                f"spaced over all other queries up to the best one. Shown are the first {DEPTH} gallery images of each, with their "
                 f"{test.task.distance} distance."
             ),
             "ranked": [
                 {
-                    "name": test.name(each.query),
+                    "name": short_path(test.name(each.query)),
                     "average_precision": each.average_precision,
                     "thumbnail": thumbnails[each.query],
                     "gallery": [

@@ -115,3 +115,8 @@ def numpy(values: Tensor):
     """Float64 or integers, on the CPU."""
     values = values.detach().cpu()
     return (values.double() if values.is_floating_point() else values).numpy()
+
+
+def short_path(name: str) -> str:
+    """The last two parts of a path, which tell images apart."""
+    return "/".join(name.split("/")[-2:])

@@ -1,7 +1,6 @@
 """Figures: what they show, in the words and the places that it is in."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from dual_cross_attention import InputError, load_model
 from dual_cross_attention.explanation.explanation import Explanation
 from dual_cross_attention.explanation.figures import display_name, draw_explanations, outline
 from dual_cross_attention.inference.prediction import Prediction
+from dual_cross_attention.inference.reid_calibration import CalibratedDistance, ReIDCalibration
 
 
 @pytest.fixture
@@ -120,11 +120,23 @@ def test_a_pair(make_model, method):
 
 def test_the_distance_of_a_calibrated_model_has_a_threshold(make_model):
     loaded = load_model(make_model("reid"), device="cpu")
-    loaded.calibration = SimpleNamespace(
-        gallery_sizes=(20, 100), threshold={20: 0.75}.get, probability_same=lambda distance: 0.5 * distance
+    answer = CalibratedDistance((0.75, 0.5), 4.0, -8.0)
+    loaded.calibration = ReIDCalibration(
+        {"together": answer, "sa": answer, "glca": answer},
+        (20, 100),
+        "euclidean",
+        0.01,
+        100,
+        300,
+        90,
+        390,
+        "toy",
+        "0",
+        "1",
     )
     image, other = (np.random.default_rng(seed).integers(0, 256, (40, 20, 3), dtype=np.uint8) for seed in (0, 1))
     pair = loaded.explain_pair(image, other)
-    assert (pair.threshold, pair.gallery_size, pair.same) == (0.75, 20, pytest.approx(pair.distance / 2))
+    same = 1 / (1 + np.exp(-4 + 8 * pair.distance))
+    assert (pair.threshold, pair.gallery_size, pair.same) == (0.75, 20, pytest.approx(same))
     found = words(pair.figure())
     assert "threshold 0.750 (gallery of 20 identities)" in found and "not calibrated" not in found

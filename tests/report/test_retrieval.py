@@ -63,7 +63,7 @@ def test_retrieval_is_that_of_eval(reid_run, evaluated):
 
 def test_queries_that_are_shown():
     precisions = np.array([0.9, math.nan, 0.1, 0.5, 0.3, 0.7, 1.0])
-    assert choose_queries(precisions, 4).tolist() == [2, 4, 3, 6]  # the two lowest, then evenly over the others
+    assert choose_queries(precisions, 4).tolist() == [2, 4, 0, 6]  # the two lowest, then evenly over the others
     assert sorted(choose_queries(precisions, 50).tolist()) == [0, 2, 3, 4, 5, 6]
     assert choose_queries(np.array([math.nan, 0.5]), 1).tolist() == [1]
 
