@@ -34,8 +34,8 @@ def retrieval_values(test: TestSplit, console: Console) -> tuple[str, dict[str, 
             "cameras": [(each.camera, f"{each.queries:,}", f"{each.mAP:.2f}") for each in result.by_camera],
             "ranked_text": (
                 f"The first {QUERIES // 2} queries are those with the lowest average precision, the others are evenly "
-                f"spaced over all other queries up to the best one. Shown are the first {DEPTH} gallery images of each, with their "
-                f"{test.task.distance} distance."
+                f"spaced over all other queries up to the best one. Shown are the first {DEPTH} gallery images of each, "
+                f"with their {test.task.distance} distance."
             ),
             "ranked": [
                 {
