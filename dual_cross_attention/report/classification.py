@@ -9,7 +9,7 @@ from rich.console import Console
 from dual_cross_attention.devices import autocast
 from dual_cross_attention.progress import track
 from dual_cross_attention.report.reliability import Reliability, reliability
-from dual_cross_attention.report.test_split import TestSplit, numpy
+from dual_cross_attention.report.opened_run import OpenedRun, numpy
 
 
 class ClassAccuracy(NamedTuple):
@@ -95,19 +95,19 @@ class ClassifierResult:
         return order[(self.labels[order] == label) & (self.predicted[order] == predicted)][:most]
 
 
-def evaluate_classifier(test: TestSplit, console: Console) -> ClassifierResult:
+def evaluate_classifier(opened: OpenedRun, console: Console) -> ClassifierResult:
     """One pass over the test images.
 
     Raises:
         InputError: none of them can be read.
         TrainingDivergedError: the model's output is NaN or infinite.
     """
-    task, calibration = test.task, test.loaded.calibration
+    task, calibration = opened.task, opened.loaded.calibration
     columns: list[tuple[np.ndarray, ...]] = []
     task.eval()
     task.reset_metrics()
-    with autocast(test.loaded.device, test.loaded.precision):
-        for batch in track(test.unreadable.watch(test.loader), "evaluate", len(test.loader), console):
+    with autocast(opened.loaded.device, opened.loaded.precision):
+        for batch in track(opened.unreadable.watch(opened.loader), "evaluate", len(opened.loader), console):
             probabilities = task.probabilities(task.eval_step(batch))[""]
             best = probabilities.max(dim=-1)
             calibrated = best.values if calibration is None else calibration.of_probabilities(probabilities).amax(-1)

@@ -8,7 +8,7 @@ from dual_cross_attention.explanation.figures import display_name
 from dual_cross_attention.report.charts import histogram_chart, reliability_chart
 from dual_cross_attention.report.classification import ClassifierResult, ConfusedPair, evaluate_classifier
 from dual_cross_attention.report.faithfulness import measure_default_map
-from dual_cross_attention.report.test_split import TestSplit, short_path
+from dual_cross_attention.report.opened_run import OpenedRun, short_path
 from dual_cross_attention.report.thumbnails import Thumbnail, make_thumbnails
 
 PAIRS, IMAGES_A_SIDE, MISTAKES = 8, 2, 12
@@ -21,20 +21,20 @@ SECTIONS = [
 ]
 
 
-def classifier_values(test: TestSplit, console: Console) -> tuple[str, dict[str, float], dict[str, Any]]:
+def classifier_values(opened: OpenedRun, console: Console) -> tuple[str, dict[str, float], dict[str, Any]]:
     """Evaluates a classifier: the template, the metrics in percent, and the values of the template."""
-    result = evaluate_classifier(test, console)
+    result = evaluate_classifier(opened, console)
     pairs = [(pair, _rows_of(result, pair)) for pair in result.confused_pairs(PAIRS)]
     mistakes = result.confident_mistakes(MISTAKES)
     rows = [*mistakes, *(row for _, sides in pairs for side in sides for row in side)]
-    thumbnails = make_thumbnails(test, result.positions[rows], console)
+    thumbnails = make_thumbnails(opened, result.positions[rows], console)
     images = {each.label: each.images for each in result.by_class()}
-    names = shown_names(test.loaded.labels)
+    names = shown_names(opened.loaded.labels)
 
     def shown(row: int) -> dict[str, Any]:
-        return _shown(test, result, names, thumbnails, row)
+        return _shown(opened, result, names, thumbnails, row)
 
-    faithfulness = measure_default_map(test, result.positions, console)
+    faithfulness = measure_default_map(opened, result.positions, console)
     return (
         "classifier.html.j2",
         result.metrics,
@@ -55,8 +55,8 @@ def classifier_values(test: TestSplit, console: Console) -> tuple[str, dict[str,
                 for pair, sides in pairs
             ],
             "mistakes": [shown(row) for row in mistakes],
-            "calibration": _calibration(test),
-            "reliability": _reliability(test, result),
+            "calibration": _calibration(opened),
+            "reliability": _reliability(opened, result),
             "faithfulness": faithfulness,
         },
     )
@@ -79,12 +79,12 @@ def _rows_of(result: ClassifierResult, pair: ConfusedPair) -> list[list[int]]:
 
 
 def _shown(
-    test: TestSplit, result: ClassifierResult, names: list[str], thumbnails: dict[int, Thumbnail], row: int
+    opened: OpenedRun, result: ClassifierResult, names: list[str], thumbnails: dict[int, Thumbnail], row: int
 ) -> dict[str, Any]:
     position = int(result.positions[row])
     return {
         "thumbnail": thumbnails[position],
-        "name": short_path(test.name(position)),
+        "name": short_path(opened.name(position)),
         "label": names[result.labels[row]],
         "predicted": names[result.predicted[row]],
         "correct": bool(result.correct[row]),
@@ -92,13 +92,13 @@ def _shown(
     }
 
 
-def _calibration(test: TestSplit) -> str:
-    if test.loaded.calibration is None:
+def _calibration(opened: OpenedRun) -> str:
+    if opened.loaded.calibration is None:
         return (
             "The model is not calibrated, so these are the probabilities of the softmax. dcal calibrate fits them on "
             "images that the model was not trained on."
         )
-    fitted = test.loaded.calibration
+    fitted = opened.loaded.calibration
     return (
         f"The model is calibrated, on {fitted.images:,} images of {fitted.dataset}"
         f"{f' ({fitted.split})' if fitted.split else ''}. If these are the test images of this report, the diagram is "
@@ -106,9 +106,9 @@ def _calibration(test: TestSplit) -> str:
     )
 
 
-def _reliability(test: TestSplit, result: ClassifierResult) -> list[Any]:
+def _reliability(opened: OpenedRun, result: ClassifierResult) -> list[Any]:
     bins = {"not calibrated": result.reliability(is_calibrated=False)}
-    if test.loaded.calibration is not None:
+    if opened.loaded.calibration is not None:
         bins = {"calibrated": result.reliability(), **bins}
     counts = next(iter(bins.values())).counts
     return [

@@ -11,7 +11,7 @@ from dual_cross_attention.data.images import UnreadableImage
 from dual_cross_attention.explanation.faithfulness import measure_faithfulness
 from dual_cross_attention.explanation.maps import MAP_TITLES
 from dual_cross_attention.progress import track
-from dual_cross_attention.report.test_split import TestSplit
+from dual_cross_attention.report.opened_run import OpenedRun
 
 SAMPLE = 100
 """Test images that faithfulness is measured on."""
@@ -37,23 +37,23 @@ def sample_positions(total: int, number: int = SAMPLE) -> list[int]:
     return np.unique(np.linspace(0, total - 1, min(number, total)).round().astype(int)).tolist()
 
 
-def measure_default_map(test: TestSplit, readable: np.ndarray, console: Console) -> FaithfulnessRow:
+def measure_default_map(opened: OpenedRun, readable: np.ndarray, console: Console) -> FaithfulnessRow:
     """Deletion and insertion gains of the map that the report shows, on a sample of the test images.
 
     Args:
         readable: positions of the test images that can be read.
     """
-    name = "product" if "glca" in test.loaded.model.predicting_branches else "rollout"
+    name = "product" if "glca" in opened.loaded.model.predicting_branches else "rollout"
     positions = readable[sample_positions(len(readable))].tolist()
 
     def images() -> Iterator[Image.Image]:
         for position in track(positions, "faithfulness", len(positions), console):
             try:
-                yield test.loaded.transform.read(test.images[position])
+                yield opened.loaded.transform.read(opened.images[position])
             except UnreadableImage:  # since the evaluation
                 continue
 
-    found = measure_faithfulness(test.loaded, images(), [name])[name]
+    found = measure_faithfulness(opened.loaded, images(), [name])[name]
 
     def interval(gains) -> tuple[float, float]:
         spread = gains.std().item() if len(gains) > 1 else 0.0

@@ -12,7 +12,7 @@ from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
 from dual_cross_attention.metrics.retrieval import RetrievalMetrics
 from dual_cross_attention.progress import track
-from dual_cross_attention.report.test_split import TestSplit
+from dual_cross_attention.report.opened_run import OpenedRun
 from dual_cross_attention.tasks.reid import RANKS, TestFeatures
 
 CMC_RANKS = 50
@@ -68,7 +68,7 @@ class RetrievalResult:
     gallery: int
 
 
-def evaluate_retrieval(test: TestSplit, queries: int, depth: int, console: Console) -> RetrievalResult:
+def evaluate_retrieval(opened: OpenedRun, queries: int, depth: int, console: Console) -> RetrievalResult:
     """One pass over the test images, and one retrieval by branch.
 
     Args:
@@ -80,10 +80,10 @@ def evaluate_retrieval(test: TestSplit, queries: int, depth: int, console: Conso
         InputError: no query or gallery image can be read.
         TrainingDivergedError: the model's features are NaN or infinite.
     """
-    batches = track(test.unreadable.watch(test.loader), "evaluate", len(test.loader), console)
-    with autocast(test.loaded.device, test.loaded.precision):
-        run_eval_steps(test.task, batches)
-        features = test.task.gather_features()
+    batches = track(opened.unreadable.watch(opened.loader), "evaluate", len(opened.loader), console)
+    with autocast(opened.loaded.device, opened.loaded.precision):
+        run_eval_steps(opened.task, batches)
+        features = opened.task.gather_features()
 
     def progress(blocks):
         return track(blocks, "retrieve", len(blocks), console)
@@ -92,7 +92,7 @@ def evaluate_retrieval(test: TestSplit, queries: int, depth: int, console: Conso
     branches = ["", *names] if len(names) > 1 else [""]
     found = {
         name: retrieval_metrics(
-            *features.sides(name), distance=test.task.distance, max_rank=CMC_RANKS, progress=progress
+            *features.sides(name), distance=opened.task.distance, max_rank=CMC_RANKS, progress=progress
         )
         for name in branches
     }
@@ -107,7 +107,7 @@ def evaluate_retrieval(test: TestSplit, queries: int, depth: int, console: Conso
         metrics,
         {name: 100 * each.cmc.numpy() for name, each in found.items()},
         _by_camera(features, found[""]),
-        _ranked(features, found[""], chosen, depth, test.task.distance),
+        _ranked(features, found[""], chosen, depth, opened.task.distance),
         int(is_query.sum()),
         int((~is_query).sum()),
     )

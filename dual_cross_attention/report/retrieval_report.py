@@ -6,7 +6,7 @@ from rich.console import Console
 
 from dual_cross_attention.report.charts import Line, lines_chart
 from dual_cross_attention.report.retrieval import evaluate_retrieval
-from dual_cross_attention.report.test_split import TestSplit, short_path
+from dual_cross_attention.report.opened_run import OpenedRun, short_path
 from dual_cross_attention.report.thumbnails import make_thumbnails
 
 QUERIES, DEPTH = 10, 10
@@ -16,11 +16,11 @@ BRANCHES = {"": "SA + GLCA", "sa": "SA", "glca": "GLCA"}
 SECTIONS = [("cmc", "CMC"), ("cameras", "Cameras"), ("ranked", "Ranked lists"), ("faithfulness", "Attention")]
 
 
-def retrieval_values(test: TestSplit, console: Console) -> tuple[str, dict[str, float], dict[str, Any]]:
+def retrieval_values(opened: OpenedRun, console: Console) -> tuple[str, dict[str, float], dict[str, Any]]:
     """Evaluates re-identification: the template, the metrics in percent, and the values of the template."""
-    result = evaluate_retrieval(test, QUERIES, DEPTH, console)
+    result = evaluate_retrieval(opened, QUERIES, DEPTH, console)
     positions = {position for each in result.ranked for position in (each.query, *each.gallery)}
-    thumbnails = make_thumbnails(test, positions, console)
+    thumbnails = make_thumbnails(opened, positions, console)
     ranks = list(range(1, SHOWN_RANKS + 1))
     titles = BRANCHES if len(result.cmc) > 1 else {"": "SA"}
     lines = [Line(titles[name], ranks, curve[:SHOWN_RANKS].tolist()) for name, curve in result.cmc.items()]
@@ -34,12 +34,12 @@ def retrieval_values(test: TestSplit, console: Console) -> tuple[str, dict[str, 
             "cameras": [(each.camera, f"{each.queries:,}", f"{each.mAP:.2f}") for each in result.by_camera],
             "ranked_text": (
                 f"The first {QUERIES // 2} queries are those with the lowest average precision, the others are evenly "
-                f"spaced over all other queries up to the best one. Shown are the first {DEPTH} gallery images of each, "
-                f"with their {test.task.distance} distance."
+                f"spaced over all other queries up to the best one. Shown are their first {DEPTH} gallery images, with "
+                f"the {opened.task.distance} distance."
             ),
             "ranked": [
                 {
-                    "name": short_path(test.name(each.query)),
+                    "name": short_path(opened.name(each.query)),
                     "average_precision": each.average_precision,
                     "thumbnail": thumbnails[each.query],
                     "gallery": [

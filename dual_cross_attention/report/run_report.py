@@ -14,7 +14,7 @@ from dual_cross_attention.report.published import Published, published_for
 from dual_cross_attention.report.retrieval_report import retrieval_values
 from dual_cross_attention.report.run_summary import RunSummary, read_run
 from dual_cross_attention.report.settings import all_settings, from_defaults, shown
-from dual_cross_attention.report.test_split import TestSplit, WhichModel, open_test_split
+from dual_cross_attention.report.opened_run import OpenedRun, WhichModel, open_run
 from dual_cross_attention.runs.run_folder import RunFolder
 
 BRANCHES = {"_sa": "SA", "_glca": "GLCA", "": "SA + GLCA"}
@@ -52,34 +52,34 @@ def report_run(
     """
     console = console or Console(quiet=True)
     summary = read_run(run)
-    test = open_test_split(RunFolder(run), model, data_root, split, device, precision, batch_size, num_workers, console)
-    template, metrics, values = RESULTS[summary.config.task](test, console)
-    published = published_for(summary.config, len(test.loaded.labels), _tested(test))
-    has_glca = "glca" in test.loaded.model.predicting_branches
+    opened = open_run(RunFolder(run), model, data_root, split, device, precision, batch_size, num_workers, console)
+    template, metrics, values = RESULTS[summary.config.task](opened, console)
+    published = published_for(summary.config, len(opened.loaded.labels), _tested(opened))
+    has_glca = "glca" in opened.loaded.model.predicting_branches
     page = render(
         template,
         run=summary,
         what=_what(summary),
-        notes=_notes(summary, test),
-        chosen=_chosen(test, model, summary),
-        scores=_scores(summary, test, metrics, published),
+        notes=_notes(summary, opened),
+        chosen=_chosen(opened, model, summary),
+        scores=_scores(summary, opened, metrics, published),
         published=published,
         metric_titles={name: title.removesuffix(" %") for name, title in METRICS.items()},
-        overview=_overview(summary, test),
+        overview=_overview(summary, opened),
         differences=[(each.name, *each.values) for each in from_defaults(summary.config)],
         settings=all_settings(summary.config),
         history=history_charts(summary),
-        unreadable=list(test.unreadable.found.items()),
+        unreadable=list(opened.unreadable.found.items()),
         map_title=MAP_TITLES["product" if has_glca else "rollout"],
         **values,
     )
     write_page(Path(output), page)
-    return len(test.unreadable)
+    return len(opened.unreadable)
 
 
-def _tested(test: TestSplit) -> int:
+def _tested(opened: OpenedRun) -> int:
     """Number of test images, or of queries in re-identification."""
-    return test.setup.split.num_queries if test.loaded.task == "reid" else test.setup.num_test
+    return opened.setup.split.num_queries if opened.loaded.task == "reid" else opened.setup.num_test
 
 
 def _what(run: RunSummary) -> str:
@@ -87,21 +87,21 @@ def _what(run: RunSummary) -> str:
     return f"{kind}: {run.config.backbone}, branches {run.config.ablation}, on {run.config.dataset}"
 
 
-def _notes(run: RunSummary, test: TestSplit) -> list[str]:
+def _notes(run: RunSummary, opened: OpenedRun) -> list[str]:
     notes = []
     if run.diverged:
         notes.append("The training diverged: a loss or gradient became NaN or infinite.")
     if not run.has_ended:
         notes.append(f"The run has not ended: epoch {run.epochs} of {run.config.epochs}.")
-    notes += [f"Not the test data of the run: {difference}" for difference in test.differences]
-    if len(test.unreadable):
-        notes.append(f"{len(test.unreadable)} test images could not be read; they are named at the end.")
+    notes += [f"Not the test data of the run: {difference}" for difference in opened.differences]
+    if len(opened.unreadable):
+        notes.append(f"{len(opened.unreadable)} test images could not be read; they are named at the end.")
     return notes
 
 
-def _chosen(test: TestSplit, model: WhichModel, run: RunSummary) -> str:
-    where = f" Epoch {test.epoch} of {run.config.epochs}." if test.epoch else ""
-    if test.loaded.chosen_by == BEST_ON_TEST:
+def _chosen(opened: OpenedRun, model: WhichModel, run: RunSummary) -> str:
+    where = f" Epoch {opened.epoch} of {run.config.epochs}." if opened.epoch else ""
+    if opened.loaded.chosen_by == BEST_ON_TEST:
         return (
             f"Shown is the best model.{where} Its epoch was chosen by its score on this test split, so the scores are "
             "optimistic. --model last reports the last epoch, which is not chosen."
@@ -109,10 +109,12 @@ def _chosen(test: TestSplit, model: WhichModel, run: RunSummary) -> str:
     return f"Shown is the {model} model.{where} Its epoch was not chosen by its score."
 
 
-def _scores(run: RunSummary, test: TestSplit, metrics: dict[str, float], published: Published | None) -> dict[str, Any]:
+def _scores(
+    run: RunSummary, opened: OpenedRun, metrics: dict[str, float], published: Published | None
+) -> dict[str, Any]:
     """The table of branches, beside the paper's numbers where they are comparable."""
     names = [name for name in METRICS if name in metrics]
-    several = len(test.loaded.model.test_branches) > 1
+    several = len(opened.loaded.model.test_branches) > 1
     branches = {
         suffix: title for suffix, title in BRANCHES.items() if f"{names[0]}{suffix}" in metrics and (suffix or several)
     }
@@ -126,7 +128,7 @@ def _scores(run: RunSummary, test: TestSplit, metrics: dict[str, float], publish
             values += [f"{found[name].value:.1f}" if name in found else "" for name in published.results]
         rows.append([title, *values])
     beside = [f"paper: {METRICS[name]}" for name in published.results] if is_beside else []
-    images = f"{test.setup.num_test - len(test.unreadable):,} test images of {run.config.dataset}"
+    images = f"{opened.setup.num_test - len(opened.unreadable):,} test images of {run.config.dataset}"
     queries = f", {metrics['valid_queries']:,} queries with a match" if "valid_queries" in metrics else ""
     return {
         "caption": f"{images}{queries}",
@@ -135,13 +137,13 @@ def _scores(run: RunSummary, test: TestSplit, metrics: dict[str, float], publish
     }
 
 
-def _overview(run: RunSummary, test: TestSplit) -> list[tuple[str, str]]:
-    config, loaded = run.config, test.loaded
+def _overview(run: RunSummary, opened: OpenedRun) -> list[tuple[str, str]]:
+    config, loaded = run.config, opened.loaded
     kind = "classes" if config.task == "fgvc" else "training identities"
     lines = [
         ("task", config.task),
         ("dataset", f"{config.dataset}, {len(loaded.labels):,} {kind}"),
-        ("test images read from", f"{test.setup.config.data_root or 'memory (synthetic)'}"),
+        ("test images read from", f"{opened.setup.config.data_root or 'memory (synthetic)'}"),
     ]
     if run.data is None:
         lines.append(("data fingerprint", "not recorded (a run of format 1)"))

@@ -16,7 +16,7 @@ from dual_cross_attention.explanation.shown_image import ShownPreprocessing
 from dual_cross_attention.inference.inputs import Source
 from dual_cross_attention.inference.reading import read_batches
 from dual_cross_attention.progress import track
-from dual_cross_attention.report.test_split import TestSplit
+from dual_cross_attention.report.opened_run import OpenedRun
 
 SIDE = 176
 """Pixels of the longer side."""
@@ -40,12 +40,12 @@ class Thumbnail:
     height: int = SIDE
 
 
-def make_thumbnails(test: TestSplit, positions: Iterable[int], console: Console) -> dict[int, Thumbnail]:
+def make_thumbnails(opened: OpenedRun, positions: Iterable[int], console: Console) -> dict[int, Thumbnail]:
     """Thumbnails of test images by position; each image is read and explained once."""
     wanted = sorted({int(each) for each in positions})
-    sources = (Source(test.name(position), test.images[position]) for position in wanted)
-    loaded = test.loaded
-    batches = read_batches(sources, ShownPreprocessing(loaded.transform), BATCH_SIZE, test.num_workers, loaded.device)
+    sources = (Source(opened.name(position), opened.images[position]) for position in wanted)
+    loaded = opened.loaded
+    batches = read_batches(sources, ShownPreprocessing(loaded.transform), BATCH_SIZE, opened.num_workers, loaded.device)
     explanations = Explainer.of_loaded(loaded, 1, gradient=False).explain(batches)
     found = {}
     for position, each in zip(wanted, track(explanations, "draw", len(wanted), console), strict=True):

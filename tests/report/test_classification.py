@@ -20,20 +20,20 @@ from dual_cross_attention.report.classification import ClassifierResult, evaluat
 from dual_cross_attention.report.classifier_report import shown_names
 from dual_cross_attention.report.faithfulness import measure_default_map, sample_positions
 from dual_cross_attention.report.reliability import reliability
-from dual_cross_attention.report.test_split import open_test_split
+from dual_cross_attention.report.opened_run import open_run
 from dual_cross_attention.runs.run_folder import RunFolder
 
 QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def test_split(hostile_run):
-    return open_test_split(RunFolder(hostile_run), "best", None, None, "cpu", None, None, 0, QUIET)
+def opened(hostile_run):
+    return open_run(RunFolder(hostile_run), "best", None, None, "cpu", None, None, 0, QUIET)
 
 
 @pytest.fixture(scope="module")
-def result(test_split) -> ClassifierResult:
-    return evaluate_classifier(test_split, QUIET)
+def result(opened) -> ClassifierResult:
+    return evaluate_classifier(opened, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +44,20 @@ def evaluated(hostile_run, tmp_path_factory):
     return metrics, list(csv.DictReader(path.open(newline="")))
 
 
-def test_metrics_and_predictions_are_those_of_eval(test_split, result, evaluated):
+def test_metrics_and_predictions_are_those_of_eval(opened, result, evaluated):
     metrics, rows = evaluated
     assert result.metrics == {name: metrics[name] for name in result.metrics} and "top1_glca" in result.metrics
-    assert [*test_split.unreadable.found] == [row["path"] for row in rows if row["error"]] and len(rows) == 16
-    names = test_split.loaded.labels
+    assert [*opened.unreadable.found] == [row["path"] for row in rows if row["error"]] and len(rows) == 16
+    names = opened.loaded.labels
     readable = [row for row in rows if not row["error"]]
-    assert [test_split.name(each) for each in result.positions] == [row["path"] for row in readable]
+    assert [opened.name(each) for each in result.positions] == [row["path"] for row in readable]
     assert [names[each] for each in result.predicted] == [row["prediction"] for row in readable]
     assert result.confidence == pytest.approx([float(row["probability"]) for row in readable], abs=1e-5)
     assert np.array_equal(result.confidence, result.uncalibrated)
 
 
-def test_classes_pairs_and_mistakes(test_split, result, evaluated):
-    names = test_split.loaded.labels
+def test_classes_pairs_and_mistakes(opened, result, evaluated):
+    names = opened.loaded.labels
     rows = [row for row in evaluated[1] if not row["error"]]
     of_class = Counter(row["label"] for row in rows)
     right = Counter(row["label"] for row in rows if row["label"] == row["prediction"])
@@ -100,8 +100,8 @@ def test_probabilities_of_a_calibrated_model(hostile_run, calibration, tmp_path,
     write_calibration(run / "best.safetensors", run / "best.safetensors", calibration, None)
     evaluate(run, device="cpu", num_workers=0, output=tmp_path / "rows.csv")
     rows = [row for row in csv.DictReader((tmp_path / "rows.csv").open(newline="")) if not row["error"]]
-    test = open_test_split(RunFolder(run), "best", None, None, "cpu", None, None, 0, QUIET)
-    found = evaluate_classifier(test, QUIET)
+    opened = open_run(RunFolder(run), "best", None, None, "cpu", None, None, 0, QUIET)
+    found = evaluate_classifier(opened, QUIET)
     assert found.confidence == pytest.approx([float(row["probability"]) for row in rows], abs=1e-5)
     assert found.reliability().ece != found.reliability(is_calibrated=False).ece
     assert dcal("report", run, "--device=cpu", "--num_workers=0").status == 0
@@ -110,10 +110,10 @@ def test_probabilities_of_a_calibrated_model(hostile_run, calibration, tmp_path,
     assert f"calibrated: ECE {100 * found.reliability().ece:.2f} %" in text
 
 
-def test_faithfulness_is_measured_on_a_fixed_sample(test_split, result):
-    row = measure_default_map(test_split, result.positions, QUIET)
-    files = [Path(test_split.name(each)) for each in result.positions]
-    found = measure_faithfulness(load_model(test_split.loaded.source, "cpu"), files, ["product"])["product"]
+def test_faithfulness_is_measured_on_a_fixed_sample(opened, result):
+    row = measure_default_map(opened, result.positions, QUIET)
+    files = [Path(opened.name(each)) for each in result.positions]
+    found = measure_faithfulness(load_model(opened.loaded.source, "cpu"), files, ["product"])["product"]
     assert row.images == len(files) == 15 and "GLCA" in row.title
     assert row.deletion[0] == pytest.approx(found.deletion.mean().item(), abs=1e-5)
     half = 1.96 * found.insertion.std().item() / 15**0.5

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dual_cross_attention.inference.evaluation import evaluate
 from dual_cross_attention.report.retrieval import choose_queries, evaluate_retrieval
-from dual_cross_attention.report.test_split import open_test_split
+from dual_cross_attention.report.opened_run import open_run
 from dual_cross_attention.runs.run_folder import RunFolder
 
 QUIET = Console(quiet=True)
@@ -31,8 +31,8 @@ def average_precision(matches):
 
 def test_retrieval_is_that_of_eval(reid_run, evaluated):
     metrics, rankings = evaluated
-    test = open_test_split(RunFolder(reid_run), "best", None, None, "cpu", None, None, 0, QUIET)
-    result = evaluate_retrieval(test, queries=4, depth=3, console=QUIET)
+    opened = open_run(RunFolder(reid_run), "best", None, None, "cpu", None, None, 0, QUIET)
+    result = evaluate_retrieval(opened, queries=4, depth=3, console=QUIET)
     assert result.metrics == pytest.approx({name: metrics[name] for name in result.metrics})
     assert "mAP_glca" in result.metrics and result.cmc.keys() == {"", "sa", "glca"}
     valid = [each for each in rankings if any(each["matches"])]
@@ -51,10 +51,10 @@ def test_retrieval_is_that_of_eval(reid_run, evaluated):
     by_query = {line["query"]: line for line in rankings}
     assert len(result.ranked) == 4
     for each in result.ranked:
-        line = next(line for name, line in by_query.items() if test.name(each.query).endswith(name))
+        line = next(line for name, line in by_query.items() if opened.name(each.query).endswith(name))
         assert each.average_precision == pytest.approx(average_precision(line["matches"]))
         names = zip(each.gallery, line["gallery"][:3], strict=True)
-        assert all(test.name(found).endswith(name) for found, name in names)
+        assert all(opened.name(found).endswith(name) for found, name in names)
         assert each.is_match == line["matches"][:3]
         assert each.distances == pytest.approx(line["distances"][:3], abs=1e-5)
     lowest = sorted(average_precision(line["matches"]) for line in valid)[:2]

@@ -1,5 +1,6 @@
 """The model that a report is about, and the test split that it is evaluated on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,7 @@ WhichModel = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
-class TestSplit:
+class OpenedRun:
     """A loaded model with its task and the images to test it on.
 
     Args:
@@ -37,13 +38,10 @@ class TestSplit:
         setup: data module; `setup.config` has the settings of this evaluation.
         task: of the model, on its device.
         loader: test batches, in the order of `images`.
-        images: the test images; in re-identification, queries first, then gallery.
         unreadable: collects the images that cannot be read.
         epoch: that the model is of.
         differences: from the test data that the run recorded, in words.
     """
-
-    __test__ = False  # pytest takes it for a test
 
     loaded: LoadedModel
     setup: RunSetup
@@ -54,7 +52,8 @@ class TestSplit:
     differences: list[str]
 
     @property
-    def images(self) -> "list[ImageSource]":
+    def images(self) -> Sequence[ImageSource]:
+        """The test images; in re-identification, the queries, then the gallery."""
         return self.loader.dataset.image_list.images
 
     def name(self, position: int) -> str:
@@ -66,7 +65,7 @@ class TestSplit:
         return reading_processes(self.setup.config, self.loaded.device)
 
 
-def open_test_split(
+def open_run(
     run: RunFolder,
     which: WhichModel,
     data_root: str | None,
@@ -76,7 +75,7 @@ def open_test_split(
     batch_size: int | None,
     num_workers: int | None,
     console: Console,
-) -> TestSplit:
+) -> OpenedRun:
     """Loads a model of a run and finds its test images. Arguments as of `inference.evaluation.evaluate`.
 
     Raises:
@@ -108,7 +107,7 @@ def open_test_split(
     task = setup.build_task(loaded.model)
     loader = setup.test_loader(loaded.model, loaded.device)
     epoch = saved.metrics.get("epoch")
-    return TestSplit(loaded, setup, task, loader, unreadable, epoch and int(epoch), differences)
+    return OpenedRun(loaded, setup, task, loader, unreadable, epoch and int(epoch), differences)
 
 
 def numpy(values: Tensor):
