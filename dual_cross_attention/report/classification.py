@@ -8,8 +8,8 @@ from rich.console import Console
 
 from dual_cross_attention.devices import autocast
 from dual_cross_attention.progress import track
-from dual_cross_attention.report.reliability import Reliability, reliability
 from dual_cross_attention.report.opened_run import OpenedRun, numpy
+from dual_cross_attention.report.reliability import Reliability, reliability
 
 
 class ClassAccuracy(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any
 from rich.console import Console
 
 from dual_cross_attention.report.charts import Line, lines_chart
-from dual_cross_attention.report.retrieval import evaluate_retrieval
 from dual_cross_attention.report.opened_run import OpenedRun, short_path
+from dual_cross_attention.report.retrieval import evaluate_retrieval
 from dual_cross_attention.report.thumbnails import make_thumbnails
 
 QUERIES, DEPTH = 10, 10

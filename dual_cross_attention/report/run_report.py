@@ -9,12 +9,12 @@ from dual_cross_attention.explanation.maps import MAP_TITLES
 from dual_cross_attention.inference.model_files import BEST_ON_TEST
 from dual_cross_attention.report.classifier_report import classifier_values
 from dual_cross_attention.report.history import history_charts
+from dual_cross_attention.report.opened_run import OpenedRun, WhichModel, open_run
 from dual_cross_attention.report.page import duration, render, write_page
 from dual_cross_attention.report.published import Published, published_for
 from dual_cross_attention.report.retrieval_report import retrieval_values
 from dual_cross_attention.report.run_summary import RunSummary, read_run
 from dual_cross_attention.report.settings import all_settings, from_defaults, shown
-from dual_cross_attention.report.opened_run import OpenedRun, WhichModel, open_run
 from dual_cross_attention.runs.run_folder import RunFolder
 
 BRANCHES = {"_sa": "SA", "_glca": "GLCA", "": "SA + GLCA"}

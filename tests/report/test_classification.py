@@ -19,8 +19,8 @@ from dual_cross_attention.metrics.calibration import expected_calibration_error
 from dual_cross_attention.report.classification import ClassifierResult, evaluate_classifier
 from dual_cross_attention.report.classifier_report import shown_names
 from dual_cross_attention.report.faithfulness import measure_default_map, sample_positions
-from dual_cross_attention.report.reliability import reliability
 from dual_cross_attention.report.opened_run import open_run
+from dual_cross_attention.report.reliability import reliability
 from dual_cross_attention.runs.run_folder import RunFolder
 
 QUIET = Console(quiet=True)

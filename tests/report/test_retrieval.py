@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from dual_cross_attention.inference.evaluation import evaluate
-from dual_cross_attention.report.retrieval import choose_queries, evaluate_retrieval
 from dual_cross_attention.report.opened_run import open_run
+from dual_cross_attention.report.retrieval import choose_queries, evaluate_retrieval
 from dual_cross_attention.runs.run_folder import RunFolder
 
 QUIET = Console(quiet=True)
