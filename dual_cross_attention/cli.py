@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "classify images with a trained model",
     "calibrate": "fit the probabilities of a trained model, and a threshold for unknown images",
     "embed": "write the features of images that a trained model computes",
+    "index": "build an index of images of known individuals, and change it",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }

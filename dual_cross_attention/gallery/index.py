@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.gallery.settings import IndexSettings
-from dual_cross_attention.gallery.store import Row, State, Store
+from dual_cross_attention.gallery.store import Row, Store
 from dual_cross_attention.gallery.vectors import FaissVectors, VectorEngine
 from dual_cross_attention.text import escape
 
@@ -229,7 +229,10 @@ class GalleryIndex:
             found = self._vectors.search(state, queries, k, left_out)
             ids = np.unique(found[found >= 0])
             vectors, rows = self._vectors.read(state, ids), self._store.by_id(ids.tolist())
-            return [self._matches(query, near[near >= 0], ids, vectors, rows) for query, near in zip(queries, found)]
+            return [
+                self._matches(query, near[near >= 0], ids, vectors, rows)
+                for query, near in zip(queries, found, strict=True)
+            ]
 
     def of_identities(self, identities: Sequence[str]) -> dict[str, np.ndarray]:
         """Vectors, (N, D), of all images of each identity."""
@@ -331,5 +334,3 @@ def make_engine(folder: Path, settings: IndexSettings) -> VectorEngine:
 
         return MilvusVectors(settings)
     return FaissVectors(folder, settings)
-
-

@@ -145,7 +145,10 @@ class Store:
         return self._select("is_live")
 
     def left_out(self, rows: int, named_only: bool) -> np.ndarray:
-        """Ids below `rows`, int64, that a search must not find: not live ones; `named_only`: of unknown identity, too."""
+        """Ids below `rows`, int64, that a search must not find.
+
+        These are the ids that are not live, and with `named_only` those of unknown identity.
+        """
         condition = "NOT is_live" + (" OR identity IS NULL" if named_only else "")
         found = self._all(f"SELECT id FROM images WHERE ({condition}) AND id < ? ORDER BY id", (rows,))
         return np.array(found, dtype=np.int64).reshape(-1)
@@ -212,7 +215,9 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:
-            hint = ": another process holds it" if "locked" in f"{error}" else "; an index that is damaged is built again"
+            hint = (
+                ": another process holds it" if "locked" in f"{error}" else "; an index that is damaged is built again"
+            )
             raise InputError(f"the index's database '{escape(self.path)}' cannot be used ({error}){hint}") from error
 
 
