@@ -18,6 +18,8 @@ COMMANDS = {
     "calibrate": "fit the probabilities of a trained model, and a threshold for unknown images",
     "embed": "write the features of images that a trained model computes",
     "index": "build an index of images of known individuals, and change it",
+    "search": "find the nearest images of an index",
+    "identify": "say which individual of an index images show, or that it is new",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }

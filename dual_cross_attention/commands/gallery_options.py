@@ -1,10 +1,13 @@
 """Options that `dcal index`, `dcal search` and `dcal identify` share, and what they do with them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from dual_cross_attention.commands.output import check_writable
 from dual_cross_attention.configs.arguments import positional
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from dual_cross_attention.gallery.sources import NamedImage
     from dual_cross_attention.inference.loaded_model import LoadedModel
 
+WIDEST = 100
+"""Characters of a column of a table, at most; what is longer sticks out."""
 HARDWARE = "device precision batch_size num_workers"
 """The group "hardware and speed" of these commands."""
 
@@ -115,3 +120,37 @@ def find_sources(sources: list[str], identity: str | None, console: Console) -> 
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)
     return files
+
+
+def check_outputs(output: str | None, sheet: str | None = None) -> None:
+    """Before any work is done: raises InputError if --output or --sheet cannot be written."""
+    from dual_cross_attention.gallery.result_files import SUFFIXES, check_suffix
+
+    if output not in (None, "-"):
+        check_writable("output", output)
+        check_suffix(Path(output), SUFFIXES)
+    check_writable("sheet", sheet)
+    if sheet is not None and Path(sheet).suffix.lower() != ".png":
+        raise InputError(f"--sheet: expected a file that ends in .png, got '{escape(sheet)}'")
+
+
+def write_output(output: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Writes rows to the file of --output, or as JSON Lines to standard output if it is "-"."""
+    from dual_cross_attention.gallery.result_files import as_line, write_results
+
+    if output == "-":
+        for row in rows:
+            print(as_line(row), flush=True)
+    else:
+        write_results(Path(output), rows, columns)
+
+
+def print_columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table with aligned columns. The last cell of a row may be as long as it is."""
+    lines = [titles, *rows]
+    widths = [
+        min(WIDEST, max((len(line[column]) for line in lines if column < len(line) - 1), default=0))
+        for column in range(len(titles))
+    ]
+    for line in lines:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=False)).rstrip())

@@ -251,6 +251,10 @@ class GalleryIndex:
         with self._store.transaction():
             return self._store.identities()
 
+    def number_of_identities(self) -> int:
+        with self._store.transaction():
+            return self._store.number_of_identities()
+
     def info(self) -> dict[str, Any]:
         """Settings, and "images", "identities", "unknown" (images), "unused" (vectors that are not in the gallery),
         "waiting" (vectors outside of the HNSW graph), "bytes", and "rebuild": why a rebuild helps, or None."""
@@ -263,7 +267,7 @@ class GalleryIndex:
                 "identities": store.number_of_identities(),
                 "unknown": store.count("is_live AND identity IS NULL"),
                 "unused": unused,
-                "waiting": state.rows - state.graph_rows if self.settings.kind == "hnsw" else 0,
+                "waiting": state.rows - state.graph_rows if (self.settings.kind, self.settings.engine) == ("hnsw", "faiss") else 0,
             }
             size = self._vectors.size(state)
         found["bytes"] = None if size is None else size + (self.folder / DATABASE).stat().st_size

@@ -9,10 +9,12 @@ from typing import Any
 from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.prediction_files import as_line, as_utf8, import_pyarrow
+from dual_cross_attention.inference.prediction_files import SUFFIXES, as_line, as_utf8, check_suffix, import_pyarrow
 from dual_cross_attention.text import escape
 
-Row = dict[str, Any]
+__all__ = ["SUFFIXES", "as_line", "check_suffix", "write_results"]
+
+Row = Mapping[str, Any]
 Columns = Mapping[str, str]
 """Names of columns with their types, as pyarrow names them: string, bool, int64, float64."""
 
