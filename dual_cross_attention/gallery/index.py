@@ -267,7 +267,9 @@ class GalleryIndex:
                 "identities": store.number_of_identities(),
                 "unknown": store.count("is_live AND identity IS NULL"),
                 "unused": unused,
-                "waiting": state.rows - state.graph_rows if (self.settings.kind, self.settings.engine) == ("hnsw", "faiss") else 0,
+                "waiting": state.rows - state.graph_rows
+                if (self.settings.kind, self.settings.engine) == ("hnsw", "faiss")
+                else 0,
             }
             size = self._vectors.size(state)
         found["bytes"] = None if size is None else size + (self.folder / DATABASE).stat().st_size
