@@ -9,7 +9,6 @@ import sys
 
 from dual_cross_attention.gallery import GalleryIndex, vectors
 from dual_cross_attention.gallery.index import GalleryImage
-
 from tests.gallery.conftest import vector
 
 AT_ONCE = 50
