@@ -22,9 +22,10 @@ from torch import Tensor
 from benchmarks.measure import describe_machine, table, write_json
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import choose_device
-from dual_cross_attention.inference.calibrate import LabeledLogits, compute_logits, first_half, fit_answers
+from dual_cross_attention.inference.calibrate_classifier import LabeledLogits, compute_logits, fit_answers
 from dual_cross_attention.inference.calibration import SCORES, TOGETHER
 from dual_cross_attention.inference.evaluation import read_test_images
+from dual_cross_attention.inference.halves import first_half
 from dual_cross_attention.inference.image_paths import find_images
 from dual_cross_attention.inference.inputs import image_sources
 from dual_cross_attention.inference.model_files import SavedModel, read_model

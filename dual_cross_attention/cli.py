@@ -15,7 +15,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "eval": "evaluate a trained model on the test split",
     "predict": "classify images with a trained model",
-    "calibrate": "fit the probabilities of a trained model, and a threshold for unknown images",
+    "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
     "index": "build an index of images of known individuals, and change it",
     "search": "find the nearest images of an index",

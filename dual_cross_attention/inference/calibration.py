@@ -4,7 +4,6 @@ It is in the header of a model file, which may be untrusted.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -14,10 +13,13 @@ from torch.nn import functional as F
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.json_values import count, number, reading, text
 from dual_cross_attention.metrics.confidence import Score, confidence, log_mean_probability
-from dual_cross_attention.text import escape, short_repr
+from dual_cross_attention.text import short_repr
 
 SCORES = get_args(Score)
+MEASURES = ("ece_uncalibrated", "ece", "nll_uncalibrated", "nll")
+"""Of each answer of `Calibration.held_out`."""
 TOGETHER = "together"
 """The answer of all branches that predict: the mean of their probabilities."""
 
@@ -51,6 +53,8 @@ class Calibration:
         dataset, split: those of the images; a split of None is the dataset's own choice.
         data: digest of the images, as `SplitFingerprint.digest`.
         date: of the fit, YYYY-MM-DD.
+        held_out: of a fit on half of the images, measured on the other half: "images", "kept" (the share of them that
+            is known), and by answer "ece", "nll", "ece_uncalibrated", "nll_uncalibrated"; None where it is not known.
     """
 
     answers: dict[str, CalibratedAnswer]
@@ -60,6 +64,7 @@ class Calibration:
     split: str | None
     data: str
     date: str
+    held_out: dict[str, Any] | None = None
 
     def apply(self, logits: Mapping[str, Tensor], branch: str | None = None) -> tuple[Tensor, Tensor]:
         """Calibrated probabilities, (N, C) float64 on CPU, and whether each image is known, (N,) bool.
@@ -82,32 +87,35 @@ class Calibration:
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})
+        values = asdict(self)
+        if self.held_out is None:  # as in files from before it was kept
+            del values["held_out"]
+        return json.dumps({"format_version": FORMAT_VERSION, **values})
 
     @classmethod
-    def from_json(cls, text: str, source: str) -> "Calibration":
+    def from_json(cls, content: str, source: str) -> "Calibration":
         """Reads what `to_json` wrote; `source` is where it is from, for errors.
 
         Raises:
             InputError: it is something else, of a later version, or has numbers that cannot be.
         """
-        try:
-            read = json.loads(text)
+        with reading(source):
+            read = json.loads(content)
             check_version(read["format_version"], source)
-            answers = {f"{name}": _answer(values) for name, values in read["answers"].items()}
-            keep, images = _number(read["keep"]), read["images"]
-            if not 0 < keep <= 1 or type(images) is not int or images < 1:
-                raise ValueError(f"keep: expected 0..1, images: at least 1, got {short_repr([keep, images])}")
-            names = {name: read[name] for name in ("dataset", "split", "data", "date")}
-            if not all(isinstance(value, str) or (name, value) == ("split", None) for name, value in names.items()):
-                raise ValueError(f"expected text, got {short_repr(names)}")
-            return cls(answers, keep, images, **names)
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-            raise InputError(
-                f"{source}: calibration cannot be read ({type(error).__name__}: {escape(error):.200})"
-            ) from error
+            answers = {text(name): _answer(values) for name, values in read["answers"].items()}
+            keep = number(read["keep"], 0, 1)
+            if not keep:
+                raise ValueError("keep: expected a share above 0")
+            return cls(
+                answers,
+                keep,
+                count(read["images"]),
+                text(read["dataset"]),
+                None if read["split"] is None else text(read["split"]),
+                text(read["data"]),
+                text(read["date"]),
+                _held_out(read.get("held_out"), answers),
+            )
 
     def check_fits(self, branches: Iterable[str], predicting: Iterable[str], source: str) -> None:
         """Compares it with the model of the same file.
@@ -132,17 +140,14 @@ class Calibration:
 
 
 def _answer(read: dict[str, Any]) -> CalibratedAnswer:
-    temperature, threshold, kept = (_number(read[name]) for name in ("temperature", "threshold", "kept"))
-    if not 1e-3 <= temperature <= 1e3:
-        raise ValueError(f"temperature: expected 0.001 to 1000, got {temperature}")
     if read["score"] not in SCORES:
         raise ValueError(f"score: expected one of {', '.join(SCORES)}, got {short_repr(read['score'])}")
-    if not 0 <= kept <= 1:
-        raise ValueError(f"kept: expected 0..1, got {kept}")
-    return CalibratedAnswer(temperature, read["score"], threshold, kept)
+    temperature, kept = number(read["temperature"], 1e-3, 1e3), number(read["kept"], 0, 1)
+    return CalibratedAnswer(temperature, read["score"], number(read["threshold"]), kept)
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"expected a finite number, got {short_repr(value)}")
-    return float(value)
+def _held_out(read: dict[str, Any] | None, answers: Iterable[str]) -> dict[str, Any] | None:
+    if read is None:
+        return None
+    measures = {name: {measure: number(read[name][measure], 0) for measure in MEASURES} for name in answers}
+    return {"images": count(read["images"]), **measures, "kept": number(read["kept"], 0, 1)}

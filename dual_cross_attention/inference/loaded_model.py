@@ -66,7 +66,8 @@ class LoadedModel:
         config: the settings that it was trained with.
         metrics: of its epoch, in percent.
         data: the fingerprint of the data it was trained on; None where the file does not say.
-        calibration: the `Calibration`; None as long as the model is not calibrated.
+        calibration: the `Calibration` of a classifier, the `ReIDCalibration` of re-identification, which says up to
+            which distance two features are of one identity; None as long as the model is not calibrated.
         chosen_by: how its epoch was chosen; None where the file does not say.
         device, precision: where and how it computes.
         source: the file it was read from.

@@ -7,6 +7,8 @@ from timm.models import get_pretrained_cfg, is_model
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
+from dual_cross_attention.inference.calibration_lines import HEADING, calibration_lines
+from dual_cross_attention.inference.calibrations import AnyCalibration
 from dual_cross_attention.text import escape
 
 METRICS = {
@@ -50,6 +52,7 @@ def model_card(
     data: DataFingerprint | None,
     preprocessing: Preprocessing,
     chosen_by: str | None,
+    calibration: AnyCalibration | None = None,
 ) -> str:
     """Markdown with the front matter that the Hugging Face hub reads. Arguments as of `save_model`."""
     license_, license_line = starting_license(config)
@@ -85,6 +88,10 @@ def model_card(
             "## Measured",
             "",
             *_metric_lines(config, metrics, chosen_by),
+            "",
+            HEADING,
+            "",
+            *calibration_lines(calibration),
             "",
             "## Recipe",
             "",

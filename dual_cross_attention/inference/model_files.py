@@ -22,7 +22,8 @@ from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_v
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.calibration import Calibration
+from dual_cross_attention.inference.calibration_lines import with_calibration
+from dual_cross_attention.inference.calibrations import AnyCalibration, read_calibration
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.models.factory import create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
@@ -48,7 +49,7 @@ class SavedModel:
     metrics: dict[str, float]
     data: DataFingerprint | None
     preprocessing: Preprocessing
-    calibration: Calibration | None = None
+    calibration: AnyCalibration | None = None
     chosen_by: str | None = None
 
 
@@ -96,7 +97,7 @@ def save_model(
     metrics: dict[str, float],
     data: DataFingerprint | None = None,
     preprocessing: Preprocessing | None = None,
-    calibration: Calibration | None = None,
+    calibration: AnyCalibration | None = None,
     chosen_by: str | None = None,
 ) -> None:
     """A model's state dict, settings, class names and data fingerprint into one file, written atomically.
@@ -166,11 +167,7 @@ def read_model(run_or_checkpoint: str | Path) -> SavedModel:
     # Its last steps were those of its epoch; of models that do not name one, all.
     model.glca_is_trained = branch_schedule(config).glca_is_on(metrics.get("epoch", config.epochs), config.epochs)
     if file.calibration:
-        source = f"the header of '{path}'"
-        if config.task != "fgvc":
-            raise InputError(f"{source}: calibration is of classifiers, and this model is of task {config.task}")
-        branches = model.test_branches
-        file.calibration.check_fits(branches, model.predicting_branches, source)
+        file.calibration.check_fits(model.test_branches, model.predicting_branches, f"the header of '{path}'")
     if isinstance(config.mean, list):  # for timm's resolve_data_config
         named = {"mean": tuple(config.mean), "std": tuple(config.std)}
         model.backbone.pretrained_cfg = {**model.backbone.pretrained_cfg, **named}
@@ -214,7 +211,7 @@ class ModelFile(NamedTuple):
     metrics: dict[str, float]
     data: DataFingerprint | None
     preprocessing: Preprocessing | None = None
-    calibration: Calibration | None = None
+    calibration: AnyCalibration | None = None
     chosen_by: str | None = None
 
 
@@ -250,17 +247,18 @@ def read_model_file(path: Path) -> ModelFile:
                 f"{source}: preprocessing has img_size {preprocessing.img_size}, and the settings {config.img_size}"
             )
     if "calibration" in metadata:
-        calibration = Calibration.from_json(metadata["calibration"], source)
+        calibration = read_calibration(metadata["calibration"], config.task, source)
     return ModelFile(state, config, classes, metrics, data, preprocessing, calibration, metadata.get("chosen_by"))
 
 
-def write_calibration(source: Path, target: Path, calibration: Calibration, chosen_by: str | None) -> None:
+def write_calibration(source: Path, target: Path, calibration: AnyCalibration, chosen_by: str | None) -> None:
     """A model file with another calibration, written atomically; everything else of the header, and the tensors bit by
     bit, are those of the source.
 
     Args:
         source: a model file.
-        target: may be the source. In a directory of `save_pretrained`, config.json gets the calibration too.
+        target: may be the source. In a directory of `save_pretrained`, config.json and the section of the model card
+            get the calibration too.
         calibration: what is written.
         chosen_by: as of `save_model`; a copy may have a name that does not say it.
 
@@ -282,6 +280,11 @@ def write_calibration(source: Path, target: Path, calibration: Calibration, chos
             values["calibration"] = json.loads(calibration.to_json())
             with atomic_write(described) as temporary:
                 temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        card = target.with_name("README.md")
+        if target.name == PRETRAINED_NAME and card.is_file():
+            changed = with_calibration(card.read_text(encoding="utf-8"), calibration)
+            with atomic_write(card) as temporary:
+                temporary.write_text(changed, encoding="utf-8")
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write the calibration to '{target}': {reason}") from error

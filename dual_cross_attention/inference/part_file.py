@@ -2,9 +2,13 @@
 
 OUTPUT.part.jsonl has a line that says which command and model the rows are of, then a line of JSON a row. A line that a
 kill cut short is dropped; its image is done again.
+
+Rows are flushed to the operating system one by one, so a killed process loses none. They are synced to disk every
+`SYNC_EVERY` seconds and when the command ends or is interrupted, so a power failure loses those of the last seconds.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from dual_cross_attention.atomic_io import atomic_write
+from dual_cross_attention.atomic_io import atomic_write, flush
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape, short_repr
@@ -20,6 +24,9 @@ from dual_cross_attention.text import escape, short_repr
 Row = dict[str, Any]
 WAITED_FOR = 15.0
 """Seconds in which another process may end."""
+SYNC_EVERY = 2.0
+"""Seconds between two syncs to disk, at least: a sync may take some hundredths of a second."""
+clock = time.monotonic
 
 
 class PartFile:
@@ -43,6 +50,7 @@ class PartFile:
         self.path = output.with_name(f"{output.name}.part.jsonl")
         self.done = 0
         self._lock = FileLock(f"{self.path}.lock")
+        self._name_is_synced = False
 
     def __enter__(self) -> "PartFile":
         try:
@@ -60,6 +68,7 @@ class PartFile:
                 self.path.unlink(missing_ok=True)
             self._cut_last_line()
             self._file = self.path.open("a", encoding="ascii", buffering=1, newline="\n")
+            self._synced_at, self._is_synced = clock(), True
         except BaseException:
             self._lock.release()
             raise
@@ -69,6 +78,8 @@ class PartFile:
         try:
             with suppress(OSError):  # on a full disk; `append` has raised
                 self._file.close()
+            with suppress(OSError):
+                self._sync()
             if not self._is_begun and self.path.exists():  # no row: nothing to resume
                 self.path.unlink()
         finally:
@@ -103,6 +114,9 @@ class PartFile:
                 self._file.write(json.dumps({"format_version": FORMAT_VERSION, "part_of": self.settings}) + "\n")
                 self._is_begun = True
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._is_synced = False
+            if clock() - self._synced_at >= SYNC_EVERY:
+                self._sync()
         except OSError as error:
             raise self._not_written(error) from error
 
@@ -134,6 +148,17 @@ class PartFile:
         except OSError as error:
             raise self._not_written(error) from error
         self.path.unlink()
+        self._is_synced = True  # the output, which is, has taken the place of the rows
+
+    def _sync(self) -> None:
+        """Syncs rows to disk, and with the first ones the name of the file."""
+        if self._is_synced:
+            return
+        flush(self.path)
+        if not self._name_is_synced:
+            flush(self.path.parent)
+            self._name_is_synced = True
+        self._synced_at, self._is_synced = clock(), True
 
     def _cut_last_line(self) -> None:
         """Counts the rows that are there, and drops what follows the last line end."""

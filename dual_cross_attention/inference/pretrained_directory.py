@@ -14,7 +14,7 @@ from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.calibration import Calibration
+from dual_cross_attention.inference.calibrations import AnyCalibration
 from dual_cross_attention.inference.model_card import model_card
 from dual_cross_attention.inference.model_files import PRETRAINED_NAME, save_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
@@ -30,7 +30,7 @@ def write_directory(
     metrics: dict[str, float],
     data: DataFingerprint | None,
     preprocessing: Preprocessing,
-    calibration: Calibration | None,
+    calibration: AnyCalibration | None,
     chosen_by: str | None,
 ) -> None:
     """Writes the three files; those that are there are replaced. Arguments as of `save_model`.
@@ -58,7 +58,7 @@ def write_directory(
         "data": data and json.loads(data.to_json()),
         "versions": versions(),
     }
-    card = model_card(config, labels, metrics, data, preprocessing, chosen_by)
+    card = model_card(config, labels, metrics, data, preprocessing, chosen_by, calibration)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         model = directory / PRETRAINED_NAME

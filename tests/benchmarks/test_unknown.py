@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks.unknown import auroc, main
 from dual_cross_attention import load_model
-from dual_cross_attention.inference.calibrate import first_half
+from dual_cross_attention.inference.halves import first_half
 
 
 def test_auroc_counts_pairs():

@@ -12,13 +12,9 @@ from safetensors.torch import load_file
 from dual_cross_attention import load_model
 from dual_cross_attention.cli import main
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.calibrate import (
-    LabeledLogits,
-    calibrate,
-    first_half,
-    fit_answers,
-    measure_held_out,
-)
+from dual_cross_attention.inference.calibrate import calibrate
+from dual_cross_attention.inference.calibrate_classifier import LabeledLogits, fit_answers, measure_held_out
+from dual_cross_attention.inference.halves import first_half
 from dual_cross_attention.inference.model_files import write_calibration
 from dual_cross_attention.metrics.calibration import expected_calibration_error, fit_temperature
 
@@ -114,7 +110,12 @@ def test_what_is_refused(dcal, run, make_model, tmp_path):
     alone = make_model(ablation="sa_only")
     for arguments, said in (
         ([], "MODEL"),
-        ([make_model("reid")], "classifiers"),
+        ([run, "--fpir=0.1"], "--score and --keep"),
+        ([make_model("reid"), "--keep=0.5"], "--fpir"),
+        ([make_model("reid"), "--score=energy"], "--fpir"),
+        ([make_model("reid"), "--fpir=0"], "--fpir"),
+        ([make_model("reid"), "--fpir=1"], "--fpir"),
+        ([make_model("reid"), f"--output={tmp_path / 'copy.pth'}"], ".safetensors"),
         ([run, "--keep=0"], "--keep"),
         ([run, "--keep=1.5"], "--keep"),
         ([run, "--score=entropy"], "score"),

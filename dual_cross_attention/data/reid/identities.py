@@ -1,6 +1,6 @@
 """What a re-identification dataset is: who is on each image, and which camera took it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +9,7 @@ from PIL import Image
 from dual_cross_attention.data.concat_sequence import ConcatSequence
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
+from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.reid.cameras import Cameras, CameraSource, image_name
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -55,6 +56,9 @@ class ReIDData:
         warnings: what a user should know before a run: missing images, files left out.
         notes: how the dataset was read, where that was a choice; a line on the cameras is added.
         camera_source: where cameras come from; None: there is nothing to say, as of synthetic images.
+        distractors: the identity of gallery images that show no query identity, but various others; None: there are
+            none, or each has an identity of its own.
+        same_numbers: whether the identity numbers of query and gallery are names of training identities as well.
 
     Raises:
         InputError: a split without images, fewer than two training identities, or no query that could be found.
@@ -68,6 +72,8 @@ class ReIDData:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     camera_source: CameraSource | None = None
+    distractors: int | None = None
+    same_numbers: bool = False
 
     def __post_init__(self):
         for split, images in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
@@ -82,6 +88,23 @@ class ReIDData:
             raise InputError(f"{self.name}: expected at least two training identities, found {self.identities}")
         self._check_queries()
         self._look_at_cameras()
+
+    def training_identities(self, trained: Iterable[str]) -> set[int]:
+        """The identities of query and gallery that are training identities too, by their names.
+
+        Args:
+            trained: names of training identities. Nothing is known where training and test are numbered apart.
+        """
+        tested = {*distinct(self.query.identities).tolist(), *distinct(self.gallery.identities).tolist()}
+        tested -= {self.distractors}
+        names = self.camera_source and self.camera_source.identities
+        if names is not None:
+            known = {composed(name) for name in trained}
+            return {number for number in tested if composed(names[number]) in known}
+        if not self.same_numbers:
+            return set()
+        known = {name.lstrip("0") or "0" for name in trained}
+        return {number for number in tested if f"{number}" in known}
 
     def _check_queries(self) -> None:
         """A query counts if the gallery has its identity under another camera; the protocol skips the rest."""

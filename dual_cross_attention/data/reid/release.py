@@ -144,9 +144,13 @@ def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnin
     """
     warnings = [*warnings, *filter(None, (_difference(release, split, seen) for split, seen in splits.items()))]
     query, gallery = listed(splits["query"]), listed(splits["gallery"])
-    source = CameraSource(release.taken_from)
+    identities = {
+        "camera_source": CameraSource(release.taken_from),
+        "distractors": None if release.distractors is None else int(release.distractors),
+        "same_numbers": not release.numbered_anew,
+    }
     if "training" not in splits:
-        return ReIDData(release.name, [], None, query, gallery, warnings, camera_source=source)
+        return ReIDData(release.name, [], None, query, gallery, warnings, **identities)
     # Labels go by name, the numbers of query and gallery by value.
     warnings += look_alikes(release.name, {"training": splits["training"]})
     if not release.numbered_anew:
@@ -156,7 +160,7 @@ def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnin
         warnings += in_both(release.name, trained, (name for name in trained if (name.lstrip("0") or "0") in tested))
     labels = positions(s.identity for s in splits["training"])
     train = listed(splits["training"], labels.__getitem__)
-    return ReIDData(release.name, list(labels), train, query, gallery, warnings, camera_source=source)
+    return ReIDData(release.name, list(labels), train, query, gallery, warnings, **identities)
 
 
 def _difference(release: Release, split: str, sightings: list[Sighting]) -> str | None:

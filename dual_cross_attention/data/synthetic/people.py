@@ -69,6 +69,7 @@ def draw_toy_people(train: bool = True, train_per_camera: int = 5, gallery_per_c
         _drawn("train", list(enumerate(TRAIN_PEOPLE)), train_per_camera) if train else None,
         _drawn("query", tested, 1),
         _drawn("gallery", tested + strangers, gallery_per_camera),
+        distractors=0,
     )
 
 
