@@ -59,11 +59,11 @@ class IdentifyOptions(GalleryOptions):
     one per line."""
     tracks: bool = True
     """Images in the same subfolder of a given folder show one individual. false: each image is answered alone."""
-    cluster: bool | None = None
-    """Group the new images into individuals, by average linkage at the threshold. null: with --enroll."""
+    cluster: bool = False
+    """Group the new images and tracks into individuals, by average linkage at the threshold."""
     enroll: bool = False
-    """Add the new images to the index, as new-0001 and so on, a name per group; with --cluster false, per image or
-    track."""
+    """Add the new images to the index, under the names new-0001 and so on: one per image or track, or per group with
+    --cluster."""
     output: str | None = None
     """File to write: .csv, .json, .jsonl or .parquet; - writes JSON Lines to standard output. null: a table."""
 
@@ -97,14 +97,13 @@ def run(arguments: list[str]) -> int:
     answers = identify(index, model.calibration, decision, tracks)
     new = [number for number, answer in enumerate(answers) if not answer.is_known]
     groups = list(range(len(new)))
-    is_clustered = options.cluster or (options.cluster is None and options.enroll)
-    if is_clustered:
+    if options.cluster:
         limit = cluster_threshold(model.calibration, len(new), index.settings.branch)
         groups = group_new(index, [tracks[number] for number in new], limit)
     if options.enroll:
         names = enroll(index, [tracks[number] for number in new], groups)
     else:
-        names = new_names(index, len({*groups})) if is_clustered else [None] * len(new)
+        names = new_names(index, len({*groups})) if options.cluster else [None] * len(new)
     name_of = {number: names[group] for number, group in zip(new, groups, strict=True)}
     rows = [
         _row(each, number is not None and (tracks[number].name, answers[number], name_of.get(number)))
