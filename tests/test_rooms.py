@@ -8,11 +8,12 @@ import pytest
 import dual_cross_attention
 
 PACKAGE = Path(dual_cross_attention.__file__).parent
-ROOMS = "attention backbones configs data inference metrics models runs tasks weights"
+ROOMS = "attention backbones configs data gallery inference metrics models runs tasks weights"
 BELOW_TRAINING = ROOMS.split()
 MAY_NOT_IMPORT = {
     **{room: {"training", "commands", "cli"} for room in BELOW_TRAINING},
-    "training": {"commands", "cli"},
+    "training": {"commands", "cli", "gallery"},
+    "inference": {"training", "commands", "cli", "gallery"},
     "configs": {"training", "commands", "cli", "inference", "models", "tasks", "data", "runs", "weights", "backbones"},
     "metrics": {"training", "commands", "cli", "inference", "models", "tasks", "data", "runs", "weights", "backbones"},
     "weights": {"training", "commands", "cli", "inference", "models", "tasks", "data", "runs", "backbones"},
