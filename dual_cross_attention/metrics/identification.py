@@ -4,7 +4,7 @@ Notable:
 - the distance of an identity is that of its nearest gallery image. One table of these, (probes, identities), gives all
   rates: of any choice of enrolled identities and of any size of the gallery;
 - what a probe may find is decided as in `retrieval`: gallery images of its own identity under its own camera and junk
-  (identities below 0) are left out. Images of other identities under its camera stay.
+  (identities below 0) are left out. Images of other identities under its camera stay, unless `cross_camera_only`.
 """
 
 import math
@@ -41,14 +41,14 @@ class IdentificationScores:
 
         NaN if there is no such search.
         """
-        return (self.nonmated.double() <= threshold).double().mean().item()
+        return _found(self.nonmated, threshold).double().mean().item()
 
     def fnir(self, threshold: float) -> float:
         """False-negative identification rate, 0 to 1: share of the mated searches that do not find their identity.
 
-        NaN if there is no such search.
+        NaN if there is no such search. With an infinite threshold, 1 − rank-1 accuracy.
         """
-        return (~(self.mated.double() <= threshold)).double().mean().item()
+        return (~_found(self.mated, threshold)).double().mean().item()
 
     def threshold(self, fpir: float) -> float:
         """The largest threshold, up to rounding, whose false-positive identification rate is at most `fpir`.
@@ -192,6 +192,7 @@ def identity_distances(
     gallery_cameras=None,
     distance: str = "euclidean",
     *,
+    cross_camera_only: bool = False,
     block_size: int = BLOCK_SIZE,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
@@ -204,6 +205,7 @@ def identity_distances(
         probe_ids: P integers, likewise gallery_ids; gallery images of identities below 0 are left out.
         probe_cameras, gallery_cameras: P and G integers; None: there are no cameras, and a probe finds all images.
         distance: "euclidean" (not squared) or "cosine", 1 − cos, as of `rank_gallery`.
+        cross_camera_only: a probe finds no gallery image under its own camera, of other identities neither.
         block_size, device, progress: as of `retrieval_metrics`.
 
     Raises:
@@ -227,14 +229,20 @@ def identity_distances(
     for block in (progress or iter)(blocks(len(probe), measured.width, block_size)):
         found = measured(block)
         if probe_cameras is not None:
-            same_camera = probe_cameras[block, None] == gallery_cameras[valid]
-            found.masked_fill_(same_camera & (probe_ids[block, None] == gallery_ids), math.inf)
+            hidden = probe_cameras[block, None] == gallery_cameras[valid]
+            if not cross_camera_only:
+                hidden &= probe_ids[block, None] == gallery_ids
+            found.masked_fill_(hidden, math.inf)
         nearest = found.new_full((len(found), len(identities)), math.inf)
         rows.append(nearest.scatter_reduce_(1, column.expand_as(found), found, "amin").cpu())
     table = torch.cat(rows)
     place = torch.searchsorted(identities, probe_ids).clamp(max=len(identities) - 1)
     own = torch.where(identities[place] == probe_ids, place, -1)
     return IdentityDistances(table if distance == "cosine" else table.sqrt_(), identities.cpu(), own.cpu())
+
+
+def _found(distances: Tensor, threshold: float) -> Tensor:
+    return distances.isfinite() & (distances.double() <= threshold)
 
 
 def _accepted(own: Tensor, nearest: Tensor) -> Tensor:

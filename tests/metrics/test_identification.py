@@ -29,7 +29,7 @@ def literal_distance(probe, gallery, distance):
     return 1 - sum(probe * gallery) / (math.hypot(*probe) * math.hypot(*gallery))
 
 
-def literal_table(probe, gallery, probe_ids, gallery_ids, probe_cameras, gallery_cameras, distance):
+def literal_table(probe, gallery, probe_ids, gallery_ids, probe_cameras, gallery_cameras, distance, cross_only=False):
     """By probe: {identity: distance of its nearest image that the probe may find}; enrolled identities."""
     table = []
     for p in range(len(probe)):
@@ -37,7 +37,7 @@ def literal_table(probe, gallery, probe_ids, gallery_ids, probe_cameras, gallery
         for g in range(len(gallery)):
             is_own = probe_ids[p] == gallery_ids[g]
             same_camera = probe_cameras is not None and probe_cameras[p] == gallery_cameras[g]
-            if gallery_ids[g] >= 0 and not (is_own and same_camera):
+            if gallery_ids[g] >= 0 and not (same_camera and (is_own or cross_only)):
                 value = literal_distance(probe[p], gallery[g], distance)
                 nearest[gallery_ids[g]] = min(value, nearest.get(gallery_ids[g], math.inf))
         table.append(nearest)
@@ -58,18 +58,20 @@ def literal_rates(table, probe_ids, enrolled, threshold):
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-@pytest.mark.parametrize("with_cameras", [True, False])
-def test_rates_are_those_of_the_definition(distance, with_cameras):
+@pytest.mark.parametrize("cameras", ["own identity", "all identities", None])
+def test_rates_are_those_of_the_definition(distance, cameras):
+    """Gallery images under the probe's camera that it does not find: none without cameras."""
     data = made()
-    data = data if with_cameras else (*data[:4], None, None)
-    table = literal_table(*data, distance)
+    data = data if cameras else (*data[:4], None, None)
+    cross_only = cameras == "all identities"
+    table = literal_table(*data, distance, cross_only)
     probe_ids, gallery_ids = data[2:4]
-    found = identity_distances(*data, distance, block_size=100)
+    found = identity_distances(*data, distance, cross_camera_only=cross_only, block_size=100)
     assert found.identities.tolist() == sorted(set(gallery_ids) - {-1})
     for enrolled in (set(gallery_ids) - {-1}, {0, 2, 5}):
         chosen = torch.tensor([identity in enrolled for identity in found.identities.tolist()])
         scores = found.select(identities=chosen).scores()
-        for threshold in (0.05, 0.3, 0.9, 1.7, 9.0):
+        for threshold in (0.05, 0.3, 0.9, 1.7, 9.0, math.inf):
             expected = literal_rates(table, probe_ids, enrolled, threshold)
             assert (scores.fpir(threshold), scores.fnir(threshold)) == pytest.approx(expected)
     assert 0 < scores.fnir(0.9) < 1

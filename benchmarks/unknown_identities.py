@@ -1,0 +1,147 @@
+"""Open-set re-identification: how many images of enrolled identities are missed where few others are taken for one.
+
+    python -m benchmarks.unknown_identities runs/people --data_root Market-1501-v15.09.15 --features market.npz
+
+The identities of the test split are split at random into two halves, several times. On one half, thresholds are fitted
+as `dcal calibrate` does, for a gallery of the size of the reported one. Of the other half, half of the identities are
+enrolled with all their gallery images, and all queries are searched for: those of the identities that are not enrolled
+give the false-positive identification rate (FPIR), the others the false-negative one (FNIR). Gallery images of the
+query's identity under its own camera are left out; a query whose identity has no others is skipped. Distractors and
+training identities are left out. Features are computed once and kept in `--features`.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.measure import table, write_json
+from dual_cross_attention.data.unreadable import UnreadableImages
+from dual_cross_attention.devices import choose_device
+from dual_cross_attention.inference.calibrate_reid import REPEATS, compute_features, training_identities
+from dual_cross_attention.inference.evaluation import read_test_images
+from dual_cross_attention.inference.model_files import read_model
+from dual_cross_attention.metrics.identification import IdentityDistances, identity_distances
+
+
+class Features(NamedTuple):
+    """Features of a test split, with identities and cameras as numbers.
+
+    Args:
+        query, gallery: (Q, D) and (G, D) float32.
+        query_ids, gallery_ids, query_cameras, gallery_cameras: (Q,) and (G,) int64.
+        distance: "euclidean" or "cosine".
+    """
+
+    query: np.ndarray
+    gallery: np.ndarray
+    query_ids: np.ndarray
+    gallery_ids: np.ndarray
+    query_cameras: np.ndarray
+    gallery_cameras: np.ndarray
+    distance: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, then print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", help="run folder, model file, or directory of save_pretrained")
+    parser.add_argument("--dataset", help="default: that of the run")
+    parser.add_argument("--data_root", help="default: where the run found it")
+    parser.add_argument("--features", type=Path, help=".npz: read if it is there, else written; then MODEL is not read")
+    parser.add_argument(
+        "--cross_camera_only", action="store_true", help="leave out all gallery images under the query's camera"
+    )
+    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1])
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    given = parser.parse_args(arguments)
+    if given.features and given.features.exists():
+        with np.load(given.features) as file:
+            features = Features(*(file[name] for name in Features._fields[:-1]), str(file["distance"]))
+    elif given.model:
+        features = features_of_model(given, Console(stderr=True))
+        if given.features:
+            np.savez(given.features, **features._asdict())
+    else:
+        parser.error("give a MODEL, or --features that are there")
+    distances = identity_distances(*features, cross_camera_only=given.cross_camera_only)
+    probe_ids = torch.from_numpy(features.query_ids)
+    splits = [split_rates(distances, probe_ids, given.fpir, seed) for seed in range(given.splits)]
+    rows = {name: summarize([split[name] for split in splits]) for name in splits[0]}
+    setting = f"{given.splits} splits of {len(distances.identities):,} gallery identities, {len(probe_ids):,} queries; "
+    setting += f"{features.distance} distance"
+    setting += ", across cameras only" if given.cross_camera_only else ""
+    print(f"{setting}\n\n{table(rows, 'wanted FPIR')}")
+    write_json(given.json, setting=setting, rows=rows, splits=splits)
+    return 0
+
+
+def features_of_model(given: argparse.Namespace, console: Console) -> Features:
+    """Of all branches that predict, in fp32, without distractors and training identities."""
+    saved, device = read_model(given.model), choose_device(given.device)
+    changed = {"dataset": given.dataset, "data_root": given.data_root, "eval_batch_size": given.batch_size}
+    setup = read_test_images(saved, changed, None, "refuse", console)
+    task = setup.build_task(saved.model.to(device))
+    found = compute_features(task, setup, device, "fp32", UnreadableImages(console.print), console)
+    left_out = {*training_identities(saved, setup.data, setup.config.dataset), setup.data.distractors} - {None}
+    columns = [column.cpu().numpy() for column in found.sides("")]
+    kept = [~np.isin(ids, sorted(left_out)) for ids in columns[2:4]]
+    return Features(*(column[kept[place % 2]] for place, column in enumerate(columns)), task.distance)
+
+
+def split_rates(
+    distances: IdentityDistances, probe_ids: Tensor, rates: Sequence[float], seed: int
+) -> dict[str, dict[str, float]]:
+    """One random split: by wanted rate, percent, and the rank-1 accuracy of queries of enrolled identities.
+
+    Args:
+        distances: of all queries to all gallery identities.
+        probe_ids: (P,) the identities of the queries.
+        rates: false-positive identification rates.
+        seed: of the split.
+    """
+    identities = torch.cat([distances.identities, probe_ids]).unique()
+    order = identities[torch.randperm(len(identities), generator=torch.Generator().manual_seed(seed))]
+    fitted_on, reported = order[: len(order) // 2], order[len(order) // 2 :]
+    enrolled = reported[: len(reported) // 2]
+    size = int(torch.isin(distances.identities, enrolled).sum())
+    of_fit, of_report = (
+        distances.select(torch.isin(probe_ids, probed), torch.isin(distances.identities, in_gallery))
+        for probed, in_gallery in ((fitted_on, fitted_on), (reported, enrolled))
+    )
+    fitted, scores = of_fit.scores_by_size([size], REPEATS, seed)[size], of_report.scores()
+    rows = {}
+    for rate in rates:
+        threshold = fitted.threshold(rate)
+        rows[f"{100 * rate:g} %"] = {
+            "enrolled identities": float(size),
+            "rank-1 %": 100 * (1 - scores.fnir(math.inf)),
+            "FNIR % at this FPIR": 100 * scores.fnir(scores.threshold(rate)),
+            "FPIR % of the fitted threshold": 100 * scores.fpir(threshold),
+            "FNIR % of the fitted threshold": 100 * scores.fnir(threshold),
+        }
+    return rows
+
+
+def summarize(splits: Sequence[dict[str, float]]) -> dict[str, str]:
+    """Mean ± standard deviation of each column over the splits."""
+    columns = {name: [split[name] for split in splits] for name in splits[0]}
+    return {
+        name: f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+        for name, values in columns.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
