@@ -60,7 +60,8 @@ class IdentifyOptions(GalleryOptions):
     tracks: bool = True
     """Images in the same subfolder of a given folder show one individual. false: each image is answered alone."""
     cluster: bool = False
-    """Group the new images and tracks into individuals, by average linkage at the threshold."""
+    """Group the new images and tracks into individuals, by average linkage up to the distance at which P(same) is one
+    half."""
     enroll: bool = False
     """Add the new images to the index, under the names new-0001 and so on: one per image or track, or per group with
     --cluster."""
@@ -74,7 +75,7 @@ def run(arguments: list[str]) -> int:
     show_log(console)
     check_outputs(options.output)
     from dual_cross_attention.gallery.enroll import enroll, new_names
-    from dual_cross_attention.gallery.identify import cluster_threshold, decide_by, group_new, identify
+    from dual_cross_attention.gallery.identify import decide_by, group_new, identify
     from dual_cross_attention.gallery.tracks import find_tracks
     from dual_cross_attention.inference.image_paths import find_images
 
@@ -98,7 +99,7 @@ def run(arguments: list[str]) -> int:
     new = [number for number, answer in enumerate(answers) if not answer.is_known]
     groups = list(range(len(new)))
     if options.cluster:
-        limit = cluster_threshold(model.calibration, len(new), index.settings.branch)
+        limit = model.calibration.even_distance(index.settings.branch)
         groups = group_new(index, [tracks[number] for number in new], limit)
     if options.enroll:
         names = enroll(index, [tracks[number] for number in new], groups)

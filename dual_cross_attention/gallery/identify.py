@@ -35,6 +35,9 @@ class OpenSetCalibration(Protocol):
     def probability_same(self, distances: float, branch: str | None = None) -> float:
         """P(same) at a distance."""
 
+    def even_distance(self, branch: str | None = None) -> float:
+        """The distance at which P(same) is one half: two groups of new images are joined up to it."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -110,11 +113,6 @@ def identify(
         if number not in answers:
             answers[number] = _answer(index, calibration, decision, _nearest_to_all(index, track.features))
     return [answers[number] for number in range(len(tracks))]
-
-
-def cluster_threshold(calibration: OpenSetCalibration, number: int, branch: str | None) -> float:
-    """Mean distance at which groups of so many new images or tracks are joined."""
-    return calibration.threshold(max(1, number), branch)
 
 
 def group_new(index: GalleryIndex, tracks: Sequence[Track], threshold: float) -> list[int]:

@@ -209,6 +209,8 @@ def test_cluster_and_enroll(dcal, photos, index, calibrated):
         rows = [json.loads(line) for line in dcal(*arguments, *flags).out.splitlines()]
         return {Path(row["path"]).stem: row["group"] for row in rows}
 
+    calibration = load_model(calibrated, device="cpu").calibration
+    assert calibration.probability_same(calibration.even_distance()) == pytest.approx(0.5)
     assert set(groups().values()) == {None}
     grouped = groups("--cluster")
     assert {grouped[f"dan{n}"] for n in (3, 4, 5)} == {"new-0001"} and grouped["ann3"] is None
