@@ -17,9 +17,13 @@ COMMANDS = {
     "predict": "classify images with a trained model",
     "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
+<<<<<<< HEAD
     "index": "build an index of images of known individuals, and change it",
     "search": "find the nearest images of an index",
     "identify": "say which individual of an index images show, or that it is new",
+=======
+    "reproduce": "train a table of the paper again and compare it with the published numbers",
+>>>>>>> main
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }
@@ -43,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)
     if arguments[:1] == ["train"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _end(status)
+        end_process(status)
     return status
 
 
-def _end(status: int) -> None:
+def end_process(status: int) -> None:
     """Exits without running Python's finalizers.
 
     FSDP's caches keep process groups alive until finalization, where a thread of theirs occasionally aborts the

@@ -1,4 +1,4 @@
-"""The dataset of a loader: an image read, augmented and labelled, as a pure function of its `SampleKey`."""
+"""The dataset of a loader: an image read, augmented and labeled, as a pure function of its `SampleKey`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ class ImageDataset(Dataset):
         return len(self.image_list)
 
     def name(self, index: int) -> str:
-        """What image `index` is called in messages: its path, or its number if it is in memory."""
+        """Name of image `index` in messages: its path, or its number if it is in memory."""
         image = self.image_list.images[index]
         return f"image {index}" if isinstance(image, Image.Image) else f"{image}"
 
@@ -70,8 +70,8 @@ class ImageDataset(Dataset):
 
         Raises:
             IndexError: the index is not in the list.
-            InputError: in training, if no image of the list can be read, or none of `MAX_IN_A_ROW` consecutive ones: a
-                batch that looks for a readable one among 100,000 broken ones would never come.
+            InputError: in training, if no image of the list can be read, or none of `MAX_IN_A_ROW` consecutive ones:
+                searching 100,000 broken images would block a batch for too long.
         """
         epoch, index, repeat = key if isinstance(key, tuple) else SampleKey(0, key)
         if not 0 <= index < len(self):
@@ -124,9 +124,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         images (B, 3, H, W) float; labels (B,) int64; indices (B,) int64, positions in the list of images; valid (B,)
-        bool, False for images that metrics must leave out; unreadable, a list of `Unreadable`.
+        bool, False for images that metrics must leave out; unreadable, a list of `Unreadable`; and of samples with a
+        "distractor" (see `PairedDataset`), distractor_images (B, 3, H, W) float.
     """
-    return {
+    batch = {
         # In a worker, default_collate stacks into shared memory, which saves a copy when the batch is sent.
         "images": default_collate([sample["image"] for sample in samples]),
         "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
@@ -134,3 +135,6 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "valid": torch.tensor([sample["valid"] for sample in samples], dtype=torch.bool),
         "unreadable": [image for sample in samples for image in sample["unreadable"]],
     }
+    if "distractor" in samples[0]:
+        batch["distractor_images"] = default_collate([sample["distractor"] for sample in samples])
+    return batch

@@ -31,7 +31,7 @@ FEW_IMAGES = 200
 NAMES = {"sa": "SA", "glca": "GLCA", TOGETHER: "SA + GLCA"}
 
 
-class ClassifierCalibrator(Calibrator):
+class ClassifierCalibrator(Calibrator[RunSetup]):
     """See `Calibrator`.
 
     Args:

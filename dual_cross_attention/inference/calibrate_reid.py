@@ -55,7 +55,7 @@ class DistancesOfProbes(NamedTuple):
         return DistancesOfProbes(tables, self.probe_ids[probes], self.gallery_images)
 
 
-class ReIDCalibrator(Calibrator):
+class ReIDCalibrator(Calibrator[ReIDSetup]):
     """See `Calibrator`.
 
     Args:
@@ -89,7 +89,7 @@ class ReIDCalibrator(Calibrator):
                 f"note: {len(trained):,} of the identities are training identities of the model and are left out",
                 style="yellow",
             )
-        left_out = {*trained, setup.data.distractors} - {None}
+        left_out = trained if setup.data.distractors is None else {*trained, setup.data.distractors}
         task = setup.build_task(self.saved.model.to(device))
         features = compute_features(task, setup, device, precision, unreadable, console)
         found = measure_distances(features, task, left_out)

@@ -1,7 +1,7 @@
 """The interface between `dcal calibrate` and what a task calibrates."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -9,7 +9,10 @@ from rich.console import Console
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.inference.calibrations import AnyCalibration
+from dual_cross_attention.inference.model_files import SavedModel
 from dual_cross_attention.tasks.data_module import RunSetup
+
+Setup = TypeVar("Setup", bound=RunSetup)
 
 
 class Fitted(NamedTuple):
@@ -26,8 +29,12 @@ class Fitted(NamedTuple):
     doubts: list[str]
 
 
-class Calibrator(ABC):
-    """Calibrates a model of one task. Made with the model, and those of its `options` that a user gives.
+class Calibrator(ABC, Generic[Setup]):
+    """Calibrates a model of one task.
+
+    Args:
+        saved: the model.
+        options: those of `options` that a user gives.
 
     Attributes:
         options: names of the arguments of `calibrate` that this task has; all others are refused.
@@ -36,9 +43,13 @@ class Calibrator(ABC):
     options: ClassVar[tuple[str, ...]]
 
     @abstractmethod
+    def __init__(self, saved: SavedModel, **options: Any):
+        """Raises InputError for options that the model cannot have."""
+
+    @abstractmethod
     def fit(
         self,
-        setup: RunSetup,
+        setup: Setup,
         data: DataFingerprint,
         split: str | None,
         device: torch.device,

@@ -50,7 +50,7 @@ class PartFile:
         self.path = output.with_name(f"{output.name}.part.jsonl")
         self.done = 0
         self._lock = FileLock(f"{self.path}.lock")
-        self._name_is_synced = False
+        self._is_begun = self._name_is_synced = False
 
     def __enter__(self) -> "PartFile":
         try:

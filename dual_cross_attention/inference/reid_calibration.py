@@ -199,8 +199,13 @@ class ReIDCalibration:
                 sizes,
                 read["distance"],
                 fpir,
-                *(count(read[name]) for name in ("identities", "gallery_images", "probes", "images")),
-                *(text(read[name]) for name in ("dataset", "data", "date")),
+                count(read["identities"]),
+                count(read["gallery_images"]),
+                count(read["probes"]),
+                count(read["images"]),
+                text(read["dataset"]),
+                text(read["data"]),
+                text(read["date"]),
                 _held_out(read.get("held_out"), read["answers"].keys()),
             )
 

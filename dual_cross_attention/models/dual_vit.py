@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors
-from dual_cross_attention.backbones.opened_block import sample_drop_path
+from dual_cross_attention.backbones.opened_block import attention_of, sample_drop_path
 from dual_cross_attention.backbones.plain_vit import embed_patches
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.glca import (
@@ -70,6 +70,8 @@ class DualCrossAttentionViT(nn.Module):
         pwca_blocks: T, the last blocks in which PWCA differs from SA; below, both are one. None: all blocks.
         distractor_tokens: share of the distractor's patch tokens, in [0, 1], that are keys and values of PWCA, sampled
             in every step; its prefix tokens always are.
+        distractor_noise: PWCA's second keys and values are standard Gaussian noise, sampled in every step and block, in
+            place of those of a second image.
         local_queries: one of `LOCAL_QUERIES`. Local are the patch tokens with the largest rollout; with "random" any;
             with "penultimate" those that CLS attends to most in the second to last block. They attend to all tokens;
             with "local_only" to themselves and the prefix; with "cross" the prefix alone attends, to them.
@@ -99,6 +101,7 @@ class DualCrossAttentionViT(nn.Module):
         distractor_tokens: float = 1.0,
         local_queries: LocalQueries = "rollout",
         glca_blocks: int = 1,
+        distractor_noise: bool = False,
     ):
         super().__init__()
         for name, value, known in (
@@ -126,6 +129,7 @@ class DualCrossAttentionViT(nn.Module):
         self.clean_distractors = distractor_stream == "sa"
         self.pwca_blocks = depth if pwca_blocks is None else pwca_blocks
         self.distractor_tokens = distractor_tokens
+        self.distractor_noise = distractor_noise
         self.local_queries = local_queries
         self.has_glca = ablation in ("full", "sa_glca")
         self.has_pwca = ablation in ("full", "sa_pwca")
@@ -203,16 +207,24 @@ class DualCrossAttentionViT(nn.Module):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def forward(
-        self, images: Tensor, distractors: Tensor | None = None, branches: Collection[str] | None = None
+        self,
+        images: Tensor,
+        distractors: Tensor | None = None,
+        branches: Collection[str] | None = None,
+        distractor_images: Tensor | None = None,
     ) -> DualOutput:
         """(B, 3, H, W) normalized images → logits and features of every branch.
 
         Args:
             distractors: (B,) the index of each image's distractor; None samples a random derangement.
             branches: branches to compute, including "sa"; None: all of the model.
+            distractor_images: (B, 3, H, W) normalized, the distractor of each image where it is not in the batch; each
+                pair distracts each other, and the distractors have no output. They take as much time and memory as the
+                images. `distractors` is not used then.
 
         Raises:
-            InputError: training with PWCA on a batch of one; branches that the model does not have.
+            InputError: training with PWCA on a batch of one, where the batch has the distractors; distractor images of
+                another shape; branches that the model does not have.
         """
         branches = self.branches if branches is None else branches
         if "sa" not in branches or not set(branches) <= set(self.branches):
@@ -220,16 +232,34 @@ class DualCrossAttentionViT(nn.Module):
                 f"branches: expected 'sa' and any of {', '.join(self.branches)}, got {', '.join(branches)}"
             )
         if not (self.training and "pwca" in branches):
-            distractors = None
+            distractors = distractor_images = None
+        elif distractor_images is not None:
+            if distractor_images.shape != images.shape:
+                raise InputError(
+                    f"distractor_images: expected one per image, {tuple(images.shape)}, got "
+                    f"{tuple(distractor_images.shape)}"
+                )
+            distractors = torch.arange(2 * len(images), device=images.device).roll(len(images))
+        elif self.distractor_noise:
+            distractors = torch.arange(len(images), device=images.device)
         elif distractors is None:
             distractors = sample_distractors(images.shape[0], images.device)
-        return self._forward(images, distractors, "glca" in branches)
+        return self._forward(images, distractors, "glca" in branches, distractor_images=distractor_images)
 
     def _forward(
-        self, images: Tensor, distractors: Tensor | None, with_glca: bool, choose_local: bool = True
+        self,
+        images: Tensor,
+        distractors: Tensor | None,
+        with_glca: bool,
+        choose_local: bool = True,
+        distractor_images: Tensor | None = None,
     ) -> DualOutput:
         scored = with_glca and choose_local
-        sa_tokens, pwca_tokens, queries, keys = self._encode(images, distractors, with_glca, scored)
+        encoded = images if distractor_images is None else torch.cat([images, distractor_images])
+        sa_tokens, pwca_tokens, queries, keys = self._encode(encoded, distractors, with_glca, scored)
+        if pwca_tokens is not None and distractor_images is not None:  # these have no output
+            sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
+            queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
         prefix = self.backbone.num_prefix_tokens
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
@@ -396,7 +426,12 @@ class DualCrossAttentionViT(nn.Module):
         """Runs a block, under gradient checkpointing if enabled."""
         rows = len(tokens) if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)
-        given = block, tokens, distractors, drop_path, self.clean_distractors, distractor_tokens, *options
+        noise = None
+        if distractors is not None and self.distractor_noise:
+            attention = attention_of(block)
+            shape = 2, len(distractors), attention.num_heads, tokens.shape[1], attention.head_dim
+            noise = torch.randn(shape, device=tokens.device)
+        given = block, tokens, distractors, drop_path, self.clean_distractors, distractor_tokens, noise, *options
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(run_block, *given, use_reentrant=False)
         return run_block(*given)
