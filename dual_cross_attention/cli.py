@@ -17,13 +17,10 @@ COMMANDS = {
     "predict": "classify images with a trained model",
     "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
-<<<<<<< HEAD
     "index": "build an index of images of known individuals, and change it",
     "search": "find the nearest images of an index",
     "identify": "say which individual of an index images show, or that it is new",
-=======
     "reproduce": "train a table of the paper again and compare it with the published numbers",
->>>>>>> main
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }

@@ -124,7 +124,7 @@ def find_sources(sources: list[str], identity: str | None, console: Console) -> 
 
 def check_outputs(output: str | None, sheet: str | None = None) -> None:
     """Before any work is done: raises InputError if --output or --sheet cannot be written."""
-    from dual_cross_attention.gallery.result_files import SUFFIXES, check_suffix
+    from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix
 
     if output not in (None, "-"):
         check_writable("output", output)
@@ -134,15 +134,24 @@ def check_outputs(output: str | None, sheet: str | None = None) -> None:
         raise InputError(f"--sheet: expected a file that ends in .png, got '{escape(sheet)}'")
 
 
-def write_output(output: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """Writes rows to the file of --output, or as JSON Lines to standard output if it is "-"."""
-    from dual_cross_attention.gallery.result_files import as_line, write_results
+def write_output(output: str, rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> None:
+    """Writes rows atomically to the file of --output, or as JSON Lines to standard output if it is "-"."""
+    from dual_cross_attention.atomic_io import atomic_write
+    from dual_cross_attention.inference.row_files import as_line, as_utf8, open_rows
 
     if output == "-":
         for row in rows:
             print(as_line(row), flush=True)
-    else:
-        write_results(Path(output), rows, columns)
+        return
+    path = Path(output)
+    if path.suffix.lower() == ".parquet":  # identities and matches are names of files, too
+        rows = [{name: as_utf8(each) if isinstance(each, str) else each for name, each in row.items()} for row in rows]
+    try:
+        with atomic_write(path) as temporary, open_rows(temporary, path.suffix.lower(), columns) as writer:
+            for row in rows:
+                writer.write(row)
+    except OSError as error:
+        raise InputError(f"--output: cannot write '{escape(output)}': {error.strerror or error}") from error
 
 
 def print_columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

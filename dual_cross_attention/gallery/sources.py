@@ -1,7 +1,5 @@
 """Images to add to a gallery: a folder with a subfolder per identity, a CSV file, or single files."""
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +8,9 @@ from typing import NamedTuple
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.listing import left_out_warnings, list_images
 from dual_cross_attention.data.reid.paths import listed_path
+from dual_cross_attention.data.tables import read_rows
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
-from dual_cross_attention.untrusted_files import read_text
-
-COLUMNS = ("identity", "path")
-SEPARATORS = ",;\t|"
 
 
 class NamedImage(NamedTuple):
@@ -47,7 +42,7 @@ def find_named_images(source: str, notes: list[str], identity: str | None = None
     elif not path.exists():
         raise InputError(f"no file or folder '{escape(source)}'; it is in {escape(os.getcwd())} that it was looked for")
     elif path.suffix.lower() == ".csv":
-        images = read_csv(path)
+        images = read_csv(path, notes)
     else:
         images = [NamedImage(f"{path}", None)]
     if identity is not None:
@@ -77,44 +72,20 @@ def _in_folder(folder: Path, notes: list[str]) -> list[NamedImage]:
     return found
 
 
-def read_csv(path: Path) -> list[NamedImage]:
-    """The images of a CSV file with the columns identity (may be empty: unknown) and path; others are not used.
+def read_csv(path: Path, notes: list[str]) -> list[NamedImage]:
+    """The images of a CSV file with the columns path and identity; a missing or empty identity is unknown.
 
-    The columns are in any order, in capitals or not, separated by commas, semicolons, tabs or vertical bars. Paths are
-    relative to the folder of the file, and must not lead out of it.
+    Columns and separator are as in `data.tables.read_rows`. Paths are relative to the folder of the file, and must not
+    lead out of it.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or has a row without a path or with too many fields.
+        InputError: the file cannot be read, lists no image, or has a row without a path or with too many fields.
     """
-    text = read_text(path, "CSV")
-    header = text.split("\n", 1)[0]
-    separator = max(SEPARATORS, key=lambda each: (_known_columns(header, each), -SEPARATORS.index(each)))
-    found: list[NamedImage] = []
-    try:
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-        names = [name.strip().casefold() for name in rows.fieldnames or []]
-        rows.fieldnames = names
-        if wrong := [name for name in COLUMNS if names.count(name) != 1]:
-            raise InputError(
-                f"{escape(path)}, line 1: expected the columns {' and '.join(COLUMNS)} once each, and {wrong[0]} is "
-                f"there {names.count(wrong[0])} times"
-            )
-        for row in rows:
-            where = f"{escape(path)}, line {rows.line_num}"
-            name, identity = ((row[column] or "").strip() for column in ("path", "identity"))
-            if None in row or not name:
-                reason = f"got {len(names) + len(row[None])} fields" if None in row else "the path is empty"
-                raise InputError(f"{where}: expected {len(names)} fields with a path: {reason}")
-            found.append(NamedImage(os.path.abspath(listed_path(path.parent, name, where)), identity or None))
-    except csv.Error as error:
-        raise InputError(f"{escape(path)} cannot be read as CSV: {error}") from error
-    if not found:
-        raise InputError(f"{escape(path)} lists no image")
+    found = []
+    for line, fields in read_rows(path, ["path"], "gallery", notes, optional=["identity"]):
+        image = listed_path(path.parent, fields["path"], f"gallery: {escape(path)}, line {line}")
+        found.append(NamedImage(os.path.abspath(image), fields["identity"] or None))
     return found
-
-
-def _known_columns(header: str, separator: str) -> int:
-    return len({name.strip().strip('"').casefold() for name in header.split(separator)} & {*COLUMNS})
 
 
 def absolute_paths(words: Sequence[str]) -> list[str]:

@@ -144,7 +144,7 @@ def test_files_of_results(dcal, photos, index, calibrated, suffix):
                 rows = [*csv.DictReader(file)]
         else:
             text = output.read_text()
-            rows = json.loads(text)["rows"] if suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+            rows = json.loads(text)["images"] if suffix == ".json" else [json.loads(line) for line in text.splitlines()]
         assert len(rows) == number and Path(rows[0]["path"]).name == "ann3.png"
         assert rows[0]["identity"] == "ann" and float(rows[0]["distance"]) >= 0
         if command == "identify":

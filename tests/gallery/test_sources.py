@@ -41,18 +41,19 @@ def test_a_csv_file(photos):
     table = photos / "list.csv"
     table.write_text("Date;PATH;identity\n2024;ann/1.png;ann\n;bob\\3.png;\n2024;ann/1.png;12\n", encoding="utf-8-sig")
     images, notes = found(table)
-    assert images == {"ann/1.png": "12", "bob/3.png": None} and "1 of 3" in notes[0]
+    assert images == {"ann/1.png": "12", "bob/3.png": None}
+    assert "semicolon" in notes[0] and "1 of 3" in notes[1]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "line 1"),
-        ("path\n1.png\n", "identity"),
-        ("path,identity,path\n1.png,a,b\n", "path is there 2 times"),
-        ("path,identity\n", "no image"),
+        ("file,identity\n1.png,ann\n", "no path"),
+        ("path,identity,path\n1.png,a,b\n", "several path"),
+        ("path,identity\n", "none"),
         ("path,identity\n,ann\n", "line 2"),
-        ("path,identity\n1.png,ann,more\n", "got 3 fields"),
+        ("path,identity\n1.png,ann,more\n", "got 3"),
         ("path,identity\n../1.png,ann\n", "inside"),
         ("path,identity\n/etc/passwd,ann\n", "inside"),
         ("path,identity\nC:\\x\\1.png,ann\n", "Windows"),
