@@ -21,6 +21,7 @@ from dual_cross_attention.devices import (
     precision_setting,
 )
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.fingerprint import digest_weights, fingerprint
 from dual_cross_attention.inference.inputs import Source, image_sources
 from dual_cross_attention.inference.model_files import ARCHITECTURE, SavedModel, find_model_file, read_model
@@ -237,7 +238,7 @@ class LoadedModel:
         finite = torch.stack([each.isfinite().all(dim=-1) for each in logits.values()]).all(0).tolist()
         probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
         values, classes = probabilities.topk(top_k)
-        if self.calibration is None:
+        if not isinstance(self.calibration, Calibration):
             return values.tolist(), classes.tolist(), [None] * len(classes), finite
         # Calibration keeps the order of classes: it is the uncalibrated one, also where rounding would decide.
         calibrated, known = self.calibration.apply(logits, branch)

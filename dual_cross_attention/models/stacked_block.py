@@ -92,8 +92,19 @@ def last_block(
     query_normed = normed[own, :prefix]
     distractor = slice(batch) if clean_distractors else own
     query = project_query(attention, query_normed)
-    others = (key[distractor], value[distractor]) if distractor_noise is None else distractor_noise.to(key.dtype)
-    attended = pairwise_attention(attention, query, key[own], value[own], *others, distractors, distractor_tokens)
+    other_key, other_value = key[distractor], value[distractor]
+    if distractor_noise is not None:
+        other_key, other_value = distractor_noise.to(key.dtype)
+    attended = pairwise_attention(
+        attention,
+        query,
+        key[own],
+        value[own],
+        other_key,
+        other_value,
+        distractors,
+        distractor_tokens,
+    )
     pwca = finish_block(block, tokens[own, :prefix], query_normed, attended, pwca_drop)
     return sa, pwca, *for_rollout
 

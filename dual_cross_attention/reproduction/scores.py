@@ -1,7 +1,6 @@
 """Scores of a model on each test image, for intervals over images: `python -m … MODEL OUTPUT.npz`."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,26 +78,21 @@ def test_scores(model: str | Path, console: Console | None = None) -> TestScores
     task = setup.build_task(saved.model.to(device))
     loader = setup.test_loader(task.model, device)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
-    labels: list[Tensor] = []
-    outputs: list[Tensor] = []
+    correct: list[Tensor] = []
 
-    def batches() -> Iterator[Batch]:
-        for batch in track(unreadable.watch(loader), "test scores", len(loader), console):
-            labels.append(batch["labels"].double().masked_fill(~batch["valid"], torch.nan))
-            yield batch
-
-    def keep(logits: dict[str, Tensor]) -> None:
-        outputs.append(task.probabilities(logits)[""].argmax(-1).cpu())
+    def keep(batch: Batch, logits: dict[str, Tensor]) -> None:
+        found = task.probabilities(logits)[""].argmax(-1).cpu() == batch["labels"].cpu()
+        correct.append(found.double().masked_fill(~batch["valid"].cpu(), torch.nan))
 
     is_retrieval = isinstance(task, ReIDTask)
     with autocast(device, precision):
-        run_eval_steps(task, batches(), after_step=None if is_retrieval else keep)
+        batches = track(unreadable.watch(loader), "test scores", len(loader), console)
+        run_eval_steps(task, batches, after_step=None if is_retrieval else keep)
         metrics = task.compute_metrics()
         if is_retrieval:
             sides = task.gather_features().sides("")
             return TestScores(retrieval_metrics(*sides, distance=task.distance).average_precisions.numpy(), metrics)
-    expected, found = torch.cat(labels), torch.cat(outputs)
-    return TestScores((expected == found).double().masked_fill(expected.isnan(), torch.nan).numpy(), metrics)
+    return TestScores(torch.cat(correct).numpy(), metrics)
 
 
 test_scores.__test__ = False

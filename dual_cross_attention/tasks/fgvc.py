@@ -43,7 +43,7 @@ class FGVCTask(Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction."""
-        batch = self.noise.add(batch, self.model.backbone.num_classes)
+        batch = self.noise.add(batch)
         labels = batch["labels"]
         logits = self.model(batch["images"], None, self.scales, batch.get("distractor_images")).logits
         losses = {

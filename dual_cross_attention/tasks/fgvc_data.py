@@ -67,7 +67,7 @@ class FGVCSetup(RunSetup):
             self.config.label_smoothing,
             schedule=branch_schedule(self.config),
             loss_weights=self.config.loss_weights,
-            noise=training_noise(self.config),
+            noise=training_noise(self.config, len(self.classes)),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

@@ -102,7 +102,7 @@ class ReIDTask(Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
-        batch = self.noise.add(batch, self.model.sa_head.classifier.out_features)
+        batch = self.noise.add(batch)
         images, identities, distractor_images = batch["images"], batch["labels"], batch.get("distractor_images")
         in_batch = "pwca" in self.scales and distractor_images is None and not self.model.distractor_noise
         distractors = sample_distractors(len(images), images.device, identities) if in_batch else None

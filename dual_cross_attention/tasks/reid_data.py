@@ -88,7 +88,7 @@ class ReIDSetup(RunSetup):
             config.normalize_features,
             schedule=branch_schedule(config),
             loss_weights=config.loss_weights,
-            noise=training_noise(config),
+            noise=training_noise(config, len(self.classes)),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

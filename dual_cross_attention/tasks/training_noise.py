@@ -16,27 +16,26 @@ class TrainingNoise:
     Args:
         image: standard deviation of the Gaussian noise added to normalized pixels.
         label: probability, in [0, 1], that a label is replaced by another class, each with equal probability.
+        num_classes: C; labels are from 0 to C − 1.
     """
 
     image: float = 0.0
     label: float = 0.0
+    num_classes: int = 2
 
-    def add(self, batch: dict[str, Any], num_classes: int) -> dict[str, Any]:
-        """The batch with other "images" (B, 3, H, W) and "labels" (B,) where there is noise; the batch is unchanged.
-
-        Args:
-            num_classes: C; labels are from 0 to C − 1.
-        """
+    def add(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with other "images" (B, 3, H, W) and "labels" (B,) where there is noise; the batch is unchanged."""
         changed: dict[str, Tensor] = {}
         if self.image:
             changed["images"] = batch["images"] + self.image * torch.randn_like(batch["images"])
         if self.label:
             labels = batch["labels"]
-            others = (labels + torch.randint(1, num_classes, labels.shape, device=labels.device)) % num_classes
+            steps = torch.randint(1, self.num_classes, labels.shape, device=labels.device)
+            others = (labels + steps) % self.num_classes
             changed["labels"] = torch.where(torch.rand(labels.shape, device=labels.device) < self.label, others, labels)
         return batch | changed
 
 
-def training_noise(config: TrainingConfig) -> TrainingNoise:
+def training_noise(config: TrainingConfig, num_classes: int) -> TrainingNoise:
     """The noise of the settings."""
-    return TrainingNoise(config.image_noise, config.label_noise)
+    return TrainingNoise(config.image_noise, config.label_noise, num_classes)
