@@ -93,7 +93,7 @@ def collect(path: Path) -> dict[str, object] | None:
     data = run.read_data()
     images = {name: split.images for name, split in data.splits.items()} if data else {}
     if not images and (checkpoints := list_checkpoints(run.checkpoints)):  # a run of format 1
-        images = {"train": read_progress(checkpoints[-1])["pictures"]}
+        images = {"train": read_progress(checkpoints[-1]).num_images}
     seconds = sum(images["train"] / row["train/images_per_second"] for row in rows) if images else None
     return {
         "run": path.name,

@@ -40,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)
     if arguments[:1] == ["train"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _end(status)
+        end_process(status)
     return status
 
 
-def _end(status: int) -> None:
+def end_process(status: int) -> None:
     """Exits without running Python's finalizers.
 
     FSDP's caches keep process groups alive until finalization, where a thread of theirs occasionally aborts the

@@ -1,17 +1,24 @@
 """What tests of several rooms share: tiny models, random images, comparing runs, errors of one line."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dual_cross_attention import DualCrossAttentionViT, create_model
+from dual_cross_attention.data import ImageList
+from dual_cross_attention.runs.run_folder import RunFolder
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 """Arguments of timm that make any plain ViT one of 0.1 M parameters."""
+TINY = TINY_VIT | {"depth": 2}
+BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
+"""Of each ablation, in training."""
 TIMES = {"train/images_per_second", "peak_memory_mb"}
 """Columns of metrics.jsonl that differ from run to run."""
 
@@ -37,10 +44,26 @@ def random_images(batch: int = 4, size: tuple[int, int] = (32, 48)) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
+def rows_of(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl, as the package reads them."""
+    return RunFolder(run).read_metrics()
+
+
 def metrics_rows(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.jsonl without `TIMES`."""
+    """The rows of a run's metrics.jsonl, as they are in the file, without `TIMES`."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def names_of(images: ImageList) -> list[str]:
+    """FOLDER/FILE of each image."""
+    return [f"{path.parent.name}/{path.name}" for path in images.images]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last of two dimensions."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -56,5 +79,22 @@ def assert_refused(outcome: Any, *words: object) -> None:
     """A command ended with exit status 2 and an error of one line that has these words."""
     assert outcome.status == 2, outcome
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("dcal: error: ")
+    assert_says(outcome.err, *words)
+
+
+def assert_says(message: object, *words: object) -> None:
+    """A message has these key tokens."""
     for word in words:
-        assert f"{word}" in outcome.err, outcome.err
+        assert f"{word}" in f"{message}", f"{message}"
+
+
+def assert_lines(lines: Sequence[str], *tokens: tuple[object, ...]) -> None:
+    """There is one line for each tuple, in this order, which has its key tokens."""
+    assert len(lines) == len(tokens), lines
+    for line, words in zip(lines, tokens, strict=True):
+        assert_says(line, *words)
+
+
+def any_says(lines: Iterable[str], *words: object) -> bool:
+    """Whether one of the lines has all of these key tokens."""
+    return any(all(f"{word}" in line for word in words) for line in lines)

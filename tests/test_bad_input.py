@@ -1,4 +1,7 @@
-"""What a user can get wrong: each is told in one line with what was expected, exits with 2, and leaves no run."""
+"""Invalid input: an error of one line that says what was expected, exit status 2, and no run.
+
+Whole messages are in tests/golden/messages.txt.
+"""
 
 import json
 import os
@@ -15,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dual_cross_attention.data.images import read_image
+from tests.helpers import any_says, assert_says
 
 
 @pytest.fixture
@@ -40,61 +44,61 @@ def refused(dcal, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "tokens"),
     [
-        ("nope", "unknown command 'nope': there is train, eval, predict, calibrate, embed, check-data"),
-        ("train --task reid2", "unknown task 'reid2': there is fgvc"),
-        ("train --task=", "unknown task '': there is fgvc"),
-        ("train --dataset birds", "unknown dataset 'birds': there are toy, cub, cars, aircraft, folder"),
-        ("train --dataset", "--dataset: expected text, got nothing"),
-        ("train --bacth_size 3", "unknown flag --bacth_size: did you mean --batch_size? there are --task, --dataset, "),
-        ("train --batch 3", "unknown flag --batch: "),  # no abbreviations: a later flag could change what they mean
-        ("train --backbone_kwargs.depth 3", "unknown flag --backbone_kwargs.depth: did you mean --backbone_kwargs? "),
-        ("train --", "unknown flag --: there are --task, "),
-        ("train -lr 3", "dcal train: unexpected word '-lr': expected dcal train [--SETTING VALUE ...]"),
-        ("train cub", "dcal train: unexpected word 'cub': expected dcal train "),
-        ("train --lr 1 2", "dcal train: unexpected word '2': "),
-        ("train --download false true", "dcal train: unexpected word 'true': "),
-        ("train --lr", "--lr: expected a number, or null, got nothing"),
-        ("train --lr --epochs 3", "--lr: expected a number, or null, got nothing"),
-        ("train --lr fast", "--lr: expected a number, or null, got 'fast'"),
-        ("train --lr nan", "--lr: expected a number, or null, got 'nan'"),
-        ("train --lr .inf", "lr: expected a number of at least 0, got inf"),
-        ("train --lr -1", "lr: expected a number of at least 0, got -1"),
-        ("train --epochs 1.5", "--epochs: expected a whole number, got '1.5'"),
-        ("train --epochs null", "--epochs: expected a whole number, got 'null'"),
-        ("train --epochs=", "--epochs: expected a whole number, got ''"),
-        ("train --epochs 0", "epochs: expected a number of at least 1, got 0"),
-        ("train --warmup_epochs -1", "warmup_epochs: expected a number of at least 0, got -1"),
-        ("train --flip 1.5", "flip: expected a number from 0 to 1, got 1.5"),
-        ("train --label_smoothing 2", "label_smoothing: expected a number from 0 to 1, got 2"),
-        ("train --ablation glca", "--ablation: expected one of full, sa_only, sa_glca, sa_pwca, got 'glca'"),
-        ("train --precision int8", "--precision: expected one of auto, fp32, bf16, fp16, got 'int8'"),
-        ("train --device tpu", "--device: expected one of auto, cpu, cuda, mps, got 'tpu'"),
-        ("train --download maybe", "--download: expected true or false, got 'maybe'"),
-        ("train --img_size big", "--img_size: expected a whole number, or two (height and width), got 'big'"),
-        ("train --img_size 256x128", "--img_size: expected a whole number, or two (height and width), got '256x128'"),
-        ("train --img_size 8 8 8", "img_size: expected a side, or height and width, in pixels; got [8, 8, 8]"),
-        ("train --img_size 0", "img_size: expected a side, or height and width, in pixels; got 0"),
-        ("train --resize_size 64 -64", "resize_size: expected a side, or height and width, in pixels; got [64, -64]"),
-        ("train --backbone_kwargs 6", "--backbone_kwargs: expected names and values, such as '{\"depth\": 6}', got "),
-        ("train --config", "--config: expected one argument"),
-        ("train --config a.yaml b.yaml", "no config file 'a.yaml': expected a YAML file, or a recipe"),
-        ("train --config cub_deit_huge", "no config file 'cub_deit_huge': did you mean cub_deit_base? "),
-        ("train --batch_size 1", "batch_size 1: PWCA takes its distractor from the same batch, so it needs at least 2"),
-        ("train --batch_size 1 --ablation sa_pwca", "batch_size 1: PWCA takes its distractor from the same batch"),
-        ("eval", "dcal eval: expected RUN_OR_MODEL, got nothing"),
-        ("eval one two", "dcal eval: unexpected word 'two': expected dcal eval RUN_OR_MODEL "),
-        ("eval run --dataroot x", "unknown flag --dataroot: did you mean --data_root? there are --dataset, "),
-        ("eval run --precision fp8", "--precision: expected one of auto, fp32, bf16, fp16, or null, got 'fp8'"),
-        ("eval run --batch_size many", "--batch_size: expected a whole number, or null, got 'many'"),
-        ("eval run --json", "--json: expected text, or null, got nothing"),
-        ("eval run --json no/where.json", "--json: there is no folder 'no' to write 'no/where.json' in"),
-        ("eval run", "no model at 'run': expected a run's folder (with best.safetensors), a .safetensors "),
+        ("nope", "'nope' train, eval, predict, calibrate, embed, check-data"),
+        ("train --task reid2", "task 'reid2' fgvc"),
+        ("train --task=", "task '' fgvc"),
+        ("train --dataset birds", "dataset 'birds' toy, cub, cars, aircraft, folder"),
+        ("train --dataset", "--dataset: text, nothing"),
+        ("train --bacth_size 3", "--bacth_size: --batch_size? --task, --dataset,"),
+        ("train --batch 3", "unknown flag --batch:"),  # no abbreviations: a later flag could change what they mean
+        ("train --backbone_kwargs.depth 3", "unknown flag --backbone_kwargs.depth: --backbone_kwargs?"),
+        ("train --", "unknown flag --: --task,"),
+        ("train -lr 3", "unexpected '-lr': [--SETTING"),
+        ("train cub", "unexpected 'cub':"),
+        ("train --lr 1 2", "unexpected '2':"),
+        ("train --download false true", "unexpected 'true':"),
+        ("train --lr", "--lr: number null nothing"),
+        ("train --lr --epochs 3", "--lr: number null nothing"),
+        ("train --lr fast", "--lr: number null 'fast'"),
+        ("train --lr nan", "--lr: number null 'nan'"),
+        ("train --lr .inf", "lr: at least 0 inf"),
+        ("train --lr -1", "lr: at least 0 -1"),
+        ("train --epochs 1.5", "--epochs: whole number '1.5'"),
+        ("train --epochs null", "--epochs: whole number 'null'"),
+        ("train --epochs=", "--epochs: whole number ''"),
+        ("train --epochs 0", "epochs: at least 1 0"),
+        ("train --warmup_epochs -1", "warmup_epochs: at least 0 -1"),
+        ("train --flip 1.5", "flip: from 0 to 1 1.5"),
+        ("train --label_smoothing 2", "label_smoothing: from 0 to 1 2"),
+        ("train --ablation glca", "--ablation: full, sa_only, sa_glca, sa_pwca 'glca'"),
+        ("train --precision int8", "--precision: auto, fp32, bf16, fp16, 'int8'"),
+        ("train --device tpu", "--device: auto, cpu, cuda, mps, 'tpu'"),
+        ("train --download maybe", "--download: true false 'maybe'"),
+        ("train --img_size big", "--img_size: whole number two 'big'"),
+        ("train --img_size 256x128", "--img_size: whole number two '256x128'"),
+        ("train --img_size 8 8 8", "img_size: pixels [8, 8, 8]"),
+        ("train --img_size 0", "img_size: pixels 0"),
+        ("train --resize_size 64 -64", "resize_size: pixels [64, -64]"),
+        ("train --backbone_kwargs 6", "--backbone_kwargs: names values '{\"depth\": 6}' got"),
+        ("train --config", "--config: one argument"),
+        ("train --config a.yaml b.yaml", "'a.yaml': YAML recipe"),
+        ("train --config cub_deit_huge", "'cub_deit_huge': cub_deit_base?"),
+        ("train --batch_size 1", "batch_size 1: PWCA 2"),
+        ("train --batch_size 1 --ablation sa_pwca", "batch_size 1: PWCA 2"),
+        ("eval", "eval: RUN_OR_MODEL nothing"),
+        ("eval one two", "eval: unexpected 'two': RUN_OR_MODEL"),
+        ("eval run --dataroot x", "--dataroot: --data_root? --dataset,"),
+        ("eval run --precision fp8", "--precision: auto, fp32, bf16, fp16, null 'fp8'"),
+        ("eval run --batch_size many", "--batch_size: whole number null 'many'"),
+        ("eval run --json", "--json: text null nothing"),
+        ("eval run --json no/where.json", "--json: 'no' 'no/where.json'"),
+        ("eval run", "'run': best.safetensors .safetensors"),
     ],
-)  # fmt: skip
-def test_what_is_typed(refused, arguments, message):
-    assert refused(*arguments.split()).startswith(message)
+)
+def test_invalid_command_line(refused, arguments, tokens):
+    assert_says(refused(*arguments.split()), *tokens.split())
 
 
 def test_a_batch_of_one_is_fine_without_pwca(dcal, small, tmp_path):
@@ -103,26 +107,25 @@ def test_a_batch_of_one_is_fine_without_pwca(dcal, small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "tokens"),
     [
-        ("lr: fast", "lr: expected a number, or null, got 'fast'"),
-        ("epochs: null", "epochs: expected a whole number, got null"),
-        ("epochs: true", "epochs: expected a whole number, got True"),
-        ("backbone: 7", "backbone: expected text, got 7"),
-        ("img_size: [1, 2.5]", "img_size: expected a whole number, or two (height and width), got [1, 2.5]"),
-        ("backbone_kwargs: [depth]", "backbone_kwargs: expected names and values, such as '{\"depth\": 6}', got ["),
-        ("bach_size: 3", "unknown setting 'bach_size': did you mean batch_size? there are task, dataset, "),
-        ("config: other.yaml", "unknown setting 'config': "),
-        ("3: 4", "unknown setting '3': there are task, "),
-        ("dataset: [cub]", "unknown dataset ['cub']: there are toy, "),
-        ("task: null", "task: expected one of fgvc, got null"),
+        ("lr: fast", "lr: number null 'fast'"),
+        ("epochs: null", "epochs: whole number null"),
+        ("epochs: true", "epochs: whole number True"),
+        ("backbone: 7", "backbone: text 7"),
+        ("img_size: [1, 2.5]", "img_size: whole number two [1, 2.5]"),
+        ("backbone_kwargs: [depth]", "backbone_kwargs: names values '{\"depth\": 6}' ["),
+        ("bach_size: 3", "'bach_size': batch_size? task, dataset,"),
+        ("config: other.yaml", "setting 'config':"),
+        ("3: 4", "setting '3': task,"),
+        ("dataset: [cub]", "dataset ['cub']: toy,"),
+        ("task: null", "task: fgvc null"),
     ],
-)  # fmt: skip
-def test_settings_in_a_file(refused, tmp_path, text, message):
+)
+def test_invalid_settings_in_a_file(refused, tmp_path, text, tokens):
     path = tmp_path / "settings.yaml"
     path.write_text(text + "\n")
-    told = refused("train", "--config", path, "--epochs", 3)
-    assert told.removeprefix(f"'{path}': ").startswith(message)
+    assert_says(refused("train", "--config", path, "--epochs", 3), *tokens.split())
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"", b"lr: [1, 2", b"a: b: c", b"\xff\xfe\x00", b"just words"])
@@ -137,9 +140,7 @@ def test_a_file_that_is_not_settings(refused, tmp_path, content):
 def test_a_hostile_file_runs_nothing(refused, tmp_path, key, tag):
     mark, path = tmp_path / "mark", tmp_path / "hostile.yaml"
     path.write_text(f"{key}: {tag} ['touch {mark}']\n")
-    assert refused("train", "--config", path).startswith(
-        f"cannot read '{path}' as YAML: could not determine a constructor"
-    )
+    assert_says(refused("train", "--config", path), path, "YAML", "constructor")
     refused("train", "--lr", path.read_text().partition(": ")[2].strip())
     refused("train", "--backbone_kwargs", path.read_text().partition(": ")[2].strip())
     assert not mark.exists()
@@ -164,12 +165,12 @@ def test_images_that_cannot_be_trained_on(refused, small, make_images, tmp_path)
     for split in ("train", "val"):
         for name in ("bee", "cat"):
             shutil.rmtree(root / split / name)
-    assert "expected at least two classes, found 1" in refused(*flags, root)
+    assert_says(refused(*flags, root), "two classes", "found 1")
 
     root = make_images(tmp_path / "empty split")
     for path in root.glob("val/*/*.png"):
         path.unlink()
-    assert "the test split is empty" in refused(*flags, root)
+    assert_says(refused(*flags, root), "test split", "empty")
 
     root = make_images(tmp_path / "no split")
     shutil.rmtree(root / "val")
@@ -183,13 +184,13 @@ def test_images_that_cannot_be_trained_on(refused, small, make_images, tmp_path)
 def test_backbone_and_size(refused, small, tmp_path):
     flags = ["train", *small, "--output_dir", tmp_path / "run"]
     message = refused(*flags, "--backbone", "deit_tinny_patch16_224")
-    assert message.startswith("unknown backbone 'deit_tinny_patch16_224': did you mean deit_tiny_patch16_224")
+    assert_says(message, "'deit_tinny_patch16_224'", " deit_tiny_patch16_224")
     assert message.count("_patch16_") == 4  # the three nearest, not all of them
-    assert "is not a plain ViT" in refused(*flags, "--backbone", "resnet18")
+    assert "plain ViT" in refused(*flags, "--backbone", "resnet18")
     message = refused(*flags, "--img_size", 30, 36)
-    assert message.startswith("img_size 30x36 is not a multiple of the patch size 8x8")
+    assert_says(message, "img_size 30x36", "patch size 8x8")
     assert "timm cannot build" in refused(*flags, "--backbone_kwargs", '{"deppth": 2}')
-    assert "resize must be at least img_size" in refused(*flags, "--resize_size", 16)
+    assert_says(refused(*flags, "--resize_size", 16), "resize", "16×16", "img_size")
     assert "local_ratio" in refused(*flags, "--local_ratio", 0)
     assert not (tmp_path / "run").exists()
 
@@ -213,8 +214,8 @@ def test_device_and_precision(refused, small, tmp_path, monkeypatch):
     flags = ["train", *small, "--output_dir", tmp_path / "run"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = refused(*flags, "--device", "cuda")
-    assert message.startswith("no device 'cuda' on this machine") and message.endswith("there is auto, cpu")
-    assert "fp16 needs CUDA, and the device is cpu" in refused(*flags, "--precision", "fp16")
+    assert "'cuda'" in message and message.endswith("auto, cpu")
+    assert_says(refused(*flags, "--precision", "fp16"), "fp16", "CUDA", "cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -226,7 +227,7 @@ def test_output_dir_that_cannot_be_written(refused, small, tmp_path):
     file.write_text("something")
     for target in (file, file / "below", Path("/proc/nope") if sys.platform == "linux" else file):
         message = refused("train", *small, "--output_dir", target)
-        assert message.startswith(f"cannot write to the run's folder '{target}': ")
+        assert_says(message, "cannot write", f"'{target}'")
     assert file.read_text() == "something"
 
 
@@ -239,7 +240,7 @@ def test_output_dir_without_permission(refused, small, tmp_path):
 
 def test_nothing_to_resume(refused, small, tmp_path):
     message = refused("train", *small, "--resume", tmp_path / "nowhere", "--output_dir", tmp_path / "run")
-    assert message.startswith(f"nothing to resume at '{tmp_path / 'nowhere'}': expected auto, never, ")
+    assert_says(message, f"'{tmp_path / 'nowhere'}'", "auto, never, ")
 
 
 def test_a_folder_with_a_damaged_run(dcal, refused, small, tmp_path):
@@ -252,7 +253,7 @@ def test_a_folder_with_a_damaged_run(dcal, refused, small, tmp_path):
         whole = path.read_bytes()
         for damaged in (b"", b"no checkpoint", whole[:100], whole[:-100]):
             path.write_bytes(damaged)
-            assert refused(*flags).startswith(f"none of the 1 checkpoints in '{run / 'checkpoints'}' is valid ({name}")
+            assert_says(refused(*flags), "none of the 1 checkpoints", run / "checkpoints", f"({name}")
         path.write_bytes(whole)
 
     (run / "config.yaml").write_text("- not\n- settings\n")
@@ -262,23 +263,21 @@ def test_a_folder_with_a_damaged_run(dcal, refused, small, tmp_path):
 def test_resuming_what_does_not_fit(dcal, refused, small, tmp_path):
     dcal("train", *small, "--output_dir", tmp_path / "run")
     flags = ["train", *small, "--resume", tmp_path / "run"]
-    assert "the checkpoint is of epoch 2, and --epochs is 1" in refused(
-        *flags, "--epochs", 1, "--output_dir", tmp_path / "a"
-    )
+    assert_says(refused(*flags, "--epochs", 1, "--output_dir", tmp_path / "a"), "epoch 2", "--epochs is 1")
     for name, other in (("--ablation", "sa_only"), ("--img_size", "48")):
         message = refused(*flags, name, other, "--output_dir", tmp_path / name)
-        assert f"holds a run with other settings: {name[2:]} (" in message
+        assert_says(message, "other settings: ", f"{name[2:]} (")
 
 
 # --- models to evaluate ---
 
 
-def test_evaluating_what_is_no_model(dcal, refused, small, make_images, tmp_path):
-    assert refused("eval", tmp_path).startswith(f"no model at '{tmp_path}': ")
+def test_evaluating_invalid_models(dcal, refused, small, make_images, tmp_path):
+    assert_says(refused("eval", tmp_path), f"'{tmp_path}'", "best.safetensors")
     (tmp_path / "notes.txt").write_text("no model")
     assert "as .safetensors" in refused("eval", tmp_path / "notes.txt")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    assert "holds no settings and class names" in refused("eval", tmp_path / "foreign.safetensors")
+    assert "no settings and class names" in refused("eval", tmp_path / "foreign.safetensors")
 
     run = tmp_path / "run"
     dcal("train", *small, "--epochs=1", "--output_dir", run)
@@ -291,24 +290,24 @@ def test_evaluating_what_is_no_model(dcal, refused, small, make_images, tmp_path
         return refused("eval", tmp_path / "changed.safetensors")
 
     config = json.loads(metadata["config"])
-    assert "holds no settings" in with_header(config="{")
-    assert "holds no settings" in with_header(config="[1]")
-    assert "holds no settings" in with_header(classes="3")
+    assert "no settings" in with_header(config="{")
+    assert "no settings" in with_header(config="[1]")
+    assert "no settings" in with_header(classes="3")
     assert "unknown setting 'extra'" in with_header(config=json.dumps(config | {"extra": 1}))
     assert "unknown task 'other'" in with_header(config=json.dumps(config | {"task": "other"}))
-    assert "batch_size: expected a whole number" in with_header(config=json.dumps(config | {"batch_size": "x"}))
-    assert "does not fit the settings" in with_header(config=json.dumps(config | {"ablation": "sa_only"}))
-    assert "does not fit the settings" in with_header(classes='["a", "b"]')
+    assert_says(with_header(config=json.dumps(config | {"batch_size": "x"})), "batch_size: ", "whole number")
+    assert "does not fit" in with_header(config=json.dumps(config | {"ablation": "sa_only"}))
+    assert "does not fit" in with_header(classes='["a", "b"]')
 
-    assert refused("eval", run, "--batch_size", 0).startswith("eval_batch_size: expected a number of at least 1, got 0")
+    assert_says(refused("eval", run, "--batch_size", 0), "eval_batch_size: ", "at least 1", "got 0")
     assert "it does not exist" in refused("eval", run, "--data_root", tmp_path / "nowhere")
     other = make_images(tmp_path / "other")
     for split in ("train", "val"):
         (other / split / "bee").rename(other / split / "wasp")
     message = refused("eval", run, "--data_root", other)
-    assert "the model knows 3 classes (ant, bee, cat)" in message and "wasp" in message
+    assert_says(message, "3 classes (ant, bee, cat)", "wasp")
     (tmp_path / "file").mkdir()
-    assert "expected a file to write" in refused("eval", run, "--json", tmp_path / "file")
+    assert_says(refused("eval", run, "--json", tmp_path / "file"), "--json", "a file to write")
     best.write_bytes(best.read_bytes()[:5000])
     assert "cannot read" in refused("eval", run)
 
@@ -357,7 +356,7 @@ def test_a_broken_image_is_replaced_in_training_batches(dcal, small, make_images
     monkeypatch.setattr("dual_cross_attention.data.dataset.read_image", watch)
     outcome = dcal("train", *small, "--data_root", root, "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0
-    assert f"warning: unreadable image, replaced by the next one that can be read: {broken}: " in outcome.out
+    assert any_says(outcome.out.splitlines(), "warning: ", "unreadable", "replaced", f"{broken}: ")
     training = [path for path in read if "train" in path.parts]
     assert len(training) == 37  # 36 and the replacement
     assert training[training.index(broken) + 1] == root / "train" / "ant" / "00.png"
@@ -372,8 +371,7 @@ def test_no_training_image_can_be_read(shell, small, make_images, tmp_path, work
     done = shell(*small, "--data_root", root, "--num_workers", workers, "--output_dir", tmp_path / "run")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("dcal: error: none of the 36 training images can be read; the first: ")
-    assert str(root) in line
+    assert_says(line, "dcal: error: ", "none of the 36 training images", root)
 
 
 def test_no_test_image_can_be_read(dcal, small, make_images, tmp_path):
@@ -383,7 +381,7 @@ def test_no_test_image_can_be_read(dcal, small, make_images, tmp_path):
     flags = ["--data_root", root, "--max_bad_images", 18, "--output_dir", tmp_path / "run"]
     outcome = dcal("train", *small, *flags)
     assert outcome.status == 2
-    assert "none of the test images can be read" in outcome.err
+    assert "none of the test images" in outcome.err
 
 
 # --- from a shell ---
@@ -408,7 +406,7 @@ def test_a_shell_sees_one_line_and_the_status(shell, tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("dcal: error: cub: expected CUB_200_2011/")
+    assert_says(line, "dcal: error: cub: ", "CUB_200_2011/")
 
 
 @pytest.mark.slow
@@ -418,8 +416,7 @@ def test_weights_that_cannot_be_fetched(shell, small, tmp_path):
         done = shell(*small, "--backbone_kwargs={}", "--weights=imagenet", "--output_dir", tmp_path / "run")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("dcal: error: timm could not fetch the weights of 'vit_tiny_patch16_224'")
-    assert "--weights none" in line
+    assert_says(line, "dcal: error: ", "'vit_tiny_patch16_224'", "--weights none")
 
 
 def test_interrupting_is_no_error_of_the_program(dcal, small, tmp_path, monkeypatch):
@@ -429,4 +426,4 @@ def test_interrupting_is_no_error_of_the_program(dcal, small, tmp_path, monkeypa
     monkeypatch.setattr("dual_cross_attention.tasks.fgvc.FGVCTask.training_step", interrupt)
     outcome = dcal("train", *small, "--output_dir", tmp_path)
     assert outcome.status == 130
-    assert len(outcome.err.splitlines()) == 1 and "resumes from its last checkpoint" in outcome.err
+    assert len(outcome.err.splitlines()) == 1 and "last checkpoint" in outcome.err

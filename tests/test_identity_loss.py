@@ -69,7 +69,7 @@ def test_repeated_images_have_finite_gradients():
 @pytest.mark.parametrize("margin", [None, 0.3])
 @pytest.mark.parametrize("identities", [[0, 0, 1, 1, 2, 2, 0, 1], [0, 0, 0, 1, 2, 2, 3, 4]])
 def test_triplet_and_its_gradient_are_those_of_pytorch_metric_learning(margin, identities):
-    """The second batch has identities with one image: nobody to be near to, so no triplet of theirs."""
+    """The second batch has identities with a single image, which have no positive and thus no triplet."""
     torch.manual_seed(0)
     euclidean = LpDistance(normalize_embeddings=False)
     peer = TripletMarginLoss(margin or 0.0, smooth_loss=margin is None, distance=euclidean, reducer=MeanReducer())

@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 
 from dual_cross_attention.data import load_reid
 from dual_cross_attention.inference.model_files import read_model
-from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks import ReIDTask
 from dual_cross_attention.tasks import reid_data as reid
 from dual_cross_attention.training import run as training
 from dual_cross_attention.training import setup
-from tests.helpers import assert_refused
+from tests.helpers import BRANCHES, any_says, assert_refused, rows_of
 
 TESTED = ("dan", "eva", "bob")
 
@@ -31,13 +30,6 @@ def crowd(people) -> Path:
 @pytest.fixture
 def flags(small_reid) -> list[str]:
     return small_reid
-
-
-def rows_of(run: Path) -> list[dict[str, float]]:
-    return RunFolder(run).read_metrics()
-
-
-BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
 
 
 @pytest.mark.parametrize("ablation", BRANCHES)
@@ -105,9 +97,9 @@ def test_rankings_are_those_of_the_model_and_rerank_changes_them(dcal, flags, cr
         assert results[name]["rank1"] == pytest.approx(100 * sum(first_hits) / len(first_hits))
 
 
-def test_what_was_taken_for_a_camera_is_printed_by_every_command(dcal, flags, crowd, tmp_path):
+def test_the_source_of_cameras_is_printed_by_every_command(dcal, flags, crowd, tmp_path):
     data = ["--task=reid", "--dataset=folder", f"--data_root={crowd}"]
-    said = 'cameras: 2 in query and gallery, from the part of a file name before its first "_": door ('
+    said = 'before its first "_": door ('
     outcomes = [
         dcal("train", *flags, "--epochs=1", "--output_dir", tmp_path / "run"),
         dcal("eval", tmp_path / "run"),
@@ -116,12 +108,9 @@ def test_what_was_taken_for_a_camera_is_printed_by_every_command(dcal, flags, cr
     ]
     for outcome in outcomes:
         assert outcome.status == 0 and said in outcome.out, outcome
-        assert "folder: 2 identities are in both training and test" in outcome.out or outcome is outcomes[1]
+        assert "folder: 2 identities" in outcome.out or outcome is outcomes[1]
     evaluated = dcal("eval", tmp_path / "run", "--dataset=shards", f"--data_root={tmp_path / 'shards'}")
-    assert (
-        evaluated.status == 0
-        and "cameras: 2 in query and gallery, from the camera of each KEY.json: 0 (" in evaluated.out
-    )
+    assert evaluated.status == 0 and any_says(evaluated.out.splitlines(), "cameras: 2 in query", "KEY.json: 0 (")
     as_json = dcal("check-data", *data, "--num_workers=0", "--json", "-")
     assert as_json.status == 0 and json.loads(as_json.out)["splits"]  # nothing else is on the standard output
 
@@ -184,7 +173,7 @@ def test_every_epoch_has_an_order_of_its_own_and_a_run_repeats(dcal, flags, tmp_
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_run_goes_on(dcal, flags, tmp_path):
+def test_a_run_resumes(dcal, flags, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", whole).status == 0
     assert dcal("train", *flags, "--epochs=3", "--lr=1e-3", "--output_dir", broken).status == 0
@@ -229,9 +218,9 @@ def test_unreadable_images_are_named_counted_and_left_out(dcal, flags, make_peop
     assert len(lines) == 5 and not any("gallery/eva/hall_1.png" in line["gallery"] for line in lines)
 
 
-def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
+def test_invalid_input_is_an_error_of_one_line(dcal, flags, crowd, make_people, tmp_path):
     run = tmp_path / "run"
-    assert_refused(dcal("train", *flags, "--batch_size=16"), "a batch needs 8 identities, and there are 4")
+    assert_refused(dcal("train", *flags, "--batch_size=16"), "8 identities", "there are 4", "--batch_size 8 ")
     assert_refused(dcal("train", *flags, "--dataset=cub"), "unknown dataset 'cub'", "market1501")
     assert_refused(dcal("train", *flags, "--download", "true"), "cannot be downloaded")
     assert_refused(dcal("train", *flags, "--data_root=nowhere"), "folder needs data_root", "nowhere", "does not exist")
@@ -243,17 +232,13 @@ def test_bad_input_is_told_in_a_line(dcal, flags, crowd, make_people, tmp_path):
         path.unlink()
     for path in (lonely / "query").rglob("door_*"):
         path.unlink()
-    assert_refused(
-        dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries can be found", "another camera"
-    )
+    assert_refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries", "another camera")
     assert dcal("train", *flags, "--output_dir", run).status == 0
-    assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking: there is no folder 'no'")
-    assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking: expected a file to write")
-    assert_refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking: expected a file to write")
-    assert_refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth: expected at least 1, got 0")
-    assert_refused(
-        dcal("train", *flags, "--images_per_identity=1"), "images_per_identity: expected a number of at least 2"
-    )
+    assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking", "'no'")
+    assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking", "a file")
+    assert_refused(dcal("eval", run, "--save_ranking", "-"), "--save_ranking", "a file")
+    assert_refused(dcal("eval", run, "--ranking_depth", 0), "--ranking_depth", "at least 1", "got 0")
+    assert_refused(dcal("train", *flags, "--images_per_identity=1"), "images_per_identity", "at least 2")
     assert_refused(dcal("eval", run, "--dataset", "cub"), "unknown dataset 'cub'")
     assert_refused(dcal("eval", run, "--dataset", "market1501"), "market1501 needs data_root")
 

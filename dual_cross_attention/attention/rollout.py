@@ -80,7 +80,7 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
 
 def _row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int | None) -> Tensor:
     """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N)."""
-    if max_scores is None and _has_kernel(query, key):
+    if max_scores is None and has_kernel(query, key):
         from dual_cross_attention.attention.rollout_kernel import row_times_attention  # needs Triton
 
         with torch.cuda.device(row.device):  # Triton launches on the current device
@@ -90,7 +90,7 @@ def _row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: in
     return _row_times_chunks(row, query, key, max_scores)
 
 
-def _has_kernel(query: Tensor, key: Tensor) -> bool:
+def has_kernel(query: Tensor, key: Tensor) -> bool:
     """Whether the fused kernel takes these, and runs here."""
     return (
         HAS_TRITON
@@ -99,12 +99,12 @@ def _has_kernel(query: Tensor, key: Tensor) -> bool:
         and query.dtype in KERNEL_DTYPES
         and query.shape[-1] <= KERNEL_HEAD_DIM
         and torch.cuda.get_device_capability(query.device) >= KERNEL_CAPABILITY
-        and _kernel_runs(query.device, query.dtype, query.shape[-1])
+        and kernel_runs(query.device, query.dtype, query.shape[-1])
     )
 
 
 @cache
-def _kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
     """Tried once: Triton needs a C compiler, and the tiles shared memory, which not every machine with a GPU has."""
     try:
         from dual_cross_attention.attention.rollout_kernel import row_times_attention

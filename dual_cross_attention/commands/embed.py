@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     show_log(console)
     from dual_cross_attention.inference import feature_files as files
     from dual_cross_attention.inference.part_file import PartFile
-    from dual_cross_attention.inference.prediction_files import check_suffix
+    from dual_cross_attention.inference.row_files import check_suffix
     from dual_cross_attention.inference.streaming import write_stream
 
     output = Path(options.output)

@@ -47,12 +47,13 @@ def run(arguments: list[str]) -> int:
     show_log(console)
     from dual_cross_attention.inference import prediction_files as files
     from dual_cross_attention.inference.part_file import PartFile
+    from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix
     from dual_cross_attention.inference.streaming import write_stream
 
     is_file = options.output not in (None, "-")
     if is_file:
         check_writable("output", options.output)
-        files.check_suffix(Path(options.output), files.SUFFIXES)
+        check_suffix(Path(options.output), SUFFIXES)
     images = find_inputs(options, console)
     model, arguments = open_model(options)
     if model.task == "reid":
@@ -87,7 +88,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _print_lines(predictions: Iterable["Prediction"]) -> int:
-    from dual_cross_attention.inference.prediction_files import as_line, as_row
+    from dual_cross_attention.inference.prediction_files import as_row
+    from dual_cross_attention.inference.row_files import as_line
 
     status = 0
     for prediction in predictions:

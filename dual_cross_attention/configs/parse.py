@@ -1,4 +1,4 @@
-"""Which settings a run has: the defaults of its dataset, under files, under flags."""
+"""Resolves the settings of a run: flags override files, which override the dataset's defaults."""
 
 import logging
 from argparse import ArgumentParser
@@ -21,7 +21,7 @@ HINTS = {
     "val_fraction": "re-identification is tested on query and gallery images of other identities than those it trains "
     "on: give train/, query/ and gallery/"
 }
-"""For settings that users look for in another task."""
+"""Hints for settings of another task."""
 
 
 def parse_config(arguments: Sequence[str]) -> TrainingConfig:
@@ -32,7 +32,7 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
         SystemExit: --help was among the arguments and is printed, with the defaults of the dataset that is chosen.
     """
     first = ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("task", "dataset"):  # they decide how all else is read
+    for name in ("task", "dataset"):  # they determine the other settings
         first.add_argument(f"--{name}", nargs="?")
     first.add_argument("--config", nargs="?", action="append", default=[])
     found = vars(first.parse_known_args(arguments)[0])
@@ -103,7 +103,7 @@ def as_of(config: TrainingConfig, version: int) -> TrainingConfig:
 
 
 def restore_config(values: Mapping[str, Any], source: str) -> TrainingConfig:
-    """The settings that a run wrote down, typed again; those that did not exist yet have the value of that time.
+    """Restores the typed settings of a run; settings that did not exist yet have the value of that time.
 
     Args:
         source: where they are from, for errors.

@@ -9,7 +9,7 @@ from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version,
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import short_repr
 
-LARGEST = 2**53  # of a number without a limit of its own: a float holds every whole number up to it
+LARGEST = 2**53  # default upper limit of numbers: floats represent all integers up to it exactly
 MAX_SIDE = 4096  # 65,536 patches of 16 x 16: beyond, position embeddings alone fill the memory
 
 Config = TypeVar("Config", bound="TrainingConfig")

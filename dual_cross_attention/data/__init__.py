@@ -1,4 +1,4 @@
-"""Datasets, and how their images reach the model."""
+"""Datasets, data loaders and transforms."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Images kept in memory, decoded and resized, so that they are read from disk in the first epoch only."""
+"""In-memory cache of decoded and resized images, which are read from disk in the first epoch only."""
 
 import math
 import mmap
@@ -14,54 +14,53 @@ from dual_cross_attention.errors import InputError
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
-USABLE = 0.9  # of the memory that is available: model, batches and the workers themselves need some too
+USABLE = 0.9  # share of the available memory; model, batches and workers need the rest
 
 
 class ImageCache:
-    """Pixels by number, shared with every process that is forked after this was made, whichever of them reads first.
+    """Pixels by image number, shared with all processes forked after construction.
 
-    The memory is an anonymous shared mapping: the system gives pages as they are written, and it is not in /dev/shm,
-    which containers limit to 64 MB. It cannot be pickled, so processes that are spawned cannot have it.
+    The memory is an anonymous shared mapping: pages are allocated when they are written, outside of /dev/shm, which
+    containers limit to 64 MB. It cannot be pickled, so spawned processes cannot share it.
 
     Args:
         count: images.
         size: (height, width) of each in pixels.
 
     Raises:
-        InputError: the system refuses to map as much.
+        InputError: the system refuses a mapping of this size.
     """
 
     def __init__(self, count: int, size: tuple[int, int]):
         try:
             memory = mmap.mmap(-1, count + pixel_bytes(count, size))
-        except OSError as error:  # a limit of this process (ulimit -v), or a system that promises no more than it has
+        except OSError as error:  # a limit of this process (ulimit -v), or a system without overcommit
             raise InputError(f"{_needs(count, size)}, which the system refuses ({error.strerror}): {ADVICE}") from error
         self._filled = torch.frombuffer(memory, dtype=torch.uint8, count=count)
         self._pixels = torch.frombuffer(memory, dtype=torch.uint8, offset=count).view(count, 3, *size)
 
     def get(self, index: int, read: Callable[[int], Tensor]) -> Tensor:
-        """Image `index`, uint8 (3, height, width), not to be written to; `read(index)` gives it the first time.
-
-        What `read` raises goes through, and nothing is kept: the image is tried again the next time.
+        """Returns image `index`, read-only uint8 (3, height, width), from `read(index)` at the first access. Exceptions
+        of `read` propagate, and nothing is cached.
         """
         if not self._filled[index]:
             self._pixels[index] = read(index)
-            self._filled[index] = 1  # after the pixels: another process may be waiting to see it
+            self._filled[index] = 1  # after the pixels: other processes check it first
         return self._pixels[index]
 
 
 def pixel_bytes(count: int, size: tuple[int, int]) -> int:
-    """Bytes of so many uint8 images (3, *size)."""
+    """Size in bytes of `count` uint8 images (3, *size)."""
     return count * 3 * size[0] * size[1]
 
 
 def check_memory(count: int, size: tuple[int, int]) -> None:
-    """Before anything is read: whether so many images of (height, width) pixels can be kept.
+    """Checks, before anything is read, whether the images fit into memory.
 
     Raises:
-        InputError: they need more than this process can take, or its share where a machine runs several.
+        InputError: they need more than the available memory, or this rank's share of it.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # as torchrun and accelerate launch say it
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun and accelerate launch
     available = available_memory()
     if processes * pixel_bytes(count, size) > USABLE * available:
         several = f" in each of {processes} processes" if processes > 1 else ""
@@ -72,12 +71,12 @@ def check_memory(count: int, size: tuple[int, int]) -> None:
 
 
 def available_memory() -> float:
-    """Bytes that can still be taken: what the machine has left, or a control group if that is less."""
+    """Available memory in bytes: of the machine, or of the control group if that is less."""
     return min(psutil.virtual_memory().available, *map(_left_in, _control_groups()))
 
 
 def _control_groups() -> list[Path]:
-    """This process's control group (version 2: a container, a batch system's job) and those around it."""
+    """Yields this process's control group (version 2: a container, a batch job) and its parents."""
     try:
         lines = OWN_CGROUP.read_text().splitlines()
     except OSError:  # not Linux
@@ -87,13 +86,13 @@ def _control_groups() -> list[Path]:
 
 
 def _left_in(group: Path) -> float:
-    """Bytes that a control group can still take."""
+    """Available memory of a control group in bytes."""
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # there is no such group, or it has no limit: "max"
+    except (OSError, ValueError):  # the group does not exist, or has no limit ("max")
         return math.inf
-    # Files that were read count as used, and are reclaimed when memory is needed.
+    # The page cache counts as used, but is reclaimable.
     return limit - used + int(parts["active_file"]) + int(parts["inactive_file"])
 
 

@@ -1,4 +1,4 @@
-"""Several sequences as one, without a copy of what they hold."""
+"""A lazy concatenation of sequences, without copies."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -19,6 +19,6 @@ class ConcatSequence(Sequence[Item]):
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, position: int) -> Item:
-        position = range(len(self))[position]  # negative ones, and those beyond
+        position = range(len(self))[position]  # negative and out of range
         part = bisect_right(self.ends, position)
         return self.parts[part][position - (self.ends[part - 1] if part else 0)]

@@ -1,4 +1,4 @@
-"""The dataset of a loader: an image read, augmented and labelled, as a pure function of its `SampleKey`."""
+"""The dataset of a loader: an image read, augmented and labeled, as a pure function of its `SampleKey`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ class ImageDataset(Dataset):
         return len(self.image_list)
 
     def name(self, index: int) -> str:
-        """What image `index` is called in messages: its path, or its number if it is in memory."""
+        """Name of image `index` in messages: its path, or its number if it is in memory."""
         image = self.image_list.images[index]
         return f"image {index}" if isinstance(image, Image.Image) else f"{image}"
 
@@ -70,8 +70,8 @@ class ImageDataset(Dataset):
 
         Raises:
             IndexError: the index is not in the list.
-            InputError: in training, if no image of the list can be read, or none of `MAX_IN_A_ROW` consecutive ones: a
-                batch that looks for a readable one among 100,000 broken ones would never come.
+            InputError: in training, if no image of the list can be read, or none of `MAX_IN_A_ROW` consecutive ones:
+                searching 100,000 broken images would block a batch for too long.
         """
         epoch, index, repeat = key if isinstance(key, tuple) else SampleKey(0, key)
         if not 0 <= index < len(self):

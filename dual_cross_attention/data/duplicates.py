@@ -9,7 +9,7 @@ from pathlib import Path
 from dual_cross_attention.untrusted_files import open_regular
 
 FIRST_BYTES = 1 << 12
-"""Read of files of equal size before whole files are: in large datasets, many files have equal sizes."""
+"""Bytes that are compared first for files of equal size, which large datasets have many of."""
 AT_ONCE = 1 << 20
 
 
@@ -34,7 +34,7 @@ def _grouped(group: Iterable[int], paths: Sequence[Path], key: Callable[[Path], 
     for position in group:
         try:
             found[key(paths[position])].append(position)
-        except (OSError, ValueError):  # reading the images names it, with the reason
+        except (OSError, ValueError):  # reported with its reason when the images are read
             continue
     return [positions for positions in found.values() if len(positions) > 1]
 

@@ -24,7 +24,7 @@ from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.untrusted_files import open_regular
 
-AT_ONCE = 1 << 16  # names that are hashed at a time
+AT_ONCE = 1 << 16  # names per update of the hash
 MEASURED = 1024  # images of a split whose sizes are read
 SAMPLED = 16  # images of a split whose bytes are read
 SAMPLED_BYTES = 1 << 16  # of each of them
@@ -46,7 +46,7 @@ class SplitFingerprint:
 
 @dataclass(frozen=True)
 class DataFingerprint:
-    """What tells one dataset from another.
+    """Fingerprint of a dataset.
 
     Args:
         dataset: its name.
@@ -133,7 +133,7 @@ def fingerprint_split(images: Sequence[ImageSource], *labels: Sequence[int]) -> 
             digest.update(np.ascontiguousarray(np.asarray(each), dtype="<i8").tobytes())
         if len(images) and isinstance(images[0], Path):
             paths = [os.fspath(path) for path in images]
-            # The first and the last in sorted order have in common what all have in common.
+            # The common prefix of the first and the last in sorted order is that of all.
             folder = os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))])
             start = len(folder) + 1 if folder else 0
             sample = _sample(images)
@@ -146,7 +146,7 @@ def _sample(images: Sequence[Path]) -> str:
     """A hash over the sizes of some images and the first bytes of fewer, evenly spaced."""
     digest = hashlib.blake2b(digest_size=16)
     for place in _spaced(len(images), MEASURED):
-        with suppress(OSError, ValueError):  # an image that cannot be read has neither
+        with suppress(OSError, ValueError):  # an unreadable image contributes nothing
             digest.update(b"%d %d\0" % (place, os.stat(images[place]).st_size))
     for place in _spaced(len(images), SAMPLED):
         with suppress(OSError, ValueError), open_regular(images[place]) as file:
@@ -159,7 +159,7 @@ def _spaced(count: int, wanted: int) -> np.ndarray:
 
 
 def _of_index(index: Index) -> bytes:
-    """What an index says of its archives without their times, which a copy does not keep."""
+    """Content of an index without modification times, which a copy does not keep."""
     about = {name: index.about[name] for name in ("labels", "counts", "cameras", "pictures")}
     archives = [[name, size] for name, (size, _) in index.about["archives"].items()]
     return json.dumps([about, archives, index.digest], sort_keys=True).encode("utf-8", "surrogatepass")

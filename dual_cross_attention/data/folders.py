@@ -1,4 +1,4 @@
-"""Finding the folder of a dataset, and saying what is there instead."""
+"""Finds the folder of a dataset, and describes what a folder contains."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Of files that are taken for images, in any case."""
+"""Extensions of image files, in any case."""
 OFFICIAL_NAMES = {
     "CUB_200_2011",
     "stanford_cars",
@@ -19,13 +19,13 @@ OFFICIAL_NAMES = {
     "MSMT17_V2",
     "VeRi",
 }
-"""Of folders of released datasets, some of which have the same files: none is taken for another one."""
+"""Folder names of released datasets, so that one is not taken for another with equal file names."""
 ARCHIVERS_OWN = "__MACOSX"
 """A folder that macOS adds to zip archives; it holds no data."""
 
 
 def absolute(path: Path) -> Path:
-    """The path from the file system's root on. Links are kept, except those before a `..`, which leads up from where
+    """Returns the absolute path. Links are kept, except those before a `..`, which leads up from where
     they point to.
 
     Raises:
@@ -44,14 +44,14 @@ def absolute(path: Path) -> Path:
 def own_folder(data_root: Path, name: str, marker: str, wrapped: bool = True) -> Path | None:
     """The folder of a dataset in its official layout, which has `marker` (a path in it).
 
-    Looked at are `data_root`, its subfolder NAME, NAME/NAME (as archives unpack), ANY/NAME (as collections of datasets
-    keep them), and with `wrapped` also the only folder in `data_root`, unless it has another dataset's official name.
+    Searches `data_root`, its subfolder NAME, NAME/NAME (as archives unpack), ANY/NAME (collections of datasets), and
+    with `wrapped` also the only folder in `data_root`, unless it has another dataset's official name.
 
     Args:
         data_root: where to look.
         name: the official name of the folder.
-        marker: what only the dataset's own folder has.
-        wrapped: whether a folder of another name will do.
+        marker: a path that only the dataset's own folder has.
+        wrapped: whether a folder of another name is accepted.
 
     Returns:
         None if there is none.
@@ -118,7 +118,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder of this name is meant to be seen."""
+    """Whether a file or folder is not hidden."""
     return not name.startswith(".") and name != ARCHIVERS_OWN
 
 
@@ -136,7 +136,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def what_is_in(folder: Path, shown: int = 6) -> str:
-    """What a folder holds, in a few words, for an error message."""
+    """Describes the content of a folder for an error message."""
     if not os.path.exists(folder):  # False too for what cannot be a name
         return "it does not exist"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Lists of labelled images, and reading untrusted files so that a broken one does not end a run."""
+"""Lists of labeled images, and reading untrusted files so that a broken one does not end a run."""
 
 import os
 import warnings
@@ -16,15 +16,15 @@ from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import open_regular
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""PIL's formats that are read, whatever the file is called: those of `folders.EXTENSIONS`. Others PIL would hand to
-programs of the system (EPS to Ghostscript), which is no place for an untrusted file."""
+"""PIL's formats that are read, whatever the file is called: those of `folders.EXTENSIONS`. PIL would pass others to
+external programs (EPS to Ghostscript), which must not get untrusted files."""
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of one."""
 MAX_PIXELS = 178_956_970
-"""Of an image: 0.5 GB in RGB, and what PIL takes for a decompression bomb beyond (twice Image.MAX_IMAGE_PIXELS)."""
+"""Largest image: 0.5 GB in RGB; beyond, PIL reports a decompression bomb (twice Image.MAX_IMAGE_PIXELS)."""
 MAX_BYTES = 2 * 2**30
-"""Of a file: more than MAX_PIXELS take without compression. Some of PIL's decoders read all of it first."""
-# Between half of MAX_PIXELS and all of it, PIL warns; what is too large is decided here.
+"""Largest file: more than MAX_PIXELS need without compression. Some decoders of PIL read the whole file first."""
+# PIL warns between half of MAX_PIXELS and MAX_PIXELS; the limit is checked here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 ImageSource = Path | Member | Image.Image
@@ -36,9 +36,9 @@ class ImageList:
     """Images, as files or as PIL images, and the class of each.
 
     Args:
-        images: where to read them, or the images themselves.
-        labels: class indices from 0, as many as images.
-        block: how many to shuffle at a time, see `ShuffledBatchSampler`; None: all.
+        images: files, archive members, or PIL images.
+        labels: (images,) class indices from 0.
+        block: number of images that are shuffled at a time, see `ShuffledBatchSampler`; None: all.
     """
 
     images: Sequence[ImageSource]
@@ -54,7 +54,7 @@ class ImageList:
 
 
 class UnreadableImage(Exception):
-    """A file is missing, or holds no image that can be decoded; the message is "path: reason", in a line.
+    """A file is missing or cannot be decoded; the message is "path: reason" in one line.
 
     Args:
         path: the file, exactly as it is named.
@@ -62,7 +62,7 @@ class UnreadableImage(Exception):
     """
 
     def __init__(self, path: str, reason: str):
-        super().__init__(path, reason)  # both, or it could not be sent between processes
+        super().__init__(path, reason)  # both, so that it can be pickled
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ def open_bytes(image: Path | Member) -> BinaryIO:
 
 @contextmanager
 def open_image(image: ImageSource) -> Iterator[Image.Image]:
-    """An image whose header is read and whose pixels are not yet: nothing large is allocated.
+    """Opens an image and reads its header only: nothing large is allocated.
 
     Whatever is raised inside, by PIL while it decodes, also becomes the error below.
 
@@ -101,7 +101,7 @@ def open_image(image: ImageSource) -> Iterator[Image.Image]:
                         "no decompression bomb, make it smaller"
                     )
                 yield opened
-    except Exception as error:  # what decoders raise on damaged bytes is not limited to any list of types
+    except Exception as error:  # decoders raise any type on damaged bytes
         name = "an image in memory" if isinstance(image, Image.Image) else f"{image}"
         raise UnreadableImage(name, _reason(error)) from error
 
@@ -148,7 +148,7 @@ def _opened(file: BinaryIO) -> Image.Image:
 
 @contextmanager
 def _whole_images_only() -> Iterator[None]:
-    """A file that ends too early is refused, even where another library has told PIL to fill the rest with gray."""
+    """Refuses truncated files, even if another library has set PIL's LOAD_TRUNCATED_IMAGES."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         yield
@@ -172,7 +172,7 @@ def _decode_smaller(opened: Image.Image, size: tuple[int, int]) -> None:
     which moves the image by a fraction of a pixel (up to 6 of 255), so these are decoded whole.
     """
     height, width = size
-    if opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lies on its side in the file
+    if opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # stored rotated
         height, width = width, height
     for factor in (8, 4, 2):
         smaller = opened.width // factor, opened.height // factor

@@ -1,4 +1,4 @@
-"""Which labels many images have."""
+"""Distinct labels of many images."""
 
 from collections.abc import Sequence
 

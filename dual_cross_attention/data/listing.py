@@ -1,4 +1,4 @@
-"""All images below a folder, and the files that look like images and are not taken."""
+"""Lists the images below a folder, and the files that look like images and are left out."""
 
 import os
 import re
@@ -12,18 +12,18 @@ from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import open_regular
 
 FolderId = tuple[int, int]
-"""Device and inode: two paths with the same one lead to one folder."""
+"""Device and inode, which identify a folder."""
 
 OTHER_EXTENSIONS = re.compile(
     r"\.(apng|arw|avif|cr2|cr3|dib|dng|exr|heic|heif|hif|ico|j2c|j2k|jfi|jfif|jif|jp2|jpc|jpe|jpf|jpx|jxl|jxr|nef|orf"
     r"|pbm|pcx|pfm|pgm|pnm|psd|qoi|rw2|sgi|svg|tga|xbm|xpm)"
 )
-"""Of images that are not taken; they are known by their names, others by their first bytes."""
+"""Extensions of image formats that are not read; other files are recognized by their first bytes."""
 SIDECARS = re.compile(
     r"\.(bin|cls|csv|db|gz|html?|ini|jsonl?|log|mat|md|np[yz]|pdf|pickle|pkl|pt|py|sqlite|tar|tfrecord|toml|tsv|txt|url"
     r"|xlsx?|xml|ya?ml|zip)"
 )
-"""Of files that lie beside images: they are not opened to see whether they are some."""
+"""Extensions of other files that are common next to images: they are not opened."""
 MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0\0\0\0|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP|P[1-6]\s+\d|8BPS\0\x01"
     rb"|\0\0\0\x0c(jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a|.{4}ftyp(avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1)"
@@ -35,14 +35,14 @@ MAGIC = re.compile(
 
 @dataclass
 class Listing:
-    """What is below a folder. All are paths, in the order in which they were come across.
+    """Files below a folder, as paths in the order of traversal.
 
     Args:
         images: files that are taken: those in the folder itself, then subfolder by subfolder, each sorted by name.
         nested: those of them in subfolders.
         other: files that look like images, but have none of `EXTENSIONS`.
         hidden: images that are hidden, or in hidden folders.
-        repeated: folders that a link leads to, and that are read already, or hold the folder that is listed.
+        repeated: targets of links that are read already, or that contain the listed folder.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Listing:
     repeated: list[Path] = field(default_factory=list)
 
     def add(self, more: "Listing") -> None:
-        """Appends what another listing has."""
+        """Appends another listing."""
         for name in ("images", "nested", "other", "hidden", "repeated"):
             getattr(self, name).extend(getattr(more, name))
 
@@ -68,9 +68,9 @@ def list_images(
 
     Args:
         folder: where to look.
-        above: folders that are not read, whatever leads there: those that hold `folder`.
-        deep: False: only what is in the folder itself; its subfolders are not looked at.
-        visible: False: the folder counts as hidden, and so does all that is in it.
+        above: parents of `folder`, which are not read through links.
+        deep: False: only the folder itself, without subfolders.
+        visible: False: the folder and its content count as hidden.
         known: paths of files that the listing leaves out, below `folder` as it is spelled.
 
     Raises:
@@ -92,7 +92,7 @@ def list_images(
             continue
         seen.add(identity)
         inner = []
-        prefix = os.fspath(current / "x")[:-1]  # strings, as making a Path takes 10 times as long as looking one up
+        prefix = os.fspath(current / "x")[:-1]  # strings: constructing a Path takes 10 times as long as a lookup
         for name, is_folder in entries:
             if prefix + name in known:
                 continue
@@ -120,7 +120,7 @@ def folder_id(folder: Path) -> FolderId:
 
 
 def left_out_warnings(where: str, listing: Listing) -> list[str]:
-    """A warning for each kind of file that looks like an image and is not taken."""
+    """Warnings for each kind of file that looks like an image and is left out."""
     warnings = []
     if listing.other:
         look = "look" if len(listing.other) > 1 else "looks"
@@ -143,17 +143,17 @@ def left_out_warnings(where: str, listing: Listing) -> list[str]:
 
 
 def not_listed_warnings(where: str, folder: Path, listed: Iterable[Path], list_file: str) -> list[str]:
-    """A warning if a folder has images that a list of its images does not name, and those of `left_out_warnings`.
+    """Warns about images in a folder that its list does not name; adds the warnings of `left_out_warnings`.
 
     Args:
         where: the dataset, for the message.
-        folder: what holds the images; also in subfolders.
+        folder: folder of the images, with subfolders.
         listed: the images that are taken, below `folder`.
-        list_file: what the list is called.
+        list_file: name of the list.
     """
     try:
         found = list_images(folder, known={os.fspath(path) for path in listed})
-    except OSError as error:  # the images may be readable all the same: their names are known
+    except OSError as error:  # the listed images may still be readable
         return [
             f"{where}: {escape(error.filename or folder)} cannot be listed ({error.strerror}): images that are not "
             f"in {list_file} are not counted"

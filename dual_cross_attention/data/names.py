@@ -1,4 +1,4 @@
-"""Names in Unicode, which may be composed ("é", NFC) or decomposed ("e" and an accent, NFD; as macOS writes them)."""
+"""Unicode names, composed ("é", NFC) or decomposed ("e" and an accent, NFD, as macOS writes them)."""
 
 import os
 import unicodedata

@@ -1,4 +1,5 @@
-"""Pixels of any type → 8-bit RGB: scaled where the file or the type gives the range, refused where it is unknown."""
+"""Converts pixels of any type to 8-bit RGB: scaled if the file or the type gives the range, refused if it is
+unknown."""
 
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Stored(NamedTuple):
     Args:
         bits: per value.
         signed: whether they may be negative.
-        inverted: whether 0 is white, and PIL leaves it at that.
+        inverted: whether 0 is white and PIL does not invert it.
     """
 
     bits: int
@@ -30,17 +31,17 @@ class Stored(NamedTuple):
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The pixels, decoded to the last, with EXIF orientation applied, and in RGB with 8 bits a channel.
+    """Decodes all pixels, applies EXIF orientation, and converts to RGB with 8 bits per channel.
 
     - 16 bits (and 12, where the file says so) keep the upper 8;
     - signed integers are scaled from their positive range, 0 to 127 or 32,767, if none is negative;
     - 32-bit integers are kept if they are from 0 to 255: the range of larger ones is unknown;
-    - floats from 0 to 1 are multiplied by 255; whole numbers up to 255 are kept;
-    - what is transparent becomes white.
+    - floats from 0 to 1 are multiplied by 255; integers up to 255 are kept;
+    - transparent pixels become white.
 
     Raises:
         ValueError: values of another range, which is named.
-        Exception: whatever PIL raises on damaged files.
+        Exception: any exception of PIL on damaged files.
     """
     stored = _stored(image)
     image = ImageOps.exif_transpose(image)

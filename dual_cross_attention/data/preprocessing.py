@@ -63,7 +63,7 @@ class Preprocessing:
         """Reads what `to_json` wrote; `source` is where it is from, for errors.
 
         Raises:
-            InputError: it is something else, or sizes and numbers that cannot be.
+            InputError: invalid content, sizes or numbers.
         """
         try:
             read = json.loads(text)

@@ -1,4 +1,4 @@
-"""What is known of a dataset before it is read, and reading it by its name."""
+"""Registry entries of datasets, and loading a dataset by its name."""
 
 import difflib
 import errno
@@ -36,6 +36,10 @@ class DatasetEntry(Generic[Data]):
         by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
         find: the dataset's own folder in (or below) a folder, by its official names; None if it is not there. Without
             it, the dataset has no official names, and `data_root` is always needed.
+        has_val_or_test: whether its test images are in val or test, and are read without the training images. `load`
+            takes `train` and `split` then.
+        takes_val_fraction: whether it may come without a split, and `load` takes `val_fraction`.
+        may_have_other_classes: whether test images may be of classes that a model does not know.
     """
 
     description: str
@@ -45,6 +49,19 @@ class DatasetEntry(Generic[Data]):
     no_download: str | None = None
     by_pattern: bool = False
     find: Callable[[Path], Path | None] | None = None
+    has_val_or_test: bool = False
+    takes_val_fraction: bool = False
+    may_have_other_classes: bool = False
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it is generated, not read from disk."""
+        return self.layout is None
+
+
+def names_where(registry: Mapping[str, DatasetEntry[Any]], capability: str) -> list[str]:
+    """Names of the datasets that have a capability, an attribute of `DatasetEntry`; for messages."""
+    return [name for name, entry in registry.items() if getattr(entry, capability)]
 
 
 def load_by_name(
@@ -65,14 +82,15 @@ def load_by_name(
         **options: passed on to the entry's `load`.
 
     Raises:
-        InputError: an unknown name, a missing or wrong `data_root`, a download that is not on offer, or a dataset that
+        InputError: an unknown name, a missing or wrong `data_root`, a dataset that cannot be downloaded, or a dataset
+            that
             cannot be used.
     """
     if name not in registry:
         raise InputError(f"unknown dataset {name!r}{_closest(name, registry)}; there are: {', '.join(registry)}")
     entry = registry[name]
-    if entry.layout is None and data_root is not None:
-        others = [known for known, other in registry.items() if other.layout]
+    if entry.is_synthetic and data_root is not None:
+        others = [known for known, other in registry.items() if not other.is_synthetic]
         raise InputError(
             f"{name} is synthetic and takes no data_root, but {data_root} was given; "
             f"did you mean the dataset {others[0]}, or folder (your own images)?"
@@ -80,7 +98,7 @@ def load_by_name(
     if download and entry.no_download is not None:
         get = f"; get it from {entry.source}" if entry.source.startswith("http") else ""
         raise InputError(f"{name} cannot be downloaded from here: {entry.no_download}{get}")
-    if entry.layout is None:
+    if entry.is_synthetic:
         return entry.load(**options)
     wanted = f"{name} needs data_root, a folder with {entry.layout}"
     if data_root is None and (data_root := find_data_root(registry, name)) is None:
@@ -91,7 +109,7 @@ def load_by_name(
         raise InputError(f"{wanted}; it was given, but is empty: is a variable of the shell not set?")
     try:
         root = absolute(Path(typed).expanduser())
-    except (OSError, RuntimeError) as error:  # no working directory; a user whom the system does not know
+    except (OSError, RuntimeError) as error:  # no working directory; an unknown user
         raise InputError(f"{wanted}; {escape(typed)} was given: {error}") from error
     try:
         return _load(entry, name, root, wanted, download, options)

@@ -1,4 +1,4 @@
-"""Batch samplers: which images of which epoch make which micro-batch, as a pure function of seed and epoch."""
+"""Batch samplers: the images of each micro-batch, as a pure function of seed and epoch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -8,12 +8,12 @@ import numpy as np
 
 
 class SampleKey(NamedTuple):
-    """All that a sample of `ImageDataset` depends on, beside the dataset's arguments.
+    """Key of a sample of `ImageDataset`, which depends only on it and the dataset's arguments.
 
     Args:
         epoch: counted from 1 in training; 0 in evaluation.
         index: of the image in the list.
-        repeat: how often the image came before in this epoch, so that each time is augmented differently.
+        repeat: number of earlier occurrences in this epoch, so that each is augmented differently.
     """
 
     epoch: int
@@ -24,13 +24,13 @@ class SampleKey(NamedTuple):
 class EpochBatchSampler(ABC):
     """Micro-batches of every epoch.
 
-    The result depends on the arguments alone, so a run that was interrupted, or continues on another number of ranks,
-    sees the batches that it would have seen.
+    The result depends on the arguments alone, so a resumed run, or one on another number of ranks, gets the same
+    batches.
 
     Attributes:
         num_batches: of an epoch; the same for every epoch.
-        unit: images of a batch that stay together wherever it is split: K of an identity.
-        smallest: fewest images that can be trained on at a time.
+        unit: number of images that are never split between chunks of a batch: K of an identity.
+        smallest: least number of images of a chunk.
     """
 
     num_batches: int
@@ -82,8 +82,8 @@ class ShuffledBatchSampler(EpochBatchSampler):
     The last batch is kept when it is smaller, unless it has fewer than `min_batch` images.
 
     With `block`, consecutive images are shuffled in blocks, and the blocks are in random order too. That takes the
-    memory of one block, and images that are read at about the same time are close to each other on the disk. It is as
-    good as one shuffle if the images lie in random order.
+    memory of one block, and reads are close to each other on the disk. It is equivalent to a full shuffle if the images
+    are stored in random order.
 
     Args:
         count: images.

@@ -1,4 +1,4 @@
-"""Keeping count of images that could not be read, while a run continues without them, up to a limit."""
+"""Counts unreadable images; a run continues without them up to a limit."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -57,7 +57,7 @@ class UnreadableImages:
             yield batch
 
     def add(self, image: Unreadable) -> None:
-        """Takes note of an image; raises as `watch` does."""
+        """Records an image; raises as `watch` does."""
         path, reason, replaced = image
         if path in self.found:
             return
@@ -67,7 +67,7 @@ class UnreadableImages:
         self._judge()
 
     def merge(self, found: dict[str, str]) -> None:
-        """Takes note of what another process has found; raises as `watch` does."""
+        """Records unreadable images of another rank; raises as `watch` does."""
         new = {path: reason for path, reason in found.items() if path not in self.found}
         for path, reason in new.items():
             self.tell(f"unreadable image: {escape(path)}: {reason}")

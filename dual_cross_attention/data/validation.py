@@ -1,4 +1,4 @@
-"""Looking at every image of a dataset before a training does: what is broken, odd, or in two splits at once."""
+"""Checks every image of a dataset before training: broken or odd images, and duplicates across splits."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
 
 TINY = 8
-"""Pixels; an image with a shorter side is reported as tiny."""
+"""Side in pixels below which an image is reported as tiny."""
 LARGE = 89_478_485
 """Pixels from which PIL would warn of a decompression bomb; half of what is read at all (`MAX_PIXELS`)."""
 FEW = 8
@@ -28,10 +28,10 @@ DARK_BELOW = 32
 """Brightest value of an image below which it is called dark. The most common cause: the 12 bits of a sensor in a 16-bit
 file, which does not say so, become 16 levels, 0 to 15; 13 bits become 32."""
 CONSTANT, FEW_LEVELS, DARK = "constant", "few levels", "dark"
-"""What findings of such images begin with."""
+"""Prefix of findings about such images."""
 USUAL_MODES = ("RGB", "L")
-AT_ONCE = 16  # images that a process is given at a time
-AHEAD = 64  # such portions for each process, before a new pool is started
+AT_ONCE = 16  # images per task of a worker
+AHEAD = 64  # tasks per worker before a new pool is started
 
 
 class Finding(NamedTuple):
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
     Args:
         split: in which it is.
         path: the file, exactly as it is named.
-        reason: what is wrong or odd.
+        reason: the problem.
     """
 
     split: str
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Split:
-    """What a split has.
+    """Statistics of a split.
 
     Args:
         images: how many.
@@ -65,7 +65,7 @@ class Split:
 
 @dataclass
 class DataReport:
-    """What was found in a dataset.
+    """Report on a dataset.
 
     Args:
         splits: by name.
@@ -96,7 +96,7 @@ class DataReport:
 
 
 class Look(NamedTuple):
-    """What is seen of an image.
+    """Result of checking an image.
 
     Args:
         broken: why it cannot be read; None: it can.
@@ -121,7 +121,7 @@ def look_at(image: ImageSource) -> Look:
         digest = None if isinstance(image, Image.Image) else _digest(image)
     except UnreadableImage as error:
         return Look(error.reason, odd, None)
-    except OSError as error:  # it was there a moment ago
+    except OSError as error:  # it has disappeared since
         return Look(error.strerror or f"{error}", odd, None)
     if min(width, height) < TINY:
         odd.append(f"tiny: {width}x{height} pixels")
@@ -141,7 +141,7 @@ def look_at(image: ImageSource) -> Look:
 
 
 def count_levels(image: Image.Image) -> int:
-    """Of an image in RGB: how many of the 256 values occur, in the channel that has most."""
+    """Number of distinct values in an RGB image, of the channel with the most."""
     histogram = image.histogram()
     return max(sum(count > 0 for count in histogram[first : first + 256]) for first in (0, 256, 512))
 
@@ -152,15 +152,15 @@ def check_images(
     num_workers: int,
     advance: Callable[[], None],
 ) -> None:
-    """Looks at all images of all splits, and adds to the report what is bad, odd, or in more than one split.
+    """Checks all images of all splits, and adds bad images, odd images and duplicates to the report.
 
-    A file that crashes the decoder, and its process with it, is a bad image like others.
+    A file that crashes the decoder's process is a bad image.
 
     Args:
         splits: the images, by the split's name.
-        report: what is to be added to.
+        report: the report to extend.
         num_workers: processes; 0: this one.
-        advance: called once an image.
+        advance: called once per image.
     """
     looks: dict[int, Look] = {}
     for number, look in _look_at_all(ConcatSequence(*splits.values()), num_workers):
@@ -189,7 +189,7 @@ def processes(num_workers: int | None) -> int:
 
 
 def _look_at_all(images: Sequence[ImageSource], num_workers: int) -> Iterator[tuple[int, Look]]:
-    """Each image's number and look, in any order."""
+    """Yields each image's number and result, in any order."""
     if not num_workers:
         for number, image in enumerate(images):
             yield number, look_at(image)
@@ -197,7 +197,7 @@ def _look_at_all(images: Sequence[ImageSource], num_workers: int) -> Iterator[tu
     portions = (range(len(images))[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
     crashed: list[int] = []
     while some := list(islice(portions, AHEAD * num_workers)):
-        # A process that dies takes its pool along: what the pool had not finished is looked at one by one.
+        # A crashed process breaks its pool: unfinished images are checked one by one.
         with ProcessPoolExecutor(num_workers) as pool:
             waiting = {}
             for portion in some:

@@ -1,1 +1,1 @@
-"""A loaded model: what answers with it needs, and nothing of training."""
+"""Inference with trained models; imports nothing of training."""

@@ -1,6 +1,5 @@
-"""Calibration of a classifier: temperatures, and thresholds below which an image is of no known class.
-
-It is in the header of a model file, which may be untrusted.
+"""Calibration of a classifier: temperatures, and thresholds below which an image is of an unknown class. It is stored
+in the header of a model file, which is untrusted.
 """
 
 import json
@@ -21,7 +20,7 @@ SCORES = get_args(Score)
 MEASURES = ("ece_uncalibrated", "ece", "nll_uncalibrated", "nll")
 """Of each answer of `Calibration.held_out`."""
 TOGETHER = "together"
-"""The answer of all branches that predict: the mean of their probabilities."""
+"""Name of the joint answer: the mean of the probabilities of all predicting branches."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Calibration:
         """Reads what `to_json` wrote; `source` is where it is from, for errors.
 
         Raises:
-            InputError: it is something else, of a later version, or has numbers that cannot be.
+            InputError: invalid content, a later version, or impossible numbers.
         """
         with reading(source):
             read = json.loads(content)
@@ -118,11 +117,10 @@ class Calibration:
             )
 
     def check_fits(self, branches: Iterable[str], predicting: Iterable[str], source: str) -> None:
-        """Compares it with the model of the same file.
+        """Checks that it fits the model of the same file.
 
         Args:
-            branches: those that the model has at inference.
-            predicting: those that answer together.
+            branches: the model's branches at inference. predicting: those that predict jointly.
 
         Raises:
             InputError: answers are missing or superfluous, or a score needs branches that the model does not have.

@@ -11,7 +11,9 @@ from rich.console import Console
 from torch import Tensor
 
 from dual_cross_attention.configs.parse import choose_settings
+from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
+from dual_cross_attention.data.registry import names_where
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     autocast,
@@ -25,13 +27,13 @@ from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
-from dual_cross_attention.inference.prediction_files import SUFFIXES, check_suffix
 from dual_cross_attention.inference.ranking_file import write_ranking
+from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
-from dual_cross_attention.tasks.task import Task
+from dual_cross_attention.tasks.task import Batch, Task
 
 
 def evaluate(
@@ -53,10 +55,10 @@ def evaluate(
     output: str | Path | None = None,
     unknown_classes: UnknownClasses = "refuse",
 ) -> dict[str, Any]:
-    """A trained model on its test split.
+    """Evaluates a trained model on a test split.
 
-    A classifier needs the test images only: class names are those of the model, and of the datasets "folder" and
-    "shards" training images are not read. Images of a run with `val_fraction` are those that it validated on.
+    A classifier needs the test images only: class names are those of the model, and training images are not read where
+    the dataset has its test images in val or test. Images of a run with `val_fraction` are those that it validated on.
 
     Args:
         run_or_checkpoint: a run's folder (its best model is taken), or a model file of one.
@@ -98,8 +100,11 @@ def evaluate(
         if saved.config.task != "fgvc":
             raise InputError(f"--output is for classification: this model is of task {saved.config.task}")
         check_suffix(Path(output), SUFFIXES)
-    if unknown_classes == "leave_out" and (saved.config.task, dataset or saved.config.dataset) != ("fgvc", "folder"):
-        raise InputError("--unknown_classes leave_out is for classification of --dataset folder")
+    if unknown_classes == "leave_out":
+        entry = FGVC_DATASETS.get(dataset or saved.config.dataset) if saved.config.task == "fgvc" else None
+        if not (entry and entry.may_have_other_classes):
+            known = " or ".join(names_where(FGVC_DATASETS, "may_have_other_classes"))
+            raise InputError(f"--unknown_classes leave_out is for classification of --dataset {known}")
     console = console or Console(quiet=True)
     changed = {
         "dataset": dataset,
@@ -131,7 +136,7 @@ def evaluate(
 def read_test_images(
     saved: SavedModel, changed: Mapping[str, Any], split: str | None, unknown_classes: UnknownClasses, console: Console
 ) -> RunSetup:
-    """The test images for a model, read, with its labels and preprocessing; notes and warnings are printed.
+    """Reads the test images with a model's labels and preprocessing; prints notes and warnings.
 
     Args:
         saved: the model.
@@ -148,7 +153,7 @@ def read_test_images(
         config = replace(config, **of_the_run)
     config = replace(config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False, split=split)
-    setup.check_fits(saved.classes, unknown_classes)
+    setup.align_classes(saved.classes, unknown_classes)
     setup.saved_preprocessing = saved.preprocessing
     for note in setup.notes:
         console.print(note)
@@ -168,7 +173,7 @@ def _score(
     console: Console,
     calibration: Calibration | None,
 ) -> dict[str, float]:
-    """The task's metrics, on the model's device; the loader's processes end with this function."""
+    """Computes the task's metrics on the model's device; the DataLoader workers end with this function."""
     device = next(task.parameters()).device
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
@@ -179,15 +184,15 @@ def _score(
     with autocast(device, precision), ExitStack() as files:
         after_step = None
         if output:
-            writer = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
-            rows = EvaluationRows(writer, loader, setup.data.test.labels, setup.classes, unreadable)
+            to_file = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
+            rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable)
 
-            def after_step(logits: dict[str, Tensor]) -> None:
+            def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:
                 probabilities = task.probabilities(logits)
                 if calibration:
                     of = calibration.of_probabilities
                     probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
-                rows.add(probabilities)
+                rows.add(batch, probabilities)
 
         run_eval_steps(task, batches, after_step=after_step)
         options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`

@@ -11,16 +11,16 @@ def run_eval_steps(
     batches: Iterable[Batch],
     split: Callable[[Batch], Iterable[Batch]] | None = None,
     before_batch: Callable[[int], None] | None = None,
-    after_step: Callable[[Any], None] | None = None,
+    after_step: Callable[[Batch, Any], None] | None = None,
 ) -> None:
-    """Evaluates a task on this process's batches, in evaluation mode; then `task.compute_metrics()` has the metrics.
+    """Runs a task's `eval_step` on this rank's batches, in evaluation mode; call `task.compute_metrics()` after it.
 
     Args:
         task: what it accumulated before is discarded.
         batches: test batches, see `data.dataset.collate`.
         split: splits a batch into chunks that fit into memory; None: batches are not split.
         before_batch: called with the number of every batch, from 0.
-        after_step: called with what each `eval_step` returns.
+        after_step: called with each chunk and what `eval_step` returns of it.
     """
     task.eval()
     task.reset_metrics()
@@ -30,4 +30,4 @@ def run_eval_steps(
         for chunk in split(batch) if split else (batch,):
             output = task.eval_step(chunk)
             if after_step:
-                after_step(output)
+                after_step(chunk, output)

@@ -1,4 +1,4 @@
-"""Features of images as files: NumPy's .npz and Parquet, written in constant memory but for the paths."""
+"""Files of image features: NumPy's .npz and Parquet, written in constant memory except for the paths."""
 
 import base64
 import zipfile
@@ -11,7 +11,7 @@ import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.inference.prediction import Embedding
-from dual_cross_attention.inference.prediction_files import AT_ONCE, as_utf8, import_pyarrow
+from dual_cross_attention.inference.row_files import AT_ONCE, as_utf8, import_pyarrow
 
 Row = dict[str, Any]
 SUFFIXES = (".npz", ".parquet")

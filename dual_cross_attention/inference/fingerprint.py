@@ -24,6 +24,6 @@ def digest_weights(state: Mapping[str, Tensor]) -> str:
 
 
 def fingerprint(weights: str, settings: Mapping[str, Any]) -> str:
-    """Combines the hash of the weights with what else decides the output, as JSON values, into 32 hex digits."""
+    """Hashes the digest of the weights and all else that determines the output (JSON values) into 32 hex digits."""
     text = json.dumps({"weights": weights, **settings}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

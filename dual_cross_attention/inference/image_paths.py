@@ -1,4 +1,4 @@
-"""Images named on a command line: files, folders, glob patterns, and paths from standard input."""
+"""Finds the images of a command line: files, folders, glob patterns, and paths from standard input."""
 
 import glob
 import os
@@ -19,12 +19,11 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass
 class ImagePaths:
-    """Paths of images, in an order that depends on their names alone.
+    """Paths of images, in an order that depends on their names only.
 
     Args:
-        paths: to be iterated once; those from standard input are read as they are needed.
-        total: how many; None with standard input.
-        warnings: what was left out, a line each.
+        paths: to be iterated once; those from standard input are read lazily. total: number of images; None with
+        standard input. warnings: about files that are left out, one line each.
     """
 
     paths: Iterable[str]
@@ -33,13 +32,13 @@ class ImagePaths:
 
 
 def find_images(words: Sequence[str], stdin: BinaryIO) -> ImagePaths:
-    """The images that the words of a command line name.
+    """Resolves the words of a command line to images.
 
     A word is a file, a folder (all images below it, by their extension), a glob pattern (`**` for any folders), or `-`:
     paths from standard input, one a line. A word that exists is not taken for a pattern.
 
     Raises:
-        InputError: no words, nothing of that name, or a folder, pattern or standard input without an image.
+        InputError: no words, no such file, or a folder, pattern or standard input without images.
     """
     if not words:
         raise InputError("expected images: files, folders, patterns such as 'photos/**/*.jpg', or - for standard input")
@@ -63,12 +62,12 @@ def _paths_of(word: str, warnings: list[str]) -> list[str]:
     if os.path.lexists(word):
         return [word]
     if not glob.has_magic(word):
-        raise InputError(f"no file or folder '{escape(word)}'; it is in {escape(os.getcwd())} that it was looked for")
+        raise InputError(f"no file or folder '{escape(word)}'; searched in {escape(os.getcwd())}")
     paths: list[str] = []
     for match in sorted(glob.glob(word, recursive=True)):
         if not os.path.isdir(match):
             paths.append(match)
-        elif "**" not in word:  # whose matches have the folders and all that is in them
+        elif "**" not in word:  # its matches include folders and their content
             paths += _below(match, warnings)
     if not paths:
         raise InputError(f"no file matches the pattern '{escape(word)}'")
@@ -89,7 +88,7 @@ def _below(folder: str, warnings: list[str]) -> list[str]:
 
 
 def _lines(stdin: BinaryIO | None, is_needed: bool) -> Iterator[str]:
-    """The lines of standard input that are not empty."""
+    """Yields the non-empty lines of standard input."""
     if stdin is None:
         raise InputError("standard input is closed: expected the path of an image in each line")
     is_empty = True

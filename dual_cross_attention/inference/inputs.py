@@ -14,7 +14,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import short_repr
 
 CHANNELS = (1, 3, 4)
-"""Of arrays and tensors: gray, RGB, RGBA."""
+"""Channels of arrays and tensors: gray, RGB, RGBA."""
 EXPECTED = (
     "expected a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), with 1, 3 or 4 channels, or an "
     "iterable of them"
@@ -22,14 +22,14 @@ EXPECTED = (
 
 
 class Source(NamedTuple):
-    """An image and the path that it was named by; None for an image in memory."""
+    """An image and its path; None for an image in memory."""
 
     path: str | None
     image: ImageSource
 
 
 def image_sources(images: Any) -> tuple[Iterator[Source], bool]:
-    """Images as sources, converted one by one as they are taken, and whether `images` is a single image.
+    """Returns lazily converted sources, and whether `images` is a single image.
 
     Args:
         images: what `EXPECTED` says; an array (N, H, W, 3) or a tensor (N, 3, H, W) is N images.

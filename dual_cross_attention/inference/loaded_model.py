@@ -1,4 +1,4 @@
-"""A trained model with its preprocessing and labels, ready to be used on any images."""
+"""Loaded models: a trained model with its preprocessing and labels."""
 
 import logging
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 Branch = Literal["sa", "glca"]
 NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
 BATCH_SIZE = 32
-"""Images of one forward pass, unless `batch_size` is given."""
+"""Default of `batch_size`."""
 LOGGER = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, device: str = "auto", precision: str | None = None) -> "LoadedModel":
-    """A trained model, ready for `predict` and `embed`.
+    """Loads a trained model for `predict` and `embed`.
 
     Args:
         path: a run's folder (its best model), a .safetensors file of one, or a directory of `save_pretrained`.
@@ -90,7 +90,7 @@ class LoadedModel:
         batch_size: int | None = None,
         num_workers: int = 0,
     ) -> Prediction | Iterator[Prediction]:
-        """The classes of images.
+        """Classifies images.
 
         Args:
             images: a path, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), or any iterable of them.
@@ -122,7 +122,7 @@ class LoadedModel:
     def embed(
         self, images: Any, branch: Branch | None = None, batch_size: int | None = None, num_workers: int = 0
     ) -> Tensor:
-        """The features of images, (N, D) float32 on CPU; one image gives (1, D).
+        """Computes features, (N, D) float32 on CPU; one image gives (1, D).
 
         Args:
             images, branch, batch_size, num_workers: as in `predict`; without a branch, D is the width of SA's and
@@ -144,7 +144,7 @@ class LoadedModel:
     def embeddings(
         self, images: Any, branch: Branch | None = None, batch_size: int | None = None, num_workers: int = 0
     ) -> Iterator[Embedding]:
-        """As `embed`, an `Embedding` an image, streamed; an image that cannot be read has its `error` set."""
+        """Like `embed`, but yields an `Embedding` per image; an image that cannot be read has its `error` set."""
         self._check_branch(branch)
         return self._embed(self._batches(image_sources(images)[0], batch_size, num_workers), branch)
 
@@ -232,7 +232,8 @@ class LoadedModel:
     def _answer(
         self, logits: dict[str, Tensor], top_k: int, branch: Branch | None
     ) -> tuple[list[list[float]], list[list[int]], list[bool | None], list[bool]]:
-        """Of each image: the highest probabilities, their classes, whether it is known, whether logits are finite."""
+        """Returns for each image: the highest probabilities, their classes, whether it is known, and whether its logits
+        are finite."""
         finite = torch.stack([each.isfinite().all(dim=-1) for each in logits.values()]).all(0).tolist()
         probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
         values, classes = probabilities.topk(top_k)
@@ -243,7 +244,7 @@ class LoadedModel:
         return calibrated.gather(1, classes.cpu()).tolist(), classes.tolist(), known.tolist(), finite
 
     def _say_not_calibrated(self) -> None:
-        """One line, once."""
+        """Warns once, in one line."""
         if self.calibration is None and not self._said:
             self._said = True
             LOGGER.info(

@@ -114,7 +114,7 @@ def model_card(
 
 
 def starting_license(config: TrainingConfig) -> tuple[str | None, str]:
-    """The license of the weights that the training started from, as far as it is known, and a sentence about it."""
+    """Returns the license of the initial weights, if known, and a sentence about it."""
     if config.weights == "none":
         return None, "The training started from random weights: no other license applies to them."
     if config.weights != "imagenet":
@@ -179,5 +179,5 @@ def _metric_lines(config: TrainingConfig, metrics: dict[str, float], chosen_by: 
 
 
 def _text(value: object) -> str:
-    """In a table or in backticks, on one line."""
+    """Escapes text for a table cell or backticks, on one line."""
     return escape(value).replace("`", "'").replace("|", "\\|")

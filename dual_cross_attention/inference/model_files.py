@@ -34,14 +34,14 @@ from dual_cross_attention.weights.fitting import check_finite
 
 BEST_ON_TEST, LAST_EPOCH = "best score on the test split", "last epoch"
 CHOSEN_BY = {"best.safetensors": BEST_ON_TEST, "last.safetensors": LAST_EPOCH}
-"""How the epoch of a run's model files was chosen."""
+"""How the epoch of a model file was chosen."""
 PRETRAINED_NAME = "model.safetensors"
-"""The model in a directory of `save_pretrained`."""
+"""File name of the model in a directory of `save_pretrained`."""
 
 
 @dataclass
 class SavedModel:
-    """A model read back, in evaluation mode."""
+    """A model read from a file, in evaluation mode."""
 
     model: DualCrossAttentionViT
     config: TrainingConfig
@@ -100,7 +100,7 @@ def save_model(
     calibration: AnyCalibration | None = None,
     chosen_by: str | None = None,
 ) -> None:
-    """A model's state dict, settings, class names and data fingerprint into one file, written atomically.
+    """Writes a model's state dict, settings, class names and data fingerprint into one file, atomically.
 
     Args:
         preprocessing: of images; None: as the settings say, if they give mean and std as numbers.
@@ -108,7 +108,7 @@ def save_model(
         chosen_by: `BEST_ON_TEST` or `LAST_EPOCH`: how the epoch was chosen; None: as the name of the file says.
 
     Raises:
-        OSError, SafetensorError: it cannot be written; what was there still is.
+        OSError, SafetensorError: it cannot be written; an existing file is unchanged.
     """
     metadata = {
         "config": json.dumps(asdict(config)),
@@ -132,7 +132,7 @@ def save_model(
 
 
 def find_model_file(run_or_checkpoint: str | Path) -> Path:
-    """A run's best model, the model of a directory of `save_pretrained`, or the file itself.
+    """Resolves a run's folder (its best model), a directory of `save_pretrained`, or a file to the model file.
 
     Raises:
         InputError: none of these.
@@ -150,7 +150,7 @@ def find_model_file(run_or_checkpoint: str | Path) -> Path:
 
 
 def read_model(run_or_checkpoint: str | Path) -> SavedModel:
-    """A trained model from a run's folder (its best), a directory of `save_pretrained` or a file, on CPU and in
+    """Reads a trained model from a run's folder (its best), a directory of `save_pretrained` or a file, on CPU and in
     evaluation mode.
 
     Raises:
@@ -263,7 +263,7 @@ def write_calibration(source: Path, target: Path, calibration: AnyCalibration, c
         chosen_by: as of `save_model`; a copy may have a name that does not say it.
 
     Raises:
-        InputError: it cannot be written; what was there still is.
+        InputError: it cannot be written; an existing file is unchanged.
     """
     try:
         with safe_open(source, framework="pt") as file:

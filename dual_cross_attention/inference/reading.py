@@ -14,12 +14,12 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.inputs import Source
 
 FIRST_BATCH = 4
-"""Images of the first batch, so that the first answer does not wait for a full one."""
+"""Size of the first batch, which is small to reduce the latency of the first result."""
 
 
 @dataclass
 class ImageBatch:
-    """Images of one forward pass.
+    """A batch of images.
 
     Args:
         paths: of all images of the batch; None for images in memory.
@@ -59,7 +59,7 @@ def read_batches(
         collate_fn=_collate,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator().manual_seed(0),  # else it draws from the global generator
+        generator=torch.Generator().manual_seed(0),  # otherwise it samples from the global generator
     )
     try:
         for paths, errors, images in loader:

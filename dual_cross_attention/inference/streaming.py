@@ -1,4 +1,4 @@
-"""Results of a stream of images into a file: resumable, with a progress bar, in constant memory."""
+"""Writes results of a stream of images into a file: resumable, with a progress bar, in constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from dual_cross_attention.progress import track
 
 
 class Written(NamedTuple):
-    """How many rows the output has, how many of them were there when the command began, and unreadable images."""
+    """Number of rows in the output, of rows from earlier attempts, and of unreadable images."""
 
     rows: int
     resumed: int
@@ -29,7 +29,7 @@ def write_stream(
     title: str,
     console: Console,
 ) -> Written:
-    """Computes what `part` does not have yet, then writes its output.
+    """Computes the rows that `part` lacks, then writes the output.
 
     Args:
         part: the rows up to now, not opened yet.

@@ -1,4 +1,4 @@
-"""Whether a classifier's probabilities are right: a temperature that makes them so, and measures of the error."""
+"""Calibration of a classifier: temperature scaling, and measures of the calibration error."""
 
 import math
 

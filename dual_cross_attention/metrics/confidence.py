@@ -1,4 +1,4 @@
-"""Scores of how likely an image is of one of the classes that a classifier knows; higher means more likely.
+"""Confidence scores for detecting unknown classes; higher means more likely a known class.
 
 All are in float64, of logits (N, C) by branch; each branch has its own temperature.
 """

@@ -1,4 +1,4 @@
-"""Arguments of the metrics as tensors and numbers: what is converted, and what is refused with the reason."""
+"""Converts and checks the arguments of the metrics."""
 
 import operator
 from typing import Any
@@ -47,7 +47,7 @@ def as_numbers(values, name: str) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
     except InputError:
         raise
-    except Exception as error:  # what arrays of other libraries raise is not limited to any list of types
+    except Exception as error:  # arrays of other libraries raise any type
         reason = " ".join(f"{error}".split())
         raise InputError(
             f"{name}: expected numbers as a tensor, an array or a list, got {type(values).__name__}: {reason:.200}"
@@ -55,7 +55,7 @@ def as_numbers(values, name: str) -> Tensor:
 
 
 def as_integers(values, name: str, features: Tensor) -> Tensor:
-    """One int64 for every row of the features, on their device.
+    """Converts to one int64 per row of the features, on their device.
 
     Raises:
         InputError: another number of them, or not integers.

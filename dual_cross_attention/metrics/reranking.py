@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking: two images are close if those that count them among their neighbors are the same.
+"""k-reciprocal re-ranking: images are close if they have the same reciprocal neighbors.
 
 Notable:
 - neighborhoods are sparse matrices, and the definition becomes their algebra: k-reciprocal is F ∘ Fᵀ, the overlaps

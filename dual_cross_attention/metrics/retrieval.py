@@ -27,7 +27,7 @@ Progress = Callable[[Iterable], Iterable]
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """How well the queries found their matches.
+    """Results of retrieval.
 
     Attributes:
         mAP: mean of the average precisions of the valid queries, 0 to 1.
@@ -124,7 +124,7 @@ def rank_gallery(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For every query in turn, what it may find, nearest first: gallery indices (int64) and distances (float32).
+    """Yields the ranking of every query, nearest first: gallery indices (int64) and distances (float32).
 
     Same arguments, removals and order as `retrieval_metrics`; queries without a match are ranked, too. Distances are
     euclidean (not squared), cosine or, with rerank, re-ranked ones. Tensors are on the CPU.
@@ -186,7 +186,7 @@ class _Search:
         self.files = as_pair(queries.files, others.files, "files", query, gallery)
         if leave_one_out and self.files is None:  # each row is a file of its own
             self.files = (torch.arange(len(query), device=query.device),) * 2
-        if need_matches:  # before anything that takes long
+        if need_matches:  # before long computations
             self._expect_a_match(block_size)
         self.progress = progress or iter
         if rerank:
@@ -203,7 +203,7 @@ class _Search:
             yield order_keys(self.distances(rows)).masked_fill_(hidden, LAST), matches
 
     def masks(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """The protocol: what these queries do not see, and what they should find; (rows, G) each."""
+        """The protocol: masks (rows, G) of ignored gallery images and of matches."""
         same_identity = self.query_ids[rows, None] == self.gallery_ids
         hidden = (self.gallery_ids < 0).expand_as(same_identity)
         if self.cameras:

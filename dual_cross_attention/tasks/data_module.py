@@ -81,7 +81,7 @@ class RunSetup(ABC):
         """Of the test images."""
         return self.saved_preprocessing or preprocessing_of(self.config, model)
 
-    def check_fits(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
+    def align_classes(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
         """Maps the labels to the class indices of a model, whose classes must fit the data.
 
         Args:

@@ -28,4 +28,4 @@ def with_data_root(config: Config) -> Config:
 
 def is_synthetic(task: str, dataset: str) -> bool:
     """Whether the images of a dataset are generated in memory, so that no other process needs to read them."""
-    return DATASETS[task][dataset].layout is None
+    return DATASETS[task][dataset].is_synthetic

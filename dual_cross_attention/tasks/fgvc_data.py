@@ -43,7 +43,7 @@ class FGVCSetup(RunSetup):
             {name: fingerprint_split(split.images, split.labels) for name, split in splits.items() if split},
         )
 
-    def check_fits(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
+    def align_classes(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
         """See `RunSetup`. Test images get the labels that the model knows.
 
         Where training images were read, the classes are those of the model, in any order. Test images alone may be of
@@ -53,7 +53,7 @@ class FGVCSetup(RunSetup):
             self._take(self.data.with_classes_of_model(classes, unknown_classes))
         else:
             self._take(self.data.with_order_of(classes))
-        super().check_fits(classes)
+        super().align_classes(classes)
 
     def build_task(self, model: DualCrossAttentionViT) -> FGVCTask:
         return FGVCTask(

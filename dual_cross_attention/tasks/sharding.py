@@ -23,6 +23,7 @@ from dual_cross_attention.data.shards.writing import ArchiveWriter, encode_all
 from dual_cross_attention.data.unreadable import Unreadable, UnreadableImages, allowed_unreadable
 from dual_cross_attention.data.validation import processes
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.program import train_command
 from dual_cross_attention.progress import ProgressBar
 from dual_cross_attention.tasks.data_roots import is_synthetic
 
@@ -237,5 +238,5 @@ def _report(
         + (f"; {left_out:,} images cannot be read and were left out" if left_out else ""),
         f"the dataset is described in {folder / DESCRIPTION}",
         "next:",
-        f"  python train.py --task {task} --dataset shards --data_root {shlex.quote(pattern)}{more}",
+        f"  {train_command()} --task {task} --dataset shards --data_root {shlex.quote(pattern)}{more}",
     ]

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import as_of
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST
+from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 from dual_cross_attention.training.run_snapshot import ResumeSnapshots, RunSnapshot, require
 
 # A run may resume with these changed: they say where and how it runs, not what it computes.
@@ -69,7 +70,7 @@ class ResumeDecision:
     config: TrainingConfig
     checkpoint: Path | None = None
     stored: TrainingConfig | None = None
-    progress: dict[str, Any] | None = None
+    progress: TrainProgress | None = None
     renames: tuple[tuple[Path, str], ...] = ()
     source: tuple[Path, Path] | None = None
     warnings: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ class ResumeDecision:
     @property
     def is_finished(self) -> bool:
         """Whether the run has all its epochs."""
-        return self.progress is not None and self.progress["epoch"] >= self.config.epochs
+        return self.progress is not None and self.progress.state.epoch >= self.config.epochs
 
 
 def resolve_output_dir(

@@ -26,9 +26,10 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.program import train_command
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
-from dual_cross_attention.tasks.data_roots import with_data_root
+from dual_cross_attention.tasks.data_roots import is_synthetic, with_data_root
 from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.text import escape
 from dual_cross_attention.training.checkpointing.artifacts import complete_results
@@ -195,8 +196,8 @@ def _train(
     if decision.is_finished:
         epochs, progress = decision.config.epochs, decision.progress
         console.print(f"{folder.path} holds this run already, all {epochs} epochs of it; nothing to do.")
-        _report(decision.config, folder, progress["best"], progress["unreadable"], console)
-        return progress["best"]
+        _report(decision.config, folder, progress.state.best, progress.unreadable, console)
+        return progress.state.best
 
     trainer = _starting(interruptions, lambda: _build_trainer(setup, console, interruptions, device, opened))
     try:
@@ -268,11 +269,12 @@ def _report(
         )
         for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
             console.print(f"  {escape(path)}: {reason}", style="yellow", soft_wrap=True)
+    example = f"\n  {train_command()} {REAL_DATA[config.task]} --data_root DIR"
     console.print(
         f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
         "next:\n"
         f"  dcal eval {shlex.quote(str(folder.path))}\n"
         f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
-        + (f"\n  python train.py {REAL_DATA[config.task]} --data_root DIR" if config.dataset == "toy" else ""),
+        + (example if is_synthetic(config.task, config.dataset) else ""),
         soft_wrap=True,
     )

@@ -5,13 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST, named_checkpoints, read_progress, verify
+from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class RunSnapshot:
     has_manifest: bool = False
     valid: Path | None = None
     damaged: tuple[tuple[Path, str], ...] = ()
-    progress: dict[str, Any] | InputError | None = None
+    progress: TrainProgress | InputError | None = None
     trained_on: TrainedOn | None = None
     entries: frozenset[str] = frozenset()
 
@@ -156,7 +157,7 @@ def _trained_on(checkpoints: list[Path]) -> TrainedOn | None:
     for path in reversed(checkpoints):
         with suppress(InputError):
             progress = read_progress(path)
-            return TrainedOn(progress["classes"], progress["pictures"])
+            return TrainedOn(progress.classes, progress.num_images)
     return None
 
 

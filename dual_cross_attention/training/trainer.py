@@ -25,7 +25,6 @@ from dual_cross_attention.training.checkpointing.artifacts import is_better
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress
 from dual_cross_attention.training.checkpointing.manager import CheckpointManager
 from dual_cross_attention.training.checkpointing.restore import check_fits, restore
-from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.distributed.requests import RankRequests, Request
 from dual_cross_attention.training.divergence import EvaluationDivergedError, save_divergence
@@ -77,7 +76,7 @@ class Trainer:
         config = self.config = run.config
         self.run, self.folder, self.console = run, run.folder, run.console
         self.task, self.train_batches, self.eval_batches = task, train_batches, eval_batches
-        progress = TrainProgress.from_json(read_progress(resume_from)) if resume_from else None
+        progress = read_progress(resume_from) if resume_from else None
         self.accelerator = build_accelerator(run, task)
         self.device, world_size = self.accelerator.device, self.accelerator.num_processes
         # The first start fixes the micro-batches of a step; later ones distribute them over their ranks.
@@ -154,7 +153,7 @@ class Trainer:
                     finished = self.state.epoch + 1
                     if finished == self.config.epochs or finished % self.config.eval_every == 0:
                         row |= self._evaluate()
-                    self._finish_epoch(row)
+                    self.on_epoch_end(row)
             except InterruptedRun as interruption:
                 raise self._save_and_stop(interruption) from None
             except TrainingDivergedError as error:
@@ -222,7 +221,7 @@ class Trainer:
             self.state.finish_step()
             self.schedule.step_update(self.state.step)
             self.step_log.add(scalars, weight)
-            self._after_step()
+            self.on_step_end()
 
     def _read(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
         batches = self.unreadable.watch(self.train_batches.read(self.state.epoch + 1, numbers))
@@ -231,7 +230,7 @@ class Trainer:
                 batch = next(batches)
             yield batch
 
-    def _after_step(self) -> None:
+    def on_step_end(self) -> None:
         """Saves a checkpoint if one is due; raises InterruptedRun if some rank got a signal."""
         if self.strategy.world_size > 1 and self.config.checkpoint_minutes and self.state.step % self.step_log.interval:
             return  # a poll waits for the device
@@ -248,7 +247,12 @@ class Trainer:
             raise EvaluationDivergedError(f"{error}, after step {self.state.step}") from error
         return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}
 
-    def _finish_epoch(self, row: dict[str, float]) -> None:
+    def on_epoch_end(self, row: dict[str, float]) -> None:
+        """Writes the epoch's metrics, models and checkpoint.
+
+        Args:
+            row: of metrics.jsonl.
+        """
         self.state.finish_epoch()
         self.step_log.start_epoch(self.state.step, latest=self.step_log.latest)
         best = is_better(row, self.state.best, f"val/{self.task.best_metric}")

@@ -9,9 +9,10 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
 
 MAX_RATIO = 20
-"""Unpacked over packed size. Trained weights shrink by a tenth, rarely to a third; a bomb shrinks to a thousandth."""
+"""Largest ratio of unpacked to packed size. Trained weights shrink by a tenth, rarely to a third; a bomb to a
+thousandth."""
 MAX_SMALL = 10 * 2**20
-"""Bytes that an archive may always unpack to."""
+"""Unpacked size that is always allowed, in bytes."""
 
 
 def check_archive(path: Path) -> None:
@@ -29,7 +30,7 @@ def check_archive(path: Path) -> None:
 
 
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of an .npz file, from the headers alone: nothing is unpacked or unpickled.
+    """Reads the array shapes of an .npz file from the headers only: nothing is unpacked or unpickled.
 
     Raises:
         InputError: an array holds Python objects, or claims more numbers than it has.

@@ -1,4 +1,5 @@
-"""Where in a file a backbone may be: nested dicts (`model`, `state_dict`, `teacher`) and prefixes (`module.`)."""
+"""Finds candidates for a backbone in a weights file: nested dicts (`model`, `state_dict`, `teacher`) and prefixes
+(`module.`)."""
 
 import re
 from collections import deque
@@ -11,10 +12,10 @@ from torch import Tensor
 
 MAX_DEPTH, MAX_DICTS, MAX_VISITED, MAX_PREFIXES = 4, 200, 10_000, 16
 ANCHORS = ("patch_embed.proj.weight", "blocks.0.norm1.weight", "cls_token")
-"""Names of every timm ViT; what stands in front of one is a prefix."""
+"""Tensor names of every timm ViT; the text before one is a prefix."""
 PREFERRED = ("", "state_dict", "model", "model_state_dict", "net", "network", "params", "module", "backbone")
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch.compile, FSDP and activation checkpointing put into names, anywhere."""
+"""Parts that torch.compile, FSDP and activation checkpointing insert into names."""
 
 
 @dataclass
@@ -53,17 +54,17 @@ class Candidate:
 
 
 def list_candidates(tree: Any) -> list[Candidate]:
-    """All of them, each dict under every prefix that a ViT's names have in it."""
+    """Yields all candidates: each dict with every prefix of a ViT's names in it."""
     return [candidate for key, tensors in _dicts(tree) for candidate in _under_prefixes(key, tensors)]
 
 
 def select(candidates: list[Candidate], key: str) -> list[Candidate]:
-    """Those that `--weights_key` names: the dict or prefix itself, or what is in it."""
+    """Returns the candidates that `--weights_key` selects: the dict or prefix itself, or those nested in it."""
     return [each for each in candidates if each.key == key or f"{each.name}.".startswith(f"{key}.")]
 
 
 def _dicts(tree: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Nested dicts that hold tensors by name, from the outside in; other values in them are passed over."""
+    """Yields nested dicts with tensors, outermost first; other values are skipped."""
     left, visited, found = deque([("", tree, 0)]), 0, 0
     while left and found < MAX_DICTS and visited < MAX_VISITED:
         key, node, depth = left.popleft()

@@ -1,4 +1,4 @@
-"""Which file is meant by a path of weights, and what it holds; nothing in it is executed."""
+"""Resolves a path of weights to a file, and reads it without executing code in it."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ from dual_cross_attention.weights.archives import check_archive
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".th", ".pth.tar", ".pt.tar", ".npz")
 IN_FOLDERS = ("best.safetensors", "last.safetensors", "state.pt", "model.safetensors", "pytorch_model.bin")
-"""The file that is taken of a folder: of a run, of one of its checkpoints, or as the Hugging Face hub names them."""
+"""File names that are searched in a folder: of a run, of a checkpoint, or of the Hugging Face hub."""
 
 
 class Content(NamedTuple):
@@ -29,10 +29,8 @@ class Content(NamedTuple):
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file itself, or the one that is taken of a folder.
-
-    Raises:
-        InputError: there is none, or its name ends as no file of weights does.
+    """Returns the file itself, or the one in a folder. Raises:
+    InputError: there is none, or its name ends as no file of weights does.
     """
     path = Path(path)
     if path.is_dir():

@@ -15,7 +15,7 @@ HEADS = ("head.", "head_dist.", "fc.", "classifier.")
 KERNELS = ("patch_embed.proj.weight", "visual.conv1.weight", "vision_embed.proj.weight")
 """The patch embedding in the layouts that timm converts: its own, CLIP's, BEiT-3's."""
 DECODERS = ("decoder_", "mask_token", "masked_embed")
-"""Of masked pretraining, as MAE's: not part of the backbone."""
+"""Decoder of masked pretraining, such as MAE's; not part of the backbone."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ def _patch_size(state: dict[str, Tensor], backbone: VisionTransformer) -> tuple[
 
 
 def _to_timm(state: dict[str, Tensor], backbone: VisionTransformer, with_positions: bool) -> dict[str, Tensor]:
-    """timm's own conversion of the layouts that it knows (DINOv2, CLIP, DeiT III, …).
+    """Converts layouts that timm knows (DINOv2, CLIP, DeiT III, …) by timm's own function.
 
     Args:
         with_positions: whether timm resamples the position embedding, too: of RADIO, whose grid it also crops.
@@ -112,7 +112,7 @@ def _to_timm(state: dict[str, Tensor], backbone: VisionTransformer, with_positio
 
 
 def check_finite(state: dict[str, Tensor], source: str) -> None:
-    """Raises InputError at the first tensor with NaN or infinite values, or of whole numbers in place of weights."""
+    """Raises InputError at the first tensor with NaN or infinite values, or with integers in place of weights."""
     for name, value in state.items():
         if re.search(r"num_batches_tracked$", name):
             continue

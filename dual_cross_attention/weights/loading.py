@@ -1,4 +1,4 @@
-"""From a path or a name to a backbone with pretrained weights; what was chosen on the way is logged."""
+"""Loads pretrained weights into a backbone, by path or name; choices are logged."""
 
 import logging
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Loaded:
 
 
 def fetch_imagenet_weights(backbone: VisionTransformer, name: str) -> None:
-    """timm's published weights for `name`, fetched once and cached.
+    """Loads timm's published weights for `name`, downloaded once and cached.
 
     Raises:
         InputError: timm has none, or they cannot be fetched from here.
@@ -54,7 +54,7 @@ def fetch_imagenet_weights(backbone: VisionTransformer, name: str) -> None:
         raise InputError(f"timm has no published weights for '{name}': use --weights none, or a path to a file")
     try:
         model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # any hub or network failure means the same to the user
+    except Exception as error:  # all hub and network failures get the same message
         raise InputError(
             f"timm could not fetch the weights of '{name}' ({_first_line(error)}): check the network, or "
             "give a file with --weights PATH (.safetensors, .pth, .npz), or train from scratch with --weights none"
@@ -73,7 +73,7 @@ def load_weights(
     key: str | None = None,
     img_size: tuple[int, int] | None = None,
 ) -> Loaded:
-    """A file's weights into the backbone; position and patch embeddings are resampled to its size.
+    """Loads a file's weights into the backbone; position and patch embeddings are resampled to its size.
 
     Args:
         path: `.safetensors`; `.pth`, `.pt`, `.bin`, `.ckpt`, `.pth.tar` (read with `weights_only=True`: nothing in it
@@ -92,7 +92,7 @@ def load_weights(
         chosen, given, metadata = _choose(backbone, path, key)
     except InputError:
         raise
-    except Exception as error:  # what readers raise on damaged or hostile bytes is not limited to any list of types
+    except Exception as error:  # readers raise any type on damaged or hostile bytes
         raise InputError(f"cannot read weights '{path}': {_first_line(error)}") from error
     if not given.is_complete:
         raise InputError(refusal(str(path), given, [*chosen.state, *chosen.outside], backbone, metadata.model))
@@ -147,7 +147,7 @@ def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
 
 
 def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[Candidate, Fit, Metadata]:
-    """The part of a file that fits best."""
+    """Returns the part of a file that fits best."""
     if path.name.lower().endswith(".npz"):
         if key is not None:
             raise InputError(f"--weights_key {short_repr(key)}: an .npz holds one model, '{path}' too")
@@ -188,7 +188,7 @@ def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[C
 
 
 def _say_choice(chosen: Candidate, others: list[tuple[Candidate, Fit]]) -> None:
-    """Logs what else would have fitted, and that EMA weights do not."""
+    """Logs other parts that fit, and EMA weights that do not."""
     alike = [each for each, its in others if its.is_complete and not _is_same(each, chosen)]
     if alike:
         logger.info(

@@ -1,4 +1,4 @@
-"""What a weights file, or a config next to it, says of the images that the weights were trained on."""
+"""Metadata of a weights file, or of a config next to it: image size and normalization in training."""
 
 import argparse
 import json

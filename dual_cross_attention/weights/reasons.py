@@ -1,4 +1,4 @@
-"""Why a file does not fit a backbone: counts, three names of each kind, and the likely reason."""
+"""Error messages for files that do not fit a backbone: counts, three names of each kind, and the likely reason."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from dual_cross_attention.text import escape
 from dual_cross_attention.weights.fitting import Fit
 
 MAX_LENGTH = 600
-"""Characters of a refusal."""
+"""Largest length of a message, in characters."""
 EXAMPLES = 3
 SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 """(width, depth) of ViTs with a name."""
@@ -67,7 +67,7 @@ def refusal(
 
 
 def shortened(source: str) -> str:
-    """The end of a long path."""
+    """Shortens a long path to its end."""
     return source if len(source) <= 200 else f"…{source[-199:]}"
 
 

@@ -87,7 +87,7 @@ def test_kernel_equals_the_matrix_product():
 def test_kernel_equals_the_chunks(tokens, heads, head_dim, dtype, monkeypatch):
     from dual_cross_attention.attention import rollout_kernel
 
-    assert rollout._kernel_runs(torch.device("cuda", 0), dtype, head_dim)  # tried before calls are counted
+    assert rollout.kernel_runs(torch.device("cuda", 0), dtype, head_dim)  # tried before calls are counted
     calls = []
     kernel = rollout_kernel.row_times_attention
     monkeypatch.setattr(rollout_kernel, "row_times_attention", lambda *args: calls.append(1) or kernel(*args))
@@ -116,19 +116,19 @@ class OnAmpere(torch.Tensor):
         ((torch.bfloat16, torch.bfloat16), 256, (9, 0), False),
     ],
 )
-def test_who_gets_the_kernel(dtypes, head_dim, capability, taken, monkeypatch):
+def test_inputs_that_use_the_kernel(dtypes, head_dim, capability, taken, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(rollout, "HAS_TRITON", True)
-    monkeypatch.setattr(rollout, "_kernel_runs", lambda *_: True)
+    monkeypatch.setattr(rollout, "kernel_runs", lambda *_: True)
     query, key = (torch.zeros(1, 1, 2, head_dim, dtype=dtype).as_subclass(OnAmpere) for dtype in dtypes)
-    assert rollout._has_kernel(query, key) == taken
-    assert not rollout._has_kernel(query.as_subclass(torch.Tensor), key)
+    assert rollout.has_kernel(query, key) == taken
+    assert not rollout.has_kernel(query.as_subclass(torch.Tensor), key)
 
 
 def test_a_kernel_that_cannot_run_is_warned_of():
-    rollout._kernel_runs.cache_clear()
+    rollout.kernel_runs.cache_clear()
     with pytest.warns(UserWarning, match="without its fused kernel"):
-        assert not rollout._kernel_runs(torch.device("meta"), torch.bfloat16, 64)
+        assert not rollout.kernel_runs(torch.device("meta"), torch.bfloat16, 64)
 
 
 if __name__ == "__main__":

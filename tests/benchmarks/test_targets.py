@@ -17,7 +17,7 @@ def test_targets_are_kept_or_missed_on_the_right_side():
     assert missed[1]["measured"] == "12.1 GiB"
 
 
-def test_what_fails_is_said_in_its_row_and_costs_no_other(monkeypatch, tmp_path, capfd):
+def test_a_failure_is_reported_in_its_row_only(monkeypatch, tmp_path, capfd):
     target = Target("ms", 2, cell("full", "ms"))
     measurements = [Measurement("broken", "no_such_benchmark", [target, target]), Measurement("fine", "fake", [target])]
     monkeypatch.setitem(MEASUREMENTS, "cpu", measurements)

@@ -14,6 +14,7 @@ from PIL import Image
 from dual_cross_attention.cli import main
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data import read_image, test_transform
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.evaluation import evaluate
 from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.tasks.data_module import pixel_stats
@@ -275,6 +276,6 @@ def test_files_that_cannot_be_written(dcal, trained, tmp_path, monkeypatch):
 def test_an_evaluation_that_fails_leaves_no_file(trained, tests_only, tmp_path):
     for path in tests_only.glob("val/*/*.png"):
         path.write_bytes(b"")
-    with pytest.raises(Exception, match="none of the test images"):
+    with pytest.raises(InputError, match="test images"):
         evaluate(trained(), data_root=f"{tests_only}", device="cpu", output=tmp_path / "rows.json")
     assert not list(tmp_path.glob("rows*"))

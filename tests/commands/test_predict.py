@@ -162,7 +162,7 @@ def test_embed_writes_what_python_gives(dcal, make_model, photos, tmp_path):
         assert np.abs(file["features"] - model.embed(file["paths"].tolist(), branch="sa").numpy()).max() < 1e-6
 
 
-def test_what_is_refused(dcal, make_model, photos, tmp_path):
+def test_invalid_input_is_refused(dcal, make_model, photos, tmp_path):
     path, reid = make_model(), make_model("reid")
     for arguments, said in (
         (["predict"], "MODEL"),

@@ -10,6 +10,7 @@ import pytest
 from dual_cross_attention.configs.arguments import OptionParser, positional, read_options
 from dual_cross_attention.configs.values import read_settings
 from dual_cross_attention.errors import InputError
+from tests.helpers import assert_says
 
 
 @dataclass(kw_only=True)
@@ -101,27 +102,28 @@ def test_flags(line, values):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "tokens"),
     [
-        ("--rack 3", "unknown flag --rack: did you mean --racks? there are --heat, --racks, "),
-        ("--hea 3", "unknown flag --hea: "),  # no abbreviations
-        ("'--rack=a b' --fan", "unknown flag --rack: "),
-        ("--fan '--rack=a b'", "--fan: expected true or false, got '--rack=a b'"),
-        ("word", "dcal oven: unexpected word 'word': expected dcal oven [--SETTING VALUE ...]"),
-        ("--racks 3 word", "dcal oven: unexpected word 'word'"),
-        ("--racks", "--racks: expected a whole number, got nothing"),
-        ("--racks --heat 3", "--racks: expected a whole number, got nothing"),
-        ("--size 1 2 x", "--size: expected a whole number, or two (height and width), got '[1,2,x]'"),
-        ("--heat ''", "--heat: expected a number, or null, got ''"),
-        ("--heat '#1'", "--heat: expected a number, or null, got '#1'"),
-        ("""--extras '{"a": null}'""", "--extras: expected names and values"),
-        ("--help=3", "-h/--help: "),
+        ("--rack 3", ("unknown", "--rack: ", "--racks?", "--heat, --racks, ")),
+        ("--hea 3", ("unknown", "--hea: ")),  # no abbreviations
+        ("'--rack=a b' --fan", ("unknown", "--rack: ")),
+        ("--fan '--rack=a b'", ("--fan: ", "true or false", "'--rack=a b'")),
+        ("word", ("dcal oven: ", "'word'", "dcal oven [--SETTING VALUE ...]")),
+        ("--racks 3 word", ("dcal oven: ", "'word'")),
+        ("--racks", ("--racks: ", "whole number", "nothing")),
+        ("--racks --heat 3", ("--racks: ", "whole number", "nothing")),
+        ("--size 1 2 x", ("--size: ", "whole number", "two", "'[1,2,x]'")),
+        ("--heat ''", ("--heat: ", "a number", "null", "got ''")),
+        ("--heat '#1'", ("--heat: ", "a number", "null", "'#1'")),
+        ("""--extras '{"a": null}'""", ("--extras: ", "names and values")),
+        ("--help=3", ("-h/--help: ",)),
     ],
 )
-def test_errors_are_one_line(line, told):
+def test_errors_are_one_line(line, tokens):
     with pytest.raises(InputError) as caught:
         read(line)
-    assert str(caught.value).startswith(told) and len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
+    assert_says(caught.value, *tokens)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +148,12 @@ def test_positional_arguments_stand_anywhere(line, recipe, sides):
         (Meal, "--fan", "dcal oven: .*RECIPE"),
         (Order, "--guest me", "dcal oven: .*DISH"),
         (Order, "pie", "dcal oven: .*--guest"),
-        (Order, "pie --guests me", "unknown flag --guests: did you mean --guest?"),
+        (Order, "pie --guests me", r"--guests: .*--guest\?"),
         (Order, "pie --guest me --racks many", "--racks: expected"),
-        (Order, "pie --guest me --dishes 3", "unknown flag --dishes: there are --heat, "),
+        (Order, "pie --guest me --dishes 3", "--dishes: .*--heat, "),
     ],
 )
-def test_what_is_required_is_asked_for(options, line, told):
+def test_missing_required_arguments(options, line, told):
     with pytest.raises(InputError, match=told):
         read(line, options)
 
@@ -170,12 +172,12 @@ def test_values_of_a_file_are_read_like_flags():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rack": 3}, r"oven.yaml: unknown setting 'rack': did you mean racks\? there are heat, racks, "),
-        ({"racks": None}, "oven.yaml: racks: expected a whole number, got null"),
-        ({"racks": True}, "oven.yaml: racks: expected a whole number, got True"),
-        ({"fan": 1}, "oven.yaml: fan: expected true or false, got 1"),
-        ({"mode": False}, "oven.yaml: mode: expected one of bake, grill, got False"),
-        ({"extras": {"a": {"b": 1}}}, "oven.yaml: extras: expected names and values"),
+        ({"rack": 3}, r"oven.yaml: .*'rack': .* racks\? .*heat, racks, "),
+        ({"racks": None}, r"oven.yaml: racks: .*whole number.* null"),
+        ({"racks": True}, r"oven.yaml: racks: .*whole number.* True"),
+        ({"fan": 1}, r"oven.yaml: fan: .*true or false.* 1"),
+        ({"mode": False}, r"oven.yaml: mode: .*bake, grill.* False"),
+        ({"extras": {"a": {"b": 1}}}, r"oven.yaml: extras: .*names and values"),
         ({"name": ["a"]}, r"oven.yaml: name: expected text, got \['a'\]"),
     ],
 )

@@ -68,14 +68,14 @@ def test_sizes():
     assert FGVCConfig(img_size=[224]).img_size == [224, 224]
 
 
-def test_what_a_run_wrote_down_comes_back():
+def test_round_trip_of_settings():
     config = parse_config(
         ["--dataset", "cars", "--img_size", "64", "96", "--backbone_kwargs", '{"depth": 3}', "--lr", "1e-5"]
     )
     assert restore_config(asdict(config), "here") == config
 
 
-def test_what_users_edit_is_where_they_are_told_to_look():
+def test_settings_are_in_the_documented_files():
     for task in ("fgvc", "reid"):
         text = Path(__file__).parents[2].joinpath(f"dual_cross_attention/configs/{task}_config.py").read_text()
         for name in ("batch_size", "gradient_accumulation_steps", "use_gradient_checkpointing"):
@@ -99,7 +99,7 @@ def test_reid_defaults_are_the_papers_and_transreids():
 
 def test_batches_must_be_p_times_k():
     for size in (30, 4):
-        with pytest.raises(InputError, match=f"batch_size {size}: the triplet loss needs at least two identities of 4"):
+        with pytest.raises(InputError, match=f"batch_size {size}: .*two identities of 4"):
             parse_config(["--task", "reid", "--dataset", "market1501", "--batch_size", str(size)])
     assert parse_config(["--task", "reid", "--batch_size", "6", "--images_per_identity", "3"]).batch_size == 6
 
@@ -137,9 +137,9 @@ def test_which_settings_are_flags_is_kept(tmp_path):
 def test_a_setting_of_another_task_names_the_task(tmp_path, in_file):
     (tmp_path / "settings.yaml").write_text("task: reid\nval_fraction: 0.2\n")
     flags = ["--config", f"{tmp_path / 'settings.yaml'}"] if in_file else ["--task=reid", "--val_fraction=0.2"]
-    with pytest.raises(InputError, match=r"val_fraction.*--task fgvc, not of reid.*query/"):
+    with pytest.raises(InputError, match=r"val_fraction.*--task fgvc.*reid.*query/"):
         parse_config(flags)
-    with pytest.raises(InputError, match=r"--padding.*--task reid, not of fgvc"):
+    with pytest.raises(InputError, match=r"--padding.*--task reid.*fgvc"):
         parse_config(["--padding=4"])
 
 

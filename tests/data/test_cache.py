@@ -83,7 +83,7 @@ def test_evaluation_is_the_same_to_the_bit(images, num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_image_is_read_once_by_all_processes_together(images, num_workers):
-    """After the first epoch the files can go, whoever read them and whoever asks for them."""
+    """After the first epoch the files are not needed, whichever workers read them."""
     transform = TRANSFORMS["fgvc"]
     kept, read = (train_loader(images, transform, 1, num_workers, 3, "cpu", cache=cache) for cache in (True, False))
     expected = epochs(read)

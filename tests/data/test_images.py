@@ -152,7 +152,7 @@ def test_a_lying_jpeg_is_decoded_as_large_as_its_upright_image_needs(tmp_path):
     assert read_image(upside_down, (40, 200)).size == (400, 150)
 
 
-def test_other_formats_and_images_in_memory_are_decoded_whole(tmp_path):
+def test_other_formats_and_images_in_memory_are_decoded_at_full_size(tmp_path):
     for suffix in ("png", "webp", "bmp"):
         path = write_photograph(tmp_path / f"large.{suffix}", 320, 240)
         assert read_image(path, (10, 10)).size == (320, 240)
@@ -214,7 +214,7 @@ def test_training_takes_the_next_readable(tmp_path, write_image, broken):
 
 def test_training_without_any_readable_image_is_refused(tmp_path, refused):
     images = ImageDataset(ImageList([tmp_path / "a.jpg", tmp_path / "b.jpg"], [0, 1]), as_floats(), training=True)
-    with refused("none of the 2 training images", tmp_path / "b.jpg"):
+    with refused("none of the 2", "training images", tmp_path / "b.jpg"):
         images[1]
 
 

@@ -84,7 +84,7 @@ def test_memory_is_pinned_for_cuda_alone():
         assert [loader.loader.pin_memory for loader in loaders(device=device)] == [pinned, pinned]
 
 
-def test_workers_stay_and_pass_on_what_is_unreadable(tmp_path):
+def test_workers_persist_and_report_unreadable_images(tmp_path):
     broken = ImageList([tmp_path / "none.jpg", *numbered(3).images], [1, 0, 1, 0])
     train, test = loaders(train=broken, test=broken, num_workers=1)
     assert train.loader.persistent_workers

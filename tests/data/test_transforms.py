@@ -69,7 +69,7 @@ def test_train_transform_crops_at_random_and_flips():
     ],
     ids=["train", "test", "reid"],
 )
-def test_the_halves_are_the_whole(transform):
+def test_resize_and_augment_are_the_transform(transform):
     """Resized pixels are the same every time, and what is drawn is drawn after them."""
     source = smooth_image(60, 45)
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_flip_is_a_probability(refused):
 
 def test_resize_below_crop_is_refused(refused):
     for transform in (train_transform, test_transform):
-        with refused("448×400", "448×448", "resize must be at least img_size"):
+        with refused("448×400", "448×448", "resize", "img_size"):
             transform((448, 448), (448, 400), MEAN, STD)
 
 

@@ -29,7 +29,7 @@ def report_of(splits: dict[str, list], num_workers: int) -> DataReport:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_what_is_found(tmp_path, write_image, num_workers):
+def test_findings(tmp_path, write_image, num_workers):
     good = [ramp(tmp_path / f"{number}.png", number) for number in range(40)]
     copy = tmp_path / "copy.png"
     copy.write_bytes(good[3].read_bytes())
@@ -63,7 +63,7 @@ def test_same_content_in_one_split_is_no_matter(tmp_path, write_image):
     assert report_of({"train": images, "test": []}, 0).duplicates == []
 
 
-def test_large_ones_are_told(tmp_path, monkeypatch):
+def test_large_images_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(checking, "LARGE", 79)
     assert look_at(ramp(tmp_path / "a.png")).odd == ["very large: 10x8 pixels"]
 

@@ -14,13 +14,9 @@ from dual_cross_attention import load_model
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import CalibratedAnswer, Calibration
 from dual_cross_attention.inference.model_files import read_model, write_calibration
+from tests.helpers import softmax
 
 IMAGES = [*np.random.default_rng(0).integers(0, 256, (12, 40, 50, 3), dtype=np.uint8)]
-
-
-def softmax(logits):
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def changed(calibration, **answers):

@@ -84,7 +84,7 @@ def test_no_images(photos):
         assert said in str(error.value)
 
 
-def test_what_is_left_out_is_said(photos):
+def test_left_out_files_are_warned_about(photos):
     (photos / "d.heic").touch()
     (warning,) = find_images([str(photos)], io.BytesIO()).warnings
     assert ".heic" in warning

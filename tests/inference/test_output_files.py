@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dual_cross_attention import InputError
-from dual_cross_attention.inference import feature_files, prediction_files
+from dual_cross_attention.inference import feature_files, prediction_files, row_files
 from dual_cross_attention.inference.prediction import Embedding, Prediction
 
 NUMBERS = [0.1, 1 / 3, 2.5e-9, float(np.float32(0.7))]
@@ -62,7 +62,7 @@ def test_csv_keeps_the_bytes_of_a_path(tmp_path):
 
 def test_parquet(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(prediction_files, "AT_ONCE", 3)  # row groups
+    monkeypatch.setattr(row_files, "AT_ONCE", 3)  # row groups
     rows = parquet.read_table(written(tmp_path / "a.parquet")).to_pylist()
     for row in rows:
         row["top"] = [[each["label"], each["probability"]] for each in row["top"]]
@@ -76,10 +76,10 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match="parquet"):
-        prediction_files.check_suffix(tmp_path / "a.parquet", prediction_files.SUFFIXES)
-    prediction_files.check_suffix(tmp_path / "a.CSV", prediction_files.SUFFIXES)
+        row_files.check_suffix(tmp_path / "a.parquet", row_files.SUFFIXES)
+    row_files.check_suffix(tmp_path / "a.CSV", row_files.SUFFIXES)
     with pytest.raises(InputError, match="jsonl"):
-        prediction_files.check_suffix(tmp_path / "a.xlsx", prediction_files.SUFFIXES)
+        row_files.check_suffix(tmp_path / "a.xlsx", row_files.SUFFIXES)
 
 
 FEATURES = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_a_damaged_line_is_refused(tmp_path, damage):
 
 def test_rows_stay_where_the_output_cannot_be_written(tmp_path):
     (tmp_path / "out.csv.tmp").mkdir()
-    with pytest.raises(InputError, match="rows so far are in"):
+    with pytest.raises(InputError, match="rows so far"):
         write(tmp_path / "out.csv")
     (tmp_path / "out.csv.tmp").rmdir()
     assert write(tmp_path / "out.csv") == []
@@ -101,12 +102,19 @@ class FullDisk:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_is_an_error_in_a_line_and_the_rows_stay(tmp_path):
+def test_a_full_disk_is_an_error_in_a_line_and_the_rows_stay(tmp_path, monkeypatch):
     output = tmp_path / "out.csv"
-    with pytest.raises(InputError, match=r"No space left.*out\.csv\.part\.jsonl"), PartFile(output, {}) as part:
-        part._file = FullDisk(part._file, rows=3)  # the header, and two rows
-        for path in PATHS:
-            part.append({"path": path})
+    open_path = Path.open
+
+    def open_on_full_disk(path, mode="r", **options):
+        file = open_path(path, mode, **options)
+        return FullDisk(file, rows=3) if mode == "a" else file  # the header, and two rows
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"No space left.*out\.csv\.part\.jsonl"):
+        patch.setattr(Path, "open", open_on_full_disk)
+        with PartFile(output, {}) as part:
+            for path in PATHS:
+                part.append({"path": path})
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv.part.jsonl"]  # no lock
     with PartFile(output, {}) as part:
         assert list(part.remaining(PATHS)) == PATHS[2:]

@@ -21,7 +21,7 @@ def card_of(directory):
     return yaml.safe_load(front), text
 
 
-def test_a_directory_comes_back_as_the_model(tmp_path, make_model, calibration):
+def test_round_trip_of_a_directory(tmp_path, make_model, calibration):
     path = make_model(data_root="/home/me/birds", output_dir="/home/me/runs/1", weights="/home/me/deit.pth")
     model = load_model(path, device="cpu")
     model.calibration = calibration
@@ -86,7 +86,7 @@ def test_a_run_is_not_written_over(tmp_path, make_model):
         model.save_pretrained(tmp_path / "file")
 
 
-def test_what_is_no_model_is_refused(tmp_path, make_model):
+def test_other_directories_are_refused(tmp_path, make_model):
     load_model(make_model(), device="cpu").save_pretrained(tmp_path / "out")
     good = (tmp_path / "out" / "model.safetensors").read_bytes()
     version = b'"format_version":"2"'

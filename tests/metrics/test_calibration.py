@@ -12,13 +12,9 @@ from dual_cross_attention.metrics.calibration import (
     negative_log_likelihood,
 )
 from dual_cross_attention.metrics.confidence import confidence, log_mean_probability, threshold_that_keeps
+from tests.helpers import softmax
 
 CLASSES = 12
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def drawn(probabilities: np.ndarray, seed: int = 1) -> torch.Tensor:

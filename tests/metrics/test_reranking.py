@@ -93,7 +93,7 @@ def test_expansion_is_strict_at_two_thirds():
 
 
 @pytest.mark.parametrize("block_size", [1, 150, 10**6])
-def test_blocks_are_rows_of_the_whole(block_size):
+def test_blocks_are_rows_of_the_matrix(block_size):
     query, gallery = clusters()
     whole = rerank(query, gallery)
     torch.testing.assert_close(rerank(query, gallery, block_size=block_size), whole, atol=1e-7, rtol=0)

@@ -274,14 +274,14 @@ def test_what_cannot_be_compared_is_refused(tied, function, changes, message):
 @pytest.mark.parametrize("rerank", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e25])
 def test_features_that_are_not_finite_are_named(tied, value, rerank):
-    with pytest.raises(InputError, match=r"gallery: expected finite .*: 2 of 60 rows, first \[3, 8\]"):
+    with pytest.raises(InputError, match=r"gallery: .*finite.* 2 of 60 rows.* \[3, 8\]"):
         retrieval_metrics(**replaced(tied, gallery=with_bad_rows(tied[1], value)), rerank=rerank)
 
 
 def test_cosine_needs_a_direction(tied):
     query = tied[0].clone()
     query[[1, 4]] = 0.0
-    with pytest.raises(InputError, match=r"query: .*direction.*: 2 of 14 rows, first \[1, 4\]"):
+    with pytest.raises(InputError, match=r"query: .*direction.* 2 of 14 rows.* \[1, 4\]"):
         retrieval_metrics(**replaced(tied, query=query), distance="cosine")
 
 
@@ -290,13 +290,13 @@ def test_no_query_with_a_match(tied):
     ids, cameras = torch.full((14,), 99), torch.ones(14, dtype=torch.int64)
     ids[:4] = 50  # there, under camera 1 only
     ids[4] = -1
-    with pytest.raises(InputError, match=r"of 14 queries, 4 have .* own camera only, 10 not at all"):
+    with pytest.raises(InputError, match=r"14 queries, 4 .* own camera.* 10 "):
         retrieval_metrics(**replaced(tied, query_ids=ids, query_cameras=cameras))
 
 
 def test_ranks_that_do_not_exist(tied):
     for max_rank in (0, 5.0, "5", None):
-        with pytest.raises(InputError, match=f"max_rank: expected at least 1, got {max_rank!r}"):
+        with pytest.raises(InputError, match=f"max_rank: .* 1, got {max_rank!r}"):
             retrieval_metrics(*tied, max_rank=max_rank)
     result = retrieval_metrics(*tied, max_rank=5)
     for k in (0, 6):

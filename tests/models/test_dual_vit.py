@@ -296,7 +296,7 @@ def test_parameters_and_flops_of_glca_are_the_papers():
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_what_nobody_reads_is_not_computed(ablation):
+def test_unused_tokens_are_not_computed(ablation):
     """FLOPs of a training pass, against a count by hand of what each branch needs."""
     model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY_VIT).train()
     batch, tokens, dim, depth = 2, 257, 48, 3

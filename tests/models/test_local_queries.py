@@ -211,7 +211,7 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(local_queries):
         epoch()
 
 
-def test_settings_reach_the_model_and_idle_ones_are_told():
+def test_settings_reach_the_model_and_unused_ones_are_warned_about():
     config = parse_config(["--local_queries=cross", "--glca_blocks=2"])
     model = build_model(config, 5, pretrained=False)
     assert (model.local_queries, len(model.glca_blocks)) == ("cross", 2)

@@ -6,13 +6,14 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.models.neck import NeckClassifier
+from tests.helpers import TINY
 
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": (32, 16)}
+TINY_TALL = TINY | {"img_size": (32, 16)}
 
 
 def reid_model(**options):
     torch.manual_seed(0)
-    return create_model("vit_tiny_patch16_224", 5, task="reid", **TINY, **options)
+    return create_model("vit_tiny_patch16_224", 5, task="reid", **TINY_TALL, **options)
 
 
 def normalized(feature, eps=1e-5):
@@ -88,7 +89,7 @@ def test_what_a_model_is_not_for_is_refused():
     images = torch.randn(2, 3, 32, 16)
     with pytest.raises(InputError, match="use embed"):
         reid_model().eval().predict(images)
-    fgvc = create_model("vit_tiny_patch16_224", 5, **TINY).eval()
+    fgvc = create_model("vit_tiny_patch16_224", 5, **TINY_TALL).eval()
     with pytest.raises(InputError, match="task 'reid'"):
         fgvc.embed(images, after_neck=True)
 

@@ -33,7 +33,7 @@ def test_settings(folder, config):
     folder.write_config(config)
     assert folder.read_config() == config
     folder.config.write_text("{")
-    with pytest.raises(InputError, match=r"cannot read '.*config.yaml' as YAML"):
+    with pytest.raises(InputError, match=r"config.yaml.*YAML"):
         folder.read_config()
 
 
@@ -71,11 +71,11 @@ def test_rows_that_are_none(folder, config, line):
     folder.metrics.write_text(f'{{"epoch": 1}}\n{line}\n')
     assert folder.read_metrics() == [{"epoch": 1}]  # the last may be cut short
     folder.metrics.write_text(f'{line}\n{{"epoch": 1}}\n')
-    with pytest.raises(InputError, match=r"metrics.jsonl', line 1: expected JSON"):
+    with pytest.raises(InputError, match=r"metrics.jsonl', line 1: .*JSON"):
         folder.read_metrics()
 
 
-def test_a_model_comes_back_as_it_was(folder, config, monkeypatch):
+def test_round_trip_of_a_model(folder, config, monkeypatch):
     folder.write_config(config)
     torch.manual_seed(0)
     model = build_model(config, 3, pretrained=False).eval()

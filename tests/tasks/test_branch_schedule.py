@@ -11,9 +11,9 @@ from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.tasks import BranchSchedule, FGVCTask, ReIDTask, RetrievalSplit
+from tests.helpers import TINY
 
 ALL = ("sa", "glca", "pwca")
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
 def make_task(task="fgvc", ablation="full", **schedule):
@@ -55,7 +55,7 @@ def test_scales_are_a_line_from_0_at_the_start_to_1_after_the_warmup(steps, star
             assert scales["pwca"] == pytest.approx(float(expected), abs=1e-12)
 
 
-def test_shares_are_what_is_written():
+def test_shares_are_exact_decimals():
     """0.1 * 30 steps and 0.7 * 10 are no floats of 3 and 7: the branch starts with the step after them."""
     for start, steps, first in ((0.1, 30, 4), (0.7, 10, 8), (0.29, 100, 30), (0.57, 100, 58)):
         schedule = BranchSchedule(glca_start=start)
@@ -98,7 +98,7 @@ def test_a_branch_that_is_off_is_not_computed_and_has_no_loss(task, step, on):
     assert all((parameter.grad is not None) == ("glca" in on) for parameter in made.model.glca_block.parameters())
 
 
-def test_sa_trains_as_if_the_branches_that_are_off_were_not_there():
+def test_inactive_branches_do_not_change_sa():
     """The same step as of the model without them, up to the ½ e^-w of SA."""
     plain, late = make_task(ablation="sa_only").train(), make_task(glca_start=0.5, pwca_start=0.5).train()
     late.begin_step(1, 10)
@@ -162,7 +162,7 @@ def test_branches_of_a_forward_pass():
         make_task(ablation="sa_glca").model(images, None, ["sa", "pwca"])
 
 
-def test_the_first_step_of_other_branches_is_told():
+def test_the_first_step_of_other_branches_is_reported():
     made = make_task(glca_start=0.5)
     assert [made.begin_step(step, 10) for step in (1, 2, 5, 6, 7)] == [True, False, False, True, False]
 

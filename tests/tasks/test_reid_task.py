@@ -10,14 +10,15 @@ from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks import reid as reid_module
+from tests.helpers import TINY
 
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": (32, 16)}
+TINY_TALL = TINY | {"img_size": (32, 16)}
 QUERIES, GALLERY = 7, 23
 
 
 def make_task(ablation="full", **options):
     torch.manual_seed(0)
-    model = create_model("vit_tiny_patch16_224", 4, task="reid", ablation=ablation, **TINY)
+    model = create_model("vit_tiny_patch16_224", 4, task="reid", ablation=ablation, **TINY_TALL)
     generator = torch.Generator().manual_seed(2)
     identities = torch.randint(4, (QUERIES + GALLERY,), generator=generator)
     cameras = torch.randint(3, (QUERIES + GALLERY,), generator=generator)
@@ -154,13 +155,13 @@ def test_ranking_is_what_the_metrics_are_of():
     assert task.score(features)["rank1"] == pytest.approx(100 * sum(firsts) / len(firsts))
 
 
-def test_trouble_is_told():
+def test_errors_of_an_evaluation():
     task = make_task()
-    with pytest.raises(InputError, match="none of the test images"):
+    with pytest.raises(InputError, match="test images"):
         evaluate(task, make_batches(unreadable=range(QUERIES + GALLERY)))
-    with pytest.raises(InputError, match="none of the query images can be read"):
+    with pytest.raises(InputError, match="query images"):
         evaluate(task, make_batches(unreadable=range(QUERIES)))
-    with pytest.raises(InputError, match="none of the gallery images can be read"):
+    with pytest.raises(InputError, match="gallery images"):
         evaluate(task, make_batches(unreadable=range(QUERIES, QUERIES + GALLERY)))
     torch.nn.init.constant_(task.model.backbone.norm.weight, float("nan"))
     with pytest.raises(TrainingDivergedError, match="features are NaN"):

@@ -1,4 +1,4 @@
-"""What tests of training share: a trainer of a tiny model, runs that nobody disturbed, and looking for a difference."""
+"""Fixtures of training tests: a trainer of a tiny model, undisturbed runs, and comparisons of runs."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def tasks(small, small_reid) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tasks, tmp_path_factory) -> Callable[[str], Path]:
-    """A run of a task that nobody disturbs, and no test changes; with checkpoints at the ends of epochs alone."""
+    """An undisturbed run of a task, which no test changes; with checkpoints at the ends of epochs only."""
     runs: dict[str, Path] = {}
 
     def train(task: str) -> Path:

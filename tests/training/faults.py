@@ -1,6 +1,6 @@
-"""Trainings to which something happens at a chosen moment: `python faults.py` reads what, as JSON, a line each.
+"""Fault injection: trainings with a fault at a chosen event; `python faults.py` reads one as JSON per line.
 
-A training is a forked child of this process, which has imported the modules: as good as new, without their seconds. It
+A training is a forked child of this process, which has imported the modules already. It
 counts events: labels are read, a step begins, a micro-batch is in its forward or backward pass, an image is read, part
 of a file is written, a file is flushed, renamed or removed. At the event that it was told, something happens:
 
@@ -165,12 +165,12 @@ class Faults:
         for task in (FGVCTask, ReIDTask):
             self._around(task, "training_step", "forward")
             self._around(task, "compute_metrics", "metrics")
-        self._around(DualCrossAttentionViT, "_classify", "model")
+        self._around(DualCrossAttentionViT, "forward", "model")
         self._around(Accelerator, "backward", "backward")
         for optimizer in (AdamW, SGD):
             self._around(optimizer, "step", "step")
         self._around(Image, "open", "image")  # where whatever a decoder raises is caught
-        self._around(trainer.Trainer, "_finish_epoch", "epoch")
+        self._around(trainer.Trainer, "on_epoch_end", "epoch")
         self._around(checkpoints, "write_checkpoint", "checkpoint")
         self._around(results, "save_model", "result")
         self._around(model_files, "save_file", "write model")
@@ -207,7 +207,7 @@ class Faults:
 
     def _in_halves(self) -> None:
         """Half of what is written to a checkpoint's file, or of a text."""
-        write, write_text = checkpoints._CountedFile.write, Path.write_text
+        write, write_text = checkpoints.CountedFile.write, Path.write_text
 
         def counted(file, data):
             def half():
@@ -225,7 +225,7 @@ class Faults:
             self.at("write text", lambda: write_text(path, content[: len(content) // 2]))
             return write_text(path, content, *arguments, **options)
 
-        checkpoints._CountedFile.write, Path.write_text = counted, text
+        checkpoints.CountedFile.write, Path.write_text = counted, text
 
     def _on_flush(self, descriptor: int) -> Callable[[], None]:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -38,14 +38,14 @@ if os.environ.get("KEEP_ALL"):
 
 rank, step, name = os.environ.get("SIGNAL_AT", "-1 -1 SIGTERM").split()
 if os.environ.get("RANK", "0") == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-    after_step = Trainer._after_step
+    on_step_end = Trainer.on_step_end
 
-    def signal_after_step(trainer):
+    def signal_on_step_end(trainer):
         if trainer.state.step == int(step):
             os.kill(os.getpid(), getattr(signal, name))
-        after_step(trainer)
+        on_step_end(trainer)
 
-    Trainer._after_step = signal_after_step
+    Trainer.on_step_end = signal_on_step_end
 
 if os.environ.get("SIGNAL_IN_EVAL") == os.environ.get("RANK", "0"):
     eval_step = FGVCTask.eval_step
@@ -107,7 +107,7 @@ if os.environ.get("MEMORY"):
 
 if os.environ.get("SLOW_WRITING"):
     (folder,) = (Path(flag.partition("=")[2]) for flag in sys.argv if flag.startswith("--output_dir="))
-    write, end = checkpoints.write_checkpoint, cli._end
+    write, end = checkpoints.write_checkpoint, cli.end_process
 
     def write_slowly(*arguments):
         time.sleep(float(os.environ["SLOW_WRITING"]))
@@ -119,7 +119,7 @@ if os.environ.get("SLOW_WRITING"):
         end(status)
 
     checkpoints.write_checkpoint = divergence.write_checkpoint = write_slowly
-    cli._end = say_and_end
+    cli.end_process = say_and_end
 
 if os.environ.get("LOSS_SCALING"):
 

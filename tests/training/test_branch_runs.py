@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dual_cross_attention.inference.model_files import read_model, save_model
+from tests.helpers import any_says
 
 CHEAPER = ["--pwca_every=2", "--pwca_blocks=1", "--distractor_tokens=0.5"]
 LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", *CHEAPER]
@@ -21,7 +22,7 @@ def late(tasks):
 
 
 @pytest.mark.parametrize(("task", "number"), [("fgvc", 5), ("fgvc", 8), ("reid", 3), ("reid", 6)])
-def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
+def test_an_interrupted_run_ends_with_equal_results(
     dcal, train_until, late, assert_same_results, tmp_path, task, number
 ):
     """Before any branch starts, and in PWCA's first step: the optimizer has no state of GLCA's parameters then."""
@@ -116,7 +117,7 @@ def test_losses_without_learned_weights(dcal, train_until, tasks, assert_same_re
     assert_same_results(tmp_path / "run", tmp_path / "whole")
 
 
-def test_bounds_of_weights_that_are_not_learned_are_told(dcal, tasks, tmp_path):
+def test_unused_bounds_are_warned_about(dcal, tasks, tmp_path):
     flags = [*tasks["fgvc"], "--loss_weights=mean", "--weight_bound=1", "--epochs=1"]
     outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
-    assert "no effect: weight_bound: loss_weights mean has no learnable w" in " ".join(outcome.out.split())
+    assert any_says(outcome.out.splitlines(), "no effect: weight_bound", "loss_weights mean")

@@ -17,6 +17,7 @@ from dual_cross_attention.training import trainer as trainer_module
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress, read_state, verify
 from dual_cross_attention.training.step_log import SMALLEST_SCALE, StepLog
 from dual_cross_attention.training.trainer import Trainer
+from tests.helpers import any_says, assert_says
 
 
 class Scaled(torch.autograd.Function):
@@ -67,13 +68,13 @@ def assert_same_state(ours, theirs):
 def states_before_steps(monkeypatch):
     """Of a training that follows: the state before each of its steps, from the second on."""
     states = {}
-    after_step = Trainer._after_step
+    on_step_end = Trainer.on_step_end
 
     def keep(trainer):
         states[trainer.state.step + 1] = tree_map_only(torch.Tensor, torch.clone, trainer.strategy.state_dict())
-        after_step(trainer)
+        on_step_end(trainer)
 
-    monkeypatch.setattr(Trainer, "_after_step", keep)
+    monkeypatch.setattr(Trainer, "on_step_end", keep)
     return states
 
 
@@ -101,11 +102,11 @@ def test_the_state_before_the_step_is_kept(dcal, tasks, tmp_path, monkeypatch, t
     (line,) = outcome.err.splitlines()
     named = "loss is nan" if what == "loss" else "the gradient's norm is "
     assert f"training diverged at step {at}: {named}" in line
-    assert f"--resume {run}/diverged --output_dir OTHER repeats it" in line
+    assert f"--resume {run}/diverged --output_dir OTHER" in line
     assert verify(run / "diverged") is None
     assert_same_state(read_state(run / "diverged"), states[at])
     progress = read_progress(run / "diverged")
-    assert (progress["epoch"], progress["step"], progress["step_in_epoch"]) == (2, at - 1, 0)
+    assert (progress.state.epoch, progress.state.step, progress.state.step_in_epoch) == (2, at - 1, 0)
 
 
 def test_the_report_names_step_and_images(dcal, small, images, tmp_path, monkeypatch):
@@ -166,8 +167,8 @@ def test_no_room_for_it(dcal, small, tmp_path, monkeypatch):
     monkeypatch.setattr(divergence, "save_diverged", full)
     break_steps(monkeypatch, FGVCTask, {7}, "loss")
     outcome = dcal("train", *small, "--output_dir", tmp_path)
-    assert outcome.status == 3 and f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in outcome.err
-    assert f"warning: cannot write '{tmp_path}/diverged': [Errno 28] No space left" in outcome.out
+    assert outcome.status == 3 and f"{tmp_path}/checkpoints/epoch_0001" in outcome.err
+    assert any_says(outcome.out.splitlines(), "warning: ", f"'{tmp_path}/diverged'", "No space left")
 
 
 def test_one_that_a_kill_has_left_half_replaced(dcal, small, tmp_path, monkeypatch):
@@ -224,21 +225,22 @@ def test_an_overflow_is_no_divergence(make_scaled_trainer, monkeypatch, interval
     assert read_state(trainer.folder.checkpoints / "epoch_0001")["scaler"]["scale"] == 2.0**15
 
 
-def test_a_run_goes_on_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_path):
-    """What diverges at once has a scale from before, though a checkpoint of another precision knows of none."""
+def test_a_run_resumes_with_loss_scaling(make_scaled_trainer, monkeypatch, tmp_path):
+    """A run that diverges in its first step saves its initial scale, though the checkpoint of another precision has
+    none."""
     make_scaled_trainer(output_dir=str(tmp_path / "one")).fit()
     source = tmp_path / "one" / "checkpoints" / "epoch_0001"
-    progress = read_progress(source)
+    progress = read_progress(source).to_json()
     del progress["log"]["latest"]["loss_scale"]
     (source / "progress.json").write_text(json.dumps(progress))
     trainer = make_scaled_trainer(output_dir=str(tmp_path / "two"), resume_from=source)
     break_steps(monkeypatch, FGVCTask, {1}, "loss")
-    with pytest.raises(TrainingDivergedError, match="at step 6: loss is nan"):
+    with pytest.raises(TrainingDivergedError, match=r"step 6: loss.* nan"):
         trainer.fit()
     assert read_state(trainer.folder.diverged)["scaler"]["scale"] == 2.0**16
 
 
-def test_a_scaler_goes_on_where_it_was(make_scaled_trainer, monkeypatch, tmp_path):
+def test_a_scaler_resumes_with_its_scale(make_scaled_trainer, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         break_steps(patch, FGVCTask, {3}, "gradient")
         first = make_scaled_trainer(output_dir=str(tmp_path / "one"))
@@ -258,9 +260,7 @@ def test_overflows_without_end_are_divergence(make_scaled_trainer, monkeypatch, 
     with pytest.raises(TrainingDivergedError) as raised:
         trainer.fit()
     assert 2.0**16 / 2**27 < SMALLEST_SCALE <= 2.0**16 / 2**26
-    assert "training diverged at step 30: gradients overflow in fp16 however small the loss is scaled" in str(
-        raised.value
-    )
+    assert_says(raised.value, "step 30: ", "overflow in fp16")
     report = json.loads((trainer.folder.diverged / "report.json").read_text())
     assert report["step"] == 30
     state = read_state(trainer.folder.diverged)
@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite_is_divergence_also_with_scaling(make_scaled_t
         make_scaled_trainer(output_dir=str(make_scaled_trainer().folder.path / "whole")).fit()
     break_steps(monkeypatch, FGVCTask, {3}, "loss")
     trainer = make_scaled_trainer(interval, gradient_accumulation_steps=1)
-    with pytest.raises(TrainingDivergedError, match="at step 3: loss is nan"):
+    with pytest.raises(TrainingDivergedError, match=r"step 3: loss.* nan"):
         trainer.fit()
     kept, expected = flat(read_state(trainer.folder.diverged)), flat(states[3])
     for place, value in kept.items():

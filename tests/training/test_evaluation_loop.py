@@ -104,7 +104,7 @@ def test_out_of_memory_repeats_all_with_smaller_chunks(tmp_path):
     assert polls.count(Request.SPLIT) == 2  # the other rank is told each time
 
 
-def test_the_loop_resets_what_was_left(tmp_path):
+def test_the_loop_resets_metrics_first(tmp_path):
     task = Counting()
     for _ in range(2):
         before = []

@@ -13,11 +13,11 @@ from dual_cross_attention.training.trainer import Trainer
 def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch):
     """Resident memory and living tensors, with a checkpoint every 100 steps and an evaluation every 1,000."""
     seen = []
-    after_step = Trainer._after_step
+    on_step_end = Trainer.on_step_end
     process = psutil.Process()
 
     def measure(trainer):
-        after_step(trainer)
+        on_step_end(trainer)
         if trainer.state.step % 100 == 0:
             trainer.checkpoints.save(trainer.state)
         if trainer.state.step % 1000 == 0:
@@ -27,7 +27,7 @@ def test_memory_is_flat_over_ten_thousand_steps(make_trainer, birds, monkeypatch
             tensors = sum(type(item) in (torch.Tensor, torch.nn.Parameter) for item in gc.get_objects())
             seen.append((trainer.state.step, process.memory_info().rss / 2**20, tensors))
 
-    monkeypatch.setattr(Trainer, "_after_step", measure)
+    monkeypatch.setattr(Trainer, "on_step_end", measure)
     settings = {"backbone_kwargs": {"patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 3}}
     make_trainer(birds * 5, batch_size=2, epochs=50, eval_every=5, lr=1e-5, **settings).fit()
     print(f"\nstep, MiB, tensors: {seen}")

@@ -1,4 +1,4 @@
-"""Runs that are killed again and again end with the very results of one that nobody disturbed: see `faults.py`."""
+"""Runs that are killed repeatedly end with the same results as an undisturbed run; see `faults.py`."""
 
 import random
 import signal
@@ -56,7 +56,7 @@ def kill_and_compare(tasks, undisturbed, train_until, assert_same_results, tmp_p
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(kill_and_compare, task):
+def test_a_killed_run_ends_with_equal_results(kill_and_compare, task):
     assert kill_and_compare(task, kills=5, seed=3).total() >= 5
 
 

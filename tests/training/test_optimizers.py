@@ -161,7 +161,7 @@ def test_a_state_from_before_the_optimizer_was_fused_is_gone_on_with():
 
 
 def test_an_overflow_in_the_first_step_leaves_no_momentum():
-    """fp16's scaler skips that step; what momentum then starts from must not be memory that nobody wrote to."""
+    """fp16's scaler skips that step; momentum must not start from uninitialized memory."""
     task = FGVCTask(create_model("deit_tiny_patch16_224", 5, img_size=32, **TINY))
     optimizer = build_optimizer(task, 0.1, 0.0, "sgd")
     scaler = torch.amp.GradScaler("cpu")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dual_cross_attention.runs.run_folder import RunFolder
+from tests.helpers import any_says
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_without_a_folder_other_data_get_another(dcal, small, two):
     assert {path.name for path in Path("runs").iterdir()} == {run.name, f"{run.name}-2"}
     for data, name in ((one, run.name), (other, f"{run.name}-2")):  # each finds its own again
         again = dcal("train", *on(small, data))
-        assert again.status == 0 and f"runs/{name} holds this run already" in again.out
+        assert again.status == 0 and f"runs/{name} holds this run" in again.out
 
 
 def test_data_that_are_gone_are_not_done(dcal, small, two):
@@ -74,10 +75,10 @@ def test_test_images_count(dcal, small, two):
     assert dcal("train", *on(small, one), "--output_dir=run").status == 0
     (one / "val" / "ant" / "00.png").unlink()
     outcome = dcal("train", *on(small, one), "--output_dir=run")
-    assert outcome.status == 2 and "number of test images (18 there, 17 here)" in outcome.err
+    assert outcome.status == 2 and "test images (18 there, 17 here)" in outcome.err
     evaluated = dcal("eval", "run")
     assert evaluated.status == 0, evaluated.err
-    assert "not the test data of the run: number of test images (18 there, 17 here)" in evaluated.out
+    assert any_says(evaluated.out.splitlines(), "not the test data", "test images (18 there, 17 here)")
 
 
 def test_a_precision_that_the_device_does_not_have(dcal, tasks, undisturbed, tmp_path):
@@ -87,4 +88,4 @@ def test_a_precision_that_the_device_does_not_have(dcal, tasks, undisturbed, tmp
     outcome = dcal("train", *tasks["fgvc"], "--precision=auto", "--output_dir", run.path)
     assert outcome.status == 0, outcome.err
     assert "nothing to do" in outcome.out
-    assert "the run was in fp16, which cpu does not have: it resumes in" in outcome.out
+    assert "was in fp16" in outcome.out

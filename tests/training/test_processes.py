@@ -18,6 +18,7 @@ import torch
 
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import STATE, list_checkpoints, verify
+from tests.helpers import assert_says
 
 ROOT = Path(__file__).parents[2]
 LATE = ["--glca_start=0.5", "--pwca_start=0.4", "--pwca_warmup=0.5", "--pwca_every=2", "--glca_blocks=2"]
@@ -173,7 +174,7 @@ def test_branches_that_start_late(run, flags, parallel):
 
 @pytest.mark.slow
 def test_pieces_of_sharded_batches(run, small, tmp_path_factory, in_pieces):
-    """The last batches, of 6 and 2 images, are too short for 4 pieces; nobody waits for a pass."""
+    """The last batches, of 6 and 2 images, are too short for 4 chunks; no rank waits for another."""
     flags = [*small, "--epochs=1", "--batch_size=10", "--eval_batch_size=16", "--drop_path_rate=0.2"]
     states, rows = [], []
     for processes in (1, 2):
@@ -218,7 +219,7 @@ def test_memory_that_runs_out_late_is_met_by_a_restart(run, small, tmp_path):
     """When the others are in the middle of a backward pass, they cannot be told."""
     outcome, folder = run(2, [*small, "--epochs=3"], tmp_path / "run", restarts=1, MEMORY="1 4 100 5")
     assert outcome.returncode == 0, outcome.stderr
-    assert "continues with half of the images at a time" in outcome.stderr
+    assert "half of the images" in outcome.stderr
     assert json.loads(folder.memory.read_text())["pieces"] == 2
     assert [row["epoch"] for row in folder.read_metrics()] == [1, 2, 3]
 
@@ -229,7 +230,7 @@ def test_memory_that_runs_out_late_is_met_by_a_restart(run, small, tmp_path):
     [((1, "ddp"), (2, "ddp")), ((2, "ddp"), (1, "ddp")), ((2, "ddp"), (3, "fsdp")), ((2, "fsdp"), (1, "ddp"))],
     ids=["1 to 2", "2 to 1", "2 to 3, sharded", "2, sharded, to 1"],
 )
-def test_a_run_goes_on_with_another_number_of_processes(every_step, flags, run, before, after):
+def test_a_run_resumes_with_another_number_of_ranks(every_step, flags, run, before, after):
     """Interrupted after the second epoch's first step, by a signal to the last process only."""
     expected, expected_rows = every_step(1)
     steps = list(expected).index("epoch_0001")
@@ -237,7 +238,7 @@ def test_a_run_goes_on_with_another_number_of_processes(every_step, flags, run, 
     more = [f"--gradient_accumulation_steps={2 // processes}", f"--parallel={parallel}"]
     outcome, folder = run(processes, [*flags, *more], SIGNAL_AT=f"{processes - 1} {steps + 1} SIGTERM")
     assert outcome.returncode != 0
-    assert "the same command resumes from there" in outcome.stderr
+    assert "same command resumes" in outcome.stderr
     assert [path.name for path in list_checkpoints(folder.checkpoints)][-1] == f"epoch_0001_step_{steps + 1:08d}"
 
     processes, parallel = after
@@ -291,7 +292,7 @@ def test_a_signal_while_it_starts(run, small, tmp_path, processes):
     waiting.mkdir()
     outcome, folder = run(processes, flags, tmp_path / "run", WAIT_IN=str(waiting))
     assert outcome.returncode == (75 if processes == 1 else 1), outcome.stderr
-    assert "dcal: error: SIGTERM: left before the first step; the same command starts again" in outcome.stderr
+    assert "dcal: error: SIGTERM: left before the first step" in outcome.stderr
     assert not folder.path.exists()
     outcome, _ = run(processes, flags, folder.path)
     assert outcome.returncode == 0, outcome.stderr
@@ -301,7 +302,7 @@ def test_a_signal_while_it_starts(run, small, tmp_path, processes):
 def test_survivors_say_that_another_has_died(run, small):
     outcome, folder = run(2, small, SIGNAL_AT="1 4 SIGKILL")
     assert outcome.returncode != 0
-    assert "dcal: error: another process has ended: " in outcome.stderr
+    assert "dcal: error: another process" in outcome.stderr
     assert "trainer.py" not in outcome.stderr  # as in a traceback
     assert [path.name for path in list_checkpoints(folder.checkpoints)] == ["epoch_0001"]
 
@@ -373,7 +374,7 @@ def test_unreadable_images_of_all_processes(run, small, make_images, tmp_path, a
     assert all(f"{path}" in outcome.stdout for path in broken)
     if allowed == 1:
         assert outcome.returncode != 0
-        assert "2 images could not be read, and --max_bad_images allows 1" in outcome.stderr
+        assert_says(outcome.stderr, "2 images could not be read", "--max_bad_images allows 1")
     else:
         assert outcome.returncode == 0, outcome.stderr
         (last,) = list_checkpoints(folder.checkpoints)
@@ -387,7 +388,7 @@ def test_unreadable_images_of_all_processes(run, small, make_images, tmp_path, a
     [({"SIGNAL_AT": "1 2 SIGTERM"}, 75, "epoch_0000_step_00000002"), ({"POISON_AT": "1 2"}, 3, "diverged")],
     ids=["a signal", "a divergence"],
 )
-def test_nobody_ends_before_the_first_has_written(run, small, what, status, written):
+def test_ranks_end_after_rank_0_has_written(run, small, what, status, written):
     """A launcher kills the others half a minute after the first has left."""
     outcome, _ = run(2, small, SLOW_WRITING="2", **what)
     for rank in (0, 1):
@@ -396,10 +397,10 @@ def test_nobody_ends_before_the_first_has_written(run, small, what, status, writ
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_all(run, small, tmp_path):
-    """What only the first process can see, the others are told: nobody waits for somebody who has left."""
+    """Errors that only rank 0 can detect end the other ranks, too."""
     outcome, folder = run(2, [*small, "--epochs=1"])
     assert outcome.returncode == 0, outcome.stderr
     outcome, _ = run(2, [*small, "--epochs=2", "--lr=0.5"], folder.path)
     assert outcome.returncode != 0
-    assert "holds a run with other settings" in outcome.stderr
+    assert "other settings" in outcome.stderr
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in outcome.stderr

@@ -16,6 +16,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training import run_snapshot
 from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST, PROGRESS, STATE, write_checkpoint
+from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 from dual_cross_attention.training.resume import RunData, decide_resume
 from dual_cross_attention.training.run_snapshot import (
     RunSnapshot,
@@ -88,7 +89,7 @@ def test_a_run(folder):
         checkpoints=tuple(folder.checkpoints / name for name in NAMES),
         has_manifest=True,
         valid=folder.checkpoints / NAMES[-1],
-        progress=progress(),
+        progress=TrainProgress.from_json(progress()),
         entries=frozenset({*NAMES, "epoch_0003.left"}),
     )
     assert seen.is_taken
@@ -98,7 +99,7 @@ def test_a_run(folder):
 def test_a_damaged_checkpoint(folder, damage):
     damage(folder.checkpoints / NAMES[2])
     seen = inspect_run(folder)
-    assert (seen.valid, seen.progress) == (folder.checkpoints / NAMES[1], progress())
+    assert (seen.valid, seen.progress) == (folder.checkpoints / NAMES[1], TrainProgress.from_json(progress()))
     ((path, reason),) = seen.damaged
     assert path == folder.checkpoints / NAMES[2] and reason
     for name in NAMES[:2]:
@@ -160,7 +161,7 @@ def test_a_single_checkpoint(folder, tmp_path):
     seen = inspect_checkpoint(folder.checkpoints / NAMES[0])
     assert (seen.path, seen.checkpoint_dir, seen.config) == (folder.path, folder.checkpoints, CONFIG)
     assert (seen.checkpoints, seen.valid) == ((folder.checkpoints / NAMES[0],), folder.checkpoints / NAMES[0])
-    assert seen.progress == progress(1)
+    assert seen.progress == TrainProgress.from_json(progress(1))
     folder.config.unlink()
     assert inspect_checkpoint(folder.checkpoints / NAMES[0]).config is None
     gone = inspect_checkpoint(tmp_path / "gone" / "epoch_0001")

@@ -31,7 +31,7 @@ def test_means_and_latest(interval):
     assert means(log.sums()) == {"loss": 100.0}
 
 
-def test_looks_only_every_few_steps():
+def test_device_is_read_at_intervals_only():
     log = log_of(3)
     seen = []
     for i in range(7):
@@ -59,7 +59,7 @@ def test_keeps_no_graph():
         ({"loss": 1.0, "loss_sa": 1.0, "grad_norm": math.inf}, "the gradient's norm is inf"),
     ],
 )
-def test_what_is_not_finite_is_named_with_its_step(interval, values, named):
+def test_non_finite_values_are_named_with_their_step(interval, values, named):
     log = log_of(interval)
     log.start_epoch(40)
     with pytest.raises(TrainingDivergedError) as raised:
@@ -72,7 +72,7 @@ def test_what_is_not_finite_is_named_with_its_step(interval, values, named):
     assert message == f"training diverged at step 46: {named}"
 
 
-def test_an_epoch_goes_on_from_what_was_seen_of_it():
+def test_an_epoch_resumes_with_its_sums():
     whole, part = log_of(), log_of()
     for i in range(5):
         whole.add(step(loss=0.1 * i))

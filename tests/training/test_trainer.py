@@ -18,6 +18,7 @@ from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints
 from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.trainer import Trainer
+from tests.helpers import assert_says
 
 ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 
@@ -271,9 +272,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(make_trainer, monkeypatch, branc
         trainer.fit()
     (checkpoint,) = list_checkpoints(trainer.folder.checkpoints)
     assert checkpoint.name == "epoch_0001"
-    assert f"at step 8: the loss of branch '{branch}' is nan; the last checkpoint is {checkpoint}; " in str(
-        raised.value
-    )
+    assert_says(raised.value, "at step 8: ", f"branch '{branch}' is nan", f"{checkpoint}; ")
     assert_nothing_poisoned(trainer.folder)
     assert [row["epoch"] for row in rows_of(trainer)] == [1]
 
@@ -286,7 +285,7 @@ def assert_nothing_poisoned(folder):
 
 def test_before_the_first_checkpoint_there_is_none_to_name(make_trainer, monkeypatch):
     poison(monkeypatch, "sa", at=1)
-    with pytest.raises(TrainingDivergedError, match=r"at step 1: .*; there is no checkpoint yet; "):
+    with pytest.raises(TrainingDivergedError, match=r"at step 1: .*no checkpoint"):
         make_trainer().fit()
 
 
@@ -320,7 +319,7 @@ def test_a_gradient_that_is_not_finite_is_never_saved(make_trainer, monkeypatch,
         epochs=4, clip_grad=clip_grad, gradient_accumulation_steps=accumulation, eval_every=4, ablation="sa_only"
     )
     at = 10 // accumulation
-    with pytest.raises(TrainingDivergedError, match=rf"at step {at}: the gradient's norm is nan; .*epoch_0001; "):
+    with pytest.raises(TrainingDivergedError, match=rf"at step {at}: .*gradient.* nan; .*epoch_0001"):
         trainer.fit()
     assert_nothing_poisoned(trainer.folder)
 
@@ -336,20 +335,18 @@ def test_an_evaluation_that_is_not_finite_names_the_checkpoint(make_trainer, mon
         return out
 
     monkeypatch.setattr(DualCrossAttentionViT, "forward", poisoned)
-    with pytest.raises(
-        TrainingDivergedError, match=r"evaluation: .*, after step 10; the last checkpoint is .*epoch_0001"
-    ):
+    with pytest.raises(TrainingDivergedError, match=r"evaluation: .*after step 10.*epoch_0001"):
         trainer.fit()
     assert len(rows_of(trainer)) == 1
 
 
-def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
+def test_divergence_is_an_error_of_one_line(dcal, small, tmp_path, monkeypatch):
     poison(monkeypatch, "glca", at=7)
     outcome = dcal("train", *small, "--output_dir", tmp_path)
     assert outcome.status == 3
     (line,) = outcome.err.splitlines()
     assert line.startswith("dcal: error: training diverged at step 7: the loss of branch 'glca' is nan; ")
-    assert f"the last checkpoint is {tmp_path}/checkpoints/epoch_0001" in line
+    assert f"{tmp_path}/checkpoints/epoch_0001" in line
     # And the run resumes from there, once the reason is gone.
     monkeypatch.undo()
     assert dcal("train", *small, "--output_dir", tmp_path).status == 0
@@ -361,7 +358,7 @@ def test_a_diverged_run_is_told_in_one_line(dcal, small, tmp_path, monkeypatch):
 def test_memory_does_not_grow_from_epoch_to_epoch(make_trainer, monkeypatch):
     """Tensors alive at the end of each epoch, and their bytes: after the first two, always the same."""
     alive = []
-    finish = Trainer._finish_epoch
+    finish = Trainer.on_epoch_end
 
     def count(trainer, row):
         finish(trainer, row)
@@ -371,7 +368,7 @@ def test_memory_does_not_grow_from_epoch_to_epoch(make_trainer, monkeypatch):
         tensors = [item for item in gc.get_objects() if type(item) in kinds]
         alive.append((len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
 
-    monkeypatch.setattr(Trainer, "_finish_epoch", count)
+    monkeypatch.setattr(Trainer, "on_epoch_end", count)
     make_trainer(epochs=6).fit()
     assert len(set(alive[2:])) == 1, alive
 
@@ -430,8 +427,8 @@ def test_every_epoch_is_its_own_shuffle_and_seed(make_trainer, monkeypatch):
 
 
 def test_an_epoch_depends_on_seed_and_number_alone(make_trainer, monkeypatch, tmp_path):
-    """Whatever draws random numbers between epochs, and however many, the next epoch is the same."""
-    finish = Trainer._finish_epoch
+    """Random numbers that are sampled between epochs do not change the next epoch."""
+    finish = Trainer.on_epoch_end
 
     def disturb(trainer, row):
         finish(trainer, row)
@@ -439,7 +436,7 @@ def test_an_epoch_depends_on_seed_and_number_alone(make_trainer, monkeypatch, tm
         random.random()
 
     make_trainer(output_dir=str(tmp_path / "plain")).fit()
-    monkeypatch.setattr(Trainer, "_finish_epoch", disturb)
+    monkeypatch.setattr(Trainer, "on_epoch_end", disturb)
     make_trainer(output_dir=str(tmp_path / "disturbed")).fit()
     plain, disturbed = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "disturbed"))
     assert all(torch.equal(plain[name], disturbed[name]) for name in plain)

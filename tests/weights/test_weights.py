@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 
 from dual_cross_attention import InputError, create_model
+from tests.helpers import TINY
 
-TINY = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 SHARED = Path(os.environ.get("DCAL_SHARED", Path(__file__).parents[2].parent / "shared"))
 DEIT_TINY = SHARED / "weights" / "deit_tiny_patch16_224.safetensors"
 
@@ -43,7 +43,7 @@ def test_each_format_loads(source, tmp_path, suffix, wrapped):
     assert all(torch.equal(value, loaded[name]) for name, value in state.items())
 
 
-def test_a_head_of_another_width_is_left_out_and_said_so(source, tmp_path, caplog):
+def test_a_head_of_another_width_is_left_out_and_logged(source, tmp_path, caplog):
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
     caplog.set_level("INFO", logger="dual_cross_attention")
     model = target(tmp_path / "weights.safetensors", num_classes=5)

@@ -16,6 +16,7 @@ from dual_cross_attention import InputError, create_model
 from dual_cross_attention.configs import FGVC_CONFIGS, REID_CONFIGS
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.inference.model_files import read_model, save_model
+from tests.helpers import assert_says
 from tests.weights.test_weights import TINY, write_npz
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "format_1"
@@ -121,7 +122,7 @@ def test_ema_weights_are_preferred_aloud_and_the_key_takes_the_others(tmp_path, 
     torch.save(content, tmp_path / "a.pth")
     caplog.set_level("INFO", logger="dual_cross_attention")
     assert is_of(load(tmp_path / "a.pth"), 0)
-    assert f"EMA weights are preferred: '{ema}' is taken, not '{other}'" in caplog.text
+    assert_says(caplog.text, "EMA", f"'{ema}' is taken, not '{other}'")
     assert is_of(load(tmp_path / "a.pth", weights_key=other), 1)
     assert is_of(load(tmp_path / "a.pth", weights_key=ema), 0)
 
@@ -136,7 +137,7 @@ def test_ema_weights_are_preferred_without_a_head_that_fits(tmp_path, caplog, he
     loaded = load(tmp_path / "a.pth").state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in ema.items() if name not in head)
     assert "'model_ema' is taken, not 'model'" in caplog.text
-    assert "left out, newly initialized: head.bias, head.weight" in caplog.text
+    assert "initialized: head.bias, head.weight" in caplog.text
     assert is_of(load(tmp_path / "a.pth", weights_key="model"), 1)
 
 
@@ -149,7 +150,7 @@ def test_of_others_that_fit_the_one_with_a_fitting_head_is_taken(tmp_path):
 def test_ema_weights_of_another_model_are_not_taken(tmp_path, caplog):
     torch.save({"model": state_of(0), "model_ema": state_of(1, depth=1)}, tmp_path / "a.pth")
     assert is_of(load(tmp_path / "a.pth"), 0)
-    assert "EMA weights in 'model_ema' do not fit" in caplog.text
+    assert "'model_ema' do not fit" in caplog.text
 
 
 def test_prefixes_of_one_dict_are_told_apart_as_nested_dicts_are(tmp_path, caplog):
@@ -163,11 +164,11 @@ def test_prefixes_of_one_dict_are_told_apart_as_nested_dicts_are(tmp_path, caplo
     assert "student.backbone, teacher.backbone" in message
 
 
-def test_several_that_fit_are_said(tmp_path, caplog):
+def test_several_fitting_parts_are_logged(tmp_path, caplog):
     caplog.set_level("INFO", logger="dual_cross_attention")
     torch.save({"first": state_of(0), "second": state_of(1)}, tmp_path / "a.pth")
     assert is_of(load(tmp_path / "a.pth"), 0)
-    assert "several parts of the file fit: 'first' is taken, not 'second'; --weights_key" in caplog.text
+    assert "'first' is taken, not 'second'; --weights_key" in caplog.text
 
 
 def test_heads_and_decoders_of_other_names_are_left_out_aloud(tmp_path, caplog):
@@ -221,14 +222,14 @@ def test_backbone_and_glca_are_taken_and_heads_start_anew(own, caplog, source_ta
         elif name != "backbone.pos_embed":
             assert torch.equal(value, theirs[name]), name
     assert "position embedding 8×4 → 4×6" in caplog.messages
-    assert "backbone, GLCA's block and norm are taken; heads, necks and loss weights are initialized" in caplog.text
+    assert_says(caplog.text, "backbone, GLCA's block and norm are taken", "heads, necks and loss weights")
 
 
 def test_without_glca_on_either_side(own, caplog):
     source, run = own(ablation="sa_only")
     caplog.set_level("INFO", logger="dual_cross_attention")
     model = create_model(VIT, 5, img_size=(64, 32), pretrained=str(run), glca_init="last_block", **TINY)
-    assert "GLCA, which the file does not have, starts by glca_init last_block" in caplog.text
+    assert "glca_init last_block" in caplog.text
     last = source.backbone.blocks[-1].state_dict()  # of the file, not of the random model before
     assert all(torch.equal(value, last[name]) for name, value in model.glca_block.block.state_dict().items())
     assert torch.equal(model.glca_norm.weight, source.backbone.norm.weight)
@@ -277,7 +278,7 @@ def test_a_given_size_that_contradicts_the_header_is_refused(tmp_path):
     source = create_model(VIT, 7, img_size=(32, 72), **TINY)
     save_model(tmp_path / "a.safetensors", source.state_dict(), config, list("abcdefg"), {"epoch": 1})
     path = str(tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match=r"trained at 32 72.*leave the flag out"):
+    with pytest.raises(InputError, match=r"32 72.*leave the flag out"):
         create_model(VIT, 5, img_size=48, pretrained=path, weights_img_size=48, **TINY)
     create_model(VIT, 5, img_size=48, pretrained=path, weights_img_size=(32, 72), **TINY)
 
@@ -294,8 +295,8 @@ def test_on_the_command_line(dcal, small, tmp_path):
     assert "of 'model'" in outcome.out
     again = dcal("train", *small, "--epochs=1", "--output_dir", tmp_path / "again", "--weights", tmp_path / "run")
     assert again.status == 0, again.err
-    assert "weights: backbone, GLCA's block and norm are taken" in again.out
-    assert "weights_key is of a weights file" in dcal(*command[:-2], "--weights=none", "--weights_key=a").err
+    assert "GLCA's block and norm are taken" in again.out
+    assert "weights_key" in dcal(*command[:-2], "--weights=none", "--weights_key=a").err
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "mobilevit_s", "none of timm's", 3])
@@ -359,7 +360,7 @@ def test_runs_of_format_1_and_their_checkpoints_are_weights_too(caplog, task):
 
 def test_a_run_with_another_backbone_says_which(own):
     message = refused(own()[1], depth=1)
-    assert f"the file is of a run with --backbone {VIT} --backbone_kwargs '{json.dumps(TINY)}'" in message
+    assert f"--backbone {VIT} --backbone_kwargs '{json.dumps(TINY)}'" in message
 
 
 @pytest.mark.parametrize("heads", [1, 4, 6])
@@ -442,9 +443,9 @@ def test_the_likely_reason_stands_in_a_short_refusal(tmp_path, make, reason):
 def test_the_backbone_can_be_the_odd_one(tmp_path):
     torch.save(state_of(), tmp_path / "a.pth")
     message = refused(tmp_path / "a.pth", "deit_tiny_distilled_patch16_224")
-    assert "the file is not distilled; take --backbone deit_tiny_patch16_224" in message
-    assert "the backbone has register tokens" in refused(tmp_path / "a.pth", reg_tokens=2)
-    assert "the backbone has layer scale" in refused(tmp_path / "a.pth", init_values=1e-5)
+    assert_says(message, "not distilled", "--backbone deit_tiny_patch16_224")
+    assert "register tokens" in refused(tmp_path / "a.pth", reg_tokens=2)
+    assert "layer scale" in refused(tmp_path / "a.pth", init_values=1e-5)
 
 
 def test_counts_and_three_examples(tmp_path):
@@ -459,7 +460,7 @@ def test_counts_and_three_examples(tmp_path):
 
 def test_positions_of_another_layout_are_explained(tmp_path):
     torch.save(state_of(no_embed_class=True), tmp_path / "a.pth")
-    assert "16 tokens with none for the class token" in refused(tmp_path / "a.pth")
+    assert "16 tokens" in refused(tmp_path / "a.pth")
 
 
 def test_an_unknown_backbone_names_the_three_nearest():
@@ -484,7 +485,7 @@ def test_values_that_are_not_finite_are_found_at_load_time(tmp_path, suffix, val
     else:
         save_file(model.state_dict(), path) if suffix == ".safetensors" else torch.save(model.state_dict(), path)
     message = refused(path)
-    assert "1 of the 9,216 values of blocks.1.mlp.fc2.weight are NaN or infinite" in message
+    assert_says(message, "1 of the 9,216 values", "blocks.1.mlp.fc2.weight", "NaN")
 
 
 @pytest.mark.parametrize("name", ["backbone.norm.weight", "glca_block.block.norm1.bias"])
@@ -499,7 +500,7 @@ def test_nan_in_a_model_of_this_project(own, name):
             read(run)
 
 
-def test_nan_in_what_is_left_out_does_not_matter(tmp_path):
+def test_nan_in_unused_tensors_is_accepted(tmp_path):
     state = state_of()
     state["head.weight"] = torch.full((3, 48), float("nan"))
     torch.save({"model": state, "optimizer": {"a": torch.full((2,), float("nan"))}}, tmp_path / "a.pth")

@@ -26,13 +26,13 @@ def recipe_names() -> list[str]:
 
 
 def read_config(name: str) -> tuple[Path, dict[str, Any]]:
-    """What `--config NAME` says: settings of a YAML file, or of a recipe if there is no such file.
+    """Reads the settings of `--config NAME`: of a YAML file, or of a recipe if there is no such file.
 
     Returns:
         The file that was read, and its settings by name.
 
     Raises:
-        InputError: there is neither, or the file holds something else.
+        InputError: neither exists, or the file has other content.
     """
     if Path(name).is_file():
         return Path(name), read_yaml(Path(name))

@@ -1,4 +1,4 @@
-"""The paper's results (arXiv 2205.02151), as `published.csv` has them. They are no measurements of this project."""
+"""The paper's results (arXiv 2205.02151), as `published.csv` has them. They are not measured by this project."""
 
 import csv
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dual_cross_attention.configs.recipes import FOLDER
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedResult:
-    """A number of the paper; single crop, without re-ranking."""
+    """A published number; single crop, without re-ranking."""
 
     dataset: str
     """As of `--dataset`."""

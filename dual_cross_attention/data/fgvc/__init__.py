@@ -5,14 +5,11 @@ from typing import Any
 
 from dual_cross_attention.data.fgvc import cub, folder, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.registry import DatasetEntry, load_by_name
+from dual_cross_attention.data.registry import DatasetEntry, load_by_name, names_where
 from dual_cross_attention.data.synthetic.birds import draw_toy
 from dual_cross_attention.errors import InputError
 
 __all__ = ["FGVC_DATASETS", "FineGrainedData", "draw_toy", "load_fgvc"]
-
-WITH_VAL_OR_TEST = ("folder", "shards")
-"""Datasets whose test images are in val or test."""
 
 FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
     "toy": DatasetEntry(
@@ -49,6 +46,9 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         folder.LAYOUT,
         folder.SOURCE,
         no_download="these are your own images",
+        has_val_or_test=True,
+        takes_val_fraction=True,
+        may_have_other_classes=True,
     ),
     "shards": DatasetEntry(
         "images in tar archives, from dcal shard or any other writer of WebDataset's convention",
@@ -57,6 +57,7 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         shards.SOURCE,
         no_download="archives are written, by dcal shard for instance",
         by_pattern=True,
+        has_val_or_test=True,
     ),
 }
 
@@ -73,20 +74,26 @@ def load_fgvc(
 
     Args:
         name, data_root, download: see `load_by_name`.
-        train: False: for evaluation. Of "folder" and "shards", training images are not read and need not exist.
-        split: the images to test on: "val" or "test"; None: of "folder" and "shards" val if it exists, else test. The
-            other datasets have one test split, "test".
-        val_fraction: of class folders without a split (dataset "folder"): the share of validation images, see
-            `choose_validation`.
+        train: False: for evaluation. Training images are not read and need not exist where the entry says
+            `has_val_or_test`.
+        split: the images to test on: "val" or "test"; None: val if it exists, else test, where the entry says
+            `has_val_or_test`. The other datasets have one test split, "test".
+        val_fraction: of class folders without a split, where the entry says `takes_val_fraction`: the share of
+            validation images, see `choose_validation`.
 
     Raises:
         InputError: as `load_by_name`; a split that the dataset does not have; `val_fraction` of another dataset.
     """
-    options: dict[str, Any] = {"train": train, "split": split} if name in WITH_VAL_OR_TEST else {}
-    if split == "val" and not options and name in FGVC_DATASETS:
-        raise InputError(f"--split val: {name} has one test split, test; folder and shards may have val and test")
-    if val_fraction is not None:
-        if name != "folder":
-            raise InputError(f"--val_fraction splits images of --dataset folder; {name} has a split of its own")
-        options["val_fraction"] = val_fraction
+    options: dict[str, Any] = {}
+    if entry := FGVC_DATASETS.get(name):
+        if entry.has_val_or_test:
+            options |= {"train": train, "split": split}
+        elif split == "val":
+            several = " and ".join(names_where(FGVC_DATASETS, "has_val_or_test"))
+            raise InputError(f"--split val: {name} has one test split, test; {several} may have val and test")
+        if val_fraction is not None:
+            if not entry.takes_val_fraction:
+                unsplit = " or ".join(names_where(FGVC_DATASETS, "takes_val_fraction"))
+                raise InputError(f"--val_fraction splits images of --dataset {unsplit}; {name} has a split of its own")
+            options["val_fraction"] = val_fraction
     return load_by_name(FGVC_DATASETS, name, data_root, download, **options)

@@ -11,7 +11,7 @@ from dual_cross_attention.text import escape
 
 
 def class_folders(split: Path, above: set[FolderId]) -> dict[str, list[Path]]:
-    """The folders of each class by its composed name; several where the same name is spelled in several ways."""
+    """Folders of each class by its composed name; several if the name has several Unicode spellings."""
     folders: dict[str, list[Path]] = defaultdict(list)
     for folder in subfolders(split):
         if folder_id(folder) not in above:
@@ -32,8 +32,8 @@ def list_classes(
         split: the folder that holds the class folders.
         folders: the folders of each class, from `class_folders`.
         classes: class names, by label.
-        above: folders that are not read, whatever links lead there.
-        warnings: warnings of what is left out are added to it.
+        above: folders that are not read, even through links.
+        warnings: warnings about files that are left out are appended.
 
     Returns:
         The images with their labels, and the names of the classes without images.
@@ -67,7 +67,7 @@ def list_classes(
 
 
 def in_no_class(folder: Path, left_out: Listing) -> list[str]:
-    """A warning if images are in a folder itself, where those in class folders are taken; other files are added."""
+    """Warns about images directly in a folder, where only class folders are read; other files are added."""
     outside = list_images(folder, deep=False)
     left_out.other += outside.other
     left_out.hidden += outside.hidden
@@ -80,7 +80,7 @@ def in_no_class(folder: Path, left_out: Listing) -> list[str]:
 
 
 def same_but_for_case(where: str, classes: list[str]) -> list[str]:
-    """A warning if names of classes differ in case only."""
+    """Warns about class names that differ in case only."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         by_name[name.casefold()].append(name)

@@ -17,12 +17,12 @@ SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 
 
 def find_cub(folder: Path) -> Path | None:
-    """The folder CUB_200_2011 in a folder or below it; None if it is not there."""
+    """Finds the folder CUB_200_2011 in or below a folder; None if it does not exist."""
     return own_folder(folder, NAME, "images.txt", wrapped=False)
 
 
 def load_cub(data_root: Path) -> FineGrainedData:
-    """Class names are the official ones ("001.Black_footed_Albatross"), images in the order of images.txt.
+    """Loads CUB with the official class names ("001.Black_footed_Albatross"), images in the order of images.txt.
 
     Args:
         data_root: the folder CUB_200_2011, or the one that holds it.
@@ -61,7 +61,7 @@ def load_cub(data_root: Path) -> FineGrainedData:
 
 
 def _images(folder: Path, image_folder: Path, paths: dict[str, str]) -> dict[str, Path]:
-    """The file of each image, which is in the folder and has one id only."""
+    """Returns the file of each image id; files must be inside the folder, and unique."""
     images: dict[str, Path] = {}
     first_id: dict[Path, str] = {}
     for image, name in paths.items():
@@ -75,7 +75,7 @@ def _images(folder: Path, image_folder: Path, paths: dict[str, str]) -> dict[str
 def _read_table(path: Path, allowed=None, what: str = "") -> dict[str, str]:
     """Lines "id value" → {id: value}, in their order; `what` says which values are `allowed`."""
     try:
-        lines = read_text(path, "cub").rstrip().split("\n")  # blank lines at the end are none
+        lines = read_text(path, "cub").rstrip().split("\n")  # ignore blank lines at the end
     except FileNotFoundError:
         raise InputError(f"cub: expected {LAYOUT}, but {path} does not exist; get it from {SOURCE}") from None
     table: dict[str, str] = {}

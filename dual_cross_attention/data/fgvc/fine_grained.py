@@ -1,4 +1,4 @@
-"""What a fine-grained dataset is."""
+"""Fine-grained datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,12 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import few
 
 UnknownClasses = Literal["refuse", "leave_out"]
-"""What is done with test images of classes that a model does not know."""
+"""How test images of classes that a model does not know are handled."""
 
 
 @dataclass(frozen=True)
 class FineGrainedData:
-    """A dataset for classification: its class names, and labelled images to train and to test on.
+    """A dataset for classification: class names, and labeled training and test images.
 
     Args:
         name: the dataset.
@@ -55,9 +55,9 @@ class FineGrainedData:
                 )
 
     def with_order_of(self, classes: Sequence[str]) -> "FineGrainedData":
-        """The same data with labels by the order of other names, if these are its own classes in another order.
+        """Returns the same data with labels in the order of `classes`, if these are the same names in another order.
 
-        Sorted names come in another order where they are decomposed (see `data.names`), as on a copy made by macOS.
+        Decomposed names (see `data.names`), as in a copy made by macOS, sort differently.
         """
         mine, wanted = ([composed(name) for name in names] for names in (self.classes, classes))
         if mine == wanted or sorted(mine) != sorted(wanted) or len({*mine}) < len(mine):
@@ -72,15 +72,15 @@ class FineGrainedData:
     def with_classes_of_model(
         self, classes: Sequence[str], unknown_classes: UnknownClasses = "refuse"
     ) -> "FineGrainedData":
-        """The test images with the labels of a model, whose classes are matched by name, composed or decomposed.
+        """Returns the test images with the labels of a model; classes are matched by name, composed or decomposed.
 
         Images that are files are sorted by label, as after reading a dataset with these classes. A note names the
         classes of the model without test images.
 
         Args:
             classes: names of the model, by label.
-            unknown_classes: what is done with images of classes that the model does not know: an error, or they are
-                left out, with a warning.
+            unknown_classes: how images of classes that the model does not know are handled: an error, or left out with
+                a warning.
 
         Raises:
             InputError: the model does not know classes of test images, or any of them.
@@ -119,7 +119,7 @@ class FineGrainedData:
 
 
 def _replaced(labels: Sequence[int], new: np.ndarray) -> Sequence[int]:
-    """`new[label]` for each label. Labels in the index of tar archives stay there: only their table changes."""
+    """Returns `new[label]` for each label. Labels of tar archives stay lazy: only their table changes."""
     if isinstance(labels, IndexedNumbers):
         return IndexedNumbers(labels.index, labels.field, new[labels.table])
     return new[np.asarray(labels, dtype=np.int64)].tolist()

@@ -27,7 +27,7 @@ from dual_cross_attention.text import escape, few
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (test/ will do in place of val/), or CLASS/*.jpg and --val_fraction 0.2"
 SOURCE = "images of your own, sorted into one folder per class"
 TESTS = ("val", "test")
-"""Folders to test on; the first that is there is taken."""
+"""Folders with test images; the first that exists is taken."""
 LIKE_TESTS = {"dev", "eval", "holdout", "test", "testing", "val", "valid", "validation"}
 """Names, in any case, of folders that look like another test split."""
 LIKE_SPLITS = LIKE_TESTS | {"train", "training"}
@@ -81,7 +81,7 @@ def load_folder(
 
 
 def _find_root(data_root: Path) -> Path:
-    """The folder that holds the splits or the class folders: `data_root`, or the only folder in it."""
+    """Returns the folder with the splits or the class folders: `data_root`, or the only folder in it."""
 
     def is_complete(folder: Path) -> bool:
         return (folder / "train").is_dir() and any((folder / name).is_dir() for name in TESTS)
@@ -93,7 +93,7 @@ def _find_root(data_root: Path) -> Path:
 
 
 def _split_folders(root: Path) -> list[Path]:
-    """The folders that are splits by their names, see `load_folder`."""
+    """Returns the folders that are splits by their names, see `load_folder`."""
     named = _named_like_splits(root)
     return named if len(named) > 1 else [folder for folder in named if subfolders(folder) or not image_files(folder)]
 
@@ -103,7 +103,7 @@ def _named_like_splits(root: Path) -> list[Path]:
 
 
 def _expected(root: Path, train: bool, split: str | None) -> str:
-    """What is missing of the splits, as an error message."""
+    """An error message that names the missing splits."""
     if not train:
         wanted = f"{split}/ (of --split {split})" if split else "val/ or test/"
         return f"expected {wanted} in {escape(root)}, with a folder per class, but {what_is_in(root)}"
@@ -113,7 +113,7 @@ def _expected(root: Path, train: bool, split: str | None) -> str:
 
 
 def _load_splits(root: Path, test_folder: Path, split: str | None, warnings: list[str]) -> FineGrainedData:
-    """train/ and a folder to test on."""
+    """Loads train/ and a test folder."""
     train, test = _class_level(root / "train", warnings), _class_level(test_folder, warnings)
     above = {folder_id(folder) for folder in (root, train)}
     folders, test_folders = class_folders(train, above), class_folders(test, above)
@@ -140,7 +140,7 @@ def _load_splits(root: Path, test_folder: Path, split: str | None, warnings: lis
 
 
 def _load_test(root: Path, test_folder: Path, split: str | None, warnings: list[str]) -> FineGrainedData:
-    """A folder to test on, alone."""
+    """Loads a test folder only."""
     test = _class_level(test_folder, warnings)
     above = {folder_id(folder) for folder in (root, test, root / "train") if folder.is_dir()}
     folders = class_folders(test, above)
@@ -153,7 +153,7 @@ def _load_test(root: Path, test_folder: Path, split: str | None, warnings: list[
 
 
 def _class_level(split: Path, warnings: list[str]) -> Path:
-    """The folder of a split, or train/train, where unpacking an archive has made it so."""
+    """Returns the folder of a split, or train/train, as some archives unpack."""
     inner = undoubled(split)
     warnings += inner_folder_lines("folder", inner, split)
     return inner

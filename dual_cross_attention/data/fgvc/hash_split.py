@@ -1,4 +1,4 @@
-"""A validation split decided by the names of the images."""
+"""A validation split by a hash of the image names."""
 
 import hashlib
 from collections import defaultdict

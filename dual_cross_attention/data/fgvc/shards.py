@@ -20,11 +20,12 @@ LAYOUT = (
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
 MAX_CLASSES = 1_000_000
 BLOCK = 65_536
-"""Images that lie next to each other and are shuffled at a time."""
+"""Number of consecutive images that are shuffled at a time."""
 
 
 def load_shards(data_root: Path, train: bool = True, split: str | None = None) -> FineGrainedData:
-    """Classes are those that `dcal shard` has written down; else, by the members: 0 to the largest, or sorted names.
+    """Loads a dataset from archives. Classes are those recorded by `dcal shard`, else 0 to the largest label, or sorted
+    names.
 
     Args:
         data_root: see `find_shards`.
@@ -32,7 +33,7 @@ def load_shards(data_root: Path, train: bool = True, split: str | None = None) -
         split: "val" or "test": the archives to test on; None: val-*.tar if they exist, else test-*.tar.
 
     Raises:
-        InputError: archives are missing or cannot be used, or an image has a class that is none of the training's.
+        InputError: archives are missing or cannot be used, or a test image has a class without training images.
     """
     tests = [split] if split else ["val", "test"]
     shards = find_shards(data_root, "fgvc", [tests], train)
@@ -55,7 +56,7 @@ def _classes(train: Index, shards: Shards) -> list[str]:
 
 
 def images_of(index: Index, classes: list[str]) -> ImageList:
-    """The images of an index with their classes; raises InputError if one is none of `classes`."""
+    """Returns the images of an index with their labels; raises InputError for a class that is not in `classes`."""
     places = {composed(name): place for place, name in enumerate(classes)}
     for label in index.labels:
         if not (composed(label) in places if isinstance(label, str) else label < len(classes)):

@@ -30,12 +30,12 @@ AIRCRAFT_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ or with 
 
 
 def find_cars(folder: Path) -> Path | None:
-    """The folder stanford_cars in a folder or below it; None if it is not there."""
+    """Finds the folder stanford_cars in or below a folder; None if it does not exist."""
     return _cars_folder(folder, wrapped=False)
 
 
 def find_aircraft(folder: Path) -> Path | None:
-    """The folder fgvc-aircraft-2013b in a folder or below it; None if it is not there."""
+    """Finds the folder fgvc-aircraft-2013b in or below a folder; None if it does not exist."""
     return own_folder(folder, AIRCRAFT, "data/variants.txt", wrapped=False)
 
 
@@ -49,7 +49,7 @@ def load_cars(data_root: Path) -> FineGrainedData:
 
     Args:
         data_root: the folder stanford_cars, or the one that holds it. The annotations of the test images may be in it
-            or in devkit/; cars_train/cars_train and the like will do for cars_train.
+            or in devkit/; cars_train/cars_train and the like are accepted as cars_train.
 
     Raises:
         InputError: the layout is another one, or its files cannot be read.
@@ -63,7 +63,7 @@ def load_cars(data_root: Path) -> FineGrainedData:
         annotations = {split: _annotations(path) for split, path in rows.items()}
     except InputError:
         raise
-    except Exception as error:  # a file that is not there, and whatever SciPy raises on a damaged .mat file
+    except Exception as error:  # a missing file, and any exception of SciPy on a damaged .mat file
         raise InputError(
             f"cars: expected {CARS_LAYOUT} at {data_root}, but {what_is_in(data_root)} ({_reason(error)}); "
             f"get it from {CARS_SOURCE}"
@@ -82,12 +82,12 @@ def load_cars(data_root: Path) -> FineGrainedData:
 
 
 def _annotations(path: Path) -> list[tuple[str, int]]:
-    """File names with the numbers of their classes, from 1."""
+    """Returns file names with class numbers from 1."""
     return [(f"{row['fname']}", int(row["class"])) for row in _read_mat(path, "annotations")]
 
 
 def _read_mat(path: Path, name: str) -> np.ndarray:
-    """A variable of a MATLAB file as an array (rows,).
+    """Reads a variable of a MATLAB file as an array (rows,).
 
     Raises:
         InputError: it is no regular file, or it cannot be read.
@@ -125,7 +125,7 @@ def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
     data = (home or holding_folder(data_root, AIRCRAFT) / AIRCRAFT) / "data"
     images = undoubled(data / "images")
     try:
-        # Not by torchvision: it takes wrong lines as they are, and a byte order mark for a part of the first name.
+        # Not by torchvision, which accepts malformed lines and reads a byte order mark as part of the first name.
         classes = _variants(data / "variants.txt")
         train, test = (_aircraft(data, images, split, classes) for split in ("trainval", "test"))
     except FileNotFoundError as error:

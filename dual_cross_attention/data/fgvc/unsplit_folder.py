@@ -21,7 +21,7 @@ def load_unsplit(
 ) -> FineGrainedData:
     """Reads CLASS/*.jpg and splits the images by a hash of their names, see `choose_validation`.
 
-    Folders without images are no classes; a warning names them.
+    Folders without images are not classes; a warning names them.
 
     Args:
         root: the folder that holds the class folders.
@@ -67,7 +67,7 @@ def load_unsplit(
 
 
 def _list_all(root: Path, warnings: list[str]) -> tuple[ImageList, list[str]]:
-    """All images of the class folders, and the classes; warnings are added."""
+    """Lists all images of the class folders, and the classes; warnings are added."""
     above = {folder_id(root)}
     folders = class_folders(root, above)
     names = composed_order(path.name for paths in folders.values() for path in paths)
@@ -92,7 +92,7 @@ def _selected(listed: ImageList, wanted: Sequence[bool]) -> ImageList:
 
 
 def _copy_notes(names: Sequence[str], labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[str]:
-    """Lines on byte-identical files: those of one class, and those of several."""
+    """Notes about byte-identical files within a class and across classes."""
     within = [group for group in copies if len({labels[position] for position in group}) == 1]
     across = [group for group in copies if len({labels[position] for position in group}) > 1]
     lines = []

@@ -88,7 +88,7 @@ def load_reid(name: str, data_root: str | Path | None, train: bool = True, downl
     Args:
         name: one of REID_DATASETS.
         data_root: the dataset's own folder, or the one that holds it; None for "toy".
-        train: False: the training images are not read and need not be there.
-        download: as in `load_by_name`, which refuses it: none of them can be.
+        train: False: the training images are not read and need not exist.
+        download: as in `load_by_name`, which refuses it: none of these datasets can be downloaded.
     """
     return load_by_name(REID_DATASETS, name, data_root, download, train=train)

@@ -1,4 +1,4 @@
-"""P x K batches of more images than are shuffled at once."""
+"""P x K batches for datasets that are too large to shuffle at once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,13 +9,14 @@ from dual_cross_attention.data.samplers import EpochBatchSampler, SampleKey
 
 
 class BlockIdentitySampler(EpochBatchSampler):
-    """Micro-batches as of `IdentitySampler`, of blocks of whole identities, one block after the other.
+    """Samples P x K micro-batches as `IdentitySampler` does, block by block; a block has all images of its identities.
 
     The order of the blocks is seeded by seed and epoch, and each block's batches by those and its number. Only one
     block is in memory, and a batch is reached without computing the batches of the blocks before it.
 
     Args:
-        counts: images of each identity, which lie next to each other in this order.
+        counts: images of each identity; the dataset lists the identities in this order, each identity's images in a
+            row.
         identities_per_batch: P.
         images_per_identity: K.
         seed: of the order.

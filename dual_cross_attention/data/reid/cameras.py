@@ -1,4 +1,4 @@
-"""Which cameras query and gallery have: messages with examples, and a warning where they are unlikely to be cameras."""
+"""Cameras of query and gallery: messages with examples, and a warning if the names are unlikely to be cameras."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class CameraSource:
-    """Where the cameras of query and gallery come from.
+    """How camera names are derived.
 
     Args:
-        taken_from: what is read as a camera, such as "the number after c in a file name".
-        remedy: how a user gives others; empty where the dataset's authors say what a camera is.
+        taken_from: the source, such as "the number after c in a file name".
+        remedy: how a user can set cameras; empty if the dataset defines them.
         cameras: names by number; None: numbers are their names.
         identities: likewise, of query and gallery.
     """
@@ -53,12 +53,12 @@ class Cameras:
         self.of_image = self.of_image.reshape(-1)  # its shape depends on the version of NumPy
 
     def describe(self) -> str:
-        """A line: how many cameras there are, from where, and an image of each of the first two."""
+        """Returns a line with the number of cameras, their source, and an example image of the first two."""
         count, chosen = len(self.numbers), np.arange(len(self.numbers))[:2]
         return f"cameras: {count:,} in query and gallery, from {self.source.taken_from}: {self._examples(chosen)}"
 
     def list_all(self) -> str:
-        """For an error: which cameras there are, and how to give others."""
+        """For an error message: the cameras, and how to set others."""
         count, remedy = len(self.numbers), self.source.remedy
         more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
         what = "the only camera is" if count == 1 else f"the {count:,} cameras are"
@@ -66,11 +66,11 @@ class Cameras:
         return f"{what} {examples}{more}, from {self.source.taken_from}{f'; {remedy}' if remedy else ''}"
 
     def warnings(self, dataset: str, identities: np.ndarray) -> list[str]:
-        """A line where most images have a camera with images of one identity, or with one image, only.
+        """Returns a warning if most images have a camera with a single identity, or a single image.
 
-        Real cameras have images of many identities. Otherwise the name that is read as a camera is part of the image's
-        or the identity's name, and the protocol, which ignores gallery images of the query's identity and camera,
-        ignores none or the wrong ones.
+        Real cameras record many identities. Other names are probably parts of the image's or the identity's name; the
+        protocol, which ignores gallery images with the query's identity and camera, then ignores none or the wrong
+        ones.
 
         Args:
             dataset: its name, for the message.

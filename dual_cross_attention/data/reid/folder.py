@@ -26,19 +26,19 @@ LAYOUT = (
 SOURCE = "images of your own, sorted into one folder per identity"
 NAMING = 'a camera before its first "_", as door_0001.jpg has (a CSV file can name cameras too)'
 OTHER_SPLITS = ("val", "valid", "validation", "test", "probe")
-"""Splits that other layouts have, and this one does not read."""
+"""Names of splits in other layouts; this layout does not read them."""
 
 
 def load_folder(data_root: Path, train: bool = True) -> ReIDData:
-    """Each split is a CSV file (query.csv), or else a folder (query/IDENTITY/CAMERA_*.jpg).
+    """Loads a dataset whose splits are CSV files (query.csv) or folders (query/IDENTITY/CAMERA_*.jpg).
 
-    Identities and cameras have any names, and become numbers by sorted name, which query and gallery share. Names that
-    differ in a decimal of 0 or in their form of Unicode only are one, see `one_spelling`.
+    Names of identities and cameras are arbitrary; they are numbered in sorted order, and query and gallery share the
+    numbers. Names that differ only in a trailing .0 or in their Unicode form are merged, see `one_spelling`.
 
     Args:
-        data_root: the folder that holds the splits, or one that holds nothing but that folder; paths in a CSV file are
-            relative to the folder of that file, or absolute, and do not lead out of it. query/query, as archives
-            unpack, will do for query.
+        data_root: the folder with the splits, or a folder that contains only that folder; paths in a CSV file are
+            relative to the folder of that file, or absolute, and do not lead out of it. query/query, as some archives
+            unpack, is accepted as query.
         train: read the training images too.
 
     Raises:
@@ -88,7 +88,7 @@ def _camera_source(data_root: Path, cameras: list[str], identities: list[str]) -
 def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) -> list[Sighting]:
     folder, table = data_root / split, data_root / f"{split}.csv"
     where = f"folder: {folder}"
-    if os.path.lexists(table):  # a link to nothing is a mistake, not a missing table
+    if os.path.lexists(table):  # a dangling link is an error, not a missing table
         sightings = read_table(table, notes)
         if folder.is_dir():
             warnings += leftovers(where, folder, (seen.image for seen in sightings), 1, table.name)
@@ -96,7 +96,7 @@ def _read(data_root: Path, split: str, warnings: list[str], notes: list[str]) ->
     if not folder.is_dir():
         raise InputError(f"folder: expected {LAYOUT} in {data_root}, but {what_is_in(data_root)}")
     inner = undoubled(folder)
-    if subfolders(inner):  # otherwise, the only identity has the name of the split
+    if subfolders(inner):  # otherwise, the only identity would be called like the split
         warnings += inner_folder_lines("folder", inner, folder)
         folder, where = inner, f"folder: {inner}"
     files = [file for identity in subfolders(folder) for file in image_files(identity)]

@@ -1,4 +1,4 @@
-"""What a re-identification dataset is: who is on each image, and which camera took it."""
+"""Re-identification datasets: images with an identity and a camera each."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ from dual_cross_attention.text import escape
 
 @dataclass(frozen=True)
 class IdentityList:
-    """Images, as files or as PIL images, with the identity and the camera of each.
+    """Images with an identity and a camera each.
 
     Args:
-        images: where to read them, or the images themselves.
-        identities: whole numbers from 0, as many as images.
-        cameras: whole numbers, as many as images.
-        block: how many to shuffle at a time, see `BlockIdentitySampler`, which expects an identity's images next to
-            each other; None: all, in any order.
+        images: image files, archive members, or PIL images.
+        identities: (images,) integers from 0.
+        cameras: (images,) integers.
+        block: number of images that are shuffled at a time, see `BlockIdentitySampler`, which expects each identity's
+            images in a row; None: all, in any order.
     """
 
     images: Sequence[ImageSource]
@@ -45,14 +45,14 @@ class IdentityList:
 
 @dataclass(frozen=True)
 class ReIDData:
-    """A dataset for re-identification: identities to train on, and others to be found in the gallery.
+    """A dataset for re-identification: training identities, and query images to match against gallery images.
 
     Args:
         name: the dataset.
         identities: names of the training identities, by label; empty where `train` is None.
         train: images whose identities are labels, 0 to len(identities) - 1; None: only the test side was read.
-        query: images to look for. Identities and cameras are numbers of the dataset's own, shared with `gallery`.
-        gallery: images to find them in. Junk is not in it; distractors are, with an identity that no query has.
+        query: query images. Identities and cameras are numbers of the dataset's own, shared with `gallery`.
+        gallery: gallery images, without junk; distractors have an identity that no query has.
         warnings: what a user should know before a run: missing images, files left out.
         notes: how the dataset was read, where that was a choice; a line on the cameras is added.
         camera_source: where cameras come from; None: there is nothing to say, as of synthetic images.
@@ -107,7 +107,8 @@ class ReIDData:
         return {number for number in tested if f"{number}" in known}
 
     def _check_queries(self) -> None:
-        """A query counts if the gallery has its identity under another camera; the protocol skips the rest."""
+        """Checks that some query has its identity in the gallery under another camera; the protocol skips other
+        queries."""
         there, of_identity = np.unique(_numbers(self.gallery.identities), return_inverse=True)
         # An identity has been seen by another camera if the lowest or the highest of its cameras is another one.
         lowest, highest = np.full(len(there), np.iinfo(np.int64).max), np.full(len(there), np.iinfo(np.int64).min)
@@ -128,7 +129,7 @@ class ReIDData:
             )
 
     def _unfindable(self, first: int) -> str:
-        """Why no query can be found, by the example of one."""
+        """Says why no query has a match, with an example."""
         source = self.camera_source or CameraSource("the numbers given")
         identity, camera = int(self.query.identities[first]), int(self.query.cameras[first])
         return (
@@ -138,7 +139,7 @@ class ReIDData:
         )
 
     def _cameras(self, source: CameraSource) -> Cameras:
-        """Those of the queries, then of the gallery."""
+        """Concatenates the values of query and gallery."""
         sides = (self.query, self.gallery)
         cameras = np.concatenate([_numbers(side.cameras) for side in sides])
         return Cameras(source, ConcatSequence(*(side.images for side in sides)), cameras)

@@ -1,4 +1,4 @@
-"""Images in the folder of a split that the layout does not read: warnings with their number and an example."""
+"""Warnings about images in a split's folder that the layout does not read."""
 
 import os
 from collections.abc import Iterable
@@ -9,13 +9,14 @@ from dual_cross_attention.text import escape
 
 
 def leftovers(where: str, folder: Path, taken: Iterable[Path], depth: int, listed_in: str | None = None) -> list[str]:
-    """A line for each kind of image in `folder` or below that is not taken, or that the folder cannot be listed.
+    """Returns a line for each kind of image in or below `folder` that is left out, or one that says why it cannot be
+    listed.
 
     Args:
         where: the dataset and the folder, for messages.
         folder: of a split.
-        taken: the files that are, below `folder`, or of which another line says why they are not.
-        depth: how many folders down the layout has its images: 0 right in `folder`, 1 in folders of it.
+        taken: files below `folder` that are taken, or that another warning is about.
+        depth: level of the layout's images: 0 directly in `folder`, 1 in its subfolders.
         listed_in: the file that lists the images of the split; None: all at `depth` are taken.
     """
     known = {os.fspath(path) for path in taken}
@@ -32,20 +33,21 @@ def leftovers(where: str, folder: Path, taken: Iterable[Path], depth: int, liste
         f"{escape(min(paths).relative_to(folder))}"
         for kind, paths in kinds.items()
     ]
-    if found.repeated:  # the folders of two identities may be links to the same one, and both are read
+    if found.repeated:  # folders of two identities may link to the same folder; both are read
         read = {os.path.dirname(path) for path in known}
         found.repeated = [path for path in found.repeated if os.fspath(path) not in read]
     return lines + left_out_warnings(where, found)
 
 
 def describe_left_out(folder: Path, depth: int) -> str:
-    """What `leftovers` finds where nothing is taken, for an error: "; 3 images are left out, in subfolders, ..."."""
+    """What `leftovers` finds if nothing is taken, for an error message: "; 3 images are left out, in subfolders,
+    ..."."""
     lines = leftovers("", folder, [], depth) if folder.is_dir() else []
     return "".join(f"; {line.removeprefix(': ')}" for line in lines)
 
 
 def _kind(levels: int, depth: int, listed_in: str | None) -> str:
-    """Why an image is left out that is `levels` folders down."""
+    """Says why an image `levels` folders down is left out."""
     if listed_in:
         return f"not in {listed_in}"
     if levels > depth:

@@ -1,4 +1,4 @@
-"""Market-1501 and DukeMTMC-reID in their official layout, which is the same but for the file names."""
+"""Market-1501 and DukeMTMC-reID in their official layouts, which differ in the file names only."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ DUKEMTMC_NAME = re.compile(r"(-?[0-9]+)_c([0-9]+)_f[0-9]", re.IGNORECASE)
 
 
 def load_market1501(data_root: Path, train: bool = True) -> ReIDData:
-    """Identity and camera are in the file name: 0002_c1s1_000451_03.jpg is identity 2, seen by camera 1.
+    """Loads Market-1501; 0002_c1s1_000451_03.jpg is identity 2 under camera 1.
 
     Junk (identity -1) is left out and counted in a warning; distractors (0000) are in the gallery, as identity 0.
     Numbers have any count of digits: 0001_c12s1_000001_00.jpg is of camera 12.

@@ -1,4 +1,4 @@
-"""MSMT17 in its official layout, of version 1 or of version 2, whose faces are masked."""
+"""MSMT17 in its official layout, version 1 or version 2 (with masked faces)."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ def load_msmt17(data_root: Path, train: bool = True) -> ReIDData:
     """Lists have lines like "0000/0000_000_01_0303morning_0015_0.jpg 0": the path, with camera 1, and the identity.
 
     Training images are those of list_train.txt and then those of list_val.txt; paths are relative to train/ or test/.
-    Training identity 0 and test identity 0 are two people. From https://www.pkuvmc.com/dataset.html.
+    Training identity 0 and test identity 0 are different people. From https://www.pkuvmc.com/dataset.html.
 
     Args:
         data_root: the folder MSMT17_V1 or MSMT17_V2, or the one that holds one of them.
@@ -70,7 +70,7 @@ def _images(home: Path, split: str) -> Path:
 
 
 def _listed(path: Path, images: Path) -> dict[Path, str]:
-    """The identity of each image that a list has."""
+    """Identities of the images in a list."""
     identities: dict[Path, str] = {}
     for number, line in lines_of(MSMT17, path):
         where = f"msmt17: {path}, line {number}"

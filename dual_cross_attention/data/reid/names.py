@@ -1,4 +1,4 @@
-"""Names of identities and cameras that are written in more than one way, or in training and test alike."""
+"""Checks of identity and camera names: several spellings of one name, and names in both training and test."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ from dual_cross_attention.data.reid.records import Sighting
 from dual_cross_attention.text import escape
 
 WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
-"""A whole number as a column with gaps is written: pandas makes floats of it."""
+"""An integer written as a float, as pandas does for columns with missing values."""
 
 CAMERA_PREFIX = re.compile("^(camera|cam|c)[ _-]?(?=[0-9])")
 
@@ -18,10 +18,10 @@ Splits = Mapping[str, list[Sighting]]
 
 
 def one_spelling(dataset: str, splits: Splits, warnings: list[str]) -> dict[str, list[Sighting]]:
-    """The same images, with one name for each identity and each camera that is written in two ways.
+    """Returns the same images, with one spelling for each identity and camera.
 
-    `1` and `1.0` are one name, and so are the composed and the decomposed form of Unicode. A name that is written in
-    one way only is unchanged, since existing runs have recorded it.
+    `1` and `1.0` are one name, and so are the composed and the decomposed form of Unicode. A name with a single
+    spelling is unchanged, since existing runs have recorded it.
 
     Args:
         warnings: a line for identities and one for cameras is added.
@@ -31,7 +31,7 @@ def one_spelling(dataset: str, splits: Splits, warnings: list[str]) -> dict[str,
         groups = _groups((getattr(s, field) for split in splits.values() for s in split), _same)
         renamed[field] = {name: key for key, names in groups.items() if len(names) > 1 for name in names}
         if merged := [names for names in groups.values() if len(names) > 1]:
-            # Both forms of Unicode look the same: code points tell them apart.
+            # Both Unicode forms look the same, so code points are shown.
             examples = "; ".join(" and ".join(map(ascii, sorted(names))) for names in merged[:3])
             warnings.append(
                 f"{dataset}: {len(merged):,} {plural} are written in two ways and taken for one: {examples}"
@@ -51,7 +51,7 @@ def one_spelling(dataset: str, splits: Splits, warnings: list[str]) -> dict[str,
 
 
 def look_alikes(dataset: str, splits: Splits) -> list[str]:
-    """Lines on different names that may be meant as one: `001` and `1`, `Ann` and `ann`, cameras `c1` and `1`."""
+    """Warnings about different names that may mean the same: `001` and `1`, `Ann` and `ann`, cameras `c1` and `1`."""
     lines = []
     for field, plural, key in (("identity", "identities", _alike), ("camera", "cameras", _alike_camera)):
         groups = _groups((getattr(s, field) for split in splits.values() for s in split), key)
@@ -66,7 +66,7 @@ def look_alikes(dataset: str, splits: Splits) -> list[str]:
 
 
 def in_both(dataset: str, trained: Iterable[str], tested: Iterable[str]) -> list[str]:
-    """A line on identities of training that are in query or gallery too."""
+    """Warning about training identities that are in query or gallery too."""
     both = sorted(set(trained) & set(tested))
     if not both:
         return []

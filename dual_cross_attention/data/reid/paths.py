@@ -1,4 +1,4 @@
-"""Paths in CSV files and lists, which may have been written on another system."""
+"""Paths in CSV files and lists, possibly written on another operating system."""
 
 import os
 import re
@@ -13,7 +13,7 @@ WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\]")
 
 
 def listed_path(folder: Path, name: str, where: str) -> Path:
-    """As `inside`; backslashes separate folders unless a file of that very name is there.
+    """Like `inside`, and backslashes separate folders unless a file with that exact name exists.
 
     Raises:
         InputError: it leads out of the folder, is no path, or begins with a drive letter or a server of Windows.

@@ -1,4 +1,4 @@
-"""Who was seen on which image by which camera, in the names of a dataset, and how names become numbers."""
+"""Image records with identity and camera names, and the conversion of names to numbers."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from dual_cross_attention.data.reid.identities import IdentityList
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
 
-MAX_DIGITS = 18  # what an int64 of PyTorch holds for certain
+MAX_DIGITS = 18  # always fits into an int64
 
 
 class Sighting(NamedTuple):
@@ -51,7 +51,8 @@ def parsed(
 
 
 def absent(files: list[Path]) -> list[Path]:
-    """Those that do not exist. Folders are listed once each: asking for 100,000 files is slow on a network disk."""
+    """Returns the files that do not exist. Each folder is listed once: 100,000 stat calls are slow on a network
+    disk."""
     names: dict[str, set[str]] = {}
     gone = []
     for file in files:
@@ -59,7 +60,7 @@ def absent(files: list[Path]) -> list[Path]:
         if folder not in names:
             try:
                 names[folder] = set(os.listdir(folder))
-            except (OSError, ValueError):  # there is none, it cannot be read, or none can have that name
+            except (OSError, ValueError):  # the folder does not exist, cannot be read, or has an impossible name
                 names[folder] = set()
         if name not in names[folder]:
             gone.append(file)
@@ -67,7 +68,7 @@ def absent(files: list[Path]) -> list[Path]:
 
 
 class _Positions(dict[str, int]):
-    """By composed name; `positions[name]` takes a decomposed one, too."""
+    """Positions by composed name; `positions[name]` accepts decomposed names, too."""
 
     def __missing__(self, name: str) -> int:
         if (same := composed(name)) == name:
@@ -76,14 +77,14 @@ class _Positions(dict[str, int]):
 
 
 def positions(names: Iterable[str]) -> dict[str, int]:
-    """Each of the names, composed (see `data.names`), with its place among them, sorted."""
+    """Maps each composed name (see `data.names`) to its position in sorted order."""
     return _Positions({name: place for place, name in enumerate(composed_order(names))})
 
 
 def listed(
     sightings: list[Sighting], identity: Callable[[str], int] = int, camera: Callable[[str], int] = int
 ) -> IdentityList:
-    """The images with their identities and cameras as numbers, which two functions make of the names.
+    """Returns the images with numeric identities and cameras, computed from the names by two functions.
 
     Raises:
         InputError: a name is a number of more than `MAX_DIGITS` digits.

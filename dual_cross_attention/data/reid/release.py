@@ -1,4 +1,4 @@
-"""A dataset as its authors release it: finding its files, and comparing it with what it should be."""
+"""Official releases of datasets: finding their files, and checking their sizes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,25 +23,26 @@ from dual_cross_attention.untrusted_files import read_text
 
 
 class Counts(NamedTuple):
-    """How many images of how many identities."""
+    """Numbers of images and identities."""
 
     images: int
     identities: int
 
 
 class Release(NamedTuple):
-    """A dataset as its authors release it.
+    """An official release of a dataset.
 
     Args:
         name: the dataset.
         layout: the files and folders expected.
         source: where to get it.
-        folders: its own folder's name, one for each version.
-        naming: what a file name has, with an example.
+        folders: names of its own folder, one for each version.
+        naming: what file names look like, with an example.
         counts: of its splits "training", "query" and "gallery".
         distractors: the identity number of gallery images that show no query identity.
-        taken_from: what is read as a camera.
-        numbered_anew: whether training and test count their identities each from 0: equal numbers are two identities.
+        taken_from: the source of cameras, see `CameraSource`.
+        numbered_anew: whether training and test number their identities separately, so equal numbers are different
+            identities.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Release(NamedTuple):
     numbered_anew: bool = False
 
     def found_in(self, data_root: Path, marker: str) -> Path:
-        """The dataset's own folder, which has `marker`: `data_root`, or a folder in it."""
+        """Returns the dataset's own folder, which contains `marker`: `data_root` or a folder in it."""
         found = {own_folder(data_root, name, marker) for name in self.folders} - {None}
         if len(found) > 1:
             names = " and ".join(sorted(folder.name for folder in found))
@@ -65,7 +66,7 @@ class Release(NamedTuple):
         return found.pop()
 
     def inner_folder_lines(self, home: Path, data_root: Path) -> list[str]:
-        """A line if the dataset's own folder is neither `data_root` nor a folder of the official name in it."""
+        """Returns a line if the dataset's own folder is neither `data_root` nor an officially named folder in it."""
         return inner_folder_lines(self.name, home, data_root, *(data_root / name for name in self.folders))
 
     def error(self, text: str) -> InputError:
@@ -74,17 +75,16 @@ class Release(NamedTuple):
 
 
 def split_folder(release: Release, folder: Path, warnings: list[str]) -> Path:
-    """The folder of a split, or query/query, as archives unpack; a warning is added then, once."""
+    """Returns the folder of a split, or query/query, as some archives unpack, with a warning."""
     inner = undoubled(folder)
     warnings += [line for line in inner_folder_lines(release.name, inner, folder) if line not in warnings]
     return inner
 
 
 def files_in(release: Release, folder: Path) -> list[Path]:
-    """The images right in the folder of a split, sorted.
+    """Returns the images directly in the folder of a split, sorted.
 
-    Raises:
-        InputError: there is no such folder, or no image in it.
+    Raises: InputError: the folder does not exist or has no images.
     """
     if not folder.is_dir():
         raise release.error(f"expected the folder {folder}, but {what_is_in(folder)}")
@@ -98,10 +98,10 @@ def files_in(release: Release, folder: Path) -> list[Path]:
 
 
 def lines_of(release: Release, path: Path) -> list[tuple[int, str]]:
-    """The lines of a list with their numbers, blank ones left out.
+    """Returns the lines of a list with their numbers, without blank lines.
 
     Raises:
-        InputError: there is no such file, it is no text, or it lists nothing.
+        InputError: the file does not exist, is not text, or is empty.
     """
     try:
         text = read_text(path, release.name)
@@ -114,7 +114,7 @@ def lines_of(release: Release, path: Path) -> list[tuple[int, str]]:
 
 
 def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list[str]) -> list[Path]:
-    """Those of a list's files that are there; a warning counts the others.
+    """Returns the files of a list that exist; a warning counts the others.
 
     Raises:
         InputError: none is there.
@@ -135,12 +135,11 @@ def on_disk(release: Release, list_file: Path, files: list[Path], warnings: list
 
 
 def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnings: list[str]) -> ReIDData:
-    """A release whose names are numbers; a split of another size than the authors' adds a warning.
+    """Builds the dataset of a release with numeric names; a split of unexpected size adds a warning.
 
     Args:
-        release: what it should be.
-        splits: by "training" (may be left out), "query" and "gallery".
-        warnings: those there are already.
+        release: the expected release. splits: by "training" (may be left out), "query" and "gallery".
+        warnings: those so far.
     """
     warnings = [*warnings, *filter(None, (_difference(release, split, seen) for split, seen in splits.items()))]
     query, gallery = listed(splits["query"]), listed(splits["gallery"])
@@ -164,7 +163,7 @@ def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnin
 
 
 def _difference(release: Release, split: str, sightings: list[Sighting]) -> str | None:
-    """What is missing (or too much) in a split; None if it is complete."""
+    """Says what is missing or surplus in a split; None if it is complete."""
     there = Counts(len(sightings), len({s.identity for s in sightings} - {release.distractors}))
     expected = release.counts[split]
     if there == expected:

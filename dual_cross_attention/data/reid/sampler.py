@@ -1,4 +1,4 @@
-"""Batches of P identities x K images, in which a triplet loss finds positives and negatives."""
+"""P x K batches: every image has positives and negatives for the triplet loss."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,20 +10,20 @@ from dual_cross_attention.errors import InputError
 
 
 class IdentitySampler(EpochBatchSampler):
-    """Micro-batches of K images of each of P identities, the K next to each other.
+    """Samples micro-batches of P identities with K images each; each identity's images are adjacent.
 
     An epoch shows every image at least once. Each identity's images are shuffled and split into groups of K; the last
     group is filled with other images of the identity (repeated only where there are fewer than K). Every batch takes a
-    group of P identities, sampled in proportion to the groups that they have left; identities with as many groups as
-    there are batches left are always taken, so that none is left for a batch with itself. To make all batches full,
-    some identities get a group or more twice.
+    group of P identities, sampled in proportion to their remaining groups; identities with as many groups as there are
+    remaining batches are always taken, so that no identity is needed twice in a batch. To fill all batches, some
+    identities contribute extra groups.
 
     Args:
         identities: label of each image.
         identities_per_batch: P.
         images_per_identity: K.
         seed: of the order.
-        stream: more numbers to seed the order with, beside seed and epoch.
+        stream: further entropy of the order, in addition to seed and epoch.
 
     Raises:
         InputError: P or K below 1, or fewer than P identities.
@@ -58,7 +58,7 @@ class IdentitySampler(EpochBatchSampler):
         self.unit, self.smallest = (
             images_per_identity,
             2 * images_per_identity,
-        )  # two have a negative for each other
+        )  # with two, each has a negative
         self.seed, self.stream = seed, stream
         self.groups = np.array([-(-len(own) // images_per_identity) for own in self.images])
         self.num_batches = batches_of(self.groups, identities_per_batch)
@@ -82,7 +82,7 @@ class IdentitySampler(EpochBatchSampler):
             yield batch
 
     def _fill_up(self, random: np.random.Generator) -> np.ndarray:
-        """Groups of each identity, with more of them for some, so that they fill all batches."""
+        """Returns the groups of each identity, with extra groups for some, so that all batches are full."""
         groups = self.groups.copy()
         missing = self.num_batches * self.identities_per_batch - groups.sum()
         while missing:
@@ -92,7 +92,8 @@ class IdentitySampler(EpochBatchSampler):
         return groups
 
     def _split(self, random: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
-        """`count` groups of K images, in which every image comes up, and none twice in a group if K allows."""
+        """Returns `count` groups of K images with every image at least once, and without repeats in a group where
+        possible."""
         size = self.images_per_identity
         shuffled = random.permutation(own)
         groups = []
@@ -105,7 +106,7 @@ class IdentitySampler(EpochBatchSampler):
         return random.permutation(np.stack(groups))
 
     def _choose(self, random: np.random.Generator, left: np.ndarray, batches_left: int) -> np.ndarray:
-        """P identities of the next batch."""
+        """Samples the P identities of the next batch."""
         due = np.flatnonzero(left == batches_left)
         others = np.flatnonzero((left > 0) & (left < batches_left))
         missing = self.identities_per_batch - len(due)
@@ -115,5 +116,5 @@ class IdentitySampler(EpochBatchSampler):
 
 
 def batches_of(groups: np.ndarray, identities_per_batch: int) -> int:
-    """Batches of an epoch: enough for all groups of all identities, (identities,), each of which is in a batch once."""
+    """Returns the number of batches of an epoch for groups (identities,), if an identity is in a batch at most once."""
     return int(max(groups.max(), -(-groups.sum() // identities_per_batch)))

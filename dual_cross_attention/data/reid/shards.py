@@ -22,14 +22,15 @@ LAYOUT = (
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
 CAMERA_REMEDY = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
 BLOCK = 65_536
-"""Images of as many whole identities that are shuffled at a time, about."""
+"""Approximate number of images that are shuffled at a time, of complete identities."""
 
 
 def load_shards(data_root: Path, train: bool = True) -> ReIDData:
-    """Training labels are in the order that `dcal shard` has written down, else sorted, and so are the images.
+    """Loads a dataset from archives. Training labels, and the images, are in the order that `dcal shard` recorded, else
+    sorted.
 
-    Identities and cameras of query and gallery stay as they are if they are numbers; names become numbers, which both
-    share, in sorted order.
+    Numeric identities and cameras of query and gallery are kept; names are numbered in sorted order, and both share the
+    numbers.
 
     Args:
         data_root: see `find_shards`.
@@ -63,7 +64,7 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
         )
     by_label = {label: labels[composed(f"{label}")] for label in index.labels}
     training = _listed(index, by_label, _numbers(index.cameras), BLOCK)
-    # Numbers may be counted from 0 in each split, names are not.
+    # Numbers may start at 0 in each split; names are the same in all splits.
     warnings += in_both(
         "shards", (composed(name) for name in index.labels if isinstance(name, str)), identity_names or []
     )
@@ -71,7 +72,7 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
 
 
 def _numbers(*sides: list[Label]) -> dict[Label, int]:
-    """What each label is called as a number."""
+    """Returns the number of each label."""
     labels = {label for side in sides for label in side}
     if all(isinstance(label, int) for label in labels):
         return {label: label for label in labels}
@@ -85,7 +86,7 @@ def _numbers(*sides: list[Label]) -> dict[Label, int]:
 
 
 def _names(numbers: dict[Label, int]) -> list[str] | None:
-    """The names that numbers of `_numbers` stand for, by number; None where numbers are their own names."""
+    """Inverse of `_numbers`: names by number; None if labels are numbers already."""
     if not all(isinstance(name, str) for name in numbers):
         return None
     by_number = {number: composed(name) for name, number in numbers.items()}

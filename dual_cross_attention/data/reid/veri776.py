@@ -1,4 +1,4 @@
-"""VeRi-776, vehicles instead of people, in its official layout."""
+"""VeRi-776 (vehicles) in its official layout."""
 
 import os
 import re
@@ -42,10 +42,10 @@ SPLITS = {
 
 
 def load_veri776(data_root: Path, train: bool = True) -> ReIDData:
-    """A split has the images on its name list, or all of its folder where there is no list.
+    """Loads VeRi-776. A split has the images of its name list, or all images of its folder if there is no list.
 
-    Identity and camera are those of the XML file for each image that it names, and else those of the file name:
-    0001_c001_00016450_0.jpg is identity 1, seen by camera 1. From https://github.com/JDAI-CV/VeRidataset.
+    Identity and camera come from the XML file, or from the file name of an image that it does not list:
+    0001_c001_00016450_0.jpg is identity 1 under camera 1. From https://github.com/JDAI-CV/VeRidataset.
 
     Args:
         data_root: the folder VeRi, or the one that holds it.
@@ -113,13 +113,13 @@ def _xml_root(path: Path) -> ElementTree.Element:
     raw = read_label_bytes(path, "veri776")
     declared = re.match(rb"\s*<\?xml[^>]*?encoding=[\"']([\w.-]+)", raw)
     try:
-        # Decoded here: the files are declared gb2312, and the parser refuses bytes in a multi-byte encoding.
+        # Decoded here: the files declare gb2312, and the parser rejects multi-byte encodings.
         encoding = declared[1].decode().lower() if declared else "utf-8-sig"
         text = raw.decode("gb18030" if encoding == "gb2312" else encoding)  # a superset, with the rarer characters
         if "<!DOCTYPE" in text:
             raise InputError(f"veri776: {path} has a <!DOCTYPE>, which is not read: it can name other files")
         return ElementTree.fromstring(text)
-    # Strange encodings raise all kinds of ValueError, deep nesting the one before.
+    # Unknown encodings raise ValueError subclasses; deep nesting raises RecursionError.
     except (LookupError, RecursionError, ValueError, ElementTree.ParseError) as error:
         if isinstance(error, InputError):
             raise

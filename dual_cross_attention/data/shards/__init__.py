@@ -1,5 +1,5 @@
-"""Images in tar archives by WebDataset's convention, read in place: nothing is ever unpacked.
+"""Images in tar archives by WebDataset's convention, read in place without unpacking.
 
-`archive.py` walks the headers of an archive, `samples.py` puts image and label together, `index.py` writes down where
-they are, once, and `columns.py` makes lists of that which stay on disk. `writing.py` makes such archives.
+`archive.py` reads the headers of an archive, `samples.py` pairs images with labels, `index.py` stores their positions
+in a file, and `columns.py` reads that file as lazy sequences. `writing.py` writes such archives.
 """

@@ -18,11 +18,11 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
 
 MAX_EXTENDED = 1 << 20
-"""Bytes of an extended header, which holds a long name."""
+"""Largest extended header (with a long name), in bytes."""
 MAX_NAME = 255
-"""Bytes of a member's name."""
+"""Longest name of a member, in bytes."""
 MAX_PADDING = 1 << 20
-"""Bytes of nothing after the last member; GNU tar fills up 10,240."""
+"""Largest padding after the last member, in bytes; GNU tar pads to 10,240."""
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -43,10 +43,10 @@ KINDS = {
 
 
 def members(file: BinaryIO, archive: Path) -> Iterator[Member]:
-    """The regular files of a tar archive, in their order; folders are passed over.
+    """Yields the regular files of a tar archive in order; folders are skipped.
 
     Args:
-        file: the archive, opened; between two members it may be read from at will.
+        file: the open archive; callers may seek in it between two members.
         archive: its path.
 
     Raises:
@@ -106,7 +106,7 @@ def _check_plain(file: BinaryIO, where: str) -> None:
 
 
 def _header(file: BinaryIO, at: int, where: str) -> tarfile.TarInfo | None:
-    """The header at a position; None: that is the mark of the archive's end."""
+    """Reads the header at a position; None at the archive's end mark."""
     file.seek(at)
     block = file.read(BLOCK)
     if len(block) < BLOCK:
@@ -125,7 +125,7 @@ def _header(file: BinaryIO, at: int, where: str) -> tarfile.TarInfo | None:
 
 
 def _size(header: tarfile.TarInfo, extended: dict[str, str], where: str) -> int:
-    """Bytes of the content that follows; what is no file has none."""
+    """Returns the size of the content in bytes; 0 for anything but a file."""
     if header.isdir() or header.islnk() or header.issym() or header.isdev():
         return 0
     if header.type in (LONG_NAME, LONG_LINK, *PAX, PAX_FOR_ALL):
@@ -156,7 +156,7 @@ def _text(raw: bytes) -> str:
 
 
 def _checked_name(name: str, where: str) -> str:
-    """Without "./" at its beginning."""
+    """Returns the name without a leading "./"."""
     plain = name.removeprefix("./")
     if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
         raise InputError(f"{where}: {escape(name)!r:.300}: expected the name of a file inside, not one that leads out")

@@ -1,4 +1,4 @@
-"""Columns of an index as lazy sequences: they stay on disk, and an element is read when it is accessed."""
+"""Columns of an index as lazy sequences: an element is read from disk when it is accessed."""
 
 from collections.abc import Sequence
 
@@ -29,12 +29,12 @@ class IndexedImages(Sequence[Member]):
 
 
 class IndexedNumbers(Sequence[int]):
-    """A number of every image: its label, its identity or its camera.
+    """One number per image: its label, identity or camera.
 
     Args:
-        index: where they are.
+        index: the index.
         field: "label" or "camera".
-        table: (distinct labels or cameras,) what their places in the index's sorted list stand for, whole numbers.
+        table: (distinct labels or cameras,) integers: the number for each position in the index's sorted list.
     """
 
     def __init__(self, index: Index, field: str, table: np.ndarray):
@@ -50,7 +50,7 @@ class IndexedNumbers(Sequence[int]):
         return int(self.table[place])
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """All of them at once, (images,) int64."""
+        """All numbers, (images,) int64."""
         places = self.index.rows[self.field]
         if len(places) and places.max() >= len(self.table):
             raise _damaged(self.index)
@@ -58,11 +58,11 @@ class IndexedNumbers(Sequence[int]):
 
     @property
     def counts(self) -> np.ndarray:
-        """Images of each label in the order of the index's sorted list: of `table`."""
+        """Number of images of each label, in the order of `table`."""
         return self.index.counts
 
     def distinct(self) -> np.ndarray:
-        """Those that occur, ascending; see `labels.distinct`."""
+        """Labels that occur, ascending; see `labels.distinct`."""
         return np.sort(self.table)
 
 

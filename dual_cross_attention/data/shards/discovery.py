@@ -1,4 +1,4 @@
-"""Which archives make a dataset: a pattern of the training archives, and those beside them to test on."""
+"""Finds the archives of a dataset: training archives by a pattern, test archives in the same folder."""
 
 import json
 import os
@@ -16,21 +16,21 @@ from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.untrusted_files import read_text
 
 DESCRIPTION = "dcal-shards.json"
-"""What `dcal shard` leaves beside its archives."""
+"""Name of the description file that `dcal shard` writes next to the archives."""
 MAX_ARCHIVES = 100_000
 TRAINING = "train"
 
 
 @dataclass(frozen=True)
 class Description:
-    """What `dcal shard` says of its archives.
+    """Description of archives, written by `dcal shard`.
 
     Args:
         task: "fgvc" or "reid".
-        dataset: the name of the dataset that they were made of.
-        classes: of the training images, by label: classes, or identities.
+        dataset: the source dataset.
+        classes: names of the classes or training identities, by label.
         archives: the names of each split's archives; None while they are being written.
-        settings: what else decides what is in them.
+        settings: other settings that determine the content.
     """
 
     task: str
@@ -45,10 +45,10 @@ class Shards:
     """The archives of a dataset.
 
     Args:
-        folder: where they are.
-        splits: the archives of each split, in their order.
-        classes: names of the labels, where `dcal shard` has said them.
-        warnings: archives that are there and are not read.
+        folder: that contains them.
+        splits: the archives of each split, in order.
+        classes: names of the labels; None without a description.
+        warnings: warnings about archives that are not read.
     """
 
     folder: Path
@@ -58,18 +58,18 @@ class Shards:
 
 
 def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], train: bool = True) -> Shards:
-    """The training archives that a pattern names, and the test archives in the same folder.
+    """Finds the training archives that match a pattern, and the test archives in the same folder.
 
     Args:
-        data_root: DIR/train-{000000..000127}.tar, a single archive, or DIR: all of its train-*.tar. In place of DIR, a
-            folder that holds nothing but DIR will do.
-        task: that they should be for.
-        tests: of each test split its names, of which one is to be there: [["val", "test"]]. The archives are
+        data_root: DIR/train-{000000..000127}.tar, a single archive, or DIR: all of its train-*.tar. A folder that
+            contains only DIR is accepted in place of DIR.
+        task: "fgvc" or "reid".
+        tests: alternative names of each test split, one of which must exist: [["val", "test"]]. The archives are
             NAME-*.tar, or, where those to train on are called x-train-000000.tar, x-NAME-*.tar.
-        train: False: the training archives need not be there.
+        train: False: the training archives need not exist.
 
     Raises:
-        InputError: there are none, or those that `dcal shard` has left are unfinished or for another task.
+        InputError: there are none, `dcal shard` has not finished them, or they are for another task.
     """
     warnings = []
     if os.path.isdir(data_root):
@@ -102,7 +102,7 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
 
 
 def read_description(folder: Path) -> Description | None:
-    """What `dcal shard` says of the archives in a folder; None if it has not written them.
+    """Reads the description of the archives in a folder; None if there is none.
 
     Raises:
         InputError: it cannot be used.
@@ -140,16 +140,16 @@ def read_description(folder: Path) -> Description | None:
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """What `read_description` reads; written beside and then renamed. Raises OSError if it cannot be written."""
+    """Writes what `read_description` reads, atomically. Raises OSError if it cannot be written."""
     with atomic_write(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps({"format_version": FORMAT_VERSION} | asdict(description), indent=1) + "\n")
 
 
 def expand(pattern: str) -> list[str]:
-    """A pattern with {first..last} or {one,other} → all names: "a-{08..10}" → ["a-08", "a-09", "a-10"].
+    """Expands {first..last} and {one,other} in a pattern: "a-{08..10}" → ["a-08", "a-09", "a-10"].
 
     Raises:
-        InputError: braces that say something else, or more than `MAX_ARCHIVES` names.
+        InputError: other braces, or more than `MAX_ARCHIVES` names.
     """
     parts = re.split(r"(\{[^{}]*\})", pattern)
     choices = [_choices(part, pattern) if part.startswith("{") else [part] for part in parts]
@@ -176,7 +176,7 @@ def _choices(braces: str, pattern: str) -> list[str]:
 
 
 def _training_archives(data_root: Path) -> tuple[list[Path], Path, str]:
-    """Those that are named, their folder, and what stands before "train" in their names."""
+    """Returns the named archives, their folder, and the prefix of their names before "train"."""
     if os.path.isdir(data_root):
         return [], data_root, ""
     paths = [data_root] if os.path.lexists(data_root) else [Path(name) for name in expand(f"{data_root}")]
@@ -191,7 +191,7 @@ def _training_archives(data_root: Path) -> tuple[list[Path], Path, str]:
 
 
 def _split(folder: Path, prefix: str, name: str, description: Description | None) -> list[Path]:
-    """The archives of a split; none if it is not there."""
+    """Returns the archives of a split; empty if there are none."""
     if description and description.archives:
         return [folder / archive for archive in description.archives.get(name, [])]
     start = f"{prefix}{name}"
@@ -211,9 +211,9 @@ def _has_archives(folder: Path) -> bool:
 def _not_read(
     folder: Path, prefix: str, splits: dict[str, list[Path]], tests: Sequence[Sequence[str]], named: list[Path]
 ) -> list[str]:
-    """Warnings of archives that belong to a split by their names, and are not in it.
+    """Warnings about archives that have the name of a split but are not read.
 
-    Of the training archives, none if some are named one by one: then the others are left out on purpose.
+    There are none about training archives if some are named explicitly: the others are left out on purpose.
     """
     taken = {path.name for each in splits.values() for path in each}
     wanted = {name: splits[names[0]] for names in tests for name in names}

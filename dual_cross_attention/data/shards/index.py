@@ -1,7 +1,7 @@
-"""Where every image of some archives is, and what it shows: a file beside them, mapped into memory, made once.
+"""Index of archives: position, label and camera of every image, in a memory-mapped file that is written once.
 
-The file is a line of JSON, filled up with spaces to a multiple of 64 bytes, and then a row of fixed size an image.
-The JSON grows with archives, classes, identities and cameras, not with images; rows are read where they are used.
+The file has a line of JSON, padded with spaces to a multiple of 64 bytes, and then a row of fixed size per image.
+The JSON grows with archives, classes, identities and cameras, not with images; rows are read on access.
 """
 
 import hashlib
@@ -35,22 +35,21 @@ DIGEST_BYTES = 16
 
 
 class Index:
-    """A file of where images are, mapped.
+    """A memory-mapped index.
 
     Args:
-        path: the file.
-        folder: where its archives are.
+        path: the file. folder: that contains the archives.
 
     Attributes:
-        archives: the archives, in their order.
-        labels: the distinct classes or identities, sorted: all numbers, or all names.
-        counts: images of each of them.
-        cameras: the distinct cameras, likewise.
+        archives: the archives, in order.
+        labels: the distinct classes or identities, sorted; all are numbers, or all are names.
+        counts: number of images of each label.
+        cameras: the distinct cameras, sorted, likewise.
         rows: "archive", "offset", "size", "name", and "label" and "camera", positions in those lists.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no index, or a damaged one.
+        ValueError: it is not an index, or damaged.
     """
 
     def __init__(self, path: Path, folder: Path):
@@ -64,13 +63,12 @@ class Index:
         if os.path.getsize(path) != start + count * dtype.itemsize:
             raise ValueError("it is not as long as it says")
         mapped = np.memmap(path, dtype, mode="r", offset=start, shape=(count,)) if count else np.empty(0, dtype)
-        self.rows = np.asarray(mapped)  # a plain array over the same memory: rows of it are taken faster
+        self.rows = np.asarray(mapped)  # a plain array over the same memory: indexing is faster
 
     @property
     def digest(self) -> str:
-        """A hash over all rows: where each image lies, its name, label and camera.
-
-        It was written with the index; one of format 1 has none, so its rows are read.
+        """A hash over all rows: position, name, label and camera of each image. It is stored in the index since format
+        2; for format 1 it is computed.
         """
         if "digest" not in self.about:
             digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -80,26 +78,26 @@ class Index:
         return self.about["digest"]
 
     def __reduce__(self) -> tuple:
-        return Index, (self.path, self.folder)  # a process that is spawned maps the file again
+        return Index, (self.path, self.folder)  # a spawned process maps the file again
 
     def fits(self, fingerprints: dict[str, Any]) -> bool:
-        """Whether it was made of archives of these sizes and times."""
+        """Whether the archives still have the recorded sizes and times."""
         return self.about["archives"] == fingerprints
 
 
 def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str]) -> Index:
-    """The index of some archives; made if it is not there, or is of other ones.
+    """Opens the index of archives; builds it if it is missing or outdated.
 
-    Of several processes, one makes it and the others wait.
+    One of several processes builds it, and the others wait.
 
     Args:
-        archives: of one folder, in their order.
+        archives: in one folder, in order.
         task: "fgvc" or "reid".
         split: for the file's name; images of "train" in re-identification are sorted by identity.
-        warnings: where it is said that the index could not be kept.
+        warnings: a warning is added if the index cannot be stored.
 
     Raises:
-        InputError: an archive is not there, or cannot be used.
+        InputError: an archive does not exist, or cannot be used.
     """
     folder = archives[0].parent
     names = "\n".join([task, split, *(archive.name for archive in archives)]).encode("utf-8", "surrogateescape")
@@ -115,7 +113,7 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
                 return found
             make_index(archives, task, split, path)
             return Index(path, folder)
-    except (OSError, NotImplementedError) as error:  # a folder, or a file system, that does not let us
+    except (OSError, NotImplementedError) as error:  # the folder or file system is read-only
         reason = getattr(error, "strerror", None) or error
         warnings.append(
             f"shards: cannot keep the index of {split} in {escape(folder)} ({reason}): the archives' headers are "
@@ -134,17 +132,17 @@ def index_of(archives: Sequence[Path], task: str, split: str, warnings: list[str
 
 
 def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> None:
-    """Reads all headers of the archives and writes their index; see `index_of`.
+    """Reads all headers of the archives and writes the index; see `index_of`.
 
     Args:
-        path: of the index; written beside and then renamed.
+        path: of the index, which is written atomically.
 
     Raises:
         OSError: it cannot be written.
         InputError: an archive cannot be used.
     """
     logger.info("reading the headers of %s of %s, once, for %s", _several(archives), escape(archives[0].parent), path)
-    fingerprints = _fingerprints(archives)  # before they are read: what changes meanwhile is noticed the next time
+    fingerprints = _fingerprints(archives)  # before reading: changes made meanwhile are noticed the next time
     labels, cameras = _Numbers("label" if task == "fgvc" else "identity"), _Numbers("camera")
     longest = count = 0
     with tempfile.TemporaryFile(dir=path.parent) as raw, tempfile.TemporaryFile(dir=path.parent) as sorted_numbers:
@@ -166,18 +164,17 @@ def make_index(archives: Sequence[Path], task: str, split: str, path: Path) -> N
             np.memmap(raw, row_type(MAX_NAME), mode="r", shape=(count,)) if count else np.empty(0, row_type(MAX_NAME))
         )
         order = None
-        # Of re-identification, an identity's images are next to each other, wherever they lie in the archives.
+        # In re-identification, rows are sorted by identity, whatever the order in the archives.
         if count and (task, split) == ("reid", "train"):
             order = _by_label(rows, labels.places(), labels.counts(), sorted_numbers)
         write_index(path, about, _final_rows(rows, labels.places(), cameras.places(), about["name_bytes"], order))
 
 
 def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -> None:
-    """The file of an index, written beside and then renamed.
+    """Writes the file of an index atomically.
 
     Args:
-        about: what its JSON says.
-        rows: its rows, some at a time.
+        about: the content of the JSON line. rows: blocks of rows.
 
     Raises:
         OSError: it cannot be written.
@@ -199,11 +196,11 @@ def _head(about: dict[str, Any]) -> bytes:
 
 
 class _Numbers:
-    """Labels as numbers in the order in which they come; places in their sorted list are known at the end."""
+    """Numbers labels in order of appearance; their positions in sorted order are known at the end."""
 
     def __init__(self, what: str):
         self.what = what
-        self.seen: dict[Label, list[int]] = {}  # its number, and how often it came
+        self.seen: dict[Label, list[int]] = {}  # its number and count
 
     def number(self, label: Label, where: object) -> int:
         found = self.seen.setdefault(label, [len(self.seen), 0])
@@ -225,7 +222,7 @@ class _Numbers:
         return [self.seen[label][1] for label in self.sorted()]
 
     def places(self) -> np.ndarray:
-        """The place in the sorted list, by number."""
+        """Position in the sorted list, by number."""
         places = np.empty(len(self.seen), dtype=np.uint32)
         for place, label in enumerate(self.sorted()):
             places[self.seen[label][0]] = place
@@ -233,7 +230,7 @@ class _Numbers:
 
 
 def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _Numbers) -> Iterator[np.ndarray]:
-    """Rows, some at a time, with names as long as they may be; labels and cameras are numbers as they come."""
+    """Yields blocks of rows with names of maximal length; labels and cameras are numbered in order of appearance."""
     rows: list[tuple] = []
     for number, archive in enumerate(archives):
         for image, label, camera in samples(archive, task):
@@ -255,25 +252,25 @@ def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _
 
 
 def _by_label(rows: np.ndarray, labels: np.ndarray, counts: Sequence[int], file: BinaryIO) -> np.ndarray:
-    """The numbers of the rows, those of the first label first, each label's ascending: a stable sort outside of memory.
+    """Returns row numbers sorted by label, ascending within a label: a stable out-of-core sort.
 
     Args:
         rows: of `_read_rows`.
-        labels: place of each label number in the sorted list.
-        counts: rows of each place.
-        file: an empty one, where the numbers go.
+        labels: position of each label number in sorted order.
+        counts: number of rows at each position.
+        file: an empty file for the result.
 
     Returns:
         (rows,) int64, mapped.
     """
-    free = np.cumsum([0, *counts])  # where the next row of each place goes
+    free = np.cumsum([0, *counts])  # next free element of each position
     for first in range(0, len(rows), AT_ONCE):
         places = labels[rows["label"][first : first + AT_ONCE]]
         order = np.argsort(places, kind="stable")
         distinct, starts = np.unique(places[order], return_index=True)
         for place, own in zip(distinct, np.split(first + order, starts[1:]), strict=True):
             file.seek(free[place] * own.itemsize)
-            file.write(own.tobytes())  # not into a mapping, where a full disk would end the process
+            file.write(own.tobytes())  # not through a mapping, where a full disk would raise SIGBUS
             free[place] += len(own)
     file.flush()
     return np.memmap(file, np.int64, mode="r", shape=(len(rows),))
@@ -282,7 +279,8 @@ def _by_label(rows: np.ndarray, labels: np.ndarray, counts: Sequence[int], file:
 def _final_rows(
     rows: np.ndarray, labels: np.ndarray, cameras: np.ndarray, name_bytes: int, order: np.ndarray | None
 ) -> Iterator[np.ndarray]:
-    """Rows of `_read_rows`, some at a time and in an order, if any, with places for numbers and short names."""
+    """Yields blocks of the rows of `_read_rows`, reordered if `order` is given, with final label positions and name
+    lengths."""
     for first in range(0, len(rows), AT_ONCE):
         chosen = slice(first, first + AT_ONCE)
         some = rows[chosen if order is None else order[chosen]]
@@ -294,7 +292,7 @@ def _final_rows(
 
 
 def row_type(name_bytes: int) -> np.dtype:
-    """A row of an index whose names have so many bytes at most."""
+    """Dtype of a row of an index with names of at most this many bytes."""
     return np.dtype(
         [
             ("archive", "<u4"),
@@ -308,10 +306,10 @@ def row_type(name_bytes: int) -> np.dtype:
 
 
 def _fingerprints(archives: Sequence[Path]) -> dict[str, Any]:
-    """Size and time of each archive, by its name.
+    """Size and modification time of each archive, by name.
 
     Raises:
-        InputError: one is not there.
+        InputError: one does not exist.
     """
     found = {}
     for archive in archives:
@@ -335,7 +333,7 @@ def _usable(path: Path, folder: Path, fingerprints: dict[str, Any]) -> Index | N
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON of an index, and where its rows begin; the file is untrusted, so all values are checked."""
+    """Returns the JSON of an index and the offset of its rows; the file is untrusted, so all values are checked."""
     with open_regular(path) as file:
         line = file.readline(MAX_LABEL_BYTES)
     try:
@@ -362,7 +360,7 @@ def _read_about(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _alike(labels: object) -> bool:
-    """All numbers, or all names, ascending."""
+    """Whether all are numbers, or all are names, ascending."""
     if not isinstance(labels, list) or not any({*map(type, labels)} <= {kind} for kind in (int, str)):
         return False
     small = all(0 <= label < MAX_NUMBER for label in labels if type(label) is int)
@@ -374,5 +372,5 @@ def _several(archives: Sequence[Path]) -> str:
 
 
 def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # a process that was forked is not the owner
+    if os.getpid() == process:  # a forked process is not the owner
         shutil.rmtree(folder, ignore_errors=True)

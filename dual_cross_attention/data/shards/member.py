@@ -1,4 +1,4 @@
-"""An image inside of a tar archive, as a value that says where it is."""
+"""A reference to an image inside a tar archive."""
 
 import io
 import os
@@ -9,18 +9,16 @@ from typing import BinaryIO, NamedTuple
 from dual_cross_attention.untrusted_files import open_regular
 
 BLOCK = 512
-"""Bytes: a tar archive consists of such blocks. A member is a header of one, then its content."""
-SHORT_NAME = 100  # bytes that a header has room for; longer names stand in a header before it
+"""Block size of tar in bytes; a member is a header of one block, then its content."""
+SHORT_NAME = 100  # bytes of a name in a plain header; longer names are in an extended header before it
 
 
 class Member(NamedTuple):
     """A regular file in an uncompressed tar archive; `str(member)` is ARCHIVE/NAME.
 
     Args:
-        archive: the file that it is in.
-        offset: its first byte there.
-        size: bytes.
-        name: as the archive calls it.
+        archive: the archive's file. offset: of its first byte. size: in bytes.
+        name: as in the archive.
     """
 
     archive: Path
@@ -32,10 +30,10 @@ class Member(NamedTuple):
         return f"{self.archive}/{self.name}"
 
     def open(self) -> BinaryIO:
-        """Its bytes, as a file that begins and ends with them; nothing is read ahead but a buffer.
+        """Opens the content as a file of its own; only a buffer is read ahead.
 
         Raises:
-            OSError: as `open_regular`; also if the archive ends before the member does, or has another one there.
+            OSError: as `open_regular`; also if the archive is truncated, or has another member at this offset.
         """
         file = open_regular(self.archive)
         try:
@@ -46,7 +44,7 @@ class Member(NamedTuple):
         return io.BufferedReader(_Window(file, self.offset, self.size), 1 << 16)
 
     def _check(self, file: BinaryIO) -> None:
-        """Labels are known from the index: they must not be given to what has been written there since."""
+        """Labels come from the index and must not be applied to content that has been written since."""
         there = os.fstat(file.fileno()).st_size
         if self.offset + self.size > there:
             raise OSError(
@@ -68,7 +66,8 @@ class Member(NamedTuple):
 
 
 class _Window(io.RawIOBase):
-    """A part of a file, as a file. It closes the other one; it has no `fileno`, which would lead out of the part."""
+    """A part of a file, as a file. Closing it closes the underlying file; it has no `fileno`, which would give access
+    to the rest."""
 
     def __init__(self, file: BinaryIO, start: int, size: int):
         self.file, self.start, self.size, self.at = file, start, size, 0

@@ -1,4 +1,4 @@
-"""What a tar archive has by WebDataset's convention: members with the same key, next to each other, are a sample."""
+"""Samples of a tar archive by WebDataset's convention: consecutive members with the same key are a sample."""
 
 import json
 import os
@@ -15,22 +15,22 @@ from dual_cross_attention.text import escape, short_repr
 from dual_cross_attention.untrusted_files import open_regular
 
 MAX_LABEL = 1 << 20
-"""Bytes of a member with a label."""
+"""Largest member with a label, in bytes."""
 MAX_NUMBER = 10**18
-"""Beyond the largest number of an identity or camera: what an int64 of PyTorch holds for certain."""
+"""Exclusive upper bound of an identity or camera number, so that it fits into an int64."""
 MAX_NAME = 1000
-"""Characters of the name of a class, an identity or a camera."""
+"""Longest name of a class, identity or camera, in characters."""
 
 Label = int | str
 
 
 class Sample(NamedTuple):
-    """An image, and what the members beside it say of it.
+    """An image with its label and camera.
 
     Args:
-        image: where it is.
+        image: its position in the archive.
         label: its class or identity, as a number or a name.
-        camera: of re-identification; else 0.
+        camera: in re-identification; otherwise 0.
     """
 
     image: Member
@@ -39,11 +39,11 @@ class Sample(NamedTuple):
 
 
 def samples(archive: Path, task: str) -> Iterator[Sample]:
-    """The samples of an archive, in their order.
+    """Yields the samples of an archive in order.
 
-    Of fine-grained recognition the label is in KEY.cls, a whole number, or in KEY.json, {"label": number or name}; of
-    re-identification in KEY.json, {"identity": number or name, "camera": number or name}. Other members are passed
-    over, and so are hidden files.
+    In fine-grained recognition, the label is in KEY.cls (an integer) or KEY.json, {"label": number or name}; in
+    re-identification, in KEY.json, {"identity": number or name, "camera": number or name}. Other members and hidden
+    files are skipped.
 
     Args:
         archive: a plain .tar.

@@ -1,4 +1,4 @@
-"""Writing images into tar archives: the bytes of their files as they are, and the same archives every time."""
+"""Writes images into tar archives: files are copied byte for byte, and the archives are reproducible."""
 
 import io
 import os
@@ -26,24 +26,24 @@ SUFFIXES = {
     "BMP": "bmp",
     "GIF": "gif",
     "JPEG": "jpg",
-    "MPO": "jpg",  # a JPEG with more images behind it, as some cameras write it: PIL finds out by itself
+    "MPO": "jpg",  # a JPEG file with several images, as some cameras write it; PIL detects it
     "PNG": "png",
     "PPM": "ppm",
     "TIFF": "tif",
     "WEBP": "webp",
 }
-"""By PIL's format, whatever the file is called: a sample's image is known by its suffix."""
-DIGITS = 6  # of the number of an archive and of an image, at least
-AT_ONCE = 16  # images that a process is given at a time
-AHEAD = 4  # such portions for each process, whose images wait in memory
+"""Suffix by PIL's format, not by the file's name: readers recognize a sample's image by its suffix."""
+DIGITS = 6  # least number of digits in the number of an archive or image
+AT_ONCE = 16  # images per task of a worker
+AHEAD = 4  # prefetched tasks per worker
 
 
 class Encoded(NamedTuple):
-    """An image as it is in its file.
+    """The encoded bytes of an image.
 
     Args:
         content: the bytes; empty if it cannot be read.
-        suffix: of a file name, without a point.
+        suffix: of a file name, without the dot.
         broken: why it cannot be read; None: it can.
     """
 
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 
 
 def encoded(image: ImageSource) -> Encoded:
-    """The bytes of an image that can be decoded to its last pixel; one in memory becomes a PNG."""
+    """Returns the bytes of an image after a complete decode as a check; an image in memory is encoded as PNG."""
     try:
         if isinstance(image, Image.Image):
             file = io.BytesIO()
@@ -66,18 +66,18 @@ def encoded(image: ImageSource) -> Encoded:
             return Encoded(file.read(), suffix, None)
     except UnreadableImage as error:
         return Encoded(b"", "", error.reason)
-    except OSError as error:  # it was there a moment ago
+    except OSError as error:  # it has disappeared since
         return Encoded(b"", "", error.strerror or f"{error}")
 
 
 def encode_all(images: Sequence[ImageSource], order: Sequence[int], num_workers: int) -> Iterator[tuple[int, Encoded]]:
-    """Each image's number and bytes, in this order; errors as of `encoded`.
+    """Yields each image's number and bytes in this order; errors as in `encoded`.
 
     Args:
-        num_workers: processes that read and decode; 0: this one.
+        num_workers: worker processes that read and decode; 0: this process.
 
     Raises:
-        InputError: a decoder crashed, and its process with it.
+        InputError: a decoder crashed its process.
     """
     if not num_workers:
         for number in order:
@@ -109,20 +109,20 @@ def _done(portion: list[int], future: Future) -> Iterator[tuple[int, Encoded]]:
 
 
 def _filled_up(size: int) -> int:
-    """As long as tarfile makes an archive of so many bytes."""
+    """Size of an archive after tarfile's padding."""
     return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 class ArchiveWriter:
-    """Samples into SPLIT-000000.tar, SPLIT-000001.tar, …; an archive has its name once it is whole.
+    """Writes samples to SPLIT-000000.tar, SPLIT-000001.tar, …; each archive is written atomically.
 
     Args:
-        folder: where to.
+        folder: of the archives.
         split: the name of the split.
-        archive_bytes: an archive is closed before it would be larger; one with a single sample may be.
+        archive_bytes: largest size of an archive, unless a single sample is larger.
 
     Attributes:
-        archives: the names of those that are whole.
+        archives: names of the finished archives.
     """
 
     def __init__(self, folder: Path, split: str, archive_bytes: int):
@@ -131,7 +131,7 @@ class ArchiveWriter:
         self.samples = 0
 
     def write(self, samples: Iterable[dict[str, bytes]]) -> Iterator[int]:
-        """Each sample is its members' contents by suffix; gives the number of each once it is written.
+        """Writes samples, given as member contents by suffix; yields the number of each written sample.
 
         Raises:
             OSError: the disk is full, for instance.

@@ -1,1 +1,1 @@
-"""The built-in toy sets, drawn by this project."""
+"""The built-in synthetic datasets."""

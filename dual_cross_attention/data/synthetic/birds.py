@@ -1,9 +1,9 @@
-"""The built-in toy set: drawn birds whose ten species differ only in the colors of the cap and of a bar on the wing.
+"""The synthetic toy dataset for classification: birds of ten species, which differ only in the colors of the cap and of
+a bar on the wing.
 
-Everything else varies from image to image and says nothing about the species: where the bird sits, which way it
-looks, its size, tilt and plumage, the branch, the background. Petals in the very colors of caps and bars drift through
-each image, as large as a bar, so that the colors of the whole image say little: a model has to look at the right
-spots.
+Everything else varies independently of the species: position, direction, size, tilt, plumage, branch and background.
+Distractor petals have the colors of caps and bars and the size of a bar, so global color statistics are not predictive:
+a model needs local features.
 """
 
 import math
@@ -18,7 +18,7 @@ from dual_cross_attention.data.synthetic.drawing import Color, Frame, Point, pic
 TOY_SIZE = 64
 """Height and width of a toy image, in pixels."""
 
-COLOURS: dict[str, Color] = {
+COLORS: dict[str, Color] = {
     "orange": (250, 130, 20),
     "black": (28, 26, 34),
     "red": (220, 30, 45),
@@ -36,11 +36,11 @@ _BACKGROUNDS = [  # colors at the top and at the bottom
     ((206, 230, 208), (160, 200, 158)),
     ((222, 214, 240), (244, 224, 226)),
 ]
-_FINE = 4  # images are drawn this many times larger, then averaged: smooth edges
+_FINE = 4  # supersampling factor, for smooth edges
 
 
 def draw_toy(train_per_species: int = 250, test_per_species: int = 50) -> FineGrainedData:
-    """The toy set: ten species, the same images every time, as PIL images in RGB of 64×64 pixels.
+    """Generates the toy dataset: ten species, deterministic, as PIL images in RGB of 64×64 pixels.
 
     Args:
         train_per_species, test_per_species: images of each species in the two splits.
@@ -59,13 +59,13 @@ def _drawn(split: str, per_species: int) -> ImageList:
 
 
 def draw_bird(species: int, scene: str) -> Image.Image:
-    """One bird, RGB, 64×64 pixels.
+    """Draws one bird, RGB, 64×64 pixels.
 
     Args:
         species: index into `SPECIES`.
         scene: seeds everything but the species; the same text gives the same scene.
     """
-    random = Random(scene)  # only .random() and .uniform() are drawn from: their sequence is the same in every Python
+    random = Random(scene)  # only .random() and .uniform(), whose sequences are the same in every Python version
     side = TOY_SIZE * _FINE
     image = _background(random, side)
     draw = ImageDraw.Draw(image)
@@ -88,11 +88,11 @@ def _bird(random: Random, bird: Frame, cap: str, bar: str):
     bird.ellipse((0.24, 0.16), (0.58, 0.38), breast, tilt=-0.5)
     bird.polygon([(0.98, -0.72), (1.5, -0.46), (0.98, -0.34)], bill)
     bird.ellipse((0.7, -0.56), (0.42, 0.4), back)
-    bird.ellipse((0.7, -0.61), (0.44, 0.42), varied(random, COLOURS[cap], by=25), tilt=0.08, upper_half=True)
+    bird.ellipse((0.7, -0.61), (0.44, 0.42), varied(random, COLORS[cap], by=25), tilt=0.08, upper_half=True)
     bird.ellipse((0.85, -0.52), (0.1, 0.1), (20, 18, 24))  # eye
     bird.ellipse((0.88, -0.56), (0.035, 0.035), (255, 255, 255))
     bird.ellipse((-0.26, 0.02), (0.66, 0.34), wing, tilt=-0.1)
-    bird.ellipse((-0.16, 0.02), (0.35, 0.19), varied(random, COLOURS[bar], by=25), tilt=-0.1)
+    bird.ellipse((-0.16, 0.02), (0.35, 0.19), varied(random, COLORS[bar], by=25), tilt=-0.1)
 
 
 def _background(random: Random, side: int) -> Image.Image:
@@ -101,7 +101,7 @@ def _background(random: Random, side: int) -> Image.Image:
     column.putpixel((0, 1), bottom)
     image = column.resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
-    for _ in range(6):  # leaves far away
+    for _ in range(6):  # distant leaves
         place = (side * random.random(), side * random.random())
         color = varied(random, shaded(bottom, random.uniform(0.9, 1.06)), by=8)
         Frame(draw, place, side * random.uniform(0.05, 0.14), tilt=0).ellipse((0, 0), (1, 1), color)
@@ -116,8 +116,8 @@ def _branch(random: Random, draw: ImageDraw.ImageDraw, under: Point, side: int):
 
 
 def _petals(random: Random, draw: ImageDraw.ImageDraw, side: int):
-    for color in COLOURS.values():
-        for _ in range(int(4 * random.random())):  # uneven numbers: a color's share of the image means little
+    for color in COLORS.values():
+        for _ in range(int(4 * random.random())):  # random counts, so that color shares are not predictive
             place = (side * random.random(), side * random.random())
             petal = Frame(draw, place, side * random.uniform(0.05, 0.1), tilt=random.uniform(0, math.pi))
             petal.ellipse((0, 0), (1, 0.5), varied(random, color, by=25))

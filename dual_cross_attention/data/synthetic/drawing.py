@@ -1,7 +1,7 @@
-"""What the drawn toy sets share: shapes in coordinates of their own, and chance that is the same everywhere.
+"""Drawing primitives of the synthetic datasets: shapes in local coordinates, reproducible on every platform.
 
-Chance comes from `random.random()` and `random.uniform()` of a `random.Random(text)` alone: their sequence is the same
-in every Python. Shapes are polygons whose corners are whole pixels.
+Random numbers come from `random()` and `uniform()` of `random.Random(text)` only, whose sequences are the same in every
+Python version. Shapes are polygons with integer corners.
 """
 
 import math
@@ -15,12 +15,12 @@ Point = tuple[float, float]
 
 
 class Frame:
-    """Draws in coordinates of its own: x to where the drawn one looks, y to its feet, 1 is `unit` pixels.
+    """Draws in local coordinates: x in viewing direction, y towards the feet, 1 is `unit` pixels.
 
     Args:
-        tilt: angle by which all is turned.
-        lean: how far x moves for each y. Unlike `tilt` it leaves level edges level: at the end of an edge that falls
-            by a single pixel, Pillow 10.1 fills one pixel more than 11.3.
+        tilt: rotation angle.
+        lean: shear of x by y. Unlike `tilt` it keeps horizontal edges horizontal: at the end of an edge that falls by a
+            single pixel, Pillow 10.1 fills one pixel more than 11.3.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Frame:
         self.draw.polygon(corners, fill=color)
 
     def ellipse(self, center: Point, radii: Point, color: Color, tilt: float = 0.0, upper_half: bool = False):
-        """A whole ellipse, or what lies above its longer axis."""
+        """Draws an ellipse, or the half above its longer axis."""
         span = math.pi if upper_half else math.tau
         outline = [turned((radii[0] * math.cos(a), -radii[1] * math.sin(a)), tilt) for a in _steps(span)]
         self.polygon([(center[0] + x, center[1] + y) for x, y in outline], color)

@@ -1,7 +1,7 @@
-"""The built-in toy set: drawn people under six cameras, among them many who share most of what they wear.
+"""The synthetic toy dataset for re-identification: people under six cameras, many of whom share most of their clothes.
 
-People come in families: its members differ from the first in two parts, so that the overall color finds the family at
-best. A model has to look at the parts, one by one.
+Members of a family differ from its first member in two parts, so global color identifies the family at best: a model
+needs local features.
 """
 
 from operator import ne
@@ -23,12 +23,12 @@ PARTS = {
     "shoes": ("white", "black", "red"),
     "bag": (None, None, *((side, color) for side in ("left", "right") for color in ("red", "white", "black"))),
 }
-"""What each part can be, for training and test identities alike."""
+"""Options of each part, for training and test identities."""
 
 
 def _people(families: int, members: int) -> list[Person]:
     """The first of each family, then the second of each, ...; any two differ in two parts or more."""
-    random = Random("people 15")  # in this draw all options of all parts are trained on
+    random = Random("people 15")  # with this seed, all options of all parts are in the training set
     people: list[Person] = []
     while len(people) < families * members:
         if len(people) < families:
@@ -53,10 +53,10 @@ TEST_PEOPLE = [person for i, person in enumerate(_CROWD) if i % 26 < 6]
 
 
 def draw_toy_people(train: bool = True, train_per_camera: int = 5, gallery_per_camera: int = 3) -> ReIDData:
-    """The toy set: 80 training and 20 test identities under cameras 1 to 6, the same images every time.
+    """Generates the toy dataset: 80 training and 20 test identities under cameras 1 to 6, deterministic.
 
     Images are PIL images, RGB, 64 high and 32 wide. There is one query for each test identity and camera; test
-    identities count from 1. In the gallery are four more people, all of them identity 0: distractors.
+    identities count from 1. The gallery has four more people as distractors, all with identity 0.
 
     Args:
         train: draw the training images; False: `train` is None and `identities` is empty.
@@ -74,7 +74,7 @@ def draw_toy_people(train: bool = True, train_per_camera: int = 5, gallery_per_c
 
 
 def _drawn(split: str, people: list[tuple[int, Person]], per_camera: int) -> IdentityList:
-    """A scene's name holds no count: smaller sets have the same images."""
+    """Scene names do not contain the count, so smaller datasets have the same images."""
     images, identities, cameras = [], [], []
     for place, (identity, person) in enumerate(people):
         for camera in range(1, len(CAMERAS) + 1):

@@ -1,7 +1,7 @@
-"""Drawn people as the six cameras of the toy set see them.
+"""Renders people under the six cameras of the toy dataset.
 
-A person is hair, skin, clothes, shoes and perhaps a bag. Each camera has light, view, crop and background of its own,
-and they change an image more than another person does.
+A person has hair, skin, clothes, shoes and an optional bag. Each camera has its own light, view, crop and background,
+which change an image more than the identity does.
 """
 
 import math
@@ -15,7 +15,7 @@ from dual_cross_attention.data.synthetic.drawing import Color, Frame, Point, sha
 TOY_HEIGHT, TOY_WIDTH = 64, 32
 """Size of a toy image, in pixels."""
 
-COLOURS: dict[str, Color] = {
+COLORS: dict[str, Color] = {
     "red": (206, 40, 48),
     "orange": (246, 140, 40),
     "yellow": (246, 214, 62),
@@ -35,7 +35,7 @@ COLOURS: dict[str, Color] = {
 
 
 class Person(NamedTuple):
-    """An identity; what has a color names one of `COLOURS`."""
+    """An identity; colors are names in `COLORS`."""
 
     hair: str
     long_hair: bool
@@ -47,14 +47,14 @@ class Person(NamedTuple):
     legwear: str
     shoes: str
     bag: tuple[str, str] | None
-    """The shoulder it hangs from, the person's own left or right, and its color."""
+    """Shoulder (the person's left or right) and color."""
 
 
 class Camera(NamedTuple):
-    """What a camera does to every image. Lengths are in pixels of the finished image."""
+    """Parameters of a camera. Lengths are in pixels of the final image."""
 
     view: str
-    """Which side of a person it sees: front, back, left or right."""
+    """Visible side of a person: front, back, left or right."""
     gains: tuple[float, float, float]
     gamma: float
     haze: float
@@ -81,16 +81,16 @@ CAMERAS = [
     Camera("back", (1.16, 1.1, 1.1), 0.9, 0.03, 48, (17, 30), (128, 140, 150), (84, 86, 92), 26, stripes=(9, 5)),
 ]
 """Camera c is `CAMERAS[c - 1]`."""
-_FINE = 4  # images are drawn this many times larger, then averaged: smooth edges
+_FINE = 4  # supersampling factor, for smooth edges
 
 
 def draw_person(person: Person, camera: int, scene: str) -> Image.Image:
-    """One person, RGB, 64 pixels high and 32 wide.
+    """Draws one person, RGB, 64 pixels high and 32 wide.
 
     Args:
-        person: who it is.
+        person: the identity.
         camera: 1 to 6.
-        scene: seeds all the rest (pose, crop, light, what stands around); the same text gives the same scene.
+        scene: seeds everything else (pose, crop, light, objects); the same text gives the same scene.
     """
     random, seen = Random(scene), CAMERAS[camera - 1]
     image = _background(random, seen)
@@ -106,7 +106,7 @@ def draw_person(person: Person, camera: int, scene: str) -> Image.Image:
 
 
 def _light(random: Random, camera: Camera) -> list[int]:
-    """What each level of each channel becomes: 3 × 256."""
+    """Lookup table of color levels, 3 × 256."""
     brightness, gamma = random.uniform(0.92, 1.08), camera.gamma * random.uniform(0.93, 1.07)
     gains = [gain * brightness * random.uniform(0.97, 1.03) for gain in camera.gains]
     levels = [camera.haze + (1 - camera.haze) * (level / 255) ** gamma for level in range(256)]
@@ -134,14 +134,14 @@ def _background(random: Random, camera: Camera) -> Image.Image:
 
 
 def _repeated(random: Random, pattern: tuple[int, int], length: int) -> list[tuple[int, int]]:
-    """Where the bars of a pattern begin and end, from somewhere in its first distance on to `length`."""
+    """Begin and end of each bar of a pattern with random phase, up to `length`."""
     distance, wide = (_FINE * pixels for pixels in pattern)
     first = int(distance * random.random()) - distance
     return [(at, min(at + wide, length)) for at in range(first, length, distance)] if distance else []
 
 
 def _obstacle(random: Random, draw: ImageDraw.ImageDraw):
-    """Before three in ten: a post or a bush."""
+    """Draws a post or a bush in front of 30 % of the people."""
     chance, x, shade = random.random(), TOY_WIDTH * _FINE * random.uniform(0.1, 0.9), random.uniform(0.8, 1.2)
     if chance < 0.15:
         draw.rectangle((round(x), 0, round(x) + 4 * _FINE, TOY_HEIGHT * _FINE), fill=shaded((120, 118, 112), shade))
@@ -154,7 +154,7 @@ def _obstacle(random: Random, draw: ImageDraw.ImageDraw):
 def _person(frame: Frame, person: Person, view: str, arms: Point, legs: float):
     """In a frame whose unit is the person's height: top of the head at -0.5, soles at 0.5; angles to the upright."""
     aside = view in ("left", "right")
-    if aside:  # both arms and legs swing from the middle; the far ones are seen first and in the shade
+    if aside:  # arms and legs swing around the center; the far ones are drawn first, shaded
         _arm(frame, person, (0.0, -0.24), -arms[0], 0.8)
         _leg(frame, person, 0.01, -1.4 * legs, 0.8, toes=0.03)
         _leg(frame, person, 0.0, 1.4 * legs, 1.0, toes=0.03)
@@ -163,7 +163,7 @@ def _person(frame: Frame, person: Person, view: str, arms: Point, legs: float):
             _arm(frame, person, (side * 0.125, -0.23), side * arms[side > 0], 0.9)
             _leg(frame, person, side * 0.062, side * 0.5 * legs, 1.0, toes=side * 0.01)
     if person.long_hair and view == "front":
-        frame.ellipse((0, -0.33), (0.115, 0.15), shaded(COLOURS[person.hair], 0.8))
+        frame.ellipse((0, -0.33), (0.115, 0.15), shaded(COLORS[person.hair], 0.8))
     _torso(frame, person, 0.7 if aside else 1.0)
     _bag(frame, person, view)
     if aside:
@@ -172,7 +172,7 @@ def _person(frame: Frame, person: Person, view: str, arms: Point, legs: float):
 
 
 def _slab(frame: Frame, color: Color, upper: Point, lower: Point, halves: Point):
-    """Level above and below: the middles of its upper and its lower edge, and half their widths."""
+    """A trapezoid with horizontal edges: centers and half widths of its upper and lower edge."""
     (left, top), (right, bottom), (wide, wide_below) = upper, lower, halves
     above, below = (
         [(left - wide, top), (left + wide, top)],
@@ -182,41 +182,41 @@ def _slab(frame: Frame, color: Color, upper: Point, lower: Point, halves: Point)
 
 
 def _limb(frame: Frame, color: Color, start: Point, angle: float, length: float, half: float) -> Point:
-    """Half as wide as `half` says; returns where it ends."""
+    """Draws a limb of half width `half`; returns its end."""
     end = start[0] + length * math.sin(angle), start[1] + length * math.cos(angle)
     _slab(frame, color, start, end, (half, half))
     return end
 
 
 def _arm(frame: Frame, person: Person, shoulder: Point, angle: float, shade: float):
-    skin = shaded(COLOURS[person.skin], shade)
+    skin = shaded(COLORS[person.skin], shade)
     hand = _limb(frame, skin, shoulder, angle, 0.32, 0.03)
     frame.ellipse(hand, (0.034, 0.034), skin)
     sleeve = 0.29 if person.sleeves == "long" else 0.13
-    _limb(frame, shaded(COLOURS[person.top], shade), shoulder, angle, sleeve, 0.042)
+    _limb(frame, shaded(COLORS[person.top], shade), shoulder, angle, sleeve, 0.042)
 
 
 def _leg(frame: Frame, person: Person, hip: float, angle: float, shade: float, toes: float):
-    foot = _limb(frame, shaded(COLOURS[person.skin], shade), (hip, 0.05), angle, 0.41, 0.036)
+    foot = _limb(frame, shaded(COLORS[person.skin], shade), (hip, 0.05), angle, 0.41, 0.036)
     covered = {"trousers": 0.4, "shorts": 0.19, "skirt": 0.0}[person.legwear]
-    _limb(frame, shaded(COLOURS[person.bottom], shade), (hip, 0.05), angle, covered, 0.052)
-    frame.ellipse((foot[0] + toes, foot[1] + 0.01), (0.062, 0.034), shaded(COLOURS[person.shoes], shade))
+    _limb(frame, shaded(COLORS[person.bottom], shade), (hip, 0.05), angle, covered, 0.052)
+    frame.ellipse((foot[0] + toes, foot[1] + 0.01), (0.062, 0.034), shaded(COLORS[person.shoes], shade))
 
 
 def _torso(frame: Frame, person: Person, wide: float):
     hem, flare = (0.26, 0.17) if person.legwear == "skirt" else (0.1, 0.11)
-    _slab(frame, COLOURS[person.bottom], (0, 0.02), (0, hem), (0.105 * wide, flare * wide))
-    _slab(frame, COLOURS[person.top], (0, -0.285), (0, -0.25), (0.08 * wide, 0.15 * wide))
-    _slab(frame, COLOURS[person.top], (0, -0.25), (0, 0.06), (0.15 * wide, 0.12 * wide))
+    _slab(frame, COLORS[person.bottom], (0, 0.02), (0, hem), (0.105 * wide, flare * wide))
+    _slab(frame, COLORS[person.top], (0, -0.285), (0, -0.25), (0.08 * wide, 0.15 * wide))
+    _slab(frame, COLORS[person.top], (0, -0.25), (0, 0.06), (0.15 * wide, 0.12 * wide))
     if person.stripe:
-        _slab(frame, COLOURS[person.stripe], (0, -0.17), (0, -0.07), (0.142 * wide, 0.132 * wide))
+        _slab(frame, COLORS[person.stripe], (0, -0.17), (0, -0.07), (0.142 * wide, 0.132 * wide))
 
 
 def _bag(frame: Frame, person: Person, view: str):
-    """Its strap goes over the other shoulder; the bag is hidden where that side of the body is."""
+    """Draws a bag with its strap over the other shoulder; the body hides a bag on its far side."""
     if person.bag is None:
         return
-    side, color = person.bag[0], COLOURS[person.bag[1]]
+    side, color = person.bag[0], COLORS[person.bag[1]]
     if view in ("left", "right"):
         shoulder, hip = (-0.05, 0.02) if side == view else (0.05, -0.08)
     else:
@@ -229,7 +229,7 @@ def _bag(frame: Frame, person: Person, view: str):
 
 
 def _head(frame: Frame, person: Person, view: str):
-    hair, skin = COLOURS[person.hair], COLOURS[person.skin]
+    hair, skin = COLORS[person.hair], COLORS[person.skin]
     _slab(frame, shaded(skin, 0.85), (0, -0.32), (0, -0.26), (0.035, 0.035))
     frame.ellipse((0, -0.39), (0.082, 0.1), skin)
     if view == "back":

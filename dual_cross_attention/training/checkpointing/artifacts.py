@@ -13,6 +13,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import save_model
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import checkpoint_name, read_state, verify
+from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 
 
 class ArtifactWriter:
@@ -65,7 +66,7 @@ class ArtifactWriter:
 
 
 def complete_results(
-    folder: RunFolder, config: TrainingConfig, progress: dict[str, Any], data: DataFingerprint | None = None
+    folder: RunFolder, config: TrainingConfig, progress: TrainProgress, data: DataFingerprint | None = None
 ) -> None:
     """Writes the artifacts that are missing after a checkpoint, since the run was killed or the disk was full.
 
@@ -74,7 +75,7 @@ def complete_results(
     Args:
         folder: of the run, locked.
         config: the settings in its config.yaml, for the models' headers.
-        progress: of the checkpoint that the run resumes from, see `read_progress`.
+        progress: of the checkpoint that the run resumes from.
         data: the fingerprint of the data, for the models' headers.
 
     Raises:
@@ -82,13 +83,13 @@ def complete_results(
         OSError, SafetensorError: it cannot be written.
     """
     written = folder.read_metrics()
-    missing = [row for row in progress["rows"] if row not in written]
-    newest = next((row for row in (*written, *missing) if row["epoch"] == progress["epoch"]), None)
-    for path, row in ((folder.last, newest), (folder.best, progress["best"])):
+    missing = [row for row in progress.rows if row not in written]
+    newest = next((row for row in (*written, *missing) if row["epoch"] == progress.state.epoch), None)
+    for path, row in ((folder.last, newest), (folder.best, progress.state.best)):
         if row and _metrics_in(path) != row:
             source = folder.checkpoints / checkpoint_name(row["epoch"])
             if verify(source) is None:
-                save_model(path, _model_of(read_state(source)), config, progress["classes"], row, data)
+                save_model(path, _model_of(read_state(source)), config, progress.classes, row, data)
     for row in missing:  # last: as long as a row is missing, the next start checks the models again
         folder.write_metrics(row)
 

@@ -51,21 +51,20 @@ def named_checkpoints(folder: Path) -> list[Path]:
     return [path for *_, path in sorted((*map(int, match.groups("-1")), path) for match, path in found if match)]
 
 
-def read_progress(path: Path) -> dict[str, Any]:
-    """Reads `progress.json`; its content is that of `TrainProgress.to_json`. `verify` detects changes since then.
+def read_progress(path: Path) -> TrainProgress:
+    """Reads `progress.json`. `verify` detects changes since it was written.
 
     Raises:
         InputError: it is missing or invalid.
     """
     try:
-        progress = json.loads((path / PROGRESS).read_text())
-        check_version(progress.pop("format_version", None), f"'{path / PROGRESS}'")
-        TrainProgress.from_json(progress)
+        content = json.loads((path / PROGRESS).read_text())
+        check_version(content.get("format_version"), f"'{path / PROGRESS}'")
+        return TrainProgress.from_json(content)
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"cannot resume from '{path}': {PROGRESS}: {type(error).__name__}: {error}") from error
-    return progress
 
 
 def verify(path: Path) -> str | None:
@@ -262,7 +261,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
         (PROGRESS, json.dumps({"format_version": FORMAT_VERSION} | progress).encode()),
     ):
         with (path / name).open("wb") as file:
-            counted = _CountedFile(file)
+            counted = CountedFile(file)
             if name == STATE:
                 try:
                     torch.save(content, counted)
@@ -280,7 +279,7 @@ def write_checkpoint(path: Path, state: dict[str, Any], progress: dict[str, Any]
     flush(path)
 
 
-class _CountedFile:
+class CountedFile:
     """Counts the bytes written to a file and hashes them, for the manifest."""
 
     def __init__(self, file: BinaryIO):

@@ -56,7 +56,7 @@ def test_species_differ_in_small_parts_only():
                 assert all(np.ptp(where) < 18 * parts for where in np.nonzero(differs))
 
 
-def test_colors_of_the_whole_image_do_not_tell_the_species(toy):
+def test_global_colors_do_not_identify_the_species(toy):
     """The best linear reading of a color histogram (8×8×8 bins) is wrong for a third of the test images or more."""
 
     def histograms(images) -> np.ndarray:

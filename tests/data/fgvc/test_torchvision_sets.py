@@ -76,7 +76,7 @@ def test_other_layouts_are_refused(tmp_path, cars, aircraft, refused):
     page = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
     with refused("cars_test_annos_withlabels.mat", tmp_path / "elsewhere", "pictures/", issue):
         load_fgvc("cars", tmp_path / "elsewhere")
-    with refused("fgvc-aircraft-2013b/ with data/", tmp_path / "elsewhere", "images/", page):
+    with refused("fgvc-aircraft-2013b/", "data/", tmp_path / "elsewhere", "images/", page):
         load_fgvc("aircraft", tmp_path / "elsewhere")
     (cars / "cars_test_annos_withlabels.mat").unlink()
     with refused("cars_test_annos_withlabels.mat"):

@@ -8,6 +8,7 @@ import pytest
 from dual_cross_attention.data import read_image
 from dual_cross_attention.data.reid import load_reid, market1501
 from dual_cross_attention.data.reid.release import Counts
+from tests.helpers import any_says, assert_lines, assert_says
 
 MARKET_PAGE = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html"
 MARKET = {
@@ -71,11 +72,12 @@ def test_dukemtmc(duke):
     assert (data.train.identities, data.train.cameras) == ([0, 0, 1], [1, 2, 8])
     assert (data.query.identities, data.query.cameras) == ([5], [2])
     assert (data.gallery.identities, data.gallery.cameras) == ([2, 5, 6789], [1, 1, 7])
-    assert data.warnings == [
-        "dukemtmc: 3 of 16,522 training images (2 of 702 identities): 16,519 are missing",
-        "dukemtmc: 1 of 2,228 query images (1 of 702 identities): 2,227 are missing",
-        "dukemtmc: 3 of 17,661 gallery images (3 of 1,110 identities): 17,658 are missing",
-    ]
+    assert_lines(
+        data.warnings,
+        ("dukemtmc", "3 of 16,522 training images", "(2 of 702 identities)", "16,519 are missing"),
+        ("dukemtmc", "1 of 2,228 query images", "(1 of 702 identities)", "2,227 are missing"),
+        ("dukemtmc", "3 of 17,661 gallery images", "(3 of 1,110 identities)", "17,658 are missing"),
+    )
 
 
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
@@ -85,12 +87,13 @@ def test_the_folder_that_holds_it(market, duke, name):
 
 
 def test_junk_and_missing_images_are_counted(market):
-    assert load_reid("market1501", market).warnings == [
-        f"market1501: {market / 'bounding_box_test'}: 2 junk images (identity -1) are left out",
-        "market1501: 4 of 12,936 training images (3 of 751 identities): 12,932 are missing",
-        "market1501: 2 of 3,368 query images (2 of 750 identities): 3,366 are missing",
-        "market1501: 5 of 15,913 gallery images (3 of 750 identities): 15,908 are missing",
-    ]
+    assert_lines(
+        load_reid("market1501", market).warnings,
+        ("market1501", market / "bounding_box_test", "2 junk images", "-1", "left out"),
+        ("market1501", "4 of 12,936 training images", "(3 of 751 identities)", "12,932 are missing"),
+        ("market1501", "2 of 3,368 query images", "(2 of 750 identities)", "3,366 are missing"),
+        ("market1501", "5 of 15,913 gallery images", "(3 of 750 identities)", "15,908 are missing"),
+    )
 
 
 def test_counts_as_released_or_not(market, monkeypatch):
@@ -101,9 +104,9 @@ def test_counts_as_released_or_not(market, monkeypatch):
 
     assert warnings() == []
     (few,) = warnings(query=Counts(1, 2))
-    assert few == "market1501: 2 of 1 query images (2 of 2 identities): 1 more than released"
+    assert_says(few, "market1501: 2 of 1 query images (2 of 2 identities)", "1 more")
     (others,) = warnings(training=Counts(4, 5))
-    assert others == "market1501: 4 of 4 training images (3 of 5 identities): other identities than released"
+    assert_says(others, "market1501: 4 of 4 training images (3 of 5 identities)", "other identities")
 
 
 def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
@@ -113,7 +116,7 @@ def test_distractors_and_junk_are_no_queries_and_no_training_identities(market):
             (market / folder / f"{name}.jpg").touch()
     data = load_reid("market1501", market)
     assert (data.identities, data.train, data.query) == (expected.identities, expected.train, expected.query)
-    assert f"market1501: {market / 'query'}: 2 junk images (identity -1 or 0000) are left out" in data.warnings
+    assert any_says(data.warnings, f"market1501: {market / 'query'}: 2 junk images", "-1 or 0000", "left out")
 
 
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc"])
@@ -132,7 +135,7 @@ def test_other_numbers_of_digits(tmp_path, name):
     assert (data.identities, data.train.cameras) == (["00002", "15"], [12, 1])
     assert (data.query.identities, data.query.cameras) == ([1], [10])
     assert (data.gallery.identities, data.gallery.cameras) == ([0, 1, 1], [9, 2, 110])
-    assert f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk images (identity -1) are left out" in data.warnings
+    assert any_says(data.warnings, f"{name}: {tmp_path / 'bounding_box_test'}: 2 junk images", "-1", "left out")
     assert not any("their names lack" in warning for warning in data.warnings)
 
 
@@ -156,9 +159,7 @@ def test_other_names(market, refused):
         (market / "query" / name).touch()
     data = load_reid("market1501", market)
     assert (data.query, len(data.warnings)) == (expected.query, len(expected.warnings) + 1)
-    assert f"market1501: {market / 'query'}: 2 of 4 images are left out, such as 0005_c2_f0046985.jpg" in str(
-        data.warnings
-    )
+    assert any_says(data.warnings, f"market1501: {market / 'query'}: 2 of 4 images", "left out", "0005_c2_f0046985.jpg")
     for file in (market / "query").glob("*_c?s*"):
         file.unlink()
     with refused("market1501", market / "query", "none of the 1", "0002_c1s1_000451_03.jpg", "0005_c2_f0046985.jpg"):
@@ -184,7 +185,7 @@ def test_missing_folder(market, refused, folder):
 def test_nothing_but_junk(market, refused):
     for file in (market / "bounding_box_test").glob("0*"):
         file.unlink()
-    with refused("market1501", "the gallery split is empty"):
+    with refused("market1501", "gallery split", "empty"):
         load_reid("market1501", market)
 
 
@@ -203,11 +204,12 @@ def test_real_people():
     data = load_reid("market1501", SHARED / "data")
     assert (len(data.identities), len(data.train), len(data.query), len(data.gallery)) == (501, 8642, 1076, 3218)
     assert data.identities[0] == "0002"
-    assert data.warnings[:3] == [
-        "market1501: 8,642 of 12,936 training images (501 of 751 identities): 4,294 are missing",
-        "market1501: 1,076 of 3,368 query images (250 of 750 identities): 2,292 are missing",
-        "market1501: 3,218 of 15,913 gallery images (246 of 750 identities): 12,695 are missing",
-    ]
+    assert_lines(
+        data.warnings[:3],
+        ("market1501", "8,642 of 12,936 training images", "(501 of 751 identities)", "4,294 are missing"),
+        ("market1501", "1,076 of 3,368 query images", "(250 of 750 identities)", "2,292 are missing"),
+        ("market1501", "3,218 of 15,913 gallery images", "(246 of 750 identities)", "12,695 are missing"),
+    )
     assert [warning.split()[:4] for warning in data.warnings[3:]] == [["21", "of", "1076", "queries"]]
     named = [data.identities[label] for label in data.train.identities]
     assert [path.name[:4] for path in data.train.images] == named

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from dual_cross_attention.data.reid import REID_DATASETS, IdentityList, ReIDData, load_reid
+from tests.helpers import assert_says
 
 
 def images(*seen: tuple[int, int]) -> IdentityList:
@@ -41,15 +42,14 @@ def test_training_labels(refused):
     for labels in ((0, 2), (1, 2), (0, 0)):
         with refused("crowd", "labels from 0 to 1"):
             data(images(*((label, 1) for label in labels)))
-    with refused("crowd", "at least two training identities", "a"):
+    with refused("crowd", "at least two", "training identities", "a"):
         data(images((0, 1), (0, 2)), identities="a")
 
 
 def test_queries_under_one_camera_only(refused):
     """Identity 5 is in the gallery under camera 1 alone, which is the query's, and 7 is not there at all."""
-    assert data(gallery=images((5, 1), (6, 3))).warnings == [
-        "1 of 2 queries (such as number 0) have no match in the gallery from another camera; the protocol skips them"
-    ]
+    (line,) = data(gallery=images((5, 1), (6, 3))).warnings
+    assert_says(line, "1 of 2 queries", "number 0", "another camera")
     assert [text[:14] for text in data(query=images((5, 1), (7, 1), (5, 2))).warnings] == ["2 of 3 queries"]
     with refused("crowd", "none of the 2 queries", "number 0", "identity 5", "camera 1"):
         data(gallery=images((5, 1), (6, 1)))

@@ -93,7 +93,7 @@ def test_an_epoch_can_be_taken_up_in_the_middle(start):
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(InputError, match="needs 16 identities, and there are 3"):
+    with pytest.raises(InputError, match=r"16 identities.* 3"):
         IdentitySampler([0, 1, 2, 2], 16, 4)
     with pytest.raises(InputError, match="at least one"):
         IdentitySampler([0, 1], 2, 0)

@@ -97,14 +97,14 @@ def test_folders_and_hidden_files_are_passed_over(tmp_path, write_archive, good,
 
 
 LABELS = {
-    "no label": ({"2.jpg": b""}, "2.jpg", "its class in KEY.cls or KEY.json"),
-    "no image": ({"2.cls": b"1"}, "/2:", "expected one image with a key, there are 0"),
+    "no label": ({"2.jpg": b""}, "2.jpg", "KEY.cls", "KEY.json"),
+    "no image": ({"2.cls": b"1"}, "/2:", "one image", "there are 0"),
     "two images": ({"2.jpg": b"", "2.png": b"", "2.cls": b"1"}, "/2:", "there are 2", "2.jpg, 2.png"),
     "key again": ({"2.jpg": b"", "2.cls": b"1", "0.png": b"", "0.txt": b""}, "/0:", "a key once", "next to each other"),
     "apart": ({"2.jpg": b"", "3.cls": b"1", "2.cls": b"1"}, "/2.jpg:", "there is none"),
-    "word": ({"2.jpg": b"", "2.cls": b"bird"}, "2.cls", "expected a whole number from 0 on, got 'bird'"),
-    "negative": ({"2.jpg": b"", "2.cls": b"-1"}, "2.cls", "expected a whole number from 0 on, got '-1'"),
-    "long": ({"2.jpg": b"", "2.cls": b"1" * 19}, "2.cls", "expected a whole number from 0 on"),
+    "word": ({"2.jpg": b"", "2.cls": b"bird"}, "2.cls", "whole number", "got 'bird'"),
+    "negative": ({"2.jpg": b"", "2.cls": b"-1"}, "2.cls", "whole number", "got '-1'"),
+    "long": ({"2.jpg": b"", "2.cls": b"1" * 19}, "2.cls", "whole number"),
     "no text": ({"2.jpg": b"", "2.cls": b"\xff\xfe1"}, "2.cls", "expected text in UTF-8"),
     "huge": ({"2.jpg": b"", "2.json": b" " * ((1 << 20) + 1)}, "2.json", "at most 1,048,576 bytes, got 1,048,577"),
     "no JSON": ({"2.jpg": b"", "2.json": b"{"}, "2.json", "cannot be read as JSON"),
@@ -179,8 +179,8 @@ def test_truncated(load_hostile, raw):
 
 def test_something_else(load_hostile, raw, jpeg):
     for content in (b"<html>" * 500, jpeg() + bytes(2000), os.urandom(4096)):
-        load_hostile(content, "expected the header of a tar member at byte 0")
-    load_hostile(raw[:512] + b"\xff" * 512 + raw[512:], "expected the header of a tar member at byte")
+        load_hostile(content, "header", "at byte 0")
+    load_hostile(raw[:512] + b"\xff" * 512 + raw[512:], "header", "at byte")
     load_hostile(raw + bytes(1 << 20) + raw, "its end is marked at byte", "not several")
 
 
@@ -215,7 +215,7 @@ def test_a_image_of_gigabytes(tmp_path, write_archive, good, raw, refused):
         file.truncate(512 + 3 * 2**30)
         file.seek(0, os.SEEK_END)
         file.write(bytes(1024))
-    with refused(path, "0.jpg", "expected at most 2,147,483,648 bytes, got 3,221,225,472"):
+    with refused(path, "0.jpg", "2,147,483,648 bytes", "3,221,225,472"):
         load_fgvc("shards", tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_archives_that_are_no_files(tmp_path, write_archive, good, refused):
     ("change", "reason"),
     [
         (lambda path, member: path.unlink(), "No such file"),
-        (lambda path, member: os.truncate(path, member.offset + 10), "expected the member to end at byte"),
+        (lambda path, member: os.truncate(path, member.offset + 10), "end at byte"),
         (lambda path, member: path.write_bytes(bytes(path.stat().st_size)), "has changed since its index"),
         (lambda path, member: path.write_bytes(b"\xff" * path.stat().st_size), "has changed since its index"),
     ],

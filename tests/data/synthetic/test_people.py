@@ -68,7 +68,7 @@ def test_everyone_is_under_every_camera(toy):
     assert counted(toy.gallery) == dict.fromkeys(product(range(1, 21), CAMERAS), 3) | distractors
 
 
-def test_images_show_who_and_where_the_lists_say(toy):
+def test_images_match_their_identities_and_cameras(toy):
     """Number 217 in training is the third image of identity 7 under camera 2, and so on."""
     for split, name, per_camera, place in ((toy.train, "train", 5, 217), (toy.gallery, "gallery", 3, 431)):
         identity, camera, i = place // per_camera // 6, place // per_camera % 6 + 1, place % per_camera
@@ -81,7 +81,7 @@ def test_images_show_who_and_where_the_lists_say(toy):
         assert toy.query.images[place].tobytes() == drawn.tobytes()
 
 
-def test_nobody_is_trained_on_and_tested():
+def test_training_and_test_identities_are_disjoint():
     people = [*TRAIN_PEOPLE, *TEST_PEOPLE]
     assert (len(TRAIN_PEOPLE), len(TEST_PEOPLE), len(set(people))) == (80, 24, 104)
 
@@ -169,19 +169,19 @@ def mean_average_precision(toy, features) -> float:
     return float(np.mean(precisions))
 
 
-def test_whole_images_do_not_tell_who_it_is(toy):
+def test_global_features_do_not_identify_people(toy):
     assert mean_average_precision(toy, chance) < 0.08
     assert mean_average_precision(toy, histograms) < 0.15
     assert mean_average_precision(toy, raw) < 0.15
 
 
-def test_parts_tell_who_it_is(toy):
+def test_local_features_identify_people(toy):
     """Crude as it is, a reader that knows each camera's light and looks from head to feet does far better."""
     assert 0.25 < mean_average_precision(toy, strips_by_camera) < 0.6
 
 
 def test_a_camera_changes_images_more_than_a_person_does(toy):
-    """Nearest in raw pixels is most often somebody else under the same camera."""
+    """The nearest neighbor in raw pixels is usually another person under the same camera."""
     queries, gallery = raw(toy.query), raw(toy.gallery)
     nearest = [int(np.linalg.norm(gallery - query, axis=1).argmin()) for query in queries]
     same = np.array(toy.gallery.cameras)[nearest] == toy.query.cameras

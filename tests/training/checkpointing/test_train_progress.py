@@ -41,7 +41,7 @@ def test_files_of_format_1(path):
 @pytest.mark.parametrize(
     ("key", "value"), [("epoch", -1), ("step", 1.0), ("batches_per_step", 0), ("log", {}), ("classes", []), ("best", 3)]
 )
-def test_what_is_invalid_is_named(key, value):
+def test_invalid_values_are_named(key, value):
     content = json.loads(next(FIXTURES.rglob("progress.json")).read_text())
     with pytest.raises(ValueError, match=f"^{key} is "):
         TrainProgress.from_json(content | {key: value})

@@ -45,7 +45,7 @@ def test_the_average_over_processes_is_the_mean_of_the_step(size, random):
 
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 4))
-def test_a_step_is_the_same_micro_batches_whoever_computes_it(num_batches, per_step, processes):
+def test_a_step_has_the_same_micro_batches_on_any_number_of_ranks(num_batches, per_step, processes):
     one = MicroBatchPartition(num_batches, per_step)
     for step in range(one.steps_per_epoch):
         alone = {number for number, _ in one.micro_batches_of(step)}
@@ -57,7 +57,7 @@ def test_a_step_is_the_same_micro_batches_whoever_computes_it(num_batches, per_s
         assert alone == together
 
 
-def test_what_is_drawn_depends_on_the_numbers_alone():
+def test_samples_depend_on_the_numbers_only():
     def drawn(*numbers):
         seed_micro_batch(*numbers)
         return torch.rand(3).tolist()

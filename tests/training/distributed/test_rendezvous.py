@@ -26,7 +26,7 @@ def test_every_attempt_agrees_on_a_name_of_its_own(processes):
     assert len({of_attempt[0] for of_attempt in names}) == 4
 
 
-def test_questions_of_the_dead_mislead_nobody():
+def test_requests_of_dead_ranks_are_ignored():
     """A process that had asked and was killed, and one that had been answered and had not read it."""
     store = HashStore()
     store.set("dcal/asks/1", "dead")
@@ -75,5 +75,5 @@ def test_accelerates_own_plans_are_refused(dcal, small, tmp_path, monkeypatch, v
     monkeypatch.setenv(variable, "true")
     outcome = dcal("train", *small, "--output_dir", tmp_path / "run")
     assert outcome.status == 2
-    assert f"accelerate is configured to use {name}" in outcome.err
+    assert "accelerate" in outcome.err and name in outcome.err
     assert not (tmp_path / "run").exists()
