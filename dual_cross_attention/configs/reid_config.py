@@ -33,6 +33,9 @@ class ReIDConfig(TrainingConfig):
     """Cameras of dataset folder. name: from file names (CAMERA_*.jpg) or the column camera of a CSV file; a query
     ignores gallery images of its identity and camera. none: there are none, and a query ignores only its own file.
     auto: name if the names are cameras, which recur across identities, else none; what it decides is printed."""
+    bbox: Literal["crop", "ignore"] = setting("crop", before={1: "ignore"})
+    """Column bbox of the CSV files of dataset folder (x, y, width, height in pixels): crop images by it, or ignore
+    it."""
 
     # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"

@@ -90,9 +90,7 @@ class TestFeatures:
         """Features of a branch, and labels, of both sides."""
         split, sides = self.split, (self.is_query, self.is_gallery)
         files = torch.arange(len(split.identities)) if split.files is None and split.leave_one_out else split.files
-        labels = (
-            None if each is None else each[self.positions] for each in (split.identities, split.cameras, files)
-        )
+        labels = (None if each is None else each[self.positions] for each in (split.identities, split.cameras, files))
         columns = (self.features[branch], *labels)
         return RetrievalSides(*(None if column is None else column[side] for column in columns for side in sides))
 

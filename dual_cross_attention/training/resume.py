@@ -36,7 +36,13 @@ FREE_TO_CHANGE = {
 }
 
 # Settings that are resolved when a run begins, by the value that leaves them open: a resumed run keeps its own.
-LEFT_OPEN = {"precision": ("auto",), "mean": ("auto", None), "std": ("auto", None), "cameras": ("auto",)}
+LEFT_OPEN = {
+    "precision": ("auto",),
+    "mean": ("auto", None),
+    "std": ("auto", None),
+    "cameras": ("auto",),
+    "bbox": ("crop",),
+}
 
 
 class RunData(NamedTuple):

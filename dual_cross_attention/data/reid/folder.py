@@ -109,7 +109,10 @@ def load_folder(data_root: Path, train: bool = True, cameras: CameraMode = "name
     known = f"train and {' and '.join(test_names)}" if leave_one_out else "train, query and gallery"
     warnings += [f"folder: {path} is not read: splits are {known}" for path in other if os.path.lexists(path)]
     decision = _decide(cameras, {name: listings[name] for name in test_names})
-    splits = {name: _with_cameras(listing, decision.rule, warnings) for name, listing in listings.items()}
+    splits = {
+        name: _with_cameras(listing, decision.rule, name == "train" and cameras == "auto", warnings)
+        for name, listing in listings.items()
+    }
     splits = one_spelling("folder", splits, warnings)
     warnings += look_alikes("folder", splits)
     test = [seen for name in test_names for seen in splits[name]]
@@ -210,8 +213,13 @@ def _remedy(test_names: tuple[str, ...], listings: Mapping[str, Listing]) -> str
     return f"{rename}give cameras in the column camera of {tables}, or --cameras none if there are none"
 
 
-def _with_cameras(listing: Listing, rule: CameraRule | None, warnings: list[str]) -> list[Sighting]:
-    """The images of a split with the cameras of a rule, or with those of a table."""
+def _with_cameras(listing: Listing, rule: CameraRule | None, are_optional: bool, warnings: list[str]) -> list[Sighting]:
+    """The images of a split with the cameras of a rule, or with those of a table.
+
+    Args:
+        are_optional: images whose names have none stay, as training needs no cameras.
+        warnings: lines on images that are left out are added.
+    """
     if rule is None:
         return [seen._replace(camera=NO_CAMERA) for seen in listing.sightings]
     if listing.is_table:
@@ -220,7 +228,7 @@ def _with_cameras(listing: Listing, rule: CameraRule | None, warnings: list[str]
 
     def sighting(file: Path) -> Sighting | None:
         camera = rule.camera(file.name)
-        return by_file[file]._replace(camera=camera) if camera else None
+        return by_file[file]._replace(camera=camera) if camera or are_optional else None
 
     naming = NAMING if rule is BY_PREFIX else rule.taken_from
     return parsed([*by_file], sighting, listing.where, naming, warnings)

@@ -143,8 +143,8 @@ class ReIDData:
             if self.leave_one_out and self.query.cameras is None:
                 count = len(np.unique(_numbers(self.query.identities)[alone]))
                 self.warnings.append(
-                    f"{count:,} test identities have one image file only (such as {shown}): the protocol leaves them out "
-                    "as queries, and keeps them in the gallery"
+                    f"{count:,} test identities have one image file only (such as {shown}): the protocol leaves them "
+                    "out as queries, and keeps them in the gallery"
                 )
                 return
             what = "from another camera" if self.query.cameras is not None else "in another file"

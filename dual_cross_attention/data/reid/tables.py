@@ -52,8 +52,7 @@ def read_table(
             not exist.
     """
     needed = COLUMNS if cameras == "name" else COLUMNS[:2]
-    optional = (*(("camera",) if cameras == "auto" else ()), *(("bbox",) if bbox == "crop" else ()))
-    rows = read_rows(path, needed, "folder", notes, optional)
+    rows = read_rows(path, needed, "folder", notes, ("camera", "bbox") if cameras == "auto" else ("bbox",))
     has_cameras = cameras == "name" or (cameras == "auto" and _has_cameras(path, rows))
     lines, sightings, backslashes, other_forms, cropped = [], [], 0, 0, 0
     for line, fields in rows:
@@ -61,7 +60,7 @@ def read_table(
         image = listed_path(path.parent, fields["path"], where)
         backslashes += fields["path"].count("\\") > f"{image}".count("\\")
         other_forms += _in_another_form(image, fields["path"])
-        box = parse_box(fields.get("bbox", ""), where)
+        box = parse_box(fields["bbox"], where) if bbox == "crop" else None
         cropped += box is not None
         lines.append(line)
         camera = fields["camera"] if has_cameras else NO_CAMERA
@@ -78,6 +77,8 @@ def read_table(
             f"folder: {name}: {cropped:,} images are cropped by the column bbox"
             f"{f'; {rest:,} without a box are read whole' if rest else ''}"
         )
+    if bbox == "ignore" and any(fields["bbox"] for _, fields in rows):
+        notes.append(f"folder: {name}: the column bbox is ignored: images are read whole (--bbox ignore)")
     if unknown := sum(seen.identity.casefold() == UNKNOWN for seen in sightings):
         warnings.append(
             f"folder: {name}: {unknown:,} images have the identity '{UNKNOWN}', which is read as one identity: remove "
