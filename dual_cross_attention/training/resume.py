@@ -45,6 +45,10 @@ LEFT_OPEN = {
 }
 
 
+READING = ("cameras", "bbox")
+"""Those of them that decide how the data is read, before it is known which run resumes."""
+
+
 class RunData(NamedTuple):
     """The data of a run that is about to begin or to resume.
 
@@ -305,6 +309,23 @@ def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> Training
         return config
     kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name, "") in left_open]
     return config.replaced(**{name: getattr(stored, name) for name in kept})
+
+
+def as_the_run_reads(config: TrainingConfig, runs: Iterable[RunSnapshot]) -> TrainingConfig:
+    """The settings of the command, with those in `READING` that it leaves open as the run has them that it resumes.
+
+    Args:
+        config: the settings of the command.
+        runs: in which the run may be; the first with the same settings is taken, but for `epochs`, which --resume PATH
+            may change.
+    """
+    for run in runs:
+        if not isinstance(run.config, TrainingConfig) or type(run.config) is not type(config):
+            continue
+        if {name for name, _ in _setting_differences(config, run)} <= {"epochs"}:
+            resumed = resumed_settings(config, run.config)
+            return config.replaced(**{name: getattr(resumed, name) for name in READING})
+    return config
 
 
 def _data_differences(run: RunSnapshot, data: RunData) -> list[str]:
