@@ -8,40 +8,12 @@ there again replaces its row (they are told apart by name). Runs that have not e
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 
+from dual_cross_attention.reproduction.run_rows import COLUMNS, run_row
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, read_progress
-
-SETTINGS = [
-    "task",
-    "dataset",
-    "backbone",
-    "ablation",
-    "glca_init",
-    "img_size",
-    "epochs",
-    "batch_size",
-    "lr",
-    "lr_per_512",
-    "warmup_epochs",
-    "precision",
-    "seed",
-]
-SCORES = ["val/top1", "val/top1_sa", "val/top1_glca", "val/mAP", "val/rank1", "val/mAP_sa", "val/mAP_glca"]
-COLUMNS = [
-    "run",
-    *SETTINGS,
-    "other",
-    "train_images",
-    "test_images",
-    *SCORES,
-    "train_seconds",
-    "peak_memory_mb",
-    "torch",
-]
 
 
 def main() -> int:
@@ -67,52 +39,13 @@ def main() -> int:
 
 
 def collect(path: Path) -> dict[str, object] | None:
-    """The row of a run; None if it has not ended."""
-    run = RunFolder(path)
-    if not run.config.is_file():
-        return None
-    config, rows = run.read_config(), run.read_metrics()
-    if not rows or rows[-1]["epoch"] < config.epochs:
-        return None
-    defaults = type(config)()
-    ignored = {
-        *SETTINGS,
-        "data_root",
-        "weights",
-        "output_dir",
-        "resume",
-        "num_workers",
-        "checkpoint_minutes",
-        "eval_every",
-    }
-    other = {
-        name: value
-        for name, value in vars(config).items()
-        if name not in ignored and value != getattr(defaults, name) and name not in ("mean", "std", "format_version")
-    }
-    data = run.read_data()
-    images = {name: split.images for name, split in data.splits.items()} if data else {}
-    if not images and (checkpoints := list_checkpoints(run.checkpoints)):  # a run of format 1
-        images = {"train": read_progress(checkpoints[-1]).num_images}
-    seconds = sum(images["train"] / row["train/images_per_second"] for row in rows) if images else None
-    return {
-        "run": path.name,
-        **{name: getattr(config, name) for name in SETTINGS},
-        "img_size": "x".join(map(str, config.img_size)),
-        "other": json.dumps(other, sort_keys=True) if other else "",
-        "train_images": images.get("train"),
-        "test_images": sum(images.values()) - images["train"] if data else None,
-        **{name: round(rows[-1][name], 3) for name in SCORES if name in rows[-1]},
-        "train_seconds": round(seconds) if seconds else None,
-        "peak_memory_mb": round(rows[-1]["peak_memory_mb"]),
-        "torch": _version(run.config, "torch"),
-    }
-
-
-def _version(config: Path, library: str) -> str:
-    """As the comments above a run's settings have it."""
-    lines = (line.split() for line in config.read_text().splitlines() if line.startswith("# "))
-    return next((line[2] for line in lines if line[1] == library), "")
+    """The row of a run, see `run_row`; None if it has not ended."""
+    row, checkpoints = run_row(path), list_checkpoints(RunFolder(path).checkpoints)
+    if row and not row["train_images"] and checkpoints:  # a run of format 1, which has no fingerprint
+        images = read_progress(checkpoints[-1]).num_images
+        seconds = sum(images / each["train/images_per_second"] for each in RunFolder(path).read_metrics())
+        row |= {"train_images": images, "train_seconds": round(seconds)}
+    return row
 
 
 def _read(path: Path) -> list[dict[str, str]]:

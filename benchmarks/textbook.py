@@ -38,15 +38,20 @@ class TextbookDCAL(nn.Module):
             raise ValueError(f"the textbook has all three branches: expected ablation 'full', got '{dcal.ablation}'")
         self.dcal = dcal
         self.backbone, self.branches, self.has_pwca = dcal.backbone, dcal.branches, True
+        self.distractor_noise = False
 
     def no_weight_decay(self) -> set[str]:
         """See `DualCrossAttentionViT.no_weight_decay`."""
         return {f"dcal.{name}" for name in self.dcal.no_weight_decay()}
 
     def forward(
-        self, images: Tensor, distractors: Tensor | None = None, branches: Collection[str] | None = None
+        self,
+        images: Tensor,
+        distractors: Tensor | None = None,
+        branches: Collection[str] | None = None,
+        distractor_images: None = None,
     ) -> DualOutput:
-        """See `DualCrossAttentionViT.forward`; always with all branches."""
+        """See `DualCrossAttentionViT.forward`; always with all branches, and distractors of the batch."""
         if branches is not None and set(branches) != set(self.branches):
             raise ValueError(f"the textbook has all three branches: got {', '.join(branches)}")
         inputs = {"sa": images}

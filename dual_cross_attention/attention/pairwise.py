@@ -113,6 +113,7 @@ def stacked_attention(
     distractors: Tensor,
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
+    distractor_noise: Tensor | None = None,
 ) -> Tensor:
     """SA on the first B rows, PWCA on the last B: (2B, n, heads · d), heads merged.
 
@@ -122,12 +123,15 @@ def stacked_attention(
         distractors: (B,) the index of each image's distractor in the batch.
         clean_distractors: take the distractor's keys and values from its SA stream, not its PWCA stream.
         distractor_tokens: (B, m) which of the distractor's tokens are keys and values; None: all.
+        distractor_noise: (2, B, heads, tokens, d) keys and values in place of the distractors' own; None: theirs.
     """
     # split, not slices: its backward pass puts the halves together, where that of a slice fills the rest with zeros
     (sa_query, query), (sa_key, key), (sa_value, value) = (
         (both[0], both[-1]) for both in (rows.split(len(distractors)) for rows in (query, key, value))
     )
     other_key, other_value = (sa_key, sa_value) if clean_distractors else (key, value)
+    if distractor_noise is not None:
+        other_key, other_value = distractor_noise.to(key.dtype)
     sa = attend(attention, sa_query, sa_key, sa_value)
     pwca = pairwise_attention(attention, query, key, value, other_key, other_value, distractors, distractor_tokens)
     return torch.cat([sa, pwca])

@@ -17,9 +17,12 @@ from dual_cross_attention.text import escape
 
 Options = TypeVar("Options")
 
+SEVERAL_WORDS = {list[int], list[float], tuple[int, ...], tuple[str, ...]}
+"""Types of flags that take one or more words."""
+
 
 def positional(metavar: str, **default: Any) -> Any:
-    """A field that is given without a flag: of type `str`, one word; of type `list[str]`, one or more.
+    """A field that is given without a flag: of type `list[str]`, one or more words; of another type, one word.
 
     Args:
         metavar: its name in the help, such as RUN_OR_MODEL.
@@ -53,6 +56,7 @@ class OptionParser(ArgumentParser):
         group_of = {name: groups[title] for title, names in titles.items() for name in names.split()}
         hints, meanings = type_hints(options), attribute_docstrings(options)
         self.hints: dict[str, Any] = {}  # of flags by name
+        self.words: dict[str, tuple[str, Any]] = {}  # metavar and hint of single words without a flag, by name
         self.required: dict[str, str] = {}  # how each is written in the usage, by name
         self.usage = self.prog
         for each in (one for one in fields(options) if one.name in hints):
@@ -62,8 +66,11 @@ class OptionParser(ArgumentParser):
                 meaning += f" (default: {default if isinstance(default, str) else json.dumps(default)})"
             shown = {"help": meaning.replace("%", "%%"), "metavar": metavar or type_names(hint)[0]}
             if metavar:
-                self.add_argument(each.name, nargs="?" if hint is str else "*", **shown)
-                word = metavar if hint is str else f"{metavar} ..."
+                several = hint == list[str]
+                self.add_argument(each.name, nargs="*" if several else "?", **shown)
+                word = f"{metavar} ..." if several else metavar
+                if not several:
+                    self.words[each.name] = metavar, hint
             else:
                 self.hints[each.name] = hint
                 group_of.get(each.name, self).add_argument(f"--{each.name}", **_number_of_words(hint), **shown)
@@ -94,8 +101,14 @@ class OptionParser(ArgumentParser):
         values = vars(found)
         for missing in (word for name, word in self.required.items() if name not in values):
             raise InputError(f"{self.prog}: expected {missing}, got nothing")
+        for name, (metavar, hint) in self.words.items():
+            if name in values:
+                values[name] = convert(hint, values[name], metavar)
         for name, words in values.items():
             if hint := self.hints.get(name):
+                if hint == tuple[str, ...]:  # not YAML, in which *.jpg would be an alias
+                    values[name] = tuple(words)
+                    continue
                 text = f"[{','.join(words)}]" if isinstance(words, list) and len(words) > 1 else "".join(words)
                 values[name] = convert(hint, text, f"--{name}")
         return values
@@ -108,7 +121,7 @@ def _number_of_words(hint: Any) -> dict[str, Any]:
     """After a flag: none or one of a truth value, one or more of a list, else one; as arguments of `add_argument`."""
     if hint is bool:
         return {"nargs": "?", "const": "true"}
-    return {"nargs": "+"} if {list[int], list[float]} & {hint, *get_args(hint)} else {}
+    return {"nargs": "+"} if SEVERAL_WORDS & {hint, *get_args(hint)} else {}
 
 
 @cache

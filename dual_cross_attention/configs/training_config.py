@@ -30,9 +30,11 @@ class TrainingConfig:
     # Titles of the help, with the settings under each.
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "task dataset data_root cameras bbox val_fraction download max_bad_images",
-        "images and augmentation": "img_size resize_size flip padding erasing mean std pixel_stats",
+        "images and augmentation": "img_size resize_size flip padding erasing image_noise label_noise mean std "
+        "pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
-        "glca_init local_queries glca_blocks distractor_stream pwca_blocks distractor_tokens drop_path_rate",
+        "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
+        "pwca_blocks drop_path_rate",
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
@@ -53,6 +55,8 @@ class TrainingConfig:
         "pwca_warmup": (0, 1),
         "glca_start": (0, 1),
         "flip": (0, 1),
+        "image_noise": (0, None),
+        "label_noise": (0, 1),
         "epochs": (1, None),
         "batch_size": (1, None),
         "gradient_accumulation_steps": (1, None),
@@ -124,6 +128,15 @@ class TrainingConfig:
     tokens."""
     glca_blocks: int = setting(1, before={1: 1})
     """M: number of consecutive GLCA blocks, each with its own weights. Tokens that are not local pass unchanged."""
+    distractors: Literal["any", "same_class", "other_class", "half", "dataset", "noise"] = setting(
+        "any", before={1: "any"}
+    )
+    """Second image of PWCA. any: another image of the batch; in re-ID preferably of another identity. same_class,
+    other_class: a random training image of the class (identity), or of another one; half: one of these two, with equal
+    probability; dataset: a random image of distractor_root. These four read a second image per image, and PWCA takes
+    twice the memory and time. noise: no image, but Gaussian noise as keys and values."""
+    distractor_root: str | None = setting(None, before={1: None})
+    """Folder of the images of --distractors dataset; subfolders are searched, labels are not needed."""
     distractor_stream: Literal["pwca", "sa"] = "pwca"
     """Branch of the distractor image whose keys and values PWCA uses."""
     pwca_blocks: int | None = setting(None, before={1: None})
@@ -153,6 +166,11 @@ class TrainingConfig:
     """Input size in pixels: one side, or height and width (--img_size 256 128). Multiples of the patch size."""
     flip: float = 0.5
     """Probability of a horizontal flip of a training image."""
+    image_noise: float = setting(0.0, before={1: 0.0})
+    """Standard deviation of Gaussian noise added to normalized training images. An ablation of the paper."""
+    label_noise: float = setting(0.0, before={1: 0.0})
+    """Probability, from 0 to 1, that a training label is replaced by another one, sampled in every step; the training
+    accuracy is that of the replaced labels. An ablation of the paper."""
     mean: float | list[float] | Literal["auto"] | None = setting("auto", before={1: None})
     """Mean of the pixel values (0 to 1) that images are normalized by: one number, or one for each of 3 channels. auto:
     as the weights file says, else (re-ID) pixel_stats, else that of the backbone. null: like auto, but the weights file
@@ -267,7 +285,12 @@ class TrainingConfig:
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "
                 f"{self.pwca_warmup}"
             )
-        if self.ablation in ("full", "sa_pwca") and self.batch_size < 2:
+        if (self.distractors == "dataset") != (self.distractor_root is not None):
+            raise InputError(
+                "distractor_root: expected the folder of the distractors with --distractors dataset, and null with "
+                f"others; got {short_repr(self.distractor_root)} with --distractors {self.distractors}"
+            )
+        if self.ablation in ("full", "sa_pwca") and self.distractors == "any" and self.batch_size < 2:
             raise InputError(
                 f"batch_size {self.batch_size}: PWCA takes its distractor from the same batch, so it needs at least 2; "
                 "or train with --ablation sa_glca or sa_only"

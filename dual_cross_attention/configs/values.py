@@ -24,6 +24,8 @@ NAMES = {
     type(None): ("null", "null"),
     list[int]: ("INT", "two (height and width)"),
     list[float]: ("FLOAT", "three (of red, green and blue)"),
+    tuple[int, ...]: ("INT", "whole numbers"),
+    tuple[str, ...]: ("TEXT", "one or more words"),
 }
 """Of types, in help and in errors; any other one is a dict."""
 UNIONS = (Union, types.UnionType)
@@ -71,6 +73,10 @@ def _convert(hint: Any, value: Any) -> Any:
             return _convert(hint, read)
     elif kind is list and isinstance(value, list):
         return [_convert(parts[0], each) for each in value]
+    elif kind is tuple and isinstance(value, list):
+        return tuple(_convert(parts[0], each) for each in value)
+    elif kind is tuple and parts[0] is not str:
+        return (_convert(parts[0], value),)
     elif kind is dict and isinstance(value, dict):
         return {_convert(parts[0], name): _convert(parts[1], each) for name, each in value.items()}
     elif kind is float and type(value) in (int, float) and value == value:  # NaN is not itself

@@ -5,7 +5,18 @@ from dual_cross_attention.configs.training_config import TrainingConfig
 OF_LEARNED_WEIGHTS = ("w_lr_factor", "weight_bound")
 OF_GLCA = ("glca_init", "glca_start", "local_queries", "glca_blocks")
 CHOICE_OF_LOCAL_TOKENS = ("local_queries", "local_ratio")
-OF_PWCA = ("distractor_stream", "pwca_blocks", "distractor_tokens", "pwca_every", "pwca_start", "pwca_warmup")
+OF_PWCA = (
+    "distractors",
+    "distractor_root",
+    "distractor_stream",
+    "distractor_tokens",
+    "pwca_blocks",
+    "pwca_every",
+    "pwca_start",
+    "pwca_warmup",
+)
+
+OF_DISTRACTOR_IMAGES = ("distractor_stream",)
 
 
 def settings_without_effect(config: TrainingConfig) -> list[str]:
@@ -25,6 +36,8 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
             f"no effect: {', '.join(changed)}: with glca_blocks 1, GLCA's class token attends to all tokens, whichever "
             "are local"
         )
+    if config.distractors == "noise" and (changed := _changed(config, OF_DISTRACTOR_IMAGES)):
+        lines.append(f"no effect: {', '.join(changed)}: with distractors noise there is no second image")
     if config.ablation == "sa_only" and (changed := _changed(config, ("loss_weights",))):
         lines.append(f"no effect: {', '.join(changed)}: ablation sa_only has one loss")
     if config.loss_weights != "learned" and (changed := _changed(config, OF_LEARNED_WEIGHTS)):

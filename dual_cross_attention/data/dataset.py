@@ -124,9 +124,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         images (B, 3, H, W) float; labels (B,) int64; indices (B,) int64, positions in the list of images; valid (B,)
-        bool, False for images that metrics must leave out; unreadable, a list of `Unreadable`.
+        bool, False for images that metrics must leave out; unreadable, a list of `Unreadable`; and of samples with a
+        "distractor" (see `PairedDataset`), distractor_images (B, 3, H, W) float.
     """
-    return {
+    batch = {
         # In a worker, default_collate stacks into shared memory, which saves a copy when the batch is sent.
         "images": default_collate([sample["image"] for sample in samples]),
         "labels": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
@@ -134,3 +135,6 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "valid": torch.tensor([sample["valid"] for sample in samples], dtype=torch.bool),
         "unreadable": [image for sample in samples for image in sample["unreadable"]],
     }
+    if "distractor" in samples[0]:
+        batch["distractor_images"] = default_collate([sample["distractor"] for sample in samples])
+    return batch

@@ -11,14 +11,14 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.data.crops import CroppedFile, file_of
-from dual_cross_attention.data.images import ImageSource
+from dual_cross_attention.data.images import ImageList, ImageSource
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.shards.columns import IndexedImages
 from dual_cross_attention.data.shards.index import Index
@@ -60,6 +60,12 @@ class DataFingerprint:
     label_names: int
     label_digest: str
     splits: dict[str, SplitFingerprint]
+
+    def with_distractors(self, images: ImageList | None) -> "DataFingerprint":
+        """This data and the images of `--distractors dataset`, as a split "distractors"; None: there are none."""
+        if images is None:
+            return self
+        return replace(self, splits=self.splits | {"distractors": fingerprint_split(images.images)})
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""

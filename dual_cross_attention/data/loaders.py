@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from dual_cross_attention.data.cache import ImageCache
 from dual_cross_attention.data.dataset import ImageDataset, collate
+from dual_cross_attention.data.distractors import PairedDataset
 from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.samplers import (
     EpochBatchSampler,
@@ -47,7 +48,7 @@ class Batches:
         options: of `DataLoader`.
     """
 
-    def __init__(self, dataset: ImageDataset, sampler: EpochBatchSampler, **options: Any):
+    def __init__(self, dataset: ImageDataset | PairedDataset, sampler: EpochBatchSampler, **options: Any):
         self.dataset, self.sampler = dataset, sampler
         self._request = _Request()
         self._is_abandoned = False  # the last reading, midway
@@ -169,6 +170,7 @@ def train_loader(
     min_batch: int = 1,
     sampler: EpochBatchSampler | None = None,
     cache: bool = False,
+    pair: Callable[[ImageDataset], PairedDataset | None] = lambda _: None,
 ) -> Batches:
     """Builds the training batches; see `collate` for their content.
 
@@ -184,6 +186,7 @@ def train_loader(
         min_batch: fewest images of a batch; 2 with PWCA, where each needs a distractor.
         sampler: which images make which batch; None: `ShuffledBatchSampler`.
         cache: keep images in memory, see `ImageCache`; the batches are the same.
+        pair: gives every training image a distractor; its result None: the batches have none.
 
     Raises:
         InputError: a size that cannot work, fewer images than `min_batch`, or a cache that cannot be.
@@ -196,8 +199,9 @@ def train_loader(
     if len(images) < min_batch:
         raise InputError(f"expected at least {min_batch} training images, got {len(images)}")
     kept = ImageCache(len(images), transform.size) if cache else None
+    dataset = ImageDataset(images, transform, training=True, seed=seed, cache=kept)
     return Batches(
-        ImageDataset(images, transform, training=True, seed=seed, cache=kept),
+        pair(dataset) or dataset,
         sampler or ShuffledBatchSampler(len(images), batch_size, min_batch, seed, images.block),
         **_reading(num_workers, device_type, cache),
     )

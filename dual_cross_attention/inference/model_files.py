@@ -83,6 +83,7 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         distractor_tokens=config.distractor_tokens,
         local_queries=config.local_queries,
         glca_blocks=config.glca_blocks,
+        distractor_noise=config.distractors == "noise",
         drop_path_rate=config.drop_path_rate,
         **(of_a_file if isinstance(pretrained, str) else {}),
         **config.backbone_kwargs,

@@ -26,6 +26,7 @@ def create_model(
     distractor_tokens: float = 1.0,
     local_queries: LocalQueries = "rollout",
     glca_blocks: int = 1,
+    distractor_noise: bool = False,
     weights_key: str | None = None,
     weights_img_size: int | tuple[int, int] | None = None,
     **timm_kwargs: Any,
@@ -48,6 +49,7 @@ def create_model(
         distractor_tokens: share of the distractor's patch tokens that are keys and values, beside its class token.
         local_queries, glca_blocks: how local tokens are chosen and what they attend to, and M, the number of GLCA's
             blocks; see `DualCrossAttentionViT`.
+        distractor_noise: PWCA's second keys and values are Gaussian noise, not those of a second image.
         weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.
         weights_img_size: of a path: int or (height, width) in pixels that the file was trained at, where it cannot be
             known from the file; None: what the file says, else a square.
@@ -78,6 +80,7 @@ def create_model(
         distractor_tokens,
         local_queries,
         glca_blocks,
+        distractor_noise,
     )
     if loaded:
         load_glca(model, loaded, glca_init)

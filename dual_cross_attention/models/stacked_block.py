@@ -29,6 +29,7 @@ def stacked_block(
     drop_path: DropPathMasks | None = None,
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
+    distractor_noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Applies any block but the last.
 
@@ -36,7 +37,7 @@ def stacked_block(
         tokens: (2B, N, D), SA above PWCA; (B, N, D) at PWCA's first block, or where there is no PWCA.
         distractors: (B,) the index of each image's distractor; None: no PWCA.
         drop_path: factors for the rows of the output.
-        clean_distractors, distractor_tokens: see `stacked_attention`.
+        clean_distractors, distractor_tokens, distractor_noise: see `stacked_attention`.
 
     Returns:
         tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
@@ -47,7 +48,8 @@ def stacked_block(
     if distractors is None:
         attended = attend(attention, query, key, value)
     else:
-        attended = stacked_attention(attention, query, key, value, distractors, clean_distractors, distractor_tokens)
+        options = clean_distractors, distractor_tokens, distractor_noise
+        attended = stacked_attention(attention, query, key, value, distractors, *options)
     batch = len(tokens) if distractors is None else len(distractors)
     return finish_block(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
 
@@ -59,6 +61,7 @@ def last_block(
     drop_path: DropPathMasks | None = None,
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
+    distractor_noise: Tensor | None = None,
     prefix: int = 1,
     whole_sa: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
@@ -89,13 +92,16 @@ def last_block(
     query_normed = normed[own, :prefix]
     distractor = slice(batch) if clean_distractors else own
     query = project_query(attention, query_normed)
+    other_key, other_value = key[distractor], value[distractor]
+    if distractor_noise is not None:
+        other_key, other_value = distractor_noise.to(key.dtype)
     attended = pairwise_attention(
         attention,
         query,
         key[own],
         value[own],
-        key[distractor],
-        value[distractor],
+        other_key,
+        other_value,
         distractors,
         distractor_tokens,
     )

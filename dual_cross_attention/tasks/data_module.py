@@ -9,6 +9,7 @@ import torch
 from dual_cross_attention.configs import FGVCConfig, TrainingConfig
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.fingerprint import DataFingerprint
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
 from dual_cross_attention.data.preprocessing import Preprocessing
@@ -31,6 +32,7 @@ class RunSetup(ABC):
         description: the data in a line.
         warnings: what is wrong with it.
         notes: how it was read, where that was a choice, a line each.
+        distractor_images: of `--distractors dataset`; None: there are none.
         num_test: test images.
         cache: whether loaders keep their images in memory. Not for evaluation only, which reads each of them once.
         test_splits: names of the splits of the fingerprint that the test images are in.
@@ -43,6 +45,7 @@ class RunSetup(ABC):
     description: str
     warnings: list[str]
     notes: Sequence[str] = ()
+    distractor_images: ImageList | None = None
     num_test: int
     cache: bool
     test_splits: tuple[str, ...] = ("test",)

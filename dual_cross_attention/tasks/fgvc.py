@@ -11,6 +11,7 @@ from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task, vote
+from dual_cross_attention.tasks.training_noise import TrainingNoise
 
 
 class FGVCTask(Task):
@@ -22,7 +23,7 @@ class FGVCTask(Task):
         model: a model of `create_model(..., task="fgvc")`.
         weight_bound: largest |w| of the loss weights.
         label_smoothing: of the cross-entropy, in [0, 1].
-        schedule, loss_weights: see `Task`.
+        schedule, loss_weights, noise: see `Task`.
     """
 
     best_metric = "top1"
@@ -35,14 +36,16 @@ class FGVCTask(Task):
         label_smoothing: float = 0.0,
         schedule: BranchSchedule | None = None,
         loss_weights: LossWeights = "learned",
+        noise: TrainingNoise | None = None,
     ):
-        super().__init__(model, weight_bound, schedule, loss_weights)
+        super().__init__(model, weight_bound, schedule, loss_weights, noise)
         self.label_smoothing = label_smoothing
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction."""
+        batch = self.noise.add(batch)
         labels = batch["labels"]
-        logits = self.model(batch["images"], None, self.scales).logits
+        logits = self.model(batch["images"], None, self.scales, batch.get("distractor_images")).logits
         losses = {
             branch: F.cross_entropy(logits[branch].float(), labels, label_smoothing=self.label_smoothing)
             for branch in self.scales

@@ -1,5 +1,7 @@
 """A run of fine-grained recognition: classes, crops, and images in any order."""
 
+from functools import partial
+
 import torch
 
 from dual_cross_attention.configs import FGVCConfig
@@ -12,6 +14,8 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import RunSetup, UnknownClasses, pixel_stats, reading_processes
+from dual_cross_attention.tasks.distractors import list_distractors, pair
+from dual_cross_attention.tasks.training_noise import training_noise
 
 
 class FGVCSetup(RunSetup):
@@ -21,6 +25,7 @@ class FGVCSetup(RunSetup):
 
     def __init__(self, config: FGVCConfig, train: bool = True, split: str | None = None):
         self.config = config
+        self.distractor_images = list_distractors(config) if train else None
         self._take(
             load_fgvc(config.dataset, config.data_root, config.download and train, train, split, config.val_fraction)
         )
@@ -41,7 +46,7 @@ class FGVCSetup(RunSetup):
             len(self.classes),
             digest_names(self.classes),
             {name: fingerprint_split(split.images, split.labels) for name, split in splits.items() if split},
-        )
+        ).with_distractors(self.distractor_images)
 
     def align_classes(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
         """See `RunSetup`. Test images get the labels that the model knows.
@@ -62,18 +67,21 @@ class FGVCSetup(RunSetup):
             self.config.label_smoothing,
             schedule=branch_schedule(self.config),
             loss_weights=self.config.loss_weights,
+            noise=training_noise(self.config, len(self.classes)),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
+        config = self.config
         return train_loader(
             self.data.train,
-            train_transform(*self._sizes_and_stats(model), self.config.flip),
-            self.config.batch_size,
-            reading_processes(self.config, device),
-            self.config.seed,
+            train_transform(*self._sizes_and_stats(model), config.flip),
+            config.batch_size,
+            reading_processes(config, device),
+            config.seed,
             device.type,
-            min_batch=2 if model.has_pwca else 1,
+            min_batch=2 if model.has_pwca and config.distractors == "any" else 1,
             cache=self.cache,
+            pair=partial(pair, config, distractor_images=self.distractor_images),
         )
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

@@ -17,6 +17,7 @@ from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task
+from dual_cross_attention.tasks.training_noise import TrainingNoise
 
 RANKS = (1, 5, 10)
 
@@ -116,7 +117,7 @@ class ReIDTask(Task):
         feature: retrieve with the class tokens before the BN neck, or after it.
         distance: between features.
         normalize_features: scale features to length 1 first; the Euclidean distance then ranks as the cosine does.
-        schedule, loss_weights: see `Task`.
+        schedule, loss_weights, noise: see `Task`.
     """
 
     best_metric = "mAP"
@@ -134,8 +135,9 @@ class ReIDTask(Task):
         normalize_features: bool = True,
         schedule: BranchSchedule | None = None,
         loss_weights: LossWeights = "learned",
+        noise: TrainingNoise | None = None,
     ):
-        super().__init__(model, weight_bound, schedule, loss_weights)
+        super().__init__(model, weight_bound, schedule, loss_weights, noise)
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
         self.identity_loss = ReIDLoss(label_smoothing, triplet_margin)
@@ -143,9 +145,11 @@ class ReIDTask(Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
-        images, identities = batch["images"], batch["labels"]
-        distractors = sample_distractors(len(images), images.device, identities) if "pwca" in self.scales else None
-        out = self.model(images, distractors, self.scales)
+        batch = self.noise.add(batch)
+        images, identities, distractor_images = batch["images"], batch["labels"], batch.get("distractor_images")
+        in_batch = "pwca" in self.scales and distractor_images is None and not self.model.distractor_noise
+        distractors = sample_distractors(len(images), images.device, identities) if in_batch else None
+        out = self.model(images, distractors, self.scales, distractor_images)
         losses = {
             branch: self.identity_loss(out.logits[branch], out.features[branch], identities) for branch in self.scales
         }

@@ -1,5 +1,7 @@
 """A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -24,6 +26,8 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
+from dual_cross_attention.tasks.distractors import list_distractors, pair
+from dual_cross_attention.tasks.training_noise import training_noise
 
 
 class ReIDSetup(RunSetup):
@@ -36,6 +40,7 @@ class ReIDSetup(RunSetup):
         if split:
             raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
+        self.distractor_images = list_distractors(config) if train else None
         download = config.download and train
         self.data = load_reid(config.dataset, config.data_root, train, download, config.cameras, config.bbox)
         self.classes = self.data.identities
@@ -71,7 +76,7 @@ class ReIDSetup(RunSetup):
                 for name, split in splits.items()
                 if split is not None
             },
-        )
+        ).with_distractors(self.distractor_images)
 
     def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
         config = self.config
@@ -86,6 +91,7 @@ class ReIDSetup(RunSetup):
             config.normalize_features,
             schedule=branch_schedule(config),
             loss_weights=config.loss_weights,
+            noise=training_noise(config, len(self.classes)),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
@@ -101,6 +107,7 @@ class ReIDSetup(RunSetup):
             device.type,
             sampler=self._sampler(),
             cache=self.cache,
+            pair=partial(pair, config, distractor_images=self.distractor_images),
         )
 
     def _sampler(self) -> EpochBatchSampler:

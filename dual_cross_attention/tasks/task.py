@@ -11,6 +11,7 @@ from dual_cross_attention.losses import FixedWeighting, UncertaintyWeighting
 from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
+from dual_cross_attention.tasks.training_noise import TrainingNoise
 
 Batch = dict[str, Any]
 LossWeights = Literal["learned", "fixed", "sum", "mean"]
@@ -29,6 +30,7 @@ class Task(nn.Module, ABC):
         schedule: when its branches are trained; None: always.
         loss_weights: how the losses of the branches are combined: "learned" is `UncertaintyWeighting`, the others are
             kinds of `FixedWeighting`.
+        noise: in training images and labels; None: none.
 
     Attributes:
         model: saved in checkpoints, and used after training.
@@ -47,8 +49,10 @@ class Task(nn.Module, ABC):
         weight_bound: float = 2.0,
         schedule: BranchSchedule | None = None,
         loss_weights: LossWeights = "learned",
+        noise: TrainingNoise | None = None,
     ):
         super().__init__()
+        self.noise = noise or TrainingNoise()
         self.model = model
         self.schedule = schedule or BranchSchedule()
         self.scales = dict.fromkeys(model.branches, 1.0)

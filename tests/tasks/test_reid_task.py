@@ -77,7 +77,7 @@ def test_loss_of_every_branch_is_on_its_own_feature_and_logits(ablation, monkeyp
     task = make_task(ablation).train()
     outputs, forward = [], task.model.forward
 
-    def watch(images, distractors, branches):
+    def watch(images, distractors, branches, _):
         outputs.append((forward(images, distractors, branches), distractors))
         return outputs[-1][0]
 

@@ -69,10 +69,12 @@ class Decision(NamedTuple):
     Args:
         rule: for names of files; None: there are no cameras.
         taken_from: what cameras are read from, for messages; of no cameras, why.
+        remark: why these are cameras, where that was decided.
     """
 
     rule: CameraRule | None
     taken_from: str
+    remark: str = ""
 
 
 def load_folder(data_root: Path, train: bool = True, cameras: CameraMode = "name", bbox: BoxMode = "crop") -> ReIDData:
@@ -119,7 +121,8 @@ def load_folder(data_root: Path, train: bool = True, cameras: CameraMode = "name
     identities, camera_places = positions(s.identity for s in test), positions(s.camera for s in test)
     number = None if decision.rule is None else camera_places.__getitem__
     sides = [listed(splits[name], identities.__getitem__, number) for name in test_names]
-    source = CameraSource(decision.taken_from, _remedy(test_names, listings), list(camera_places), list(identities))
+    remedy = _remedy(test_names, listings)
+    source = CameraSource(decision.taken_from, remedy, list(camera_places), list(identities), decision.remark)
     if decision.rule is None:
         notes.append(f"cameras: none ({decision.taken_from}): a query ignores its own file only")
     if leave_one_out:
@@ -203,7 +206,8 @@ def _decide(cameras: CameraMode, test: Mapping[str, Listing]) -> Decision:
     if choice.rule is None:
         return Decision(None, f"--cameras auto: {choice.why}; --cameras name takes such names for cameras")
     column = f", or {COLUMN}" if any(tables) else ""
-    return Decision(choice.rule, f"{choice.rule.taken_from}{column} (--cameras auto: {choice.why})")
+    remark = f"--cameras auto: {choice.why}; --cameras none ignores them"
+    return Decision(choice.rule, f"{choice.rule.taken_from}{column}", remark)
 
 
 def _remedy(test_names: tuple[str, ...], listings: Mapping[str, Listing]) -> str:

@@ -1,0 +1,94 @@
+"""A finished run as a row of a table: its settings, scores of the last epoch, time, memory, data and versions."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from dual_cross_attention.runs.run_folder import RunFolder
+
+SETTINGS = [
+    "task",
+    "dataset",
+    "backbone",
+    "ablation",
+    "glca_init",
+    "img_size",
+    "epochs",
+    "batch_size",
+    "lr",
+    "lr_per_512",
+    "warmup_epochs",
+    "precision",
+    "seed",
+]
+SCORES = ["val/top1", "val/top1_sa", "val/top1_glca", "val/mAP", "val/rank1", "val/mAP_sa", "val/mAP_glca"]
+COLUMNS = [
+    "run",
+    *SETTINGS,
+    "other",
+    "train_images",
+    "test_images",
+    *SCORES,
+    "train_seconds",
+    "peak_memory_mb",
+    "torch",
+    "data",
+]
+NOT_IN_OTHER = {
+    *SETTINGS,
+    "data_root",
+    "weights",
+    "output_dir",
+    "resume",
+    "num_workers",
+    "checkpoint_minutes",
+    "eval_every",
+    "mean",
+    "std",
+    "format_version",
+}
+
+
+def run_row(path: Path) -> dict[str, Any] | None:
+    """The row of a run, by `COLUMNS`; None if it has not ended.
+
+    "other" has the further settings that are not the defaults, "train_seconds" is the sum over epochs of images by
+    images/s, "data" the first digits of a hash of the data's fingerprint.
+    """
+    run = RunFolder(path)
+    if not run.config.is_file():
+        return None
+    config, rows = run.read_config(), run.read_metrics()
+    if not rows or rows[-1]["epoch"] < config.epochs:
+        return None
+    defaults = type(config)()
+    other = {
+        name: value
+        for name, value in vars(config).items()
+        if name not in NOT_IN_OTHER and value != getattr(defaults, name)
+    }
+    data = run.read_data()
+    splits = {name: split.images for name, split in data.splits.items()} if data else {}
+    seconds = None
+    if "train" in splits:
+        seconds = round(sum(splits["train"] / row["train/images_per_second"] for row in rows))
+    return {
+        "run": path.name,
+        **{name: getattr(config, name) for name in SETTINGS},
+        "img_size": "x".join(map(str, config.img_size)),
+        "other": json.dumps(other, sort_keys=True) if other else "",
+        "train_images": splits.get("train"),
+        "test_images": sum(count for name, count in splits.items() if name not in ("train", "distractors")) or None,
+        **{name: round(rows[-1][name], 3) for name in SCORES if name in rows[-1]},
+        "train_seconds": seconds,
+        "peak_memory_mb": round(rows[-1]["peak_memory_mb"]),
+        "torch": _version(run.config, "torch"),
+        "data": hashlib.sha256(data.to_json().encode()).hexdigest()[:12] if data else None,
+    }
+
+
+def _version(config: Path, library: str) -> str:
+    """As the comments above a run's settings have it."""
+    lines = (line.split() for line in config.read_text().splitlines() if line.startswith("# "))
+    return next((line[2] for line in lines if line[1] == library), "")

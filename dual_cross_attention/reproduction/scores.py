@@ -1,0 +1,113 @@
+"""Scores of a model on each test image, for intervals over images: `python -m … MODEL OUTPUT.npz`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dual_cross_attention.atomic_io import atomic_write
+from dual_cross_attention.configs.versions import FORMAT_VERSION
+from dual_cross_attention.data.unreadable import UnreadableImages
+from dual_cross_attention.devices import autocast, available_precision, choose_device, choose_precision
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.evaluation import read_test_images
+from dual_cross_attention.inference.evaluation_loop import run_eval_steps
+from dual_cross_attention.inference.model_files import read_model
+from dual_cross_attention.metrics import retrieval_metrics
+from dual_cross_attention.progress import make_console, track
+from dual_cross_attention.tasks import ReIDTask
+from dual_cross_attention.tasks.task import Batch
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """Scores of a model on its test images.
+
+    Args:
+        images: (N,) 1 for a correct class, 0 for a wrong one; of re-identification, the average precision of each
+            query, NaN of one without a match. NaN of an image that could not be read.
+        metrics: of the whole split in percent, see `Task.compute_metrics`.
+    """
+
+    __test__ = False  # pytest takes it for a test wherever it is imported
+
+    images: np.ndarray
+    metrics: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """To an .npz file."""
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            names, values = [*self.metrics], [*self.metrics.values()]
+            np.savez(file, images=self.images, names=names, values=values, format_version=FORMAT_VERSION)
+
+    @classmethod
+    def read(cls, path: Path) -> "TestScores":
+        """What `write` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(file["images"], dict(zip(file["names"].tolist(), file["values"].tolist(), strict=True)))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise InputError(
+                f"'{path}' does not hold test scores ({error}): delete it, and the same command computes them again"
+            ) from error
+
+
+def test_scores(model: str | Path, console: Console | None = None) -> TestScores:
+    """Evaluates a model file on its test split, with SA and GLCA together.
+
+    Args:
+        model: of a run.
+        console: shows progress and warnings; None: not shown.
+
+    Raises:
+        InputError: as of `inference.evaluation.evaluate`.
+    """
+    console = console or Console(quiet=True)
+    saved, device = read_model(model), choose_device("auto")
+    precision = available_precision(saved.config.precision, device)
+    precision = choose_precision(precision, device, saved.config.format_version)
+    setup = read_test_images(saved, {}, None, "refuse", console)
+    task = setup.build_task(saved.model.to(device))
+    loader = setup.test_loader(task.model, device)
+    unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
+    correct: list[Tensor] = []
+
+    def keep(batch: Batch, logits: dict[str, Tensor]) -> None:
+        found = task.probabilities(logits)[""].argmax(-1).cpu() == batch["labels"].cpu()
+        correct.append(found.double().masked_fill(~batch["valid"].cpu(), torch.nan))
+
+    is_retrieval = isinstance(task, ReIDTask)
+    with autocast(device, precision):
+        batches = track(unreadable.watch(loader), "test scores", len(loader), console)
+        run_eval_steps(task, batches, after_step=None if is_retrieval else keep)
+        metrics = task.compute_metrics()
+        if is_retrieval:
+            sides = task.gather_features().sides("")
+            return TestScores(retrieval_metrics(*sides, distance=task.distance).average_precisions.numpy(), metrics)
+    return TestScores(torch.cat(correct).numpy(), metrics)
+
+
+test_scores.__test__ = False
+
+
+def main() -> int:
+    """Evaluates the model of the command line, and writes its scores."""
+    model, output = sys.argv[1:]
+    try:
+        test_scores(model, make_console()).write(Path(output))
+    except InputError as error:
+        print("dcal: error:", " ".join(f"{error}".split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

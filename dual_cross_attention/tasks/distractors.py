@@ -1,0 +1,53 @@
+"""PWCA's distractors as the settings say: another image of the batch, or a second image for each."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.data.dataset import ImageDataset
+from dual_cross_attention.data.distractors import DistractorSampler, PairedDataset, Rule
+from dual_cross_attention.data.images import ImageList
+from dual_cross_attention.data.listing import list_images
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.text import escape
+
+HAVE_PWCA = ("full", "sa_pwca")
+IN_BATCH = ("any", "noise")
+"""Values of the setting `distractors` that need no second image."""
+
+
+def list_distractors(config: TrainingConfig) -> ImageList | None:
+    """The images of `--distractors dataset`, with labels of 0; None where the settings need none.
+
+    Raises:
+        InputError: the folder cannot be listed, or holds no image.
+    """
+    if config.distractors != "dataset" or config.ablation not in HAVE_PWCA:
+        return None
+    folder = Path(cast(str, config.distractor_root))
+    try:
+        images = list_images(folder).images
+    except OSError as error:
+        raise InputError(f"distractor_root: '{escape(folder)}' cannot be listed: {error.strerror}") from error
+    if not images:
+        raise InputError(f"distractor_root: expected a folder of images, and '{escape(folder)}' holds none")
+    return ImageList(images, np.zeros(len(images), dtype=np.int64))
+
+
+def pair(config: TrainingConfig, targets: ImageDataset, distractor_images: ImageList | None) -> PairedDataset | None:
+    """The training images with their distractors; None where each batch has them.
+
+    Args:
+        targets: the training images.
+        distractor_images: of `list_distractors`.
+
+    Raises:
+        InputError: as of `DistractorSampler`.
+    """
+    if config.distractors in IN_BATCH or config.ablation not in HAVE_PWCA:
+        return None
+    images = targets.image_list if distractor_images is None else distractor_images
+    sampler = DistractorSampler(cast(Rule, config.distractors), targets.image_list.labels, len(images))
+    return PairedDataset.of(targets, images, sampler)
