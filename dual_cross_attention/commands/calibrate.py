@@ -22,7 +22,7 @@ class CalibrateOptions:
 
     EXAMPLE: ClassVar = "dcal calibrate runs/birds --split val --output birds.safetensors"
     GROUPS: ClassVar = {
-        "data": "dataset data_root split",
+        "data": "dataset data_root split cameras",
         "calibration": "score keep fpir",
         "output": "output json",
         "hardware and speed": "device precision batch_size num_workers",
@@ -37,6 +37,9 @@ class CalibrateOptions:
     it."""
     split: Literal["val", "test"] | None = None
     """Classifiers, datasets folder and shards: which images to calibrate on. null: val if it exists, else test."""
+    cameras: Literal["auto", "none", "name"] | None = None
+    """Re-identification, dataset folder: name reads cameras from file names or the column camera of a CSV file; none:
+    there are none, and a query ignores only its own file; auto: name if they are cameras. null: as in the run."""
     score: Literal["probability", "energy", "agreement"] | None = None
     """Classifiers: the score that is thresholded. probability: that of the predicted class; energy: T log sum
     exp(logits / T), mean of SA and GLCA; agreement: overlap of the probabilities of SA and GLCA (with predict --branch:

@@ -24,7 +24,13 @@ FREE_TO_CHANGE = {
 }
 
 # Settings that are resolved when a run begins, by the value that leaves them open: a resumed run keeps its own.
-LEFT_OPEN = {"precision": ("auto",), "mean": ("auto", None), "std": ("auto", None)}
+LEFT_OPEN = {
+    "precision": ("auto",),
+    "mean": ("auto", None),
+    "std": ("auto", None),
+    "cameras": ("auto",),
+    "bbox": ("crop",),
+}
 
 
 def setting_differences(config: TrainingConfig, stored: TrainingConfig) -> list[tuple[str, str]]:
@@ -53,5 +59,5 @@ def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> Training
     config = as_of(config, stored.format_version)
     if stored.format_version == 1:  # such a run has resolved nothing
         return config
-    kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) in left_open]
+    kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name, "") in left_open]
     return config.replaced(**{name: getattr(stored, name) for name in kept})

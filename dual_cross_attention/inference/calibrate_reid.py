@@ -108,7 +108,7 @@ class ReIDCalibrator(Calibrator[ReIDSetup]):
             len(table.identities),
             found.gallery_images,
             len(found.probe_ids),
-            found.gallery_images + len(found.probe_ids),
+            found.gallery_images + (0 if setup.split.leave_one_out else len(found.probe_ids)),
             setup.config.dataset,
             "-".join(data.splits[name].digest for name in setup.test_splits),
             date.today().isoformat(),
@@ -162,25 +162,22 @@ def measure_distances(features: TestFeatures, task: ReIDTask, left_out: set[int]
         if [name] == task.model.predicting_branches:
             tables[name] = tables[TOGETHER]
             continue
-        query, gallery, query_ids, gallery_ids, *cameras = features.sides(name)
+        sides = features.sides(name)
         is_left_out = torch.tensor(sorted(left_out), dtype=torch.int64)
-        probes, enrolled = (~torch.isin(ids, is_left_out) & (ids >= 0) for ids in (query_ids, gallery_ids))
+        probes, enrolled = (~torch.isin(ids, is_left_out) & (ids >= 0) for ids in (sides.query_ids, sides.gallery_ids))
         if not (probes.any() and enrolled.any()):
             raise InputError(
                 "no identity is left to calibrate on: a model is never calibrated on its training identities; give "
                 "--data_root of others"
             )
-        query_cameras, gallery_cameras = cameras[0][probes], cameras[1][enrolled]
+        kept = [
+            None if each is None else each[probes if place % 2 == 0 else enrolled] for place, each in enumerate(sides)
+        ]
+        probe_files, gallery_files = kept[6:]
         tables[name or TOGETHER] = identity_distances(
-            query[probes],
-            gallery[enrolled],
-            query_ids[probes],
-            gallery_ids[enrolled],
-            query_cameras,
-            gallery_cameras,
-            task.distance,
+            *kept[:6], task.distance, probe_files=probe_files, gallery_files=gallery_files
         )
-    return DistancesOfProbes(tables, query_ids[probes], int(enrolled.sum()))
+    return DistancesOfProbes(tables, sides.query_ids[probes], int(enrolled.sum()))
 
 
 def gallery_sizes(identities: int) -> tuple[int, ...]:
@@ -197,7 +194,9 @@ def check_enough(found: DistancesOfProbes, fpir: float) -> None:
     if identities < 2:
         raise InputError(f"expected at least 2 gallery identities to calibrate on, got {identities}")
     if not table.own_distances.isfinite().any():
-        raise InputError("no query has an image of its identity under another camera in the gallery")
+        raise InputError(
+            "no query has another image of its identity, under another camera if there are any, in the gallery"
+        )
     if probes < needed:
         raise InputError(
             f"--fpir {fpir:g} needs at least {needed:,} query images, and there are {probes:,}: give more, or --fpir "

@@ -18,6 +18,9 @@ from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST
 from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 from dual_cross_attention.training.run_snapshot import ResumeSnapshots, RunSnapshot, require
 
+READING = ("cameras", "bbox")
+"""Settings that a resumed run keeps and that decide how the data is read, before it is known which run resumes."""
+
 
 class RunData(NamedTuple):
     """The data of a run that is about to begin or to resume.
@@ -253,6 +256,23 @@ def _refuse_other_settings(config: TrainingConfig, run: RunSnapshot, but: Set[st
             f"'{run.path}' holds a run with other settings: {', '.join(text for _, text in changed)}; take another "
             f"--output_dir{hint}"
         )
+
+
+def as_the_run_reads(config: TrainingConfig, runs: Iterable[RunSnapshot]) -> TrainingConfig:
+    """The settings of the command, with those in `READING` that it leaves open as the run has them that it resumes.
+
+    Args:
+        config: the settings of the command.
+        runs: in which the run may be; the first with the same settings is taken, but for `epochs`, which --resume PATH
+            may change.
+    """
+    for run in runs:
+        if not isinstance(run.config, TrainingConfig) or type(run.config) is not type(config):
+            continue
+        if {name for name, _ in setting_differences(config, run.config)} <= {"epochs"}:
+            resumed = resumed_settings(config, run.config)
+            return config.replaced(**{name: getattr(resumed, name) for name in READING})
+    return config
 
 
 def _data_differences(run: RunSnapshot, data: RunData) -> list[str]:
