@@ -102,7 +102,7 @@ class KReciprocalDistances:
         for name, features in (("query", query), ("gallery", gallery)):
             squared_norms(features, name, distance == "cosine")  # raises with the name and rows the user knows
         everything = query if is_one_set else torch.cat([query, gallery])
-        self.gallery_start = 0 if is_one_set else len(query)  # row of the first gallery image
+        self.gallery_start: int = 0 if is_one_set else len(query)  # row of the first gallery image
         self.shape: tuple[int, int] = len(query), len(gallery)
         self.lambda_value: float = float(lambda_value)
         self.distances: Distances = Distances(everything, everything, distance, everything.device)

@@ -189,6 +189,7 @@ class _Search:
         if need_matches:  # before long computations
             self._expect_a_match(block_size)
         self.progress = progress or iter
+        self.distances: Distances | KReciprocalDistances
         if rerank:
             options = {"block_size": block_size, "device": query.device, "progress": progress}
             one = None if leave_one_out else gallery
