@@ -93,9 +93,9 @@ def test_scores(model: str | Path, data_root: str | None = None, console: Consol
         metrics = task.compute_metrics()
         if is_retrieval:
             features = task.gather_features()
-            found = retrieval_metrics(*features.sides(""), distance=task.distance).average_precisions
+            found = retrieval_metrics(**features.search_arguments(""), distance=task.distance).average_precisions
             of_queries = torch.full((task.split.num_queries,), torch.nan, dtype=torch.float64)
-            of_queries[features.positions[features.positions < task.split.num_queries]] = found
+            of_queries[features.positions[features.is_query]] = found
             return TestScores(of_queries.numpy(), metrics)
     return TestScores(torch.cat(correct).numpy(), metrics)
 
