@@ -55,7 +55,7 @@ class RetrievalResult:
     Args:
         metrics: in percent, as of `ReIDTask.compute_metrics`.
         cmc: by branch ("" for all together), (CMC_RANKS,) in percent.
-        by_camera: the lowest mAP first.
+        by_camera: the lowest mAP first; empty without cameras.
         ranked: of a few queries.
         queries, gallery: number of images that could be read.
     """
@@ -92,7 +92,7 @@ def evaluate_retrieval(opened: OpenedRun, queries: int, depth: int, console: Con
     branches = ["", *names] if len(names) > 1 else [""]
     found = {
         name: retrieval_metrics(
-            *features.sides(name), distance=opened.task.distance, max_rank=CMC_RANKS, progress=progress
+            **features.search_arguments(name), distance=opened.task.distance, max_rank=CMC_RANKS, progress=progress
         )
         for name in branches
     }
@@ -101,15 +101,14 @@ def evaluate_retrieval(opened: OpenedRun, queries: int, depth: int, console: Con
         suffixes = [f"_{name}" if name else ""] + ([f"_{names[0]}"] if len(names) == 1 else [])
         for suffix in suffixes:
             metrics |= {f"mAP{suffix}": 100 * each.mAP} | {f"rank{k}{suffix}": 100 * each.rank(k) for k in RANKS}
-    is_query = features.positions < features.split.num_queries
     chosen = choose_queries(found[""].average_precisions.numpy(), queries)
     return RetrievalResult(
         metrics,
         {name: 100 * each.cmc.numpy() for name, each in found.items()},
         _by_camera(features, found[""]),
         _ranked(features, found[""], chosen, depth, opened.task.distance),
-        int(is_query.sum()),
-        int((~is_query).sum()),
+        int(features.is_query.sum()),
+        int(features.is_gallery.sum()),
     )
 
 
@@ -125,7 +124,10 @@ def choose_queries(average_precisions: np.ndarray, number: int) -> np.ndarray:
 
 
 def _by_camera(features: TestFeatures, found: RetrievalMetrics) -> list[CameraScore]:
-    cameras = features.sides("")[4].numpy()
+    of_queries = features.sides("").query_cameras
+    if of_queries is None:
+        return []
+    cameras = of_queries.numpy()
     precisions = found.average_precisions.numpy()
     scores = []
     for camera in np.unique(cameras):
@@ -139,14 +141,17 @@ def _by_camera(features: TestFeatures, found: RetrievalMetrics) -> list[CameraSc
 def _ranked(
     features: TestFeatures, found: RetrievalMetrics, chosen: np.ndarray, depth: int, distance: str
 ) -> list[Ranked]:
-    is_query = features.positions < features.split.num_queries
-    queries, gallery = features.positions[is_query], features.positions[~is_query]
+    queries, gallery = features.positions[features.is_query], features.positions[features.is_gallery]
     rows = torch.from_numpy(chosen)
-    query, others, query_ids, gallery_ids, query_cameras, gallery_cameras = features.sides("")
-    # Moved together: features may be on an accelerator, positions are on the CPU.
-    of_chosen = (query[rows.to(query.device)], others, query_ids[rows], gallery_ids, query_cameras[rows])
+    sides = features.sides("")
+    of_chosen = {
+        name: column[rows.to(column.device)]  # features may be on an accelerator
+        for name, column in sides._asdict().items()
+        if name.startswith("query") and column is not None
+    }
     lists = []
-    for row, (order, distances) in zip(rows, rank_gallery(*of_chosen, gallery_cameras, distance=distance), strict=True):
+    ranking = rank_gallery(**sides._asdict() | of_chosen, distance=distance)
+    for row, (order, distances) in zip(rows, ranking, strict=True):
         nearest = order[:depth]
         lists.append(
             Ranked(
@@ -154,7 +159,7 @@ def _ranked(
                 float(found.average_precisions[row]),
                 gallery[nearest].tolist(),
                 distances[:depth].tolist(),
-                (gallery_ids[nearest] == query_ids[row]).tolist(),
+                (sides.gallery_ids[nearest] == sides.query_ids[row]).tolist(),
             )
         )
     return lists

@@ -28,7 +28,7 @@ def retrieval_values(opened: OpenedRun, console: Console) -> tuple[str, dict[str
         "retrieval.html.j2",
         result.metrics,
         {
-            "sections": SECTIONS,
+            "sections": [each for each in SECTIONS if each[0] != "cameras" or result.by_camera],
             "valid_queries": result.metrics["valid_queries"],
             "cmc": [lines_chart("Cumulative matching characteristics (CMC)", lines, "rank k", "% of queries")],
             "cameras": [(each.camera, f"{each.queries:,}", f"{each.mAP:.2f}") for each in result.by_camera],
