@@ -139,8 +139,8 @@ def test_a_plan(tmp_path):
 
 def test_runs_of_other_machines_are_in_the_table_and_not_trained(tmp_path):
     """Machines that divide a table by rows or by seeds write the same one."""
-    for name in ("toy_fgvc-sa_pwca-seed0", "toy_fgvc-full-seed7", "toy_fgvc-full-seedling", "toy_fgvc-sa_glca-M2-seed3"):
-        (tmp_path / name).mkdir()
+    for name in ("sa_pwca-seed0", "full-seed7", "full-seedling", "sa_glca-M2-seed3"):
+        (tmp_path / f"toy_fgvc-{name}").mkdir()
     plan = make_plan(Asked, tmp_path)
     assert {each.row.name.removeprefix("cub-deit_tiny-"): [*each.trainings] for each in plan.rows} == {
         "sa_only": [3, 4],
