@@ -8,6 +8,7 @@ from dual_cross_attention.version import __version__
 
 if TYPE_CHECKING:
     from dual_cross_attention.attention import attention_rollout
+    from dual_cross_attention.explanation.explainer import explain
     from dual_cross_attention.inference.loaded_model import load_model
     from dual_cross_attention.losses import UncertaintyWeighting
     from dual_cross_attention.metrics import rerank, retrieval_metrics
@@ -19,6 +20,7 @@ _WHERE = {
     "UncertaintyWeighting": "losses",
     "attention_rollout": "attention",
     "create_model": "models",
+    "explain": "explanation.explainer",
     "list_backbones": "models",
     "load_model": "inference.loaded_model",
     "rerank": "metrics",
@@ -32,6 +34,7 @@ __all__ = [
     "__version__",
     "attention_rollout",
     "create_model",
+    "explain",
     "list_backbones",
     "load_model",
     "rerank",

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "eval": "evaluate a trained model on the test split",
     "predict": "classify images with a trained model",
+    "explain": "draw what a trained model attends to in images",
     "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
     "index": "build an index of images of known individuals, and change it",
@@ -36,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 1 for images that cannot be read (check-data, predict, embed) or a training of which another
-        process has ended, 2 for invalid input, 3 for a diverged training, 75 for one that a signal stopped and that
-        can resume, 130 after Ctrl-C in other commands. A rank of a distributed training does not return: it exits
-        with this status.
+        The exit status: 0, 1 for images that cannot be read (check-data, predict, embed, explain) or a training of
+        which another process has ended, 2 for invalid input, 3 for a diverged training, 75 for one that a signal
+        stopped and that can resume, 130 after Ctrl-C in other commands. A rank of a distributed training does not
+        return: it exits with this status.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(arguments)

@@ -71,6 +71,22 @@ class GlobalLocalBlock(nn.Module):
         out = self(tokens, local, drop_path)
         return tokens.to(out.dtype).scatter(1, _rows_of(self.query_tokens(local), tokens), out)
 
+    @torch.no_grad()
+    def class_attention(self, tokens: Tensor, local: Tensor) -> Tensor:
+        """CLS's attention weights, mean over heads: (B, prefix + N), float32; rows sum to 1.
+
+        The weights of tokens that are no keys ("local_only", "cross") are 0. Arguments as of `forward`.
+        """
+        attention, normed = attention_of(self.block), self.block.norm1(tokens)
+        query, (key, _) = project_query(attention, normed[:, :1]), project_key_value(attention, normed)
+        with torch.autocast(tokens.device.type, enabled=False):
+            scores = query.float() @ key.float().transpose(-2, -1) * attention.scale  # (B, heads, 1, prefix + N)
+            if self.attends != "global":
+                keys = local + self.num_prefix_tokens if self.attends == "cross" else self.query_tokens(local)
+                is_key = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter(1, keys, True)
+                scores = scores.masked_fill(~is_key[:, None, None], -torch.inf)
+            return scores.softmax(dim=-1).mean(1)[:, 0]
+
     def forward(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
         """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D), or (B, prefix, D) of "cross".
 

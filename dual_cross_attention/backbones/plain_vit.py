@@ -65,7 +65,7 @@ def create_backbone(
         raise InputError(f"timm cannot build '{name}' with img_size={img_size}, {timm_kwargs}: {reason}") from error
 
     backbone = cast(VisionTransformer, created)
-    _check_is_plain(backbone, name)
+    check_is_plain(backbone, name)
     patch = cast(PatchEmbed, backbone.patch_embed).patch_size
     if any(side % p for side, p in zip(img_size, patch, strict=True)):
         down = tuple(max(p, side // p * p) for side, p in zip(img_size, patch, strict=True))
@@ -126,7 +126,7 @@ def _check_kwargs(timm_kwargs: dict[str, Any]) -> None:
             raise InputError(f"backbone_kwargs: expected {name} of at most {largest:,}, got {short_repr(value)}")
 
 
-def _check_is_plain(backbone: VisionTransformer, name: str) -> None:
+def check_is_plain(backbone: VisionTransformer, name: str) -> None:
     """Raises InputError unless the forward pass is that of a plain ViT with a class token."""
     wrong = None
     if type(backbone).forward_features is not VisionTransformer.forward_features:

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
     output = Path(options.output)
     check_writable("output", options.output)
     check_suffix(output, files.SUFFIXES)
-    images = find_inputs(options, console)
+    images = find_inputs(options.images, console)
     model, arguments = open_model(options)
     width, fingerprint = model.feature_width(options.branch), model.fingerprint(options.branch)
     written = write_stream(

@@ -1,4 +1,4 @@
-"""Options that `dcal predict` and `dcal embed` share, and what both do with them."""
+"""Options that commands which apply a model to images share, and what they do with them."""
 
 import sys
 from dataclasses import dataclass
@@ -17,18 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class InferenceOptions:
-    """Options of commands that apply a model to images."""
+class ModelOptions:
+    """Options of commands that apply a model."""
 
     model: str = positional("MODEL")
     """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
-    images: list[str] = positional("IMAGE|FOLDER|PATTERN|-")
-    """Image files, folders (searched recursively), patterns such as 'photos/*.jpg'; - reads paths from standard input,
-    one per line."""
-    branch: Literal["sa", "glca"] | None = None
-    """Use one branch alone. null: both, if the model has both."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: an interrupted command resumes after the rows in OUTPUT.part.jsonl; never: start over."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
@@ -40,15 +33,28 @@ class InferenceOptions:
     """DataLoader workers. null: 1 on a CPU, else one per core, at most 8."""
 
 
+@dataclass(kw_only=True)
+class InferenceOptions(ModelOptions):
+    """Options of commands with one result per image."""
+
+    images: list[str] = positional("IMAGE|FOLDER|PATTERN|-")
+    """Image files, folders (searched recursively), patterns such as 'photos/*.jpg'; - reads paths from standard input,
+    one per line."""
+    branch: Literal["sa", "glca"] | None = None
+    """Use one branch alone. null: both, if the model has both."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: an interrupted command resumes after the rows in OUTPUT.part.jsonl; never: start over."""
+
+
 HARDWARE = "device precision batch_size num_workers"
 """The group "hardware and speed" of these commands."""
 
 
-def find_inputs(options: InferenceOptions, console: Console) -> "ImagePaths":
-    """The images that the command line names; prints warnings about files that are left out."""
+def find_inputs(words: list[str], console: Console) -> "ImagePaths":
+    """The images that the words of the command line name; prints warnings about files that are left out."""
     from dual_cross_attention.inference.image_paths import find_images
 
-    images = find_images(options.images, getattr(sys.stdin, "buffer", sys.stdin))
+    images = find_images(words, getattr(sys.stdin, "buffer", sys.stdin))
     for warning in images.warnings:
         console.print(f"warning: {warning}", style="yellow")
     return images
@@ -56,6 +62,12 @@ def find_inputs(options: InferenceOptions, console: Console) -> "ImagePaths":
 
 def open_model(options: InferenceOptions) -> tuple["LoadedModel", dict[str, Any]]:
     """The model, and the arguments of its `predict` and `embeddings` that the options set."""
+    model, reading = load_for_images(options)
+    return model, {"branch": options.branch, **reading}
+
+
+def load_for_images(options: ModelOptions) -> tuple["LoadedModel", dict[str, Any]]:
+    """The model, and its arguments `batch_size` and `num_workers` that the options set."""
     from dual_cross_attention.devices import keep_freed_memory
     from dual_cross_attention.inference.loaded_model import load_model
     from dual_cross_attention.tasks.data_module import default_workers
@@ -65,7 +77,7 @@ def open_model(options: InferenceOptions) -> tuple["LoadedModel", dict[str, Any]
     workers = options.num_workers
     if workers is None:
         workers = max(1, default_workers(model.device))
-    return model, {"branch": options.branch, "batch_size": options.batch_size, "num_workers": workers}
+    return model, {"batch_size": options.batch_size, "num_workers": workers}
 
 
 def part_settings(command: str, model: "LoadedModel", options: InferenceOptions, **more: Any) -> dict[str, Any]:

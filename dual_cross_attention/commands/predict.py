@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     if is_file:
         check_writable("output", options.output)
         check_suffix(Path(options.output), SUFFIXES)
-    images = find_inputs(options, console)
+    images = find_inputs(options.images, console)
     model, arguments = open_model(options)
     if model.task == "reid":
         raise InputError(

@@ -1,10 +1,11 @@
 """Loaded models: a trained model with its preprocessing and labels."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,11 +25,23 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.fingerprint import digest_weights, fingerprint
 from dual_cross_attention.inference.inputs import Source, image_sources
-from dual_cross_attention.inference.model_files import ARCHITECTURE, SavedModel, find_model_file, read_model
+from dual_cross_attention.inference.model_files import (
+    ARCHITECTURE,
+    CHOSEN_BY,
+    PRETRAINED_NAME,
+    SavedModel,
+    find_model_file,
+    read_model,
+)
 from dual_cross_attention.inference.prediction import Embedding, Prediction
 from dual_cross_attention.inference.pretrained_directory import write_directory
 from dual_cross_attention.inference.reading import ImageBatch, read_batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+
+if TYPE_CHECKING:
+    from dual_cross_attention.explanation.explanation import Explanation
+    from dual_cross_attention.explanation.matching import MatchMethod
+    from dual_cross_attention.explanation.pairs import PairExplanation
 
 Branch = Literal["sa", "glca"]
 NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
@@ -149,6 +162,60 @@ class LoadedModel:
         self._check_branch(branch)
         return self._embed(self._batches(image_sources(images)[0], batch_size, num_workers), branch)
 
+    def explain(
+        self,
+        images: Any,
+        top_k: int = 3,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+        keep_image: bool = True,
+        gradient: bool = False,
+    ) -> "Explanation | Iterator[Explanation]":
+        """What the model attends to in images: rollout, local tokens, GLCA's attention, and predictions.
+
+        Args:
+            images, batch_size, num_workers: as in `predict`.
+            top_k: classes of each prediction.
+            keep_image: keep the pixels, which `Explanation.figure` needs; False saves their time and memory.
+            gradient: also gradient × rollout, the most faithful map, which needs a backward pass; classifiers only.
+
+        Returns:
+            One image gives one `Explanation`; an iterable gives an iterator, which reads and computes batch by batch
+            while it is consumed. An image that cannot be read has its `error` set.
+
+        Raises:
+            InputError: as in `predict`; re-identification models give maps without predictions.
+        """
+        from dual_cross_attention.explanation.explainer import Explainer
+        from dual_cross_attention.explanation.shown_image import ShownPreprocessing
+
+        if top_k < 1:
+            raise InputError(f"top_k: expected at least 1, got {top_k}")
+        if self.task != "reid":
+            self._say_not_calibrated()
+        sources, is_single = image_sources(images)
+        preprocessing = ShownPreprocessing(self.transform) if keep_image else self.transform
+        batches = self._batches(sources, batch_size, num_workers, preprocessing)
+        found = Explainer.of_loaded(self, top_k, gradient).explain(batches)
+        return next(found) if is_single else found
+
+    def explain_pair(
+        self, first: Any, second: Any, method: "MatchMethod | None" = None, matches: int = 10
+    ) -> "PairExplanation":
+        """Which regions of two images match, and the distance of their features.
+
+        Args:
+            first, second: an image each, as in `predict`.
+            method: "pwca" or "cosine", see `explanation/matching.py`; None: the more faithful one.
+            matches: number of pairs of patches.
+
+        Raises:
+            InputError: an image that cannot be read, or another method.
+        """
+        from dual_cross_attention.explanation.pairs import DEFAULT_METHOD, explain_pair
+
+        return explain_pair(self, first, second, DEFAULT_METHOD if method is None else method, matches)
+
     def feature_width(self, branch: Branch | None = None) -> int:
         """D of the features."""
         return self.model.backbone.embed_dim * len(self._branches(branch))
@@ -183,6 +250,12 @@ class LoadedModel:
             self.chosen_by,
         )
 
+    @property
+    def short_name(self) -> str:
+        """For figures: the name of the run folder, or of the file where it has another name than those of a run."""
+        path = Path(self.source)
+        return path.parent.name if path.name in (*CHOSEN_BY, PRETRAINED_NAME) and path.parent.name else path.stem
+
     @cached_property
     def _weights_digest(self) -> str:
         return digest_weights(self.model.state_dict())
@@ -204,34 +277,49 @@ class LoadedModel:
         if branch is not None and branch not in there:
             raise InputError(f"branch: expected {' or '.join(there)}, which this model has, got {branch!r}")
 
-    def _batches(self, sources: Iterator[Source], batch_size: int | None, num_workers: int) -> Iterator[ImageBatch]:
+    def _batches(
+        self,
+        sources: Iterator[Source],
+        batch_size: int | None,
+        num_workers: int,
+        preprocessing: Callable[[Any], Any] | None = None,
+    ) -> Iterator[ImageBatch]:
         batch_size = BATCH_SIZE if batch_size is None else batch_size
         if batch_size < 1 or num_workers < 0:
             raise InputError(
                 f"expected a batch_size of at least 1 and num_workers of at least 0, got {batch_size} and {num_workers}"
             )
-        return read_batches(sources, self.transform, batch_size, num_workers, self.device)
+        return read_batches(sources, preprocessing or self.transform, batch_size, num_workers, self.device)
 
     def _predict(self, batches: Iterator[ImageBatch], top_k: int, branch: Branch | None) -> Iterator[Prediction]:
         for batch in batches:
-            rows: Iterator[tuple] = iter(())
+            rows: Iterator[Prediction] = iter(())
             if batch.images is not None:
                 with autocast(self.device, self.precision):
                     logits = self.model.predict_logits(batch.images.to(self.device, non_blocking=True), branch)
-                rows = zip(*self._answer(logits, top_k, branch), strict=True)
+                rows = iter(self.answer(logits, top_k, branch))
             for path, error in zip(batch.paths, batch.errors, strict=True):
-                if error:
-                    yield Prediction(path, error=error)
-                    continue
-                values, classes, known, is_finite = next(rows)
-                if not is_finite:
-                    yield Prediction(path, error=NOT_FINITE)
-                    continue
-                top = [(self.labels[index], value) for index, value in zip(classes, values, strict=True)]
-                yield Prediction(path, *top[0], known, top)
+                yield Prediction(path, error=error) if error else replace(next(rows), path=path)
 
-    def _answer(
-        self, logits: dict[str, Tensor], top_k: int, branch: Branch | None
+    def answer(self, logits: dict[str, Tensor], top_k: int, branch: str | None = None) -> list[Prediction]:
+        """The predictions of n images from their logits, without a path.
+
+        Args:
+            logits: (n, classes) of each branch that answers.
+            top_k: classes of each `Prediction.top`, at most all.
+            branch: "sa" or "glca", if that one answers alone.
+        """
+        found = []
+        for values, classes, known, is_finite in zip(*self._ranked(logits, top_k, branch), strict=True):
+            if not is_finite:
+                found.append(Prediction(None, error=NOT_FINITE))
+                continue
+            top = [(self.labels[index], value) for index, value in zip(classes, values, strict=True)]
+            found.append(Prediction(None, *top[0], known, top))
+        return found
+
+    def _ranked(
+        self, logits: dict[str, Tensor], top_k: int, branch: str | None
     ) -> tuple[list[list[float]], list[list[int]], list[bool | None], list[bool]]:
         """Returns for each image: the highest probabilities, their classes, whether it is known, and whether its logits
         are finite."""

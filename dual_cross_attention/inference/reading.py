@@ -1,15 +1,15 @@
 """Batches of images for inference, read by DataLoader workers from a stream of sources."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from dual_cross_attention.data.images import UnreadableImage
-from dual_cross_attention.data.preprocessing import Preprocessing
+from dual_cross_attention.data.images import ImageSource, UnreadableImage
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.inputs import Source
 
@@ -34,7 +34,7 @@ class ImageBatch:
 
 def read_batches(
     sources: Iterable[Source],
-    preprocessing: Preprocessing,
+    preprocessing: Callable[[ImageSource], Any],
     batch_size: int,
     num_workers: int,
     device: torch.device,
@@ -45,7 +45,8 @@ def read_batches(
 
     Args:
         sources: any iterable, endless ones too.
-        preprocessing: of the model.
+        preprocessing: of the model; or a function that gives several tensors an image, such as `ShownPreprocessing`:
+            `ImageBatch.images` is then a list of as many batches.
         batch_size: images of a batch; the first one has at most `FIRST_BATCH`.
         num_workers: processes that read; 0 reads in this one.
         device: where the batches go; memory is pinned for CUDA.
@@ -83,17 +84,17 @@ def _batches(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source
 class _Images(Dataset):
     """Indexed by sources themselves: the sampler runs in the main process and sends them to the workers."""
 
-    def __init__(self, preprocessing: Preprocessing):
+    def __init__(self, preprocessing: Callable[[ImageSource], Any]):
         self.preprocessing = preprocessing
 
-    def __getitem__(self, source: Source) -> tuple[str | None, str | None, Tensor | None]:
+    def __getitem__(self, source: Source) -> tuple[str | None, str | None, Any]:
         try:
             return source.path, None, self.preprocessing(source.image)
         except UnreadableImage as error:
             return source.path, error.reason, None
 
 
-def _collate(samples: Sequence[tuple[str | None, str | None, Tensor | None]]) -> tuple:
+def _collate(samples: Sequence[tuple[str | None, str | None, Any]]) -> tuple:
     paths, errors, images = zip(*samples, strict=True)
     readable = [image for image in images if image is not None]
     # In a worker PyTorch's own function stacks into shared memory at once.

@@ -12,13 +12,11 @@ Notable:
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer, init_weights_vit_timm
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
@@ -26,6 +24,8 @@ from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sa
 from dual_cross_attention.backbones.opened_block import attention_of, sample_drop_path
 from dual_cross_attention.backbones.plain_vit import embed_patches
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
+from dual_cross_attention.models.branch_inference import BranchInference
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
     LOCAL_QUERIES,
@@ -34,7 +34,6 @@ from dual_cross_attention.models.glca import (
     make_glca_blocks,
     score_patches,
 )
-from dual_cross_attention.models.inputs import check_images
 from dual_cross_attention.models.neck import NeckClassifier
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
 from dual_cross_attention.weights.pixel_stats import PixelStats
@@ -44,19 +43,7 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
 
 
-@dataclass
-class DualOutput:
-    """Result of a forward pass; branches that the ablation or the mode does not have are absent."""
-
-    logits: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, num_classes)
-    features: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, D)
-    # (B, N) CLS's accumulated attention over the patch tokens, or the other scores of `local_queries`: float32, no
-    # gradient
-    rollout: Tensor | None = None
-    local: Tensor | None = None  # (B, n) indices of the local patch tokens, the largest score first
-
-
-class DualCrossAttentionViT(nn.Module):
+class DualCrossAttentionViT(BranchInference):
     """Dual Cross-Attention Learning over a plain timm ViT (arXiv 2205.02151). Made by `create_model`.
 
     Args:
@@ -157,26 +144,6 @@ class DualCrossAttentionViT(nn.Module):
                 self.glca_head = copy.deepcopy(backbone.head)
                 init_weights_vit_timm(self.glca_head)
 
-    @property
-    def branches(self) -> list[str]:
-        """The branches with a loss in training, "sa" first."""
-        return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
-
-    @property
-    def test_branches(self) -> list[str]:
-        """The branches that the model has at inference, "sa" first: all but PWCA."""
-        return [branch for branch in self.branches if branch != "pwca"]
-
-    @property
-    def glca_blocks(self) -> list[GlobalLocalBlock]:
-        """GLCA's blocks in their order; none without GLCA."""
-        return [self.glca_block, *getattr(self, "more_glca_blocks", [])] if self.has_glca else []
-
-    @property
-    def predicting_branches(self) -> list[str]:
-        """The branches that predict together at inference, "sa" first."""
-        return ["sa", *(["glca"] if self.has_glca and self.glca_is_trained else [])]
-
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
@@ -253,10 +220,11 @@ class DualCrossAttentionViT(nn.Module):
         with_glca: bool,
         choose_local: bool = True,
         distractor_images: Tensor | None = None,
+        trace: AttentionTrace | None = None,
     ) -> DualOutput:
         scored = with_glca and choose_local
         encoded = images if distractor_images is None else torch.cat([images, distractor_images])
-        sa_tokens, pwca_tokens, queries, keys = self._encode(encoded, distractors, with_glca, scored)
+        sa_tokens, pwca_tokens, queries, keys = self._encode(encoded, distractors, with_glca, scored, trace)
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
             queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
@@ -276,6 +244,8 @@ class DualCrossAttentionViT(nn.Module):
                 drop_path = sample_drop_path(block.block, len(images), images.device)
                 sa_tokens = block.update(sa_tokens, local, drop_path)
             drop_path = sample_drop_path(last.block, len(images), images.device)
+            if trace is not None:
+                trace.glca = last.class_attention(sa_tokens, local)
             out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
@@ -286,97 +256,19 @@ class DualCrossAttentionViT(nn.Module):
             return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
         return dict(zip(features, self.backbone.forward_head(normed).chunk(len(features)), strict=True))
 
-    @torch.no_grad()
-    def predict(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> Tensor:
-        """Class probabilities, (B, num_classes): the mean of SA's and GLCA's softmax, or those of one branch.
-
-        The paper adds the two softmaxes (section 4.1); their mean ranks alike and is a distribution. A model that was
-        saved before GLCA's training started predicts with SA alone.
-
-        Args:
-            images: (B, 3, H, W) normalized, of the model's size, dtype and device; B = 0 gives (0, num_classes).
-
-        Raises:
-            InputError: a model in training mode or for re-identification, a branch that it does not have, or images
-                that `check_images` refuses.
-        """
-        logits = self.predict_logits(images, branch).values()
-        return torch.stack([F.softmax(each, dim=-1) for each in logits]).mean(0)
-
-    @torch.no_grad()
-    def predict_logits(self, images: Tensor, branch: Literal["sa", "glca"] | None = None) -> dict[str, Tensor]:
-        """The logits that `predict` makes probabilities of, (B, num_classes) float32 by branch; raises as it does."""
-        if self.has_necks:
-            raise InputError("a re-identification model knows its training identities only: use embed, not predict")
-        out = self._infer(images, branch)
-        return {name: out.logits[name].float() for name in ([branch] if branch else self.predicting_branches)}
-
-    @torch.no_grad()
-    def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None, after_neck: bool = False) -> Tensor:
-        """Image features, (B, 2D): SA's and GLCA's class tokens concatenated, or (B, D) of one branch.
-
-        A model without GLCA, or one that was saved before GLCA's training started, gives SA's (B, D).
-
-        Args:
-            images: (B, 3, H, W) normalized, of the model's size, dtype and device; B = 0 gives (0, 2D).
-            after_neck: the features that the classifiers see, of a re-identification model.
-
-        Raises:
-            InputError: a model in training mode, a branch that it does not have, a neck where there is none, or images
-                that `check_images` refuses.
-        """
-        features = self._infer(images, branch).features
-        chosen = [branch] if branch else self.predicting_branches
-        if after_neck:
-            features = self.through_necks(features)
-        return torch.cat([features[name] for name in chosen], dim=-1)
-
-    def through_necks(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Features of "sa" and "glca", (B, D) each, as their classifiers see them at inference.
-
-        Raises:
-            InputError: the model has no necks, since it is not for re-identification.
-        """
-        if not self.has_necks:
-            raise InputError("only a model for task 'reid' has necks: there is no feature after them")
-        heads = {"sa": self.sa_head, **({"glca": self.glca_head} if self.has_glca else {})}
-        return {name: cast(NeckClassifier, heads[name]).neck(feature) for name, feature in features.items()}
-
-    def _infer(self, images: Tensor, branch: str | None) -> DualOutput:
-        if self.training:
-            raise InputError("the model is in training mode: call model.eval() before predict or embed")
-        if branch not in (None, *self.branches) or branch == "pwca":
-            has = " and ".join(f"'{name}'" for name in self.test_branches)
-            raise InputError(f"no branch '{branch}' at inference with ablation {self.ablation}: there is {has}")
-        check_images(self.backbone, images)
-        if not images.shape[0]:
-            return self._empty(images)
-        with_glca = branch == "glca" or (branch is None and "glca" in self.predicting_branches)
-        return self._forward(images, None, with_glca, self._local_tokens_matter)
-
-    @property
-    def _local_tokens_matter(self) -> bool:
-        """Whether GLCA's class token depends on which patch tokens are local.
-
-        In one block it attends to all tokens, and tokens with a query do not see each other: neither the rollout nor
-        the local tokens are computed for predictions and features alone.
-        """
-        return len(self.glca_blocks) > 1 or self.local_queries in ("local_only", "cross")
-
-    def _empty(self, images: Tensor) -> DualOutput:
-        """Logits (0, num_classes) and features (0, D) of every branch of inference, for an empty batch."""
-        classes = self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
-        names = self.test_branches
-        logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (classes, self.backbone.embed_dim))
-        return DualOutput(logits, features)
-
     def _encode(
-        self, images: Tensor, distractors: Tensor | None, with_glca: bool, scored: bool
+        self,
+        images: Tensor,
+        distractors: Tensor | None,
+        with_glca: bool,
+        scored: bool,
+        trace: AttentionTrace | None = None,
     ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
         """Applies stem and blocks.
 
         Args:
             scored: whether queries and keys are kept for the choice of the local tokens.
+            trace: takes those of all layers, and SA's tokens.
 
         Returns:
             SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
@@ -390,9 +282,18 @@ class DualCrossAttentionViT(nn.Module):
         queries: list[Tensor] = []
         keys: list[Tensor] = []
 
-        def keep(*query_and_key: Tensor) -> None:
-            for kept, tensor in zip((queries, keys), query_and_key, strict=True):
-                kept.append(tensor.clone(memory_format=torch.contiguous_format) if copied else tensor)
+        def keep(place: int, *query_and_key: Tensor) -> None:
+            is_kept = scored and is_scored(place, len(blocks) + 1, self.local_queries)
+            if not is_kept and trace is None:
+                return
+            if copied:
+                query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
+            if is_kept:
+                queries.append(query_and_key[0])
+                keys.append(query_and_key[1])
+            if trace is not None:
+                trace.queries.append(query_and_key[0])
+                trace.keys.append(query_and_key[1])
 
         prefix = self.backbone.num_prefix_tokens
         tokens_of_distractors = None
@@ -406,12 +307,13 @@ class DualCrossAttentionViT(nn.Module):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
             tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            if scored and is_scored(place, len(blocks) + 1, self.local_queries):
-                keep(*query_and_key)
+            keep(place, *query_and_key)
         of_pwca = distractors, tokens_of_distractors
-        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, with_glca)
-        if scored and is_scored(len(blocks), len(blocks) + 1, self.local_queries):
-            keep(*query_and_key)
+        whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
+        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, whole_sa)
+        keep(len(blocks), *query_and_key)
+        if trace is not None:
+            trace.tokens, trace.last_input = sa, tokens
         return sa, pwca, queries, keys
 
     def _run(

@@ -1,0 +1,43 @@
+"""What a forward pass gives: logits and features, and for explanations the queries and keys of its layers."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class DualOutput:
+    """Result of a forward pass; branches that the ablation or the mode does not have are absent."""
+
+    logits: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, num_classes)
+    features: dict[str, Tensor] = field(default_factory=dict)  # "sa", "glca", "pwca": (B, D)
+    # (B, N) CLS's accumulated attention over the patch tokens, or the other scores of `local_queries`: float32, no
+    # gradient
+    rollout: Tensor | None = None
+    local: Tensor | None = None  # (B, n) indices of the local patch tokens, the largest score first
+
+
+@dataclass
+class AttentionTrace:
+    """What `DualCrossAttentionViT.trace` keeps of one forward pass.
+
+    Args:
+        with_patch_tokens: whether `tokens` has SA's patch tokens also where no branch reads them.
+        queries: of SA, one tensor a layer, each (B, heads, prefix + N, head_dim); the last layer's is CLS's alone,
+            (B, heads, 1, head_dim).
+        keys: likewise, all tokens in every layer.
+        last_input: (B, prefix + N, D) the tokens that enter the last block.
+        tokens: (B, prefix + N, D) SA's tokens after the last block, before the norm; (B, prefix, D) without patch
+            tokens.
+        glca: (B, prefix + N) CLS's attention in GLCA's last block, mean over heads, float32; rows sum to 1. None
+            without GLCA, or before it is trained.
+        output: logits, features, scores and local tokens.
+    """
+
+    with_patch_tokens: bool = False
+    queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    last_input: Tensor | None = None
+    tokens: Tensor | None = None
+    glca: Tensor | None = None
+    output: DualOutput = field(default_factory=DualOutput)
