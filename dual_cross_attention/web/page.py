@@ -1,0 +1,120 @@
+"""The page: components of Gradio, and what they call."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
+
+import gradio as gr
+from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
+
+from dual_cross_attention.inference import prediction_files
+from dual_cross_attention.inference.loaded_model import LoadedModel
+from dual_cross_attention.web import markup
+from dual_cross_attention.web.answers import answer_image, predict_images
+from dual_cross_attention.web.uploads import MAX_BYTES, MAX_IMAGES, FilesUpload, ImageUpload, Upload
+
+ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "model"}
+"""Of all events that compute: a second user waits, and the page shows the place in the queue."""
+TOP_K = 5
+
+
+class ModelPage(gr.Blocks):
+    """Gradio's page without its feature to fetch images from addresses that a client names."""
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        def refuse(file: dict[str, Any]) -> dict[str, Any]:
+            if any(is_http_url_like(file.get(key) or "") for key in ("path",)):
+                raise gr.Error("expected an uploaded file, got an address")
+            return file
+
+        traverse(inputs, refuse, is_file_obj_with_meta)
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+    @classmethod
+    def get_component_class_id(cls) -> str:
+        return gr.Blocks.get_component_class_id()
+
+
+def build_page(model: LoadedModel, examples: Sequence[str] = (), top_k: int = TOP_K) -> ModelPage:
+    """The page of a model."""
+    with ModelPage(title=f"DCAL: {model.short_name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.HTML(_head(model))
+        with gr.Tabs():
+            with gr.Tab("One image"):
+                _add_one(model, examples, top_k)
+            if model.task != "reid":
+                with gr.Tab("Several images"):
+                    _add_several(model, top_k)
+    return page
+
+
+def _head(model: LoadedModel) -> str:
+    kind = f"{len(model.labels):,} classes" if model.task != "reid" else "re-identification"
+    return markup.section(
+        f"<h1>{markup.name(model.short_name)}</h1>",
+        markup.note(
+            f"{kind}. Drop an image, paste one, or take one with the camera. Images stay on the machine that runs the "
+            f"page; files of up to {MAX_BYTES // 10**6} MB."
+        ),
+    )
+
+
+def _add_one(model: LoadedModel, examples: Sequence[str], top_k: int) -> None:
+    with gr.Row():
+        with gr.Column(min_width=280):
+            image = ImageUpload(
+                label="Image", sources=["upload", "clipboard", "webcam"], height=320, elem_id="image", buttons=[]
+            )
+            if examples:
+                gr.Examples([[each] for each in examples], [image], label="Examples", cache_examples=False)
+        with gr.Column(min_width=280):
+            answer = gr.HTML(elem_id="answer")
+    maps = gr.HTML(elem_id="maps")
+    with gr.Accordion("The answer as JSON", open=False):
+        row = gr.JSON(show_label=False)
+
+    def classify(upload: Upload | None):
+        if upload is None:
+            return "", "", None
+        found = answer_image(model, upload, top_k)
+        answered = markup.answer_section(found, model.calibration is not None)
+        return answered, markup.maps_section(found.explanation), found.row
+
+    image.change(classify, [image], [answer, maps, row], api_name="classify", show_progress_on=[answer], **ONE_AT_A_TIME)
+
+
+def _add_several(model: LoadedModel, top_k: int) -> None:
+    files = FilesUpload(file_count="multiple", label=f"Images, at most {MAX_IMAGES}", elem_id="files", height=180)
+    table = gr.HTML(elem_id="table")
+    download = gr.DownloadButton("Download the table (CSV)", visible=False, elem_id="download")
+
+    def classify_several(uploads: list[Upload], progress=gr.Progress()):
+        if not uploads:
+            return "", gr.update(visible=False)
+        found = predict_images(model, uploads, top_k, lambda done: progress((done, len(uploads)), unit="images"))
+        path = Path(mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))) / "predictions.csv"
+        rows = [prediction_files.as_row(each) for each in found]
+        prediction_files.write_predictions(path, lambda: iter(rows), ".csv", min(top_k, len(model.labels)))
+        return _predictions_table(found, model.calibration is not None), gr.update(value=f"{path}", visible=True)
+
+    files.change(
+        classify_several, [files], [table, download], api_name="classify_several", show_progress_on=[table], **ONE_AT_A_TIME
+    )
+
+
+def _predictions_table(predictions, is_calibrated: bool) -> str:
+    titles = ["image", "class", "probability", *(["known"] if is_calibrated else [])]
+    rows = []
+    for each in predictions:
+        if each.error:
+            rows.append([each.path, f"cannot be read: {each.error}", *[""] * (len(titles) - 2)])
+        else:
+            known = ["yes" if each.known else "unknown"] if is_calibrated else []
+            rows.append([each.path, each.label, markup.percent(each.probability), *known])
+    unreadable = sum(bool(each.error) for each in predictions)
+    said = f", {unreadable:,} unreadable" if unreadable else ""
+    return markup.table_section(titles, rows, f"{len(predictions):,} images{said}")
