@@ -8,7 +8,9 @@ import pytest
 import dual_cross_attention
 
 PACKAGE = Path(dual_cross_attention.__file__).parent
-ROOMS = "attention backbones configs data explanation gallery inference metrics models reproduction runs tasks weights"
+ROOMS = (
+    "attention backbones configs data explanation gallery inference metrics models reproduction runs tasks web weights"
+)
 BELOW_TRAINING = ROOMS.split()
 MAY_NOT_IMPORT = {
     **{room: {"training", "commands", "cli"} for room in BELOW_TRAINING},
@@ -41,6 +43,17 @@ def test_rooms(room):
     for path in (PACKAGE / room).rglob("*.py"):
         of_package = {name.split(".")[1] for name in imported(path) if name.startswith("dual_cross_attention.")}
         assert not of_package & MAY_NOT_IMPORT[room], path
+
+
+def test_only_a_call_imports_the_web_page():
+    for path in PACKAGE.rglob("*.py"):
+        if "web" not in path.relative_to(PACKAGE).parts:
+            assert not any(name.startswith("dual_cross_attention.web.") for name in at_import(path)), path
+
+
+def at_import(path: Path) -> set[str]:
+    """Modules that importing a file imports: not those of its functions and of TYPE_CHECKING."""
+    return imported(path, top_only=True)
 
 
 def test_what_loads_a_model_works_without_unix():

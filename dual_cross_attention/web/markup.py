@@ -71,8 +71,10 @@ def answer_section(answer: ImageAnswer, is_calibrated: bool) -> str:
         head = f"<h2>unknown</h2><p>No class of the model; the most probable one is {name(prediction.label)}.</p>"
     else:
         head = f"<h2>{name(prediction.label)}</h2><p>probability {percent(prediction.probability)}</p>"
-    kind = "Probabilities are calibrated." if is_calibrated else (
-        "Probabilities are not calibrated, and no image is answered as unknown: dcal calibrate fits both."
+    kind = (
+        "Probabilities are calibrated."
+        if is_calibrated
+        else ("Probabilities are not calibrated, and no image is answered as unknown: dcal calibrate fits both.")
     )
     return section(head, top_table(prediction), note(kind), branch_table(answer.explanation.predictions))
 
@@ -83,7 +85,9 @@ def top_table(prediction: Prediction) -> str:
         f'<td class="number">{percent(value)}</td></tr>'
         for label, value in prediction.top
     )
-    return f'<table><thead><tr><th>class</th><th class="number">probability</th></tr></thead><tbody>{rows}</tbody></table>'
+    return (
+        f'<table><thead><tr><th>class</th><th class="number">probability</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
 
 
 def branch_table(predictions: dict[str, Prediction]) -> str:
@@ -92,7 +96,7 @@ def branch_table(predictions: dict[str, Prediction]) -> str:
     if len(branches) < 2:
         return ""
     rows = "".join(
-        f'<tr><td>{ANSWERS[branch]}</td><td>{name(each.label)}{" (unknown)" if each.known is False else ""}</td>'
+        f"<tr><td>{ANSWERS[branch]}</td><td>{name(each.label)}{' (unknown)' if each.known is False else ''}</td>"
         f'<td class="number">{percent(each.probability)}</td></tr>'
         for branch, each in branches.items()
     )
@@ -118,7 +122,9 @@ def maps_section(explanation: Explanation | None) -> str:
 
 
 def figure(image: Image.Image, caption: str) -> str:
-    return f'<figure><img src="{data_url(image)}" alt="{name(caption)}"><figcaption>{name(caption)}</figcaption></figure>'
+    return (
+        f'<figure><img src="{data_url(image)}" alt="{name(caption)}"><figcaption>{name(caption)}</figcaption></figure>'
+    )
 
 
 def table_section(titles: Sequence[str], rows: Iterable[Sequence[str]], summary: str) -> str:

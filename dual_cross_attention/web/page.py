@@ -15,10 +15,9 @@ from dual_cross_attention.inference import prediction_files
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.web import markup
 from dual_cross_attention.web.answers import answer_image, predict_images
+from dual_cross_attention.web.gallery_panel import ONE_AT_A_TIME, add_identification, check_index
 from dual_cross_attention.web.uploads import MAX_BYTES, MAX_IMAGES, FilesUpload, ImageUpload, Upload
 
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "model"}
-"""Of all events that compute: a second user waits, and the page shows the place in the queue."""
 TOP_K = 5
 
 
@@ -27,25 +26,39 @@ class ModelPage(gr.Blocks):
 
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
         def refuse(file: dict[str, Any]) -> dict[str, Any]:
-            if any(is_http_url_like(file.get(key) or "") for key in ("path",)):
+            if is_http_url_like(file.get("path") or ""):
                 raise gr.Error("expected an uploaded file, got an address")
             return file
 
         traverse(inputs, refuse, is_file_obj_with_meta)
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
-    @classmethod
-    def get_component_class_id(cls) -> str:
-        return gr.Blocks.get_component_class_id()
 
+def build_page(
+    model: LoadedModel,
+    index: str | Path | None = None,
+    examples: Sequence[str] = (),
+    top_k: int = TOP_K,
+    may_enroll: bool = True,
+) -> ModelPage:
+    """The page of a model.
 
-def build_page(model: LoadedModel, examples: Sequence[str] = (), top_k: int = TOP_K) -> ModelPage:
-    """The page of a model."""
+    Args:
+        index: folder of an index of its features; None: the page classifies and explains only.
+        examples: image files to click on.
+        top_k: number of classes.
+        may_enroll: whether users of the page may add images to the index.
+
+    Raises:
+        InputError: the index is damaged, or of another model.
+    """
+    if index is not None:
+        check_index(model, index)
     with ModelPage(title=f"DCAL: {model.short_name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(_head(model))
         with gr.Tabs():
             with gr.Tab("One image"):
-                _add_one(model, examples, top_k)
+                _add_one(model, index, examples, top_k, may_enroll)
             if model.task != "reid":
                 with gr.Tab("Several images"):
                     _add_several(model, top_k)
@@ -63,7 +76,9 @@ def _head(model: LoadedModel) -> str:
     )
 
 
-def _add_one(model: LoadedModel, examples: Sequence[str], top_k: int) -> None:
+def _add_one(
+    model: LoadedModel, index: str | Path | None, examples: Sequence[str], top_k: int, may_enroll: bool
+) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             image = ImageUpload(
@@ -73,8 +88,10 @@ def _add_one(model: LoadedModel, examples: Sequence[str], top_k: int) -> None:
                 gr.Examples([[each] for each in examples], [image], label="Examples", cache_examples=False)
         with gr.Column(min_width=280):
             answer = gr.HTML(elem_id="answer")
+    if index is not None:
+        add_identification(model, index, image, may_enroll)
     maps = gr.HTML(elem_id="maps")
-    with gr.Accordion("The answer as JSON", open=False):
+    with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid"):
         row = gr.JSON(show_label=False)
 
     def classify(upload: Upload | None):
@@ -84,7 +101,9 @@ def _add_one(model: LoadedModel, examples: Sequence[str], top_k: int) -> None:
         answered = markup.answer_section(found, model.calibration is not None)
         return answered, markup.maps_section(found.explanation), found.row
 
-    image.change(classify, [image], [answer, maps, row], api_name="classify", show_progress_on=[answer], **ONE_AT_A_TIME)
+    image.change(
+        classify, [image], [answer, maps, row], api_name="classify", show_progress_on=[answer], **ONE_AT_A_TIME
+    )
 
 
 def _add_several(model: LoadedModel, top_k: int) -> None:
@@ -102,7 +121,12 @@ def _add_several(model: LoadedModel, top_k: int) -> None:
         return _predictions_table(found, model.calibration is not None), gr.update(value=f"{path}", visible=True)
 
     files.change(
-        classify_several, [files], [table, download], api_name="classify_several", show_progress_on=[table], **ONE_AT_A_TIME
+        classify_several,
+        [files],
+        [table, download],
+        api_name="classify_several",
+        show_progress_on=[table],
+        **ONE_AT_A_TIME,
     )
 
 

@@ -59,7 +59,9 @@ def check_size(upload: Upload) -> None:
     """Raises InputError for an image that is larger than a page takes; other errors are for the reading code to say."""
     try:
         if Path(upload.path).stat().st_size > MAX_BYTES:
-            raise InputError(f"expected a file of at most {MAX_BYTES // 10**6} MB: take the command line for larger ones")
+            raise InputError(
+                f"expected a file of at most {MAX_BYTES // 10**6} MB: take the command line for larger ones"
+            )
         with open_image(Path(upload.path)) as opened:
             width, height = opened.size
     except (OSError, UnreadableImage):

@@ -19,14 +19,12 @@ MAX_IMAGES = 200
 MAX_NAME = 200
 """Characters of a file name that are kept."""
 
-
 class Upload(NamedTuple):
     """An uploaded file: where it is stored, and the name that it had."""
 
     path: str
     name: str
 
-from gradio.events import Dependency
 
 class ImageUpload(gr.Image):
     """An image by upload, clipboard or camera. Its value is an `Upload`: the bytes as they came.
@@ -39,12 +37,14 @@ class ImageUpload(gr.Image):
 
     def get_block_name(self) -> str:
         return "image"
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 class FilesUpload(gr.File):
     """Several files. Its value is a list of `Upload`."""
@@ -59,18 +59,22 @@ class FilesUpload(gr.File):
 
     def get_block_name(self) -> str:
         return "file"
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def check_size(upload: Upload) -> None:
     """Raises InputError for an image that is larger than a page takes; other errors are for the reading code to say."""
     try:
         if Path(upload.path).stat().st_size > MAX_BYTES:
-            raise InputError(f"expected a file of at most {MAX_BYTES // 10**6} MB: take the command line for larger ones")
+            raise InputError(
+                f"expected a file of at most {MAX_BYTES // 10**6} MB: take the command line for larger ones"
+            )
         with open_image(Path(upload.path)) as opened:
             width, height = opened.size
     except (OSError, UnreadableImage):
@@ -79,7 +83,6 @@ def check_size(upload: Upload) -> None:
         raise InputError(
             f"expected at most {MAX_PIXELS:,} pixels, got {width:,} x {height:,}: take the command line for larger ones"
         )
-
 
 def _upload(payload: FileData) -> Upload:
     # A file of this session's upload folder: Gradio has refused other paths, and `ModelPage` addresses.
