@@ -48,12 +48,7 @@ def test_rooms(room):
 def test_only_a_call_imports_the_web_page():
     for path in PACKAGE.rglob("*.py"):
         if "web" not in path.relative_to(PACKAGE).parts:
-            assert not any(name.startswith("dual_cross_attention.web.") for name in at_import(path)), path
-
-
-def at_import(path: Path) -> set[str]:
-    """Modules that importing a file imports: not those of its functions and of TYPE_CHECKING."""
-    return imported(path, top_only=True)
+            assert not any(name.startswith("dual_cross_attention.web.") for name in imported(path, top_only=True)), path
 
 
 def test_what_loads_a_model_works_without_unix():

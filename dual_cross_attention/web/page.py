@@ -111,7 +111,7 @@ def _add_several(model: LoadedModel, top_k: int) -> None:
     table = gr.HTML(elem_id="table")
     download = gr.DownloadButton("Download the table (CSV)", visible=False, elem_id="download")
 
-    def classify_several(uploads: list[Upload], progress=gr.Progress()):
+    def classify_several(uploads: list[Upload], progress=gr.Progress()):  # noqa: B008 (Gradio finds it by its default)
         if not uploads:
             return "", gr.update(visible=False)
         found = predict_images(model, uploads, top_k, lambda done: progress((done, len(uploads)), unit="images"))
