@@ -25,7 +25,6 @@ class Upload(NamedTuple):
     path: str
     name: str
 
-
 class ImageUpload(gr.Image):
     """An image by upload, clipboard or camera. Its value is an `Upload`: the bytes as they came.
 
@@ -39,6 +38,7 @@ class ImageUpload(gr.Image):
         return "image"
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
@@ -58,6 +58,7 @@ class FilesUpload(gr.File):
         return "file"
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component

@@ -13,7 +13,9 @@ from tests.web.conftest import LABELS, photo
 def client():
     """`client(address)`, of gradio_client."""
     gradio_client = pytest.importorskip("gradio_client", reason="the page needs the extra [web]")
-    return lambda address, **options: gradio_client.Client(address, verbose=False, analytics_enabled=False, **options)
+    return lambda address, **options: gradio_client.Client(
+        address, verbose=False, analytics_enabled=False, download_files=False, **options
+    )
 
 
 def classify(client, path):
