@@ -20,7 +20,7 @@ from dual_cross_attention.web.identification import (
     false_positive_rate,
     identify_upload,
 )
-from dual_cross_attention.web.uploads import Upload
+from dual_cross_attention.web.uploads import as_upload
 
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "model"}
 """Of all events that compute: a second user waits, and the page shows the place in the queue."""
@@ -68,7 +68,8 @@ def add_identification(model: LoadedModel, folder: str | Path, image: gr.Image, 
             rate = false_positive_rate(model.calibration, found.decision, threshold, branch)
         return decision_section(found, threshold, rate)
 
-    def search(upload: Upload | None):
+    def search(payload):
+        upload = as_upload(payload)
         if upload is None:
             return None, "", gr.update(visible=False), "", gr.update(visible=False), ""
         found = identify_upload(model, folder, upload)
@@ -93,7 +94,9 @@ def add_identification(model: LoadedModel, folder: str | Path, image: gr.Image, 
             return markup.alert(f"{error}")
 
     outputs = [found_state, decision, slider, matches, enrolling, done]
-    image.change(search, [image], outputs, api_name="identify", show_progress_on=[decision], **ONE_AT_A_TIME)
+    image.change(
+        search, [image], outputs, api_name="identify", preprocess=False, show_progress_on=[decision], **ONE_AT_A_TIME
+    )
     slider.input(decide, [found_state, slider], [decision], api_name=False, show_progress="hidden")
     if may_enroll:
         button.click(enroll, [found_state, identity], [done], api_name=False, **ONE_AT_A_TIME)

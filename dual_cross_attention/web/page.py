@@ -16,7 +16,7 @@ from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.web import markup
 from dual_cross_attention.web.answers import answer_image, predict_images
 from dual_cross_attention.web.gallery_panel import ONE_AT_A_TIME, add_identification, check_index
-from dual_cross_attention.web.uploads import MAX_BYTES, MAX_IMAGES, FilesUpload, ImageUpload, Upload
+from dual_cross_attention.web.uploads import MAX_BYTES, MAX_IMAGES, as_upload, as_uploads
 
 TOP_K = 5
 
@@ -81,7 +81,7 @@ def _add_one(
 ) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
-            image = ImageUpload(
+            image = gr.Image(
                 label="Image", sources=["upload", "clipboard", "webcam"], height=320, elem_id="image", buttons=[]
             )
             if examples:
@@ -94,7 +94,8 @@ def _add_one(
     with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid"):
         row = gr.JSON(show_label=False)
 
-    def classify(upload: Upload | None):
+    def classify(payload):
+        upload = as_upload(payload)
         if upload is None:
             return "", "", None
         found = answer_image(model, upload, top_k)
@@ -102,16 +103,23 @@ def _add_one(
         return answered, markup.maps_section(found.explanation), found.row
 
     image.change(
-        classify, [image], [answer, maps, row], api_name="classify", show_progress_on=[answer], **ONE_AT_A_TIME
+        classify,
+        [image],
+        [answer, maps, row],
+        api_name="classify",
+        preprocess=False,
+        show_progress_on=[answer],
+        **ONE_AT_A_TIME,
     )
 
 
 def _add_several(model: LoadedModel, top_k: int) -> None:
-    files = FilesUpload(file_count="multiple", label=f"Images, at most {MAX_IMAGES}", elem_id="files", height=180)
+    files = gr.File(file_count="multiple", label=f"Images, at most {MAX_IMAGES}", elem_id="files", height=180)
     table = gr.HTML(elem_id="table")
     download = gr.DownloadButton("Download the table (CSV)", visible=False, elem_id="download")
 
-    def classify_several(uploads: list[Upload], progress=gr.Progress()):  # noqa: B008 (Gradio finds it by its default)
+    def classify_several(payload, progress=gr.Progress()):  # noqa: B008 (Gradio finds it by its default)
+        uploads = as_uploads(payload)
         if not uploads:
             return "", gr.update(visible=False)
         found = predict_images(model, uploads, top_k, lambda done: progress((done, len(uploads)), unit="images"))
@@ -125,6 +133,7 @@ def _add_several(model: LoadedModel, top_k: int) -> None:
         [files],
         [table, download],
         api_name="classify_several",
+        preprocess=False,
         show_progress_on=[table],
         **ONE_AT_A_TIME,
     )

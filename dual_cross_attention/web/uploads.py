@@ -1,11 +1,10 @@
-"""Uploaded images: limits, and Gradio components that give files to the project's own reading code, undecoded."""
+"""Uploaded images: limits, and files as they came, for the project's own reading code."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
-from gradio.data_classes import FileData
+from gradio.data_classes import FileData, ListFiles
 
 from dual_cross_attention.data.images import UnreadableImage, open_image
 from dual_cross_attention.errors import InputError
@@ -27,32 +26,26 @@ class Upload(NamedTuple):
     name: str
 
 
-class ImageUpload(gr.Image):
-    """An image by upload, clipboard or camera. Its value is an `Upload`: the bytes as they came.
+def as_upload(payload: FileData | None) -> Upload | None:
+    """The file of an event with `preprocess=False`: the bytes as they came. `gr.Image` would decode them with PIL.
 
-    `gr.Image` itself would decode them with PIL, in any format.
+    Its path is in the upload folder: Gradio has refused other paths, and `ModelPage` addresses.
     """
+    if payload is None:
+        return None
+    if not payload.path:
+        raise gr.Error("expected an uploaded file, got none")
+    return Upload(payload.path, Path(payload.orig_name or payload.path).name[:MAX_NAME])
 
-    def preprocess(self, payload: FileData | None) -> Upload | None:
-        return None if payload is None else _upload(payload)
 
-    def get_block_name(self) -> str:
-        return "image"
-
-
-class FilesUpload(gr.File):
-    """Several files. Its value is a list of `Upload`."""
-
-    def preprocess(self, payload: Sequence[FileData] | FileData | None) -> list[Upload]:
-        if payload is None:
-            return []
-        files = [payload] if isinstance(payload, FileData) else [*payload]
-        if len(files) > MAX_IMAGES:
-            raise gr.Error(f"expected at most {MAX_IMAGES} images at once, got {len(files):,}: take dcal predict")
-        return [_upload(each) for each in files]
-
-    def get_block_name(self) -> str:
-        return "file"
+def as_uploads(payload: ListFiles | FileData | None) -> list[Upload]:
+    """The files of an event with `preprocess=False`."""
+    if payload is None:
+        return []
+    files = [payload] if isinstance(payload, FileData) else [*payload.root]
+    if len(files) > MAX_IMAGES:
+        raise gr.Error(f"expected at most {MAX_IMAGES} images at once, got {len(files):,}: take dcal predict")
+    return [as_upload(each) for each in files]
 
 
 def check_size(upload: Upload) -> None:
@@ -70,8 +63,3 @@ def check_size(upload: Upload) -> None:
         raise InputError(
             f"expected at most {MAX_PIXELS:,} pixels, got {width:,} x {height:,}: take the command line for larger ones"
         )
-
-
-def _upload(payload: FileData) -> Upload:
-    # A file of this session's upload folder: Gradio has refused other paths, and `ModelPage` addresses.
-    return Upload(payload.path, Path(payload.orig_name or payload.path).name[:MAX_NAME])

@@ -33,7 +33,9 @@ def gallery(tmp_path, make_model, dcal):
         (tmp_path / "known" / name).mkdir(parents=True)
         photo(seed, (16, 32)).save(tmp_path / "known" / name / "a.png")
     photo(9, (16, 32)).save(tmp_path / "query.png")
-    assert dcal("index", "build", model, tmp_path / "known", tmp_path / "i.index", "--device=cpu").status == 0
+    assert (
+        dcal("index", "build", tmp_path / "i.index", tmp_path / "known", "--model", model, "--device=cpu").status == 0
+    )
     return load_model(model, device="cpu"), tmp_path / "i.index", Upload(f"{tmp_path / 'query.png'}", "../../q.png")
 
 
