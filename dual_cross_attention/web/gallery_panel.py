@@ -44,7 +44,7 @@ def add_identification(model: LoadedModel, folder: str | Path, image: gr.Image, 
     """Adds the components to the page that is being built.
 
     Args:
-        image: its value is the `Upload` that is searched for.
+        image: of the page, which is searched for.
         may_enroll: show "enroll this".
     """
     with closing(GalleryIndex.open(folder)) as index:

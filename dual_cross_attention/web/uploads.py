@@ -1,7 +1,7 @@
 """Uploaded images: limits, and files as they came, for the project's own reading code."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.data_classes import FileData, ListFiles
@@ -26,26 +26,27 @@ class Upload(NamedTuple):
     name: str
 
 
-def as_upload(payload: FileData | None) -> Upload | None:
+def as_upload(payload: FileData | dict[str, Any] | None) -> Upload | None:
     """The file of an event with `preprocess=False`: the bytes as they came. `gr.Image` would decode them with PIL.
 
     Its path is in the upload folder: Gradio has refused other paths, and `ModelPage` addresses.
     """
     if payload is None:
         return None
-    if not payload.path:
+    read = payload if isinstance(payload, dict) else payload.model_dump()
+    if not read.get("path"):
         raise gr.Error("expected an uploaded file, got none")
-    return Upload(payload.path, Path(payload.orig_name or payload.path).name[:MAX_NAME])
+    return Upload(read["path"], Path(read.get("orig_name") or read["path"]).name[:MAX_NAME])
 
 
-def as_uploads(payload: ListFiles | FileData | None) -> list[Upload]:
+def as_uploads(payload: ListFiles | list[Any] | None) -> list[Upload]:
     """The files of an event with `preprocess=False`."""
     if payload is None:
         return []
-    files = [payload] if isinstance(payload, FileData) else [*payload.root]
+    files = payload.root if isinstance(payload, ListFiles) else [*payload]
     if len(files) > MAX_IMAGES:
         raise gr.Error(f"expected at most {MAX_IMAGES} images at once, got {len(files):,}: take dcal predict")
-    return [as_upload(each) for each in files]
+    return [upload for each in files if (upload := as_upload(each))]
 
 
 def check_size(upload: Upload) -> None:

@@ -4,39 +4,14 @@ import json
 
 import pytest
 
-from dual_cross_attention import load_model
 from dual_cross_attention.gallery import GalleryIndex
 from dual_cross_attention.gallery.identify import Decision
-from dual_cross_attention.inference.model_files import write_calibration
-from dual_cross_attention.inference.reid_calibration import CalibratedDistance, ReIDCalibration
-from tests.web.conftest import photo
+from tests.web.conftest import reid_calibration
 
 pytest.importorskip("gradio", reason="the page needs the extra [web]")
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.web.identification import enroll_upload, false_positive_rate, identify_upload
-from dual_cross_attention.web.uploads import Upload
-
-
-def calibration(*thresholds: float, sizes=(3, 30)) -> ReIDCalibration:
-    one = CalibratedDistance(thresholds, 4.0, -4.0)
-    answers = {"together": one, "sa": one, "glca": one}
-    return ReIDCalibration(answers, sizes, "euclidean", 0.05, 9, 9, 9, 18, "folder", "00", "2025-01-31")
-
-
-@pytest.fixture
-def gallery(tmp_path, make_model, dcal):
-    """A calibrated re-ID model and an index of three identities, an image each."""
-    model = make_model("reid")
-    write_calibration(model, model, calibration(0.5, 0.4), None)
-    for seed, name in enumerate(("ann", "<b>bob</b>".replace("/", "_"), "cleo")):
-        (tmp_path / "known" / name).mkdir(parents=True)
-        photo(seed, (16, 32)).save(tmp_path / "known" / name / "a.png")
-    photo(9, (16, 32)).save(tmp_path / "query.png")
-    assert (
-        dcal("index", "build", tmp_path / "i.index", tmp_path / "known", "--model", model, "--device=cpu").status == 0
-    )
-    return load_model(model, device="cpu"), tmp_path / "i.index", Upload(f"{tmp_path / 'query.png'}", "../../q.png")
 
 
 def test_the_answer_is_that_of_identify(gallery, dcal):
@@ -50,7 +25,7 @@ def test_the_answer_is_that_of_identify(gallery, dcal):
 
 
 def test_rate_at_another_threshold():
-    fitted, decision = calibration(0.5, 0.4), Decision(3, 0.5, 0.05)
+    fitted, decision = reid_calibration(0.5, 0.4), Decision(3, 0.5, 0.05)
     assert false_positive_rate(fitted, decision, 0.5, None) == 0.05
     # At the threshold of 30 identities, 30 searches find one at 5 %, so 3 do at 1 - 0.95 ** (3 / 30).
     assert false_positive_rate(fitted, decision, 0.4, None) == pytest.approx(1 - 0.95**0.1)

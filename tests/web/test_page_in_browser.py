@@ -1,9 +1,16 @@
 """The page in Chromium: answers, no request to elsewhere, no error, no horizontal scrolling."""
 
+from pathlib import Path
+
 import pytest
 
 from dual_cross_attention import load_model
+from dual_cross_attention.gallery import GalleryIndex
 from tests.web.conftest import LABELS, photo
+
+pytest.importorskip("gradio", reason="the page needs the extra [web]")
+
+from dual_cross_attention.web.identification import identify_upload
 
 UPLOAD = "#image input[type=file]"
 
@@ -64,6 +71,27 @@ def test_several_images_give_a_table_to_download(make_model, serve_model, opened
     expected = (tmp_path / "said.csv").read_text().replace(f"{photos}/", "")
     assert download.value.path().read_text() == expected
     assert errors == []
+
+
+def test_threshold_and_enrolling(gallery, serve_model, opened):
+    model, index, upload = gallery
+    page, requested, errors = opened(serve_model(Path(model.source), index=index).address, width=390)
+    page.set_input_files(UPLOAD, upload.path)
+    page.wait_for_selector("#decision .decision")
+    page.wait_for_selector("#matches img")
+    found = identify_upload(model, index, upload)
+    assert page.locator("#matches figcaption").first.inner_text().endswith(f"distance {found.matches[0].distance:.4f}")
+    number = page.locator("#threshold input[type=number]")
+    for threshold, decision in ((found.answer.distance * 1.1, found.answer.identity), (0, "new")):
+        number.fill(f"{threshold}")
+        number.blur()
+        page.locator("#decision .decision", has_text=decision).wait_for()
+    page.locator("#identity").get_by_role("textbox").fill("dan <i>")
+    page.locator("#enroll").click()
+    page.locator("#enrolled", has_text="Enrolled as dan <i>").wait_for()
+    assert [row.identity for row in GalleryIndex.open(index).images()].count("dan <i>") == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert all(each.startswith(("http://127.0.0.1", "data:", "blob:")) for each in requested) and errors == []
 
 
 def test_two_users_at_once(make_model, serve_model, opened, tmp_path):
