@@ -29,6 +29,7 @@ from torch import Tensor
 from benchmarks.measure import table, write_json
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import choose_device
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibrate_reid import REPEATS, compute_features, training_identities
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.model_files import read_model
@@ -104,7 +105,10 @@ def features_of_model(given: argparse.Namespace, console: Console) -> Features:
     task = setup.build_task(saved.model.to(device))
     found = compute_features(task, setup, device, "fp32", UnreadableImages(console.print), console)
     left_out = {*training_identities(saved, setup.data, setup.config.dataset), setup.data.distractors} - {None}
-    columns = [column.cpu().numpy() for column in found.sides("")]
+    sides = found.sides("")
+    if sides.query_cameras is None or setup.split.leave_one_out:
+        raise InputError("--model: expected queries and gallery with cameras, got a dataset without them")
+    columns = [column.cpu().numpy() for column in sides[:6]]
     kept = [~np.isin(ids, sorted(left_out)) for ids in columns[2:4]]
     return Features(*(column[kept[place % 2]] for place, column in enumerate(columns)), task.distance)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "classify images with a trained model",
     "explain": "draw what a trained model attends to in images",
     "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
+    "report": "write a report of a run, or a comparison of several, as an HTML file",
     "embed": "write the features of images that a trained model computes",
     "index": "build an index of images of known individuals, and change it",
     "search": "find the nearest images of an index",

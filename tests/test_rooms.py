@@ -9,13 +9,14 @@ import dual_cross_attention
 
 PACKAGE = Path(dual_cross_attention.__file__).parent
 ROOMS = (
-    "attention backbones configs data explanation gallery inference metrics models reproduction runs tasks web weights"
+    "attention backbones configs data explanation gallery inference metrics models report reproduction runs tasks "
+    "web weights"
 )
 BELOW_TRAINING = ROOMS.split()
 MAY_NOT_IMPORT = {
-    **{room: {"training", "commands", "cli"} for room in BELOW_TRAINING},
-    "training": {"commands", "cli", "gallery"},
-    "inference": {"training", "commands", "cli", "gallery"},
+    **{room: {"training", "commands", "cli", "report"} - {room} for room in BELOW_TRAINING},
+    "training": {"commands", "cli", "gallery", "report"},
+    "inference": {"training", "commands", "cli", "gallery", "report"},
     "configs": {"training", "commands", "cli", "inference", "models", "tasks", "data", "runs", "weights", "backbones"},
     "metrics": {"training", "commands", "cli", "inference", "models", "tasks", "data", "runs", "weights", "backbones"},
     "weights": {"training", "commands", "cli", "inference", "models", "tasks", "data", "runs", "backbones"},

@@ -14,6 +14,7 @@ from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.registry import names_where
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     autocast,
@@ -54,6 +55,7 @@ def evaluate(
     split: str | None = None,
     output: str | Path | None = None,
     unknown_classes: UnknownClasses = "refuse",
+    cameras: CameraMode | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trained model on a test split.
 
@@ -75,6 +77,7 @@ def evaluate(
         output: of classification: a file for one row per image, see `evaluation_rows`. Its probabilities are
             calibrated if the model is.
         unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
+        cameras: of re-identification, as the setting of that name; None: as in the run.
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
@@ -90,6 +93,7 @@ def evaluate(
         precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
     )
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
+    retrieval["cameras"] = cameras
     written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
@@ -149,7 +153,11 @@ def read_test_images(
     config, dataset = saved.config, changed.get("dataset")
     if dataset and dataset != config.dataset:
         choose_settings({"task": config.task, "dataset": dataset})  # refuses a dataset of another task
-        of_the_run = {"data_root": None, **({"val_fraction": None} if config.task == "fgvc" else {})}
+        of_the_run: dict[str, Any] = {"data_root": None}
+        if config.task == "fgvc":
+            of_the_run["val_fraction"] = None
+        elif config.cameras == "none":
+            of_the_run["cameras"] = "auto"
         config = replace(config, **of_the_run)
     config = replace(config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False, split=split)

@@ -183,7 +183,7 @@ class ReIDCalibration:
         """Reads what `to_json` wrote; `source` is where it is from, for errors.
 
         Raises:
-            InputError: it is something else, of a later version, or has numbers that cannot be.
+            InputError: it is something else, of a later version, or has invalid numbers.
         """
         with reading(source):
             read = json.loads(content)

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.runs.run_folder import RunFolder
 
 SETTINGS = [
@@ -84,8 +86,14 @@ def run_row(path: Path) -> dict[str, Any] | None:
         "train_seconds": seconds,
         "peak_memory_mb": round(rows[-1]["peak_memory_mb"]),
         "torch": _version(run.config, "torch"),
-        "data": hashlib.sha256(data.to_json().encode()).hexdigest()[:12] if data else None,
+        "data": _digest(data) if data else None,
     }
+
+
+def _digest(data: DataFingerprint) -> str:
+    """Of all but distractors, which are part of the method and not of the data."""
+    splits = {name: split for name, split in data.splits.items() if name != "distractors"}
+    return hashlib.sha256(replace(data, splits=splits).to_json().encode()).hexdigest()[:12]
 
 
 def _version(config: Path, library: str) -> str:

@@ -17,6 +17,7 @@ from dual_cross_attention.reproduction.run_rows import run_row
 from dual_cross_attention.reproduction.scores import TestScores
 from dual_cross_attention.reproduction.sweep import Training
 from dual_cross_attention.reproduction.tables import TableRow
+from dual_cross_attention.runs.run_folder import RunFolder
 
 TITLES = {"top1": "top-1 %", "mAP": "mAP %", "rank1": "rank-1 %"}
 METRICS = {"fgvc": ("top1",), "reid": ("mAP", "rank1")}
@@ -39,12 +40,16 @@ class RowRuns:
 
     @property
     def done(self) -> dict[int, Training]:
-        return {seed: training for seed, training in self.trainings.items() if training.is_done()}
+        """Those that are finished, with the settings of this call."""
+        return {seed: each for seed, each in self.trainings.items() if each.is_done() and not each.other_settings()}
 
     def status(self) -> str:
         """done, or what is missing."""
         if self.row.missing:
             return self.row.missing
+        others = [(seed, other) for seed, each in self.trainings.items() if (other := each.other_settings())]
+        if others:
+            return "; ".join(f"seed {seed} was trained with other settings: {other}" for seed, other in others)
         failed = [(seed, reason) for seed, each in self.trainings.items() if (reason := failure_of(each))]
         if failed:
             return "; ".join(f"seed {seed} failed: {reason}" for seed, reason in failed)
@@ -104,8 +109,11 @@ def row_interval(row: RowRuns, baseline: RowRuns) -> DifferenceInterval | None:
     """Interval of row minus baseline in percent points, over the seeds that both have; None if there is none.
 
     Raises:
-        InputError: the runs were scored on different test images.
+        InputError: the runs were tested on different images, or their scores cannot be read.
     """
+    tested = {digest for each in (row, baseline) for training in each.done.values() if (digest := _test_data(training))}
+    if len(tested) > 1:
+        raise InputError(f"{row.row.name} and {baseline.row.name} were tested on different images")
     seeds = sorted(row.done.keys() & baseline.done.keys())
     if not seeds:
         return None
@@ -120,8 +128,18 @@ def row_interval(row: RowRuns, baseline: RowRuns) -> DifferenceInterval | None:
     return difference_interval(*(100 * np.stack(scores)[:, valid] for scores in (theirs, ours)))
 
 
+def _test_data(training: Training) -> str | None:
+    """A digest of the test images of a run; None if it has not recorded its data."""
+    data = RunFolder(training.path).read_data()
+    splits = sorted(data.splits.items()) if data else []
+    return "-".join(split.digest for name, split in splits if name not in ("train", "distractors")) or None
+
+
 def _gain(row: RowRuns, baseline: RowRuns | None) -> str:
-    found = baseline and row_interval(row, baseline)
+    try:
+        found = baseline and row_interval(row, baseline)
+    except InputError as error:
+        return f"none: {error}"
     if not found:
         return ""
     if not np.isfinite(found.low):
@@ -165,7 +183,8 @@ def _csv(rows: Sequence[RowRuns]) -> str:
             continue
         for seed, training in each.trainings.items():
             found = (run_row(training.path) if training.is_done() else None) or {"run": training.path.name}
-            reason = failure_of(training)
+            reason, other = failure_of(training), training.other_settings()
             status = "done" if training.is_done() else f"failed: {reason}" if reason else "not finished"
+            status = f"other settings: {other}" if other else status
             writer.writerow({"row": each.row.name, "status": status, "seed": seed} | found)
     return text.getvalue()
