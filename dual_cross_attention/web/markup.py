@@ -19,17 +19,17 @@ CSS = """
 .dcal h2 {font-size: 1.35rem; margin: 0.2rem 0; font-weight: 600}
 .dcal h3 {font-size: 1rem; margin: 0.9rem 0 0.3rem; font-weight: 600}
 .dcal p {margin: 0.2rem 0}
-.dcal .note {color: var(--body-text-color-subdued); font-size: 0.9rem}
+.dcal .note {opacity: 0.8; font-size: 0.9rem}
 .dcal .alert {border-left: 4px solid #d97706; padding: 0.3rem 0.7rem}
 .dcal table {width: 100%; border-collapse: collapse; font-size: 0.95rem}
-.dcal th, .dcal td {text-align: left; padding: 0.3rem 0.5rem 0.3rem 0; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary)}
+.dcal th, .dcal td {text-align: left; padding: 0.3rem 0.5rem 0.3rem 0; vertical-align: top; border: none !important;
+  border-bottom: 1px solid var(--border-color-primary) !important}
 .dcal td.number, .dcal th.number {text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums}
 .dcal .bar {height: 0.35rem; background: var(--color-accent); border-radius: 2px; margin-top: 0.15rem}
 .dcal .wide {overflow-x: auto}
 .dcal .wide td, .dcal .wide th {overflow-wrap: normal; padding-right: 1rem}
 .dcal .tiles {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(9rem, 45%), 1fr)); gap: 0.7rem}
-.dcal .maps {grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr))}
+.dcal .maps {grid-template-columns: repeat(auto-fit, minmax(min(9.5rem, 45%), 1fr))}
 .dcal figure {margin: 0}
 .dcal figure img {width: 100%; height: auto; display: block; border-radius: 4px}
 .dcal .tiles:not(.maps) img {aspect-ratio: 1; object-fit: contain; background: var(--background-fill-secondary)}
