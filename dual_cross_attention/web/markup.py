@@ -22,6 +22,7 @@ CSS = """
 .dcal .note {opacity: 0.8; font-size: 0.9rem}
 .dcal .alert {border-left: 4px solid #d97706; padding: 0.3rem 0.7rem}
 .dcal table {width: 100%; border-collapse: collapse; font-size: 0.95rem}
+.dcal table, .dcal tr {border: none !important}
 .dcal th, .dcal td {text-align: left; padding: 0.3rem 0.5rem 0.3rem 0; vertical-align: top; border: none !important;
   border-bottom: 1px solid var(--border-color-primary) !important}
 .dcal td.number, .dcal th.number {text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums}

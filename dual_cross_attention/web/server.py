@@ -115,7 +115,8 @@ def serve(
         folder.cleanup()
         where = f"port {port}" if port else f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
         raise InputError(
-            f"cannot listen at {escape(host)}, {where}: no port is free there, or the address is not of this machine: give another --port or --host"
+            f"cannot listen at {escape(host)}, {where}: the port is taken, or the address is not of this "
+            "machine: give another --port or --host"
         ) from error
     shown = f"[{host}]" if ":" in host else host
     return DemoServer(page, f"http://{shown}:{page.server_port}", folder)
