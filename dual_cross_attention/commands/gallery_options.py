@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dual_cross_attention.commands.inference_options import HardwareOptions, reading_arguments
 from dual_cross_attention.commands.output import check_writable
 from dual_cross_attention.configs.arguments import positional
 from dual_cross_attention.errors import InputError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 WIDEST = 100
 """Characters of a column of a table, at most; what is longer sticks out."""
-HARDWARE = "device precision batch_size num_workers"
-"""The group "hardware and speed" of these commands."""
 
 
 @dataclass(kw_only=True)
@@ -30,21 +29,6 @@ class IndexOptions:
 
     index: str = positional("INDEX")
     """Folder of the index."""
-
-
-@dataclass(kw_only=True)
-class HardwareOptions:
-    """Options of commands that compute features."""
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: CUDA, else MPS, else CPU."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
-    """auto: bf16 if the device multiplies it in hardware, fp16 on older CUDA devices, else fp32. null: as in
-    training."""
-    batch_size: int | None = None
-    """Images per forward pass. null: 32."""
-    num_workers: int | None = None
-    """DataLoader workers. null: 1 on a CPU, else one per core, at most 8."""
 
 
 @dataclass(kw_only=True)
@@ -68,12 +52,7 @@ def open_gallery(options: GalleryOptions) -> tuple["GalleryIndex", "LoadedModel"
 
 def embedder(model: "LoadedModel", branch: str | None, options: HardwareOptions) -> "Embed":
     """Embeds paths with the options for hardware and speed."""
-    from dual_cross_attention.tasks.data_module import default_workers
-
-    workers = options.num_workers
-    if workers is None:
-        workers = max(1, default_workers(model.device))
-    arguments: dict[str, Any] = {"branch": branch, "batch_size": options.batch_size, "num_workers": workers}
+    arguments = {"branch": branch, **reading_arguments(options, model)}
     return lambda paths: model.embeddings(paths, **arguments)
 
 
@@ -136,8 +115,7 @@ def check_outputs(output: str | None, sheet: str | None = None) -> None:
 
 def write_output(output: str, rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> None:
     """Writes rows atomically to the file of --output, or as JSON Lines to standard output if it is "-"."""
-    from dual_cross_attention.atomic_io import atomic_write
-    from dual_cross_attention.inference.row_files import as_line, as_utf8, open_rows
+    from dual_cross_attention.inference.row_files import as_line, as_utf8, write_rows
 
     if output == "-":
         for row in rows:
@@ -146,12 +124,9 @@ def write_output(output: str, rows: Sequence[dict[str, Any]], columns: Mapping[s
     path = Path(output)
     if path.suffix.lower() == ".parquet":  # identities and matches are names of files, too
         rows = [{name: as_utf8(each) if isinstance(each, str) else each for name, each in row.items()} for row in rows]
-    try:
-        with atomic_write(path) as temporary, open_rows(temporary, path.suffix.lower(), columns) as writer:
-            for row in rows:
-                writer.write(row)
-    except OSError as error:
-        raise InputError(f"--output: cannot write '{escape(output)}': {error.strerror or error}") from error
+    with write_rows(path, columns) as write:
+        for row in rows:
+            write(row)
 
 
 def print_columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

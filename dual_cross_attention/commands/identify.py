@@ -1,12 +1,10 @@
 """`dcal identify`: which individual of an index images show, or that it is a new one."""
 
 import os
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dual_cross_attention.commands.gallery_options import (
-    HARDWARE,
     GalleryOptions,
     check_outputs,
     embedder,
@@ -14,8 +12,9 @@ from dual_cross_attention.commands.gallery_options import (
     print_columns,
     write_output,
 )
+from dual_cross_attention.commands.inference_options import HARDWARE, ImagesOptions, find_inputs
 from dual_cross_attention.commands.output import show_log
-from dual_cross_attention.configs.arguments import positional, read_options
+from dual_cross_attention.configs.arguments import read_options
 from dual_cross_attention.progress import make_console, track
 from dual_cross_attention.text import escape
 
@@ -39,7 +38,7 @@ COLUMNS = {
 
 
 @dataclass(kw_only=True)
-class IdentifyOptions(GalleryOptions):
+class IdentifyOptions(ImagesOptions, GalleryOptions):
     """Says for each image which identity of an index it shows, or "new", by the threshold of dcal calibrate for a
     gallery of this size. Images in a subfolder of a given folder are a track of one individual and are answered
     together. The result is a table, or a file with one row per image: path, track, identity (a name, or new), known,
@@ -54,9 +53,6 @@ class IdentifyOptions(GalleryOptions):
         "hardware and speed": HARDWARE,
     }
 
-    images: list[str] = positional("IMAGE|FOLDER|PATTERN|-")
-    """Image files, folders (searched recursively), patterns such as 'photos/*.jpg'; - reads paths from standard input,
-    one per line."""
     tracks: bool = True
     """Images in the same subfolder of a given folder show one individual. false: each image is answered alone."""
     cluster: bool = False
@@ -77,11 +73,8 @@ def run(arguments: list[str]) -> int:
     from dual_cross_attention.gallery.enroll import enroll, new_names
     from dual_cross_attention.gallery.identify import decide_by, group_new, identify
     from dual_cross_attention.gallery.tracks import find_tracks
-    from dual_cross_attention.inference.image_paths import find_images
 
-    images = find_images(options.images, getattr(sys.stdin, "buffer", sys.stdin))
-    for warning in images.warnings:
-        console.print(f"warning: {warning}", style="yellow")
+    images = find_inputs(options.images, console)
     index, model = open_gallery(options)
     decision = decide_by(index, model.calibration)
     console.print(_describe(decision), soft_wrap=True)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dual_cross_attention.commands.gallery_options import (
-    HARDWARE,
     GalleryOptions,
     add_files_and_report,
     find_sources,
     open_gallery,
 )
+from dual_cross_attention.commands.inference_options import HARDWARE
 from dual_cross_attention.commands.output import open_console
 from dual_cross_attention.configs.arguments import positional, read_options
 

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dual_cross_attention.commands.gallery_options import (
-    HARDWARE,
-    HardwareOptions,
     IndexOptions,
     add_files_and_report,
     find_sources,
 )
+from dual_cross_attention.commands.inference_options import HARDWARE, HardwareOptions
 from dual_cross_attention.commands.output import open_console
 from dual_cross_attention.configs.arguments import positional, read_options
 

@@ -1,13 +1,11 @@
 """`dcal search`: the nearest images of an index."""
 
-import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dual_cross_attention.commands.gallery_options import (
-    HARDWARE,
     GalleryOptions,
     check_outputs,
     embedder,
@@ -15,8 +13,9 @@ from dual_cross_attention.commands.gallery_options import (
     print_columns,
     write_output,
 )
+from dual_cross_attention.commands.inference_options import HARDWARE, ImagesOptions, find_inputs
 from dual_cross_attention.commands.output import show_log
-from dual_cross_attention.configs.arguments import positional, read_options
+from dual_cross_attention.configs.arguments import read_options
 from dual_cross_attention.progress import make_console, track
 from dual_cross_attention.text import escape
 
@@ -36,7 +35,7 @@ COLUMNS = {
 
 
 @dataclass(kw_only=True)
-class SearchOptions(GalleryOptions):
+class SearchOptions(ImagesOptions, GalleryOptions):
     """Finds the nearest images of an index for each image. The result is a table, or a file with one row per image that
     was found: path, rank (1: the nearest), distance, identity (empty: unknown), match (path in the index), error (why
     an image could not be read; then only path is filled). The exit status is 1 if an image could not be read."""
@@ -44,9 +43,6 @@ class SearchOptions(GalleryOptions):
     EXAMPLE: ClassVar = "dcal search birds.index photo.jpg --sheet found.png"
     GROUPS: ClassVar = {"search": "top_k model", "output": "output sheet", "hardware and speed": HARDWARE}
 
-    images: list[str] = positional("IMAGE|FOLDER|PATTERN|-")
-    """Image files, folders (searched recursively), patterns such as 'photos/*.jpg'; - reads paths from standard input,
-    one per line."""
     top_k: int = 10
     """Number of images to find for each image."""
     output: str | None = None
@@ -62,11 +58,7 @@ def run(arguments: list[str]) -> int:
     check_outputs(options.output, options.sheet)
     import numpy as np
 
-    from dual_cross_attention.inference.image_paths import find_images
-
-    images = find_images(options.images, getattr(sys.stdin, "buffer", sys.stdin))
-    for warning in images.warnings:
-        console.print(f"warning: {warning}", style="yellow")
+    images = find_inputs(options.images, console)
     index, model = open_gallery(options)
     embeddings = embedder(model, index.settings.branch, options)(iter(images.paths))
     found: list[tuple[str, list[Match], str | None]] = []

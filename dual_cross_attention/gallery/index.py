@@ -182,7 +182,7 @@ class GalleryIndex:
             rows = self._store.by_digest([*{image.digest for image in images}])
             for image in images:
                 if image.digest in rows:
-                    rows[image.digest] = self._add(image, rows[image.digest], done)
+                    self._add(image, rows, done)
         self._extend_graph()
         return done
 
@@ -291,9 +291,9 @@ class GalleryIndex:
             self._extend_graph(force=True)
         return state.rows - len(kept)
 
-    def _add(self, image: GalleryImage, row: Row, done: Added) -> Row:
-        """One image of `add`; the row of its content afterwards."""
-        store, identity, path = self._store, image.identity, image.path
+    def _add(self, image: GalleryImage, rows: dict[bytes, Row], done: Added) -> None:
+        """One image of `add`; `rows`, by content, stay those of the database."""
+        store, identity, path, row = self._store, image.identity, image.path, rows[image.digest]
         if row.is_live:
             identity = row.identity if identity is None else identity
             if row.path != path and os.path.lexists(row.path):  # both files are there
@@ -303,7 +303,7 @@ class GalleryIndex:
                 path, identity = row.path, identity if row.identity is None else row.identity
             if (identity, path) == (row.identity, row.path):
                 done.unchanged += path == image.path
-                return row
+                return
             done.renamed += path != row.path
             done.reassigned += identity != row.identity
         else:
@@ -311,9 +311,10 @@ class GalleryIndex:
         for other in store.by_path(path):  # the file has had another content
             if other.id != row.id:
                 store.set_not_live([other.id])
+                rows[other.digest] = other._replace(is_live=False, identity=None)
                 done.replaced += 1
         store.set_live(row.id, identity, path)
-        return row._replace(is_live=True, identity=identity, path=path)
+        rows[image.digest] = row._replace(is_live=True, identity=identity, path=path)
 
     def _matches(
         self, query: np.ndarray, near: np.ndarray, ids: np.ndarray, vectors: np.ndarray, rows: dict[int, Row]

@@ -8,7 +8,7 @@ from rich.console import Console
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.devices import available_precision, choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.devices import choose_device, keep_freed_memory
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibrate_classifier import ClassifierCalibrator
 from dual_cross_attention.inference.calibrate_reid import ReIDCalibrator
@@ -83,9 +83,7 @@ def calibrate(
     saved = read_model(source)
     options = {"score": score, "keep": keep, "fpir": fpir}
     calibrator = _calibrator(saved, {name: value for name, value in options.items() if value is not None})
-    chosen_precision = choose_precision(
-        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
-    )
+    chosen_precision = saved.choose_precision(chosen, precision)
     if cameras is not None and saved.config.task != "reid":
         raise InputError(f"--cameras: this model is of task {saved.config.task}, whose images have no cameras")
     console = console or Console(quiet=True)

@@ -18,18 +18,16 @@ from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     autocast,
-    available_precision,
     choose_device,
-    choose_precision,
     keep_freed_memory,
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
-from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
+from dual_cross_attention.inference.evaluation_rows import EvaluationRows, columns
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.ranking_file import write_ranking
-from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix
+from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix, write_rows
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
@@ -89,9 +87,7 @@ def evaluate(
     chosen = choose_device(device)
     keep_freed_memory()
     saved = read_model(run_or_checkpoint)
-    chosen_precision = choose_precision(
-        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
-    )
+    chosen_precision = saved.choose_precision(chosen, precision)
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
     retrieval["cameras"] = cameras
     written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
@@ -192,7 +188,8 @@ def _score(
     with autocast(device, precision), ExitStack() as files:
         after_step = None
         if output:
-            to_file = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
+            suffixes = ["", *(f"_{branch}" for branch in task.test_branches)]
+            to_file = files.enter_context(write_rows(output, columns(suffixes)))
             rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable)
 
             def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:

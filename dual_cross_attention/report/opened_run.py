@@ -11,9 +11,7 @@ from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
-    available_precision,
     choose_device,
-    choose_precision,
     keep_freed_memory,
     precision_setting,
 )
@@ -90,9 +88,7 @@ def open_run(
     chosen = choose_device(device)
     keep_freed_memory()
     saved = read_model(file)
-    mixed = choose_precision(
-        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
-    )
+    mixed = saved.choose_precision(chosen, precision)
     changed = {"data_root": data_root, "eval_batch_size": batch_size, "num_workers": num_workers}
     try:
         setup = read_test_images(saved, changed, split, "refuse", console)

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from dual_cross_attention.devices import autocast
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
-from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
+from dual_cross_attention.metrics import rank_gallery
 from dual_cross_attention.metrics.retrieval import RetrievalMetrics
 from dual_cross_attention.progress import track
 from dual_cross_attention.report.opened_run import OpenedRun
-from dual_cross_attention.tasks.reid import RANKS, TestFeatures
+from dual_cross_attention.tasks.reid import TestFeatures, retrieval_scores
 
 CMC_RANKS = 50
 
@@ -88,23 +88,12 @@ def evaluate_retrieval(opened: OpenedRun, queries: int, depth: int, console: Con
     def progress(blocks):
         return track(blocks, "retrieve", len(blocks), console)
 
-    names = [name for name in features.features if name]
-    branches = ["", *names] if len(names) > 1 else [""]
-    found = {
-        name: retrieval_metrics(
-            **features.search_arguments(name), distance=opened.task.distance, max_rank=CMC_RANKS, progress=progress
-        )
-        for name in branches
-    }
-    metrics: dict[str, float] = {"valid_queries": found[""].num_valid_queries}
-    for name, each in found.items():
-        suffixes = [f"_{name}" if name else ""] + ([f"_{names[0]}"] if len(names) == 1 else [])
-        for suffix in suffixes:
-            metrics |= {f"mAP{suffix}": 100 * each.mAP} | {f"rank{k}{suffix}": 100 * each.rank(k) for k in RANKS}
+    found = opened.task.retrieve(features, CMC_RANKS, progress=progress)
+    has_glca = len(opened.task.test_branches) > 1
     chosen = choose_queries(found[""].average_precisions.numpy(), queries)
     return RetrievalResult(
-        metrics,
-        {name: 100 * each.cmc.numpy() for name, each in found.items()},
+        retrieval_scores(found),
+        {name: 100 * each.cmc.numpy() for name, each in found.items() if has_glca or not name},
         _by_camera(features, found[""]),
         _ranked(features, found[""], chosen, depth, opened.task.distance),
         int(features.is_query.sum()),

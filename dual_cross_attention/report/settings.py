@@ -4,27 +4,10 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.resumed import FREE_TO_CHANGE
 from dual_cross_attention.text import escape
 
-OF_THE_MACHINE = frozenset(
-    [
-        "format_version",
-        "data_root",
-        "download",
-        "output_dir",
-        "resume",
-        "num_workers",
-        "checkpoint_minutes",
-        "device",
-        "cache",
-        "compile",
-        "use_gradient_checkpointing",
-        "parallel",
-        "eval_batch_size",
-        "eval_every",
-        "max_bad_images",
-    ]
-)
+OF_THE_MACHINE = frozenset(FREE_TO_CHANGE - {"distractor_root"} | {"format_version", "eval_every"})
 """Settings that do not change what a model learns, but for rounding."""
 RESOLVED = frozenset({"mean", "std", "precision"})
 """Settings that a run writes down as they were resolved, in place of "auto"."""

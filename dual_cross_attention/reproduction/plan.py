@@ -13,9 +13,9 @@ from dual_cross_attention.reproduction.summary import RowRuns
 from dual_cross_attention.reproduction.sweep import Training
 from dual_cross_attention.reproduction.tables import TABLES, Scale, TableRow, table_rows
 
-NOT_IN_TRAIN_FLAGS = ("--config", "--output_dir", "--resume", "--task", "--dataset")
+NOT_IN_TRAIN_FLAGS = ("--config", "--output_dir", "--resume", "--task", "--dataset", "--seed")
 """Flags of `dcal train` that --train_flags cannot have: the sweep sets them."""
-SETTINGS_OF_ROWS = ("ablation", "backbone", "backbone_kwargs", "seed")
+SETTINGS_OF_ROWS = ("ablation", "backbone", "backbone_kwargs")
 """Settings that make a row what it is, beside its own."""
 
 
@@ -71,11 +71,12 @@ def make_plan(request: Request, folder: Path) -> Plan:
     rows = []
     for row in chosen:
         trainings = {}
-        for seed in [] if row.missing else request.seeds:
-            path = folder / f"{row.run_name(request.scale)}-seed{seed}"
-            of_row = [*row.arguments(request.scale), "--seed", f"{seed}"]
-            arguments = [*of_row, *data, *further]
-            trainings[seed] = Training(path, arguments, _settings(row, of_row, arguments))
+        if not row.missing:
+            arguments = [*row.arguments(request.scale), *data, *further]
+            config = _settings(row, request.scale, arguments)
+            for seed in request.seeds:
+                path = folder / f"{row.run_name(request.scale)}-seed{seed}"
+                trainings[seed] = Training(path, [*arguments, "--seed", f"{seed}"], config.replaced(seed=seed))
         rows.append(RowRuns(row, trainings))
     notes = [
         "scores of the last epoch on the test split; ours: mean ± standard deviation over seeds "
@@ -101,13 +102,13 @@ def _further_flags(text: str) -> Sequence[str]:
     return words
 
 
-def _settings(row: TableRow, of_row: list[str], arguments: list[str]) -> TrainingConfig:
-    """The settings that arguments are.
+def _settings(row: TableRow, scale: Scale, arguments: list[str]) -> TrainingConfig:
+    """The settings that arguments are, for any seed.
 
     Raises:
         InputError: they are invalid, or change what the row is about.
     """
-    expected, config = parse_config(of_row), parse_config(arguments)
+    expected, config = parse_config(row.arguments(scale)), parse_config(arguments)
     for name in (*SETTINGS_OF_ROWS, *row.settings):
         if getattr(config, name) != getattr(expected, name):
             raise InputError(

@@ -85,7 +85,7 @@ def run_row(path: Path) -> dict[str, Any] | None:
         **{name: round(rows[-1][name], 3) for name in SCORES if name in rows[-1]},
         "train_seconds": seconds,
         "peak_memory_mb": round(rows[-1]["peak_memory_mb"]),
-        "torch": _version(run.config, "torch"),
+        "torch": run.read_versions().get("torch", ""),
         "data": _digest(data) if data else None,
     }
 
@@ -94,9 +94,3 @@ def _digest(data: DataFingerprint) -> str:
     """Of all but distractors, which are part of the method and not of the data."""
     splits = {name: split for name, split in data.splits.items() if name != "distractors"}
     return hashlib.sha256(replace(data, splits=splits).to_json().encode()).hexdigest()[:12]
-
-
-def _version(config: Path, library: str) -> str:
-    """As the comments above a run's settings have it."""
-    lines = (line.split() for line in config.read_text().splitlines() if line.startswith("# "))
-    return next((line[2] for line in lines if line[1] == library), "")

@@ -13,14 +13,13 @@ from torch import Tensor
 from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.devices import autocast, available_precision, choose_device, choose_precision
+from dual_cross_attention.devices import autocast, choose_device
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.model_files import read_model
-from dual_cross_attention.metrics import retrieval_metrics
 from dual_cross_attention.progress import make_console, track
-from dual_cross_attention.tasks import ReIDTask
+from dual_cross_attention.tasks.reid import ReIDTask, retrieval_scores
 from dual_cross_attention.tasks.task import Batch
 
 
@@ -74,8 +73,6 @@ def test_scores(model: str | Path, data_root: str | None = None, console: Consol
     """
     console = console or Console(quiet=True)
     saved, device = read_model(model), choose_device("auto")
-    precision = available_precision(saved.config.precision, device)
-    precision = choose_precision(precision, device, saved.config.format_version)
     setup = read_test_images(saved, {"data_root": data_root}, None, "refuse", console)
     task = setup.build_task(saved.model.to(device))
     loader = setup.test_loader(task.model, device)
@@ -87,17 +84,16 @@ def test_scores(model: str | Path, data_root: str | None = None, console: Consol
         correct.append(found.double().masked_fill(~batch["valid"].cpu(), torch.nan))
 
     is_retrieval = isinstance(task, ReIDTask)
-    with autocast(device, precision):
+    with autocast(device, saved.choose_precision(device)):
         batches = track(unreadable.watch(loader), "test scores", len(loader), console)
         run_eval_steps(task, batches, after_step=None if is_retrieval else keep)
-        metrics = task.compute_metrics()
-        if is_retrieval:
-            features = task.gather_features()
-            found = retrieval_metrics(**features.search_arguments(""), distance=task.distance).average_precisions
-            of_queries = torch.full((task.split.num_queries,), torch.nan, dtype=torch.float64)
-            of_queries[features.positions[features.is_query]] = found
-            return TestScores(of_queries.numpy(), metrics)
-    return TestScores(torch.cat(correct).numpy(), metrics)
+    if not is_retrieval:
+        return TestScores(torch.cat(correct).numpy(), task.compute_metrics())
+    features = task.gather_features()
+    found = task.retrieve(features)
+    of_queries = torch.full((task.split.num_queries,), torch.nan, dtype=torch.float64)
+    of_queries[features.positions[features.is_query]] = found[""].average_precisions
+    return TestScores(of_queries.numpy(), retrieval_scores(found))
 
 
 test_scores.__test__ = False

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,21 +71,28 @@ def write_summary(title: str, rows: Sequence[RowRuns], notes: Sequence[str], fol
         rows: the rows, baselines included.
         notes: lines under the table.
     """
-    text = f"# {title}\n\n{markdown(rows)}\n\n" + "".join(f"- {note}\n" for note in [*notes, *_origin(rows)])
-    for suffix, content in ((".md", text), (".csv", _csv(rows))):
+    done = [training.path for each in rows for training in each.done.values()]
+    runs = {path: found for path in done if (found := run_row(path))}
+    origin = _origin([*runs.values()])
+    text = f"# {title}\n\n{_markdown(rows, runs)}\n\n" + "".join(f"- {note}\n" for note in [*notes, *origin])
+    for suffix, content in ((".md", text), (".csv", _csv(rows, runs))):
         with atomic_write(folder / f"{name}{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8")
     return text
 
 
-def markdown(rows: Sequence[RowRuns]) -> str:
-    """The table, mean ± standard deviation over seeds, with the interval of the difference to the baseline."""
+def _markdown(rows: Sequence[RowRuns], run_rows: dict[Path, dict[str, Any]]) -> str:
+    """The table, mean ± standard deviation over seeds, with the interval of the difference to the baseline.
+
+    Args:
+        run_rows: of `run_row`, by run folder.
+    """
     by_name = {each.row.name: each for each in rows}
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     for each in rows:
         row, baseline = each.row, by_name.get(each.row.baseline or "")
         metrics = METRICS[row.task]
-        runs = [found for training in each.done.values() if (found := run_row(training.path))]
+        runs = [run_rows[training.path] for training in each.done.values() if training.path in run_rows]
         lines.append(
             _line(
                 (
@@ -164,15 +172,14 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _origin(rows: Sequence[RowRuns]) -> list[str]:
+def _origin(runs: Sequence[dict[str, Any]]) -> list[str]:
     """The data and the versions that the runs have, a line each; several where runs differ."""
-    runs = [found for each in rows for training in each.done.values() if (found := run_row(training.path))]
     data = {f"{run['dataset']} {run['data']} ({run['train_images']} training images)" for run in runs}
     versions = {f"torch {run['torch']}, {run['precision']}" for run in runs}
     return [f"{name}: {'; '.join(sorted(found))}" for name, found in (("data", data), ("versions", versions)) if found]
 
 
-def _csv(rows: Sequence[RowRuns]) -> str:
+def _csv(rows: Sequence[RowRuns], run_rows: dict[Path, dict[str, Any]]) -> str:
     """A row per seed; failed and unfinished ones with their status."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -182,7 +189,10 @@ def _csv(rows: Sequence[RowRuns]) -> str:
             writer.writerow({"row": each.row.name, "status": each.row.missing})
             continue
         for seed, training in each.trainings.items():
-            found = (run_row(training.path) if training.is_done() else None) or {"run": training.path.name}
+            found = run_rows.get(training.path)
+            if found is None and training.is_done():  # a run of other settings
+                found = run_row(training.path)
+            found = found or {"run": training.path.name}
             reason, other = failure_of(training), training.other_settings()
             status = "done" if training.is_done() else f"failed: {reason}" if reason else "not finished"
             status = f"other settings: {other}" if other else status

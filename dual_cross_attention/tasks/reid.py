@@ -13,7 +13,7 @@ from dual_cross_attention.attention.pairwise import sample_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
-from dual_cross_attention.metrics.retrieval import Progress
+from dual_cross_attention.metrics.retrieval import Progress, RetrievalMetrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task
@@ -211,27 +211,34 @@ class ReIDTask(Task):
             features = {branch: F.normalize(feature, dim=1) for branch, feature in features.items()}
         return TestFeatures(positions.cpu(), features, self.split)
 
-    def score(self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None) -> dict[str, float]:
-        """mAP and rank-k of given features; see `compute_metrics`.
+    def retrieve(
+        self,
+        test: TestFeatures,
+        max_rank: int = max(RANKS),
+        rerank: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[str, RetrievalMetrics]:
+        """Retrieval with given features by branch, "" for SA and GLCA together; SA alone is searched once.
 
         Args:
-            progress: see `retrieval_metrics`.
+            max_rank, rerank, progress: see `retrieval_metrics`.
         """
-        metrics: dict[str, float] = {}
         branches = [branch for branch in test.features if branch]
+        found: dict[str, RetrievalMetrics] = {}
         for branch in branches if len(branches) == 1 else test.features:
             with torch.autocast(test.features[branch].device.type, enabled=False):
-                found = retrieval_metrics(
+                found[branch] = retrieval_metrics(
                     **test.search_arguments(branch),
                     distance=self.distance,
-                    max_rank=max(RANKS),
+                    max_rank=max_rank,
                     rerank=rerank,
                     progress=progress,
                 )
-            scores = {"mAP": 100 * found.mAP} | {f"rank{k}": 100 * found.rank(k) for k in RANKS}
-            for suffix in {"", f"_{branch}"} if len(branches) == 1 else {f"_{branch}" if branch else ""}:
-                metrics |= {f"{name}{suffix}": value for name, value in scores.items()}
-        return metrics | {"valid_queries": found.num_valid_queries}
+        return found if "" in found else {"": found[branches[0]], **found}
+
+    def score(self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None) -> dict[str, float]:
+        """mAP and rank-k of given features; see `compute_metrics` and `retrieve`."""
+        return retrieval_scores(self.retrieve(test, rerank=rerank, progress=progress))
 
     def rank(
         self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None
@@ -241,3 +248,12 @@ class ReIDTask(Task):
         ranked = rank_gallery(**test.search_arguments(""), distance=self.distance, rerank=rerank, progress=progress)
         for query, (order, distances) in zip(queries, ranked, strict=True):
             yield int(query), gallery[order], distances
+
+
+def retrieval_scores(found: dict[str, RetrievalMetrics]) -> dict[str, float]:
+    """Metrics of `ReIDTask.retrieve` by name, in percent: "mAP", "rank1", "mAP_sa", …, and "valid_queries"."""
+    metrics: dict[str, float] = {"valid_queries": found[""].num_valid_queries}
+    for branch, each in found.items():
+        suffix = f"_{branch}" if branch else ""
+        metrics |= {f"mAP{suffix}": 100 * each.mAP} | {f"rank{k}{suffix}": 100 * each.rank(k) for k in RANKS}
+    return metrics

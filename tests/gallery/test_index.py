@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -67,6 +67,12 @@ class Expected:
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 @hypothesis_settings(max_examples=25, deadline=None)
 @given(operations=st.lists(OPERATIONS, max_size=8))
+@example(  # the content of a file is replaced, and stands in another file of the same call
+    operations=[
+        ("add", {"/photos/a/2.jpg": ("ann", "content 0")}),
+        ("add", {"/photos/a/2.jpg": ("ann", "content 1"), "/photos/a/1.jpg": (None, "content 0")}),
+    ]
+)
 def test_any_sequence_of_operations_against_brute_force(kind, operations):
     tail = vectors.FLAT_TAIL
     vectors.FLAT_TAIL = 3  # so that vectors are in the graph

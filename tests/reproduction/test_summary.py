@@ -132,7 +132,7 @@ def test_a_plan(tmp_path):
     assert [each.path.name for each in plan.trainings] == [
         f"toy_fgvc-{ablation}-seed{seed}" for seed in (3, 4) for ablation in ("sa_only", "full")
     ]
-    assert all(each.arguments[-2:] == ["--batch_size", "8"] for each in plan.trainings)
+    assert all(each.arguments[-4:-2] == ["--batch_size", "8"] for each in plan.trainings)
     assert all(each.config.batch_size == 8 and each.config.seed in (3, 4) for each in plan.trainings)
     assert "not comparable" in plan.notes[0] and "--batch_size 8" in plan.notes[-1]
 

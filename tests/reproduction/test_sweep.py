@@ -1,4 +1,4 @@
-"""Sweeps: nothing is trained twice or lost, whoever is killed, and failures are recorded."""
+"""Sweeps: no training is repeated or lost if a process is killed, and failures are recorded."""
 
 import os
 import random
