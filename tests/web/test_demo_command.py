@@ -1,11 +1,11 @@
 """`dcal demo`: its address, warnings, end, and that it connects to this machine only."""
 
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from tests.helpers import assert_refused, assert_says
 
@@ -27,35 +27,43 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def run_demo(*arguments: object) -> tuple[list[str], int]:
-    """The lines of the command up to its address, and its exit status after Ctrl-C."""
-    command = [sys.executable, "-c", WATCHED, "demo", *map(str, arguments), "--device=cpu"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ}
-    process, lines = subprocess.Popen(command, **options), []
+def test_says_its_address_and_ends_with_ctrl_c(make_model):
+    command = [sys.executable, "-c", WATCHED, "demo", f"{make_model()}", "--device=cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
+        printed = ""
         for line in process.stdout:
-            lines.append(line)
+            printed += line
             if line.startswith("http://"):
                 break
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
-        return [*lines, *rest.splitlines(keepends=True)], process.returncode
+        printed += process.communicate(timeout=60)[0]
+        assert process.returncode == 0
+        assert_says(printed, "http://127.0.0.1:", "stopped")
+        assert not any(word in printed for word in ("warning", "connects to", "looks up", "Traceback"))
     finally:
         process.kill()
 
 
-def test_says_its_address_and_ends_with_ctrl_c(make_model):
-    lines, status = run_demo(make_model())
-    assert status == 0
-    assert_says("".join(lines), "http://127.0.0.1:", "stopped")
-    assert not any(word in "".join(lines) for word in ("warning", "connects to", "looks up", "Traceback"))
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C as soon as the address is printed."""
+    printed = Console.print
+
+    def interrupt(console, text, **options):
+        printed(console, text, **options)
+        if text.startswith("http://"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Console, "print", interrupt)
 
 
-def test_another_host_is_warned_of(make_model):
-    lines, status = run_demo(make_model(), "--host", "0.0.0.0")
-    assert status == 0
-    (warning,) = (line for line in lines if line.startswith("warning"))
+def test_another_host_is_warned_of(make_model, dcal, interrupted):
+    outcome = dcal("demo", make_model(), "--host", "0.0.0.0", "--device=cpu")
+    assert outcome.status == 0
+    (warning,) = (line for line in outcome.out.splitlines() if line.startswith("warning"))
     assert_says(warning, "0.0.0.0", "class names", "no password", "not encrypted")
+    assert_says(outcome.out, "http://0.0.0.0:", "stopped")
 
 
 def test_wrong_options_are_refused(dcal, make_model, tmp_path):
