@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dual_cross_attention.commands.gallery_options import (
     GalleryOptions,
@@ -19,22 +19,7 @@ from dual_cross_attention.progress import make_console, track
 from dual_cross_attention.text import escape
 
 if TYPE_CHECKING:
-    from dual_cross_attention.gallery.identify import Answer, Decision
-    from dual_cross_attention.inference.prediction import Embedding
-
-NEW = "new"
-COLUMNS = {
-    "path": "string",
-    "track": "string",
-    "identity": "string",
-    "known": "bool",
-    "distance": "float64",
-    "probability": "float64",
-    "nearest": "string",
-    "match": "string",
-    "group": "string",
-    "error": "string",
-}
+    from dual_cross_attention.gallery.identify import Decision
 
 
 @dataclass(kw_only=True)
@@ -72,6 +57,7 @@ def run(arguments: list[str]) -> int:
     check_outputs(options.output)
     from dual_cross_attention.gallery.enroll import enroll, new_names
     from dual_cross_attention.gallery.identify import decide_by, group_new, identify
+    from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, identity_row
     from dual_cross_attention.gallery.tracks import find_tracks
 
     images = find_inputs(options.images, console)
@@ -100,11 +86,13 @@ def run(arguments: list[str]) -> int:
         names = new_names(index, len({*groups})) if options.cluster else [None] * len(new)
     name_of = {number: names[group] for number, group in zip(new, groups, strict=True)}
     rows = [
-        _row(each, number is not None and (tracks[number].name, answers[number], name_of.get(number)))
+        identity_row(each.path, None, each.error)
+        if number is None
+        else identity_row(each.path, answers[number], None, tracks[number].name, name_of.get(number))
         for each, number in zip(embeddings, numbers, strict=True)
     ]
     if options.output:
-        write_output(options.output, rows, COLUMNS)
+        write_output(options.output, rows, IDENTITY_COLUMNS)
     else:
         _print_table(rows)
     console.print(_summary(rows, names, options.enroll), soft_wrap=True)
@@ -118,25 +106,6 @@ def _describe(decision: "Decision") -> str:
         f"threshold {decision.threshold:.4f} for a gallery of {decision.gallery_size:,} identities; expected "
         f"false-positive rate: {100 * decision.fpir:g} % of the images of other individuals get an identity"
     )
-
-
-def _row(embedding: "Embedding", found: "tuple[str | None, Answer, str | None] | Literal[False]") -> dict[str, Any]:
-    from dual_cross_attention.gallery.sources import shown_path
-
-    row = dict.fromkeys(COLUMNS) | {"path": embedding.path, "error": embedding.error}
-    if found:
-        name, answer, group = found
-        row |= {
-            "track": name,
-            "identity": answer.identity if answer.is_known else NEW,
-            "known": answer.is_known,
-            "distance": answer.distance,
-            "probability": answer.probability,
-            "nearest": answer.identity,
-            "match": answer.match and shown_path(answer.match),
-            "group": group,
-        }
-    return row
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

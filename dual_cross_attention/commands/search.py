@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dual_cross_attention.commands.gallery_options import (
     GalleryOptions,
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256
 """Images that are searched together."""
-COLUMNS = {
-    "path": "string",
-    "rank": "int64",
-    "distance": "float64",
-    "identity": "string",
-    "match": "string",
-    "error": "string",
-}
 
 
 @dataclass(kw_only=True)
@@ -58,6 +50,8 @@ def run(arguments: list[str]) -> int:
     check_outputs(options.output, options.sheet)
     import numpy as np
 
+    from dual_cross_attention.gallery.rows import MATCH_COLUMNS, match_rows
+
     images = find_inputs(options.images, console)
     index, model = open_gallery(options)
     embeddings = embedder(model, index.settings.branch, options)(iter(images.paths))
@@ -74,34 +68,18 @@ def run(arguments: list[str]) -> int:
         if len(found) > MOST_ROWS:
             console.print(f"note: {escape(options.sheet)} shows the first {MOST_ROWS} of {len(found):,} images")
     if options.output:
-        write_output(options.output, [row for one in found for row in _rows(*one)], COLUMNS)
+        write_output(options.output, [row for one in found for row in match_rows(*one)], MATCH_COLUMNS)
     else:
         _print_table(found)
     return 1 if any(error for *_, error in found) else 0
 
 
-def _rows(path: str, matches: "list[Match]", error: str | None) -> list[dict[str, Any]]:
-    from dual_cross_attention.gallery.sources import shown_path
-
-    if error or not matches:
-        return [dict.fromkeys(COLUMNS) | {"path": path, "error": error}]
-    return [
-        {
-            "path": path,
-            "rank": rank,
-            "distance": match.distance,
-            "identity": match.identity,
-            "match": shown_path(match.path),
-            "error": None,
-        }
-        for rank, match in enumerate(matches, 1)
-    ]
-
-
 def _print_table(found: "list[tuple[str, list[Match], str | None]]") -> None:
+    from dual_cross_attention.gallery.rows import match_rows
+
     rows = []
     for path, matches, error in found:
-        for row in _rows(path, matches, error):
+        for row in match_rows(path, matches, error):
             if error:
                 rows.append([escape(path), f"cannot be read: {error}"])
             elif row["rank"] is None:

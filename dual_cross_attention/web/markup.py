@@ -129,8 +129,11 @@ def figure(image: Image.Image, caption: str) -> str:
 
 
 def table_section(titles: Sequence[str], rows: Iterable[Sequence[str]], summary: str) -> str:
-    """A table of plain text, which scrolls in itself where it is wider than the page."""
+    """A table of plain text, which scrolls in itself where it is wider than the page. Rows may end early."""
     head = "".join(f"<th>{name(title)}</th>" for title in titles)
-    body = "".join(f"<tr>{''.join(f'<td>{name(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{name(cell)}</td>' for cell in row)}{'<td></td>' * (len(titles) - len(row))}</tr>"
+        for row in rows
+    )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return section(note(summary), f'<div class="wide" tabindex="0" role="region" aria-label="answers">{table}</div>')
