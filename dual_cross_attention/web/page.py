@@ -18,6 +18,11 @@ from dual_cross_attention.web.several_panel import add_several_images
 from dual_cross_attention.web.uploads import MAX_BYTES, as_upload
 
 TOP_K = 5
+NAME_EXAMPLES = """() => {
+    for (const image of document.querySelectorAll(".gallery-item img"))
+        image.alt = decodeURIComponent(image.src.split("/").pop());
+}"""
+"""Gives the buttons of examples a name for screen readers, which Gradio does not."""
 
 
 class ModelPage(gr.Blocks):
@@ -61,6 +66,8 @@ def build_page(
             if model.task != "reid" or index is not None:
                 with gr.Tab("Several images"):
                     add_several_images(model, index, top_k)
+        if examples:
+            page.load(js=NAME_EXAMPLES, api_name=False)
     return page
 
 
@@ -98,7 +105,7 @@ def _add_one(
     if index is not None:
         add_identification(model, index, image, may_enroll)
     maps = gr.HTML(elem_id="maps")
-    with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid"):
+    with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid", elem_id="answer-as-json"):
         row = gr.JSON(show_label=False)
 
     def classify(payload):

@@ -1,6 +1,7 @@
 """Serves a page on this machine: address, password, what is refused, and how it ends."""
 
 import ipaddress
+import logging
 import os
 import sys
 import threading
@@ -21,17 +22,19 @@ FIRST_PORT, PORTS = 7860, 100
 WAITING = 64
 """Requests that wait at most; further ones are refused with a message."""
 MAX_PASSWORD = 1024
+LOGGER = logging.getLogger(__name__)
 
 
 class DemoServer:
     """A page that is being served. Made by `serve`; a context manager that stops it.
 
     Attributes:
+        page: of Gradio.
         address: of the page.
     """
 
     def __init__(self, page: Any, address: str):
-        self._page, self.address, self._is_open = page, address, True
+        self.page, self.address, self._is_open = page, address, True
 
     def wait(self) -> None:
         """Blocks until Ctrl-C, which raises KeyboardInterrupt."""
@@ -41,7 +44,7 @@ class DemoServer:
         """Stops serving; the last server of the process deletes the uploaded files."""
         if self._is_open:
             self._is_open = False
-            self._page.close(verbose=False)
+            self.page.close(verbose=False)
             UPLOADS.release()
 
     def __enter__(self) -> "DemoServer":
@@ -61,7 +64,7 @@ def serve(
     top_k: int = 5,
     inline: bool | None = False,
 ) -> DemoServer:
-    """Serves the page of a model.
+    """Serves the page of a model. Warns of what other computers can see.
 
     Args:
         model: of the page.
@@ -95,6 +98,13 @@ def serve(
     except BaseException:
         UPLOADS.release()
         raise
+    if not is_local(host):
+        visible = "its class names" + (", and the images, file paths and identities of the index" if index else "")
+        password = "" if auth else "; no password is asked for (--auth USER:FILE), so nothing can be enrolled"
+        LOGGER.warning(
+            f"every computer that reaches {escape(host)} can use the model and see {visible}{password}; the connection "
+            "is not encrypted"
+        )
     shown = f"[{host}]" if ":" in host else host
     return DemoServer(page, f"http://{shown}:{page.server_port}")
 
