@@ -94,11 +94,21 @@ def test_files_beside_the_uploads_are_not_served(served, client, tmp_path, monke
         assert status_of(served.address, f"/gradio_api/file={path}") in (400, 403, 404)
 
 
-def test_an_address_is_not_fetched(served):
-    file = {"path": "http://127.0.0.1:1/a.png", "meta": {"_type": "gradio.FileData"}}
-    started = httpx.post(f"{served.address}/gradio_api/call/classify", json={"data": [file]}).json()
-    events = httpx.get(f"{served.address}/gradio_api/call/classify/{started['event_id']}", timeout=30).text
-    assert "event: error" in events and "got an address" in events
+def events_of(address: str, name: str, *inputs: object) -> str:
+    """What a call of the API is answered with, whatever its inputs are."""
+    started = httpx.post(f"{address}/gradio_api/call/{name}", json={"data": [*inputs]}).json()
+    return httpx.get(f"{address}/gradio_api/call/{name}/{started['event_id']}", timeout=60).text
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+@pytest.mark.parametrize("key", ["path", "url"])
+@pytest.mark.parametrize("name", ["classify", "classify_several"])
+def test_only_uploaded_files_are_answered(served, tmp_path, name, key, meta):
+    photo(2).save(tmp_path / "elsewhere.png")
+    for place in (f"{tmp_path / 'elsewhere.png'}", "http://127.0.0.1:1/a.png"):
+        file = {"path": place, key: place, "orig_name": "a.png"} | meta
+        events = events_of(served.address, name, file if name == "classify" else [file])
+        assert "event: error" in events and "event: complete" not in events
 
 
 def test_uploads_are_deleted_after_an_hour_and_examples_stay(served, client, photos):
