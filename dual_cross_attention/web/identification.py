@@ -170,4 +170,5 @@ def enroll_upload(folder: str | Path, found: Identification, identity: str) -> s
     if stays is not None or (done.copies and not done.reassigned):
         copy.unlink(missing_ok=True)
         return f"The gallery has this image already{'' if stays is None else f', as {stays}'}: nothing was changed."
-    return f"Enrolled as {identity}."
+    before = ", instead of the identity that it had" if done.reassigned else ""
+    return f"Enrolled as {identity}{before}."

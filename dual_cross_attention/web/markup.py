@@ -38,6 +38,8 @@ CSS = """
 .dcal .decision {font-size: 1.35rem; font-weight: 600}
 """
 """Of the elements below; widths are relative, so that a page of 390 pixels needs no horizontal scrolling."""
+MAP_WIDTH = 18
+"""Of a map, at most, in rem."""
 
 
 def name(text: str) -> str:
@@ -119,7 +121,9 @@ def maps_section(explanation: Explanation | None) -> str:
         title += f"; outlined: local tokens, {percent(explanation.local.mean())} of the patches" if has_local else ""
         title += f"; {100 * values.min():.2f} (blue) to {100 * values.max():.2f} % (yellow) per patch"
         figures.append(figure(draw_map(explanation, values, has_local), title))
-    return section("<h3>What the model attends to</h3>", f'<div class="tiles maps">{"".join(figures)}</div>')
+    width = f"max-width: {MAP_WIDTH * len(figures)}rem"
+    tiles = f'<div class="tiles maps" style="{width}">{"".join(figures)}</div>'
+    return section("<h3>What the model attends to</h3>", tiles)
 
 
 def figure(image: Image.Image, caption: str) -> str:

@@ -19,8 +19,12 @@ from dual_cross_attention.web.uploads import MAX_BYTES, as_upload
 
 TOP_K = 5
 NAME_EXAMPLES = """() => {
-    for (const image of document.querySelectorAll(".gallery-item img"))
-        image.alt = decodeURIComponent(image.src.split("/").pop());
+    const name = () => {
+        for (const image of document.querySelectorAll('.gallery-item img[alt=""]'))
+            image.alt = decodeURIComponent(image.src.split("/").pop());
+    };
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+    name();
 }"""
 """Gives the buttons of examples a name for screen readers, which Gradio does not."""
 
@@ -100,10 +104,10 @@ def _add_one(
             )
             if examples:
                 gr.Examples([[each] for each in examples], [image], label="Examples", cache_examples=False)
-        with gr.Column(min_width=280):
+        with gr.Column(min_width=280) as beside:
             answer = gr.HTML(elem_id="answer")
     if index is not None:
-        add_identification(model, index, image, may_enroll)
+        add_identification(model, index, image, beside, may_enroll)
     maps = gr.HTML(elem_id="maps")
     with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid", elem_id="answer-as-json"):
         row = gr.JSON(show_label=False)

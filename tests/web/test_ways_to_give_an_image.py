@@ -41,6 +41,7 @@ def test_a_photo_of_the_camera(served, opened):
     tab = opened(served.address, permissions=["camera"])
     tab.page.get_by_role("button", name="Capture from camera").click()
     tab.page.get_by_role("button", name="Click to Access Webcam").click()
+    tab.page.wait_for_function("document.querySelector('#image video')?.readyState >= 2")
     tab.page.get_by_role("button", name="capture photo").click()
     assert answered(tab) in served.model.labels
     assert tab.is_clean()
