@@ -46,7 +46,8 @@ class EvalOptions:
     output: str | None = None
     """Classification: write one row per image to this file, .csv, .json, .jsonl or .parquet. Columns: path, label,
     prediction, correct, probability (of the predicted class), label_probability (of the true class); the same for each
-    branch, prediction_sa, probability_sa, label_probability_sa, and with _glca; error (why an image could not be read;
+    branch, prediction_sa, probability_sa, label_probability_sa, and with _glca; coarse_label, coarse_prediction, if the
+    dataset has coarse classes; error (why an image could not be read;
     then only path and label are filled)."""
     feature: Literal["before_neck", "after_neck"] | None = None
     """Features for retrieval: class tokens before or after the BN neck. null: as in the run."""
@@ -87,6 +88,12 @@ def run(arguments: list[str]) -> None:
     given = {name: value for name, value in asdict(options).items() if name not in ("model", "json")}
     result = evaluate(options.model, **given, console=console)
     console.print(_table(result))
+    if "coarse_top1" in result:
+        inside, across = result["mistakes_inside"], result["mistakes_across"]
+        console.print(
+            f"coarse classes: top-1 {result['coarse_top1']:.2f} %; of {inside + across:,} wrong images, {inside:,} are "
+            f"predicted as another class of the same coarse class, and {across:,} as one of another"
+        )
     if result["unreadable"]:
         console.print(f"{result['unreadable']} images could not be read and were left out")
     write_json(result, options.json)

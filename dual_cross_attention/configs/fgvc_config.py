@@ -22,7 +22,7 @@ class FGVCConfig(TrainingConfig):
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
     """Dataset: toy (synthetic), cub, cars, aircraft, folder (train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg and
-    val_fraction), or shards (tar archives, such as those of dcal shard; data_root is DIR/train-{000000..000127}.tar, or
+    val_fraction), lists (train.txt and val.txt with lines `path, class`), or shards (tar archives, such as those of dcal shard; data_root is DIR/train-{000000..000127}.tar, or
     DIR)."""
     val_fraction: float | None = setting(None, before={1: None})
     """For a folder of class folders without a split (dataset folder): fraction of each class to validate on, such as
@@ -93,5 +93,6 @@ FGVC_CONFIGS: dict[str, type[FGVCConfig]] = {
     "cars": FGVCConfig,
     "aircraft": FGVCConfig,
     "folder": FGVCConfig,
+    "lists": FGVCConfig,
     "shards": FGVCConfig,
 }

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,12 @@ class TableRow(NamedTuple):
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], source: str, notes: list[str], optional: Sequence[str] = ()
+    path: Path,
+    columns: Sequence[str],
+    source: str,
+    notes: list[str],
+    optional: Sequence[str] = (),
+    column_name: Callable[[str], str] = str.strip,
 ) -> list[TableRow]:
     """The rows of a CSV file, in its order; every field of `columns` is filled.
 
@@ -39,18 +44,19 @@ def read_rows(
         source: what errors and notes start with: the dataset.
         notes: a line is added on a separator other than the comma.
         optional: columns that it may lack; then, and where they are empty, their fields are empty.
+        column_name: name of a column from its title in the header; case does not matter.
 
     Raises:
         InputError: the file cannot be read, lacks a column or a field, or has no row.
     """
     text = read_text(path, source)
-    separator = _separator(text.split("\n", 1)[0], [*columns, *optional])
+    separator = _separator(text.split("\n", 1)[0], [*columns, *optional], column_name)
     if separator != ",":
         notes.append(f"{source}: {escape(path.name)} is read with {SEPARATORS[separator]} between its columns")
     rows = []
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-        header = [name.strip().casefold() for name in reader.fieldnames or []]
+        header = [column_name(title).casefold() for title in reader.fieldnames or []]
         reader.fieldnames = header
         wrong = [name for name in columns if header.count(name) != 1]
         if wrong := wrong or [name for name in optional if header.count(name) > 1]:
@@ -77,14 +83,14 @@ def read_rows(
     return rows
 
 
-def _separator(header: str, columns: Collection[str]) -> str:
+def _separator(header: str, columns: Collection[str], column_name: Callable[[str], str]) -> str:
     """The separator that gives the most of the expected column names; the comma if none gives any."""
 
     def found(separator: str) -> int:
         try:
-            names = next(csv.reader([header], delimiter=separator), [])
+            titles = next(csv.reader([header], delimiter=separator), [])
         except csv.Error:
             return 0
-        return len({name.strip().casefold() for name in names} & {*columns})
+        return len({column_name(title).casefold() for title in titles} & {*columns})
 
     return max(SEPARATORS, key=found)  # the first of equals

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from dual_cross_attention.inference.evaluation_rows import EvaluationRows, colum
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix, write_rows
+from dual_cross_attention.metrics.coarse import CoarseAccuracy, coarse_accuracy
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
@@ -79,7 +81,8 @@ def evaluate(
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
-        "rerank" and "valid_queries".
+        "rerank" and "valid_queries"; where classes have coarse classes, "coarse_top1" in percent, "mistakes_inside" and
+        "mistakes_across" coarse classes (numbers of images), and "coarse_classes", as of `coarse_accuracy`.
 
     Raises:
         InputError: no such model, or data that does not fit it.
@@ -176,7 +179,7 @@ def _score(
     output: Path | None,
     console: Console,
     calibration: Calibration | None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Computes the task's metrics on the model's device; the DataLoader workers end with this function."""
     device = next(task.parameters()).device
     loader = setup.test_loader(task.model, device)
@@ -186,21 +189,38 @@ def _score(
         return track(blocks, "retrieve", len(blocks), console)
 
     with autocast(device, precision), ExitStack() as files:
-        after_step = None
+        rows, answers = None, []
         if output:
             suffixes = ["", *(f"_{branch}" for branch in task.test_branches)]
-            to_file = files.enter_context(write_rows(output, columns(suffixes)))
-            rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable)
+            to_file = files.enter_context(write_rows(output, columns(suffixes, setup.coarse_classes is not None)))
+            rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable, setup.coarse_classes)
 
-            def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:
-                probabilities = task.probabilities(logits)
-                if calibration:
-                    of = calibration.of_probabilities
-                    probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
+        def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:
+            probabilities = task.probabilities(logits)
+            if setup.coarse_classes:
+                valid = batch["valid"].cpu()
+                answers.append((batch["labels"].cpu()[valid], probabilities[""].argmax(dim=-1).cpu()[valid]))
+            if calibration:
+                of = calibration.of_probabilities
+                probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
+            if rows:
                 rows.add(batch, probabilities)
 
-        run_eval_steps(task, batches, after_step=after_step)
+        run_eval_steps(task, batches, after_step=after_step if rows or setup.coarse_classes else None)
         options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`
         if write:
             write(setup.data, task.rank(task.gather_features(), rerank, progress))
-        return task.compute_metrics(progress, **options)
+        metrics = task.compute_metrics(progress, **options)
+    if setup.coarse_classes:
+        labels, predicted = (np.concatenate(each) for each in zip(*answers, strict=True))
+        metrics |= _coarse_metrics(coarse_accuracy(labels, predicted, setup.coarse_classes))
+    return metrics
+
+
+def _coarse_metrics(accuracy: CoarseAccuracy) -> dict[str, Any]:
+    return {
+        "coarse_top1": accuracy.top1,
+        "mistakes_inside": accuracy.mistakes_inside,
+        "mistakes_across": accuracy.mistakes_across,
+        "coarse_classes": [each._asdict() for each in accuracy.by_class],
+    }

@@ -38,7 +38,7 @@ class FGVCSetup(RunSetup):
 
     def _take(self, data: FineGrainedData) -> None:
         self.data, self.classes, self.num_test = data, data.classes, len(data.test)
-        self.warnings, self.notes = data.warnings, data.notes
+        self.warnings, self.notes, self.coarse_classes = data.warnings, data.notes, data.coarse_classes
 
     def fingerprint(self) -> DataFingerprint:
         splits = {"train": self.data.train, "test": self.data.test}

@@ -101,7 +101,8 @@ def shard(
     counts = {split: len(each.images) for split, each in splits.items()}
     settings = {"shard_mb": shard_mb, "seed": seed, "pictures": counts, "classes": len(classes)}
     settings |= {} if val_fraction is None else {"val_fraction": val_fraction}
-    plan = Description(task, name, classes, None, settings)
+    coarse = data.coarse_classes if isinstance(data, FineGrainedData) else None
+    plan = Description(task, name, classes, None, settings, coarse)
     folder = Path(output_dir).expanduser()
     unreadable = UnreadableImages(
         lambda message: console.print(f"warning: {message}", style="yellow"),
@@ -169,7 +170,7 @@ def _claim(folder: Path, plan: Description) -> None:
                 f"'{folder}' holds archives that dcal shard did not write ({foreign[0]}): take another --output_dir"
             )
     else:
-        ours, theirs = ({**asdict(each), "classes": None, "archives": None} for each in (plan, there))
+        ours, theirs = ({**asdict(each), "classes": None, "coarse_classes": None, "archives": None} for each in (plan, there))
         differ = [key for key in ours if ours[key] != theirs[key]]
         if differ:
             raise InputError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dual_cross_attention.data.fgvc import cub, folder, shards, torchvision_sets
+from dual_cross_attention.data.fgvc import cub, folder, lists, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.registry import DatasetEntry, load_by_name, names_where
 from dual_cross_attention.data.synthetic.birds import draw_toy
@@ -48,6 +48,15 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         no_download="these are your own images",
         has_val_or_test=True,
         takes_val_fraction=True,
+        may_have_other_classes=True,
+    ),
+    "lists": DatasetEntry(
+        "images in list files, such as Grocery Store's",
+        lists.load_lists,
+        lists.LAYOUT,
+        lists.SOURCE,
+        no_download="these are your own images",
+        has_val_or_test=True,
         may_have_other_classes=True,
     ),
     "shards": DatasetEntry(
