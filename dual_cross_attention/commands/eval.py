@@ -25,7 +25,7 @@ class EvalOptions:
 
     EXAMPLE: ClassVar = "dcal eval runs/fgvc-toy-vit_tiny_patch16_224-full-seed0"
     GROUPS: ClassVar = {
-        "data": "dataset data_root split unknown_classes",
+        "data": "dataset data_root image_column label_column split unknown_classes",
         "retrieval (reid)": "feature distance normalize_features rerank cameras",
         "output": "output json save_ranking ranking_depth",
         "hardware and speed": "device precision batch_size num_workers",
@@ -38,10 +38,15 @@ class EvalOptions:
     data_root: str | None = None
     """Folder of the dataset, or the folder that contains it; a classifier needs only its test images. null: where the
     run found it."""
+    image_column: str | None = None
+    """Classification, dataset csv: column of the images' paths. null: found by its name; without dataset, as in the
+    run."""
+    label_column: str | None = None
+    """Classification, dataset csv: column of the classes. null: as image_column."""
     split: Literal["val", "test"] | None = None
-    """Classification, datasets folder and shards: which images to evaluate on. null: val if it exists, else test."""
+    """Classification, datasets folder, lists, csv and shards: which images to evaluate on. null: val if it exists, else test."""
     unknown_classes: Literal["refuse", "leave_out"] = "refuse"
-    """Classification, dataset folder: refuse test images of classes that the model does not know, or leave them out
+    """Classification, datasets folder, lists and csv: refuse test images of classes that the model does not know, or leave them out
     with a warning."""
     output: str | None = None
     """Classification: write one row per image to this file, .csv, .json, .jsonl or .parquet. Columns: path, label,

@@ -132,15 +132,16 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
     return CONFIGS[task][dataset]
 
 
-def check_val_fraction(task: str, dataset: str, value: float | None) -> None:
-    """Refuses a `val_fraction` outside of a training's settings as they do.
+def check_fgvc_options(task: str, dataset: str, **options: Any) -> None:
+    """Refuses settings of classification outside of a training's settings as they do; None: not given.
 
     Raises:
-        InputError: it is of another task, or out of range.
+        InputError: one is of another task, or out of range.
     """
-    if value is not None:
-        _refuse_other_tasks(choose_settings({"task": task, "dataset": dataset}), ["val_fraction"], "--")
-        choose_settings({"task": task, "dataset": dataset})(val_fraction=value)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = choose_settings({"task": task, "dataset": dataset})
+    _refuse_other_tasks(settings, given, "--")
+    settings(**given)
 
 
 def _refuse_other_tasks(settings: type[TrainingConfig], names: Iterable[str], prefix: str) -> None:

@@ -33,12 +33,13 @@ class DatasetEntry(Generic[Data]):
         layout: the files and folders expected; None if it is synthetic, not read from disk.
         source: where to get it.
         no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
-        by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
+        by_pattern: whether `data_root` may be a file or a pattern of files, not a folder; `load` looks for itself then.
         find: the dataset's own folder in (or below) a folder, by its official names; None if it is not there. Without
             it, the dataset has no official names, and `data_root` is always needed.
         has_val_or_test: whether its test images are in val or test, and are read without the training images. `load`
             takes `train` and `split` then.
         takes_val_fraction: whether it may come without a split, and `load` takes `val_fraction`.
+        has_columns: whether it is a table, and `load` takes `image_column` and `label_column`.
         may_have_other_classes: whether test images may be of classes that a model does not know.
         may_lack_cameras: of re-identification: whether images may have no camera, and `load` takes `cameras` and
             `bbox`.
@@ -53,6 +54,7 @@ class DatasetEntry(Generic[Data]):
     find: Callable[[Path], Path | None] | None = None
     has_val_or_test: bool = False
     takes_val_fraction: bool = False
+    has_columns: bool = False
     may_have_other_classes: bool = False
     may_lack_cameras: bool = False
 

@@ -12,6 +12,9 @@ from dual_cross_attention.untrusted_files import read_text
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
+Titles = list[str]
+"""Titles of the columns in a header, in order."""
+
 
 class TableRow(NamedTuple):
     """A row of a table.
@@ -31,7 +34,8 @@ def read_rows(
     source: str,
     notes: list[str],
     optional: Sequence[str] = (),
-    column_name: Callable[[str], str] = str.strip,
+    rename: Callable[[Titles], Titles] | None = None,
+    any_encoding: bool = False,
 ) -> list[TableRow]:
     """The rows of a CSV file, in its order; every field of `columns` is filled.
 
@@ -39,24 +43,26 @@ def read_rows(
     are ignored.
 
     Args:
-        path: the file, UTF-8.
+        path: the file.
         columns: that it must have.
         source: what errors and notes start with: the dataset.
         notes: a line is added on a separator other than the comma.
         optional: columns that it may lack; then, and where they are empty, their fields are empty.
-        column_name: name of a column from its title in the header; case does not matter.
+        rename: names of columns from the titles of the header; case does not matter. None: without spaces around them.
+        any_encoding: False: UTF-8 only. True: see `read_text`, with a note.
 
     Raises:
         InputError: the file cannot be read, lacks a column or a field, or has no row.
     """
-    text = read_text(path, source)
-    separator = _separator(text.split("\n", 1)[0], [*columns, *optional], column_name)
+    rename = rename or strip_titles
+    text = read_text(path, source, notes if any_encoding else None)
+    separator = _separator(text.split("\n", 1)[0], [*columns, *optional], rename)
     if separator != ",":
         notes.append(f"{source}: {escape(path.name)} is read with {SEPARATORS[separator]} between its columns")
     rows = []
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-        header = [column_name(title).casefold() for title in reader.fieldnames or []]
+        header = [title.casefold() for title in rename([*(reader.fieldnames or [])])]
         reader.fieldnames = header
         wrong = [name for name in columns if header.count(name) != 1]
         if wrong := wrong or [name for name in optional if header.count(name) > 1]:
@@ -83,7 +89,12 @@ def read_rows(
     return rows
 
 
-def _separator(header: str, columns: Collection[str], column_name: Callable[[str], str]) -> str:
+def strip_titles(titles: Titles) -> Titles:
+    """Without spaces around them."""
+    return [title.strip() for title in titles]
+
+
+def _separator(header: str, columns: Collection[str], rename: Callable[[Titles], Titles]) -> str:
     """The separator that gives the most of the expected column names; the comma if none gives any."""
 
     def found(separator: str) -> int:
@@ -91,6 +102,6 @@ def _separator(header: str, columns: Collection[str], column_name: Callable[[str
             titles = next(csv.reader([header], delimiter=separator), [])
         except csv.Error:
             return 0
-        return len({column_name(title).casefold() for title in titles} & {*columns})
+        return len({title.casefold() for title in rename(titles)} & {*columns})
 
     return max(SEPARATORS, key=found)  # the first of equals

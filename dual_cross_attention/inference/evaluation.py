@@ -56,6 +56,8 @@ def evaluate(
     output: str | Path | None = None,
     unknown_classes: UnknownClasses = "refuse",
     cameras: CameraMode | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trained model on a test split.
 
@@ -78,6 +80,7 @@ def evaluate(
             calibrated if the model is.
         unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
         cameras: of re-identification, as the setting of that name; None: as in the run.
+        image_column, label_column: of classification from a table, as the settings of that name; None: as in the run.
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
@@ -97,6 +100,9 @@ def evaluate(
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
         raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
+    columns_given = {"image_column": image_column, "label_column": label_column}
+    for name in (name for name, value in columns_given.items() if value is not None and saved.config.task != "fgvc"):
+        raise InputError(f"--{name} is for classification: this model is of task {saved.config.task}")
     if ranking_depth is not None and ranking_depth < 1:
         raise InputError(f"--ranking_depth: expected at least 1, got {ranking_depth}")
     if output is not None:
@@ -115,6 +121,7 @@ def evaluate(
         "eval_batch_size": batch_size,
         "num_workers": num_workers,
         **retrieval,
+        **columns_given,
     }
     setup = read_test_images(saved, changed, split, unknown_classes, console)
     config = setup.config
@@ -154,7 +161,7 @@ def read_test_images(
         choose_settings({"task": config.task, "dataset": dataset})  # refuses a dataset of another task
         of_the_run: dict[str, Any] = {"data_root": None}
         if config.task == "fgvc":
-            of_the_run["val_fraction"] = None
+            of_the_run |= dict.fromkeys(("val_fraction", "image_column", "label_column"))
         elif config.cameras == "none":
             of_the_run["cameras"] = "auto"
         config = replace(config, **of_the_run)

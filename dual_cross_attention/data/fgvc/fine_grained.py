@@ -119,9 +119,7 @@ class FineGrainedData:
                 f"{few(missing)}"
             )
         coarse = self._coarse_classes_of(classes, notes)
-        return replace(
-            self, classes=list(classes), test=test, warnings=warnings, notes=notes, coarse_classes=coarse
-        )
+        return replace(self, classes=list(classes), test=test, warnings=warnings, notes=notes, coarse_classes=coarse)
 
     def _coarse_classes_of(self, classes: Sequence[str], notes: list[str]) -> list[str] | None:
         """The coarse classes of a model's classes; None, with a note, if the dataset lacks that of one."""

@@ -1,30 +1,16 @@
 """Classes of listed images: names, order, and the coarse class of each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
+from dual_cross_attention.data.fgvc.listed_images import ListedImage, check_exist, in_both
+from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.names import composed, composed_order
-from dual_cross_attention.data.tables import read_rows
+from dual_cross_attention.data.tables import Titles, read_rows, strip_titles
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
-
-
-class ListedImage(NamedTuple):
-    """An image that a list names.
-
-    Args:
-        where: the list and line, for errors.
-        path: the file.
-        label: class as written: an id or a name.
-        coarse: coarse class as written; empty: none.
-    """
-
-    where: str
-    path: Path
-    label: str
-    coarse: str
 
 
 @dataclass
@@ -49,7 +35,7 @@ class ListedClasses:
         if label is None:
             known = ", ".join(escape(name) for name in list(self.label_of)[:5])
             raise InputError(
-                f"{image.where}: expected one of the {len(self.label_of):,} classes of classes.csv ({known}, ...), got "
+                f"{image.where}: expected one of the {len(self.label_of):,} known classes ({known}, ...), got "
                 f"{escape(image.label)!r:.200}"
             )
         if self.coarse and image.coarse:
@@ -79,7 +65,7 @@ def read_classes(path: Path, source: str, notes: list[str]) -> ListedClasses:
     Raises:
         InputError: it cannot be read, or names a class or an id twice.
     """
-    rows = read_rows(path, COLUMNS, source, notes, OPTIONAL, column_name=_without_type)
+    rows = read_rows(path, COLUMNS, source, notes, OPTIONAL, rename=_without_types)
     names, label_of, coarse, coarse_name_of = [], {}, [], {}
     has_ids, has_coarse = (any(row.fields[column] for row in rows) for column in ("class id", "coarse class name"))
     for line, fields in rows:
@@ -93,9 +79,9 @@ def read_classes(path: Path, source: str, notes: list[str]) -> ListedClasses:
             if not fields["coarse class name"]:
                 raise InputError(f"{where}: the field coarse class name is empty")
             coarse.append(composed(fields["coarse class name"]))
-            for word in (fields["coarse class id"], fields["coarse class name"]):
-                if coarse_name_of.setdefault(composed(word), coarse[-1]) != coarse[-1]:
-                    raise InputError(f"{where}: the coarse class {escape(word)} has two names, {coarse_name_of[word]} too")
+            for word in filter(None, (composed(fields["coarse class id"]), coarse[-1])):
+                if (other := coarse_name_of.setdefault(word, coarse[-1])) != coarse[-1]:
+                    raise InputError(f"{where}: expected one name for each coarse class, but {word} is {other} before")
     return ListedClasses(names, label_of, coarse or None, coarse_name_of)
 
 
@@ -121,5 +107,52 @@ def classes_of_images(images: Iterable[ListedImage]) -> ListedClasses:
     return ListedClasses(names, {name: label for label, name in enumerate(names)}, coarse, {})
 
 
-def _without_type(column: str) -> str:
-    return column.partition("(")[0].replace("_", " ").strip()
+def _without_types(titles: Titles) -> Titles:
+    return strip_titles([title.partition("(")[0].replace("_", " ") for title in titles])
+
+
+def listed_data(
+    source: str,
+    images: Mapping[str, Sequence[ListedImage]],
+    classes: ListedClasses,
+    tested: str,
+    train: bool,
+    names: Mapping[str, str],
+    warnings: list[str],
+    notes: list[str],
+) -> FineGrainedData:
+    """The dataset of listed images.
+
+    Args:
+        source: name of the dataset.
+        images: by split.
+        classes: of all of them.
+        tested: split of the test images.
+        train: whether the split "train" is used.
+        names: of the splits, in messages.
+        warnings, notes: of the dataset.
+
+    Raises:
+        InputError: a class is not known, an image does not exist, or a test image is of a class without training
+            images.
+    """
+    labels = {name: [classes.label(image) for image in listed] for name, listed in images.items()}
+    used = ["train", tested] if train else [tested]
+    if train:
+        trained = {*labels["train"]}
+        for image, label in zip(images[tested], labels[tested], strict=True):
+            if label not in trained:
+                raise InputError(
+                    f"{image.where}: has the class {escape(classes.names[label])!r}, of which {names['train']} has no "
+                    "image"
+                )
+        warnings = warnings + in_both(source, images["train"], images[tested], (names["train"], names[tested]))
+    for name in used:
+        check_exist(images[name])
+    if classes.coarse:
+        count = len({*classes.coarse})
+        notes = [*notes, f"{source}: {len(classes.names):,} classes in {count:,} coarse classes"]
+    lists = [ImageList([image.path for image in images[name]], labels[name]) for name in used]
+    return FineGrainedData(
+        source, classes.names, lists[0] if train else None, lists[-1], warnings, notes, classes.coarse
+    )

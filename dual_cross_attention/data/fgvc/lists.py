@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
-from dual_cross_attention.data.fgvc.listed_classes import ListedClasses, ListedImage, classes_of_images, read_classes
+from dual_cross_attention.data.fgvc.listed_classes import classes_of_images, listed_data, read_classes
+from dual_cross_attention.data.fgvc.listed_images import ListedImage, check_once
 from dual_cross_attention.data.folders import inner_folder_lines, subfolders, what_is_in
-from dual_cross_attention.data.images import ImageList
-from dual_cross_attention.data.listed_paths import absent, listed_path
+from dual_cross_attention.data.listed_paths import listed_path
 from dual_cross_attention.data.listing import not_listed_warnings
-from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.tables import SEPARATORS
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -53,26 +52,12 @@ def load_lists(data_root: Path, train: bool = True, split: str | None = None) ->
         classes = read_classes(root / CLASSES, "lists", notes)
     else:
         classes = classes_of_images(image for each in images.values() for image in each)
-    labels = {name: [classes.label(image) for image in listed] for name, listed in images.items()}
     taken = tests[0]
-    if train:
-        _check_trained(classes, images[taken], labels[taken], {*labels["train"]}, lists["train"])
-        warnings += _in_both(images["train"], images[taken], lists["train"].name, lists[taken].name)
-    for name in ("train", taken) if train else (taken,):
-        _check_exist(images[name])
     if not split and len(tests) > 1:
         notes.append(f"lists: {escape(root)} has val.txt and test.txt: test images are those of val.txt")
     warnings += _not_listed(root, images)
-    if classes.coarse:
-        notes.append(f"lists: {len(classes.names):,} classes in {len({*classes.coarse}):,} coarse classes")
-
-    def listed(name: str) -> ImageList:
-        return ImageList([image.path for image in images[name]], labels[name])
-
-    train_list = listed("train") if train else None
-    return FineGrainedData(
-        "lists", classes.names, train_list, listed(taken), warnings, notes, coarse_classes=classes.coarse
-    )
+    names = {name: path.name for name, path in lists.items()}
+    return listed_data("lists", images, classes, taken, train, names, warnings, notes)
 
 
 def _find_root(data_root: Path) -> Path:
@@ -96,7 +81,6 @@ def _read_list(path: Path, notes: list[str]) -> list[ListedImage]:
         named = SEPARATORS.get(separator, "spaces")
         notes.append(f"lists: {escape(path.name)} is read with {named} between its fields")
     images: list[ListedImage] = []
-    line_of: dict[Path, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -107,11 +91,10 @@ def _read_list(path: Path, notes: list[str]) -> list[ListedImage]:
             wanted = {2: "`path, class`", 3: "`path, class, coarse class`", None: "`path, class[, coarse class]`"}
             raise InputError(f"{where}: expected {wanted[expected]}, got {line!r:.200}")
         image = listed_path(path.parent, fields[0], where)
-        if (earlier := line_of.setdefault(image, number)) != number:
-            raise InputError(f"{where}: {escape(fields[0])} is listed in line {earlier} already")
         images.append(ListedImage(where, image, fields[1], fields[2] if len(fields) == 3 else ""))
     if not images:
         raise InputError(f"lists: expected images in {escape(path)}, but it lists none")
+    check_once(images)
     return images
 
 
@@ -122,32 +105,6 @@ def _fields(line: str, separator: str, where: str) -> Sequence[str]:
         return next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise InputError(f"{where}: cannot be read: {error}") from error
-
-
-def _check_trained(
-    classes: ListedClasses, images: Sequence[ListedImage], labels: Sequence[int], trained: set[int], path: Path
-) -> None:
-    """Raises InputError for a test image of a class without training images."""
-    for image, label in zip(images, labels, strict=True):
-        if label not in trained:
-            raise InputError(
-                f"{image.where}: has the class {escape(classes.names[label])!r}, of which {path.name} has no image"
-            )
-
-
-def _check_exist(images: Sequence[ListedImage]) -> None:
-    if gone := {*absent([image.path for image in images])}:
-        first = next(image for image in images if image.path in gone)
-        raise InputError(
-            f"{first.where}: {escape(first.path)} does not exist, as {len(gone):,} of {len(images):,} images of the list"
-        )
-
-
-def _in_both(train: Sequence[ListedImage], test: Sequence[ListedImage], train_name: str, test_name: str) -> list[str]:
-    both = {image.path for image in train} & {image.path for image in test}
-    if not both:
-        return []
-    return [f"lists: {len(both):,} images are in {train_name} and in {test_name}, such as {escape(min(both))}"]
 
 
 def _not_listed(root: Path, images: dict[str, list[ListedImage]]) -> list[str]:

@@ -77,7 +77,7 @@ def test_other_separators_and_names(grocery, separator, named):
 @pytest.mark.parametrize(
     ("file", "old", "new", "words"),
     [
-        ("train.txt", "c0_000.png, 0", "c0_000.png, 7", ["train.txt, line 1", "classes.csv", "'7'"]),
+        ("train.txt", "c0_000.png, 0", "c0_000.png, 7", ["train.txt, line 1", "3 known classes", "'7'"]),
         ("train.txt", "c0_000.png, 0, 0", "c0_000.png, 0, 1", ["train.txt, line 1", "Granny", "Apple", "Asparagus"]),
         ("train.txt", "c0_001.png", "c0_000.png", ["train.txt, line 2", "line 1 already"]),
         ("train.txt", "train/Fruit/c0/c0_002.png", "../grocery/x.png", ["train.txt, line 3", "inside"]),
