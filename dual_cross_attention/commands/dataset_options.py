@@ -20,7 +20,7 @@ class DatasetOptions:
     data_root: str | None = None
     """Folder of the dataset, or the folder that contains it. null: searched in $DCAL_DATA and ./data."""
     image_column: str | None = None
-    """Column of the images in a table (dataset csv: of their paths). null: found by its name."""
+    """Column of the images in a table (datasets csv and hf). null: found by its name."""
     label_column: str | None = None
     """Column of the classes in a table. null: found by its name."""
     val_fraction: float | None = None

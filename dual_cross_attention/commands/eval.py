@@ -39,15 +39,16 @@ class EvalOptions:
     """Folder of the dataset, or the folder that contains it; a classifier needs only its test images. null: where the
     run found it."""
     image_column: str | None = None
-    """Classification, dataset csv: column of the images' paths. null: found by its name; without dataset, as in the
-    run."""
+    """Classification, datasets csv and hf: column of the images or their paths. null: found by its name;
+    without dataset, as in the run."""
     label_column: str | None = None
-    """Classification, dataset csv: column of the classes. null: as image_column."""
+    """Classification, datasets csv and hf: column of the classes. null: as image_column."""
     split: Literal["val", "test"] | None = None
-    """Classification, datasets folder, lists, csv and shards: which images to evaluate on. null: val if it exists, else test."""
+    """Classification: which images to evaluate on, where a dataset may have both. null: val if it exists, else
+    test."""
     unknown_classes: Literal["refuse", "leave_out"] = "refuse"
-    """Classification, datasets folder, lists and csv: refuse test images of classes that the model does not know, or leave them out
-    with a warning."""
+    """Classification, datasets folder, lists and csv: refuse test images of classes that the model does not know, or
+    leave them out with a warning."""
     output: str | None = None
     """Classification: write one row per image to this file, .csv, .json, .jsonl or .parquet. Columns: path, label,
     prediction, correct, probability (of the predicted class), label_probability (of the true class); the same for each

@@ -1,4 +1,4 @@
-"""Finds the columns of a table by their names."""
+"""Names of columns and splits in tables."""
 
 from collections.abc import Sequence
 
@@ -18,6 +18,15 @@ IMAGE_NAMES = (
 """Names of columns of images or of their paths, in any case; the first that a table has is taken."""
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "species", "target", "fine_label", "cls")
 """Names of columns of classes."""
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of splits, in lower case, by what they are."""
+TESTS = ("val", "test")
+"""Splits of test images; the first that exists is taken."""
 
 
 def find_column(names: Sequence[str], usual: Sequence[str]) -> str | None:

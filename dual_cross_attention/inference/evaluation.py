@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
+from dual_cross_attention.configs.hub_names import split_hub_name
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
@@ -156,7 +157,8 @@ def read_test_images(
     Raises:
         InputError: there are none, or they do not fit the model.
     """
-    config, dataset = saved.config, changed.get("dataset")
+    dataset, data_root = split_hub_name(changed.get("dataset"), changed.get("data_root"))
+    changed, config = {**changed, "dataset": dataset, "data_root": data_root}, saved.config
     if dataset and dataset != config.dataset:
         choose_settings({"task": config.task, "dataset": dataset})  # refuses a dataset of another task
         of_the_run: dict[str, Any] = {"data_root": None}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from dual_cross_attention.configs.hub_names import split_hub_name
 from dual_cross_attention.configs.parse import check_fgvc_options, choose_settings
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
@@ -57,6 +58,7 @@ def check_data(
     """
     if num_workers is not None and num_workers < 0:
         raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
+    dataset, data_root = split_hub_name(dataset, data_root)
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     check_fgvc_options(task, name, val_fraction=val_fraction, image_column=image_column, label_column=label_column)

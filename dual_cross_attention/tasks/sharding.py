@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from dual_cross_attention.configs import CONFIGS
+from dual_cross_attention.configs.hub_names import split_hub_name
 from dual_cross_attention.configs.parse import check_fgvc_options, choose_settings
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
@@ -91,6 +92,7 @@ def shard(
             raise InputError(f"{name}: expected a number of at least {least}, got {value}")
     if max_bad_images is not None and max_bad_images < 0:
         raise InputError(f"max_bad_images: expected a number of at least 0, got {max_bad_images}")
+    dataset, data_root = split_hub_name(dataset, data_root)
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     given = {"val_fraction": val_fraction, "image_column": image_column, "label_column": label_column}

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dual_cross_attention.data.fgvc import csv_file, cub, folder, lists, shards, torchvision_sets
+from dual_cross_attention.configs.hub_names import split_hub_name
+from dual_cross_attention.data.fgvc import csv_file, cub, folder, hf, lists, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.registry import DatasetEntry, load_by_name, names_where
 from dual_cross_attention.data.synthetic.birds import draw_toy
@@ -71,6 +72,18 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         has_columns=True,
         may_have_other_classes=True,
     ),
+    "hf": DatasetEntry(
+        "Parquet, Arrow, image folders and hf:ORG/NAME of the Hugging Face Hub, by the library datasets",
+        hf.load_hf,
+        hf.LAYOUT,
+        hf.SOURCE,
+        no_download="the library datasets downloads --dataset hf:ORG/NAME by itself",
+        by_pattern=True,
+        has_val_or_test=True,
+        takes_val_fraction=True,
+        has_columns=True,
+        has_hub_names=True,
+    ),
     "shards": DatasetEntry(
         "images in tar archives, from dcal shard or any other writer of WebDataset's convention",
         shards.load_shards,
@@ -110,6 +123,7 @@ def load_fgvc(
         InputError: as `load_by_name`; a split that the dataset does not have; `val_fraction` or a column of another
             dataset.
     """
+    name, data_root = split_hub_name(name, None if data_root is None else f"{data_root}")
     options: dict[str, Any] = {}
     if entry := FGVC_DATASETS.get(name):
         if entry.has_val_or_test:

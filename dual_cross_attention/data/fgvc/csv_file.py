@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from dual_cross_attention.data.columns import IMAGE_NAMES, LABEL_NAMES, find_column
+from dual_cross_attention.data.columns import IMAGE_NAMES, LABEL_NAMES, SPLITS, TESTS, find_column
 from dual_cross_attention.data.duplicates import identical_files
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.fgvc.listed_classes import ListedClasses, classes_of_images, listed_data
@@ -18,14 +18,6 @@ from dual_cross_attention.text import escape
 
 LAYOUT = "a CSV file with the columns path and label and, if known, split (train, val, test) and coarse_label"
 SOURCE = "images of your own, listed by a CSV file"
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Values of the column split, in lower case, by what they are."""
-TESTS = ("val", "test")
-"""Splits of test images; the first that has rows is taken."""
 IMAGE, LABEL = "path", "label"
 
 

@@ -136,7 +136,9 @@ class FineGrainedData:
 
 
 def _replaced(labels: Sequence[int], new: np.ndarray) -> Sequence[int]:
-    """Returns `new[label]` for each label. Labels of tar archives stay lazy: only their table changes."""
+    """Returns `new[label]` for each label. Labels of tar archives stay lazy: only their table changes; those of a table
+    stay an array."""
     if isinstance(labels, IndexedNumbers):
         return IndexedNumbers(labels.index, labels.field, new[labels.table])
-    return new[np.asarray(labels, dtype=np.int64)].tolist()
+    replaced = new[np.asarray(labels, dtype=np.int64)]
+    return replaced if isinstance(labels, np.ndarray) else replaced.tolist()
