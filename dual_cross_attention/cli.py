@@ -18,6 +18,7 @@ COMMANDS = {
     "explain": "draw what a trained model attends to in images",
     "calibrate": "fit the probabilities of a trained model, and thresholds for unknown images or identities",
     "embed": "write the features of images that a trained model computes",
+    "export": "write a trained model as a file that runs without this project (ONNX, timm, torch.export)",
     "reproduce": "train a table of the paper again and compare it with the published numbers",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",

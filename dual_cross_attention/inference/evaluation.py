@@ -174,7 +174,7 @@ def _score(
     calibration: Calibration | None,
 ) -> dict[str, float]:
     """Computes the task's metrics on the model's device; the DataLoader workers end with this function."""
-    device = next(task.parameters()).device
+    device = task.device
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
 

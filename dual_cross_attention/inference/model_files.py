@@ -24,6 +24,7 @@ from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration_lines import with_calibration
 from dual_cross_attention.inference.calibrations import AnyCalibration, read_calibration
+from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.models.factory import create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
@@ -43,7 +44,7 @@ PRETRAINED_NAME = "model.safetensors"
 class SavedModel:
     """A model read from a file, in evaluation mode."""
 
-    model: DualCrossAttentionViT
+    model: DualCrossAttentionViT | OnnxModel
     config: TrainingConfig
     classes: list[str]
     metrics: dict[str, float]
@@ -111,6 +112,22 @@ def save_model(
     Raises:
         OSError, SafetensorError: it cannot be written; an existing file is unchanged.
     """
+    metadata = header_of(path, config, classes, metrics, data, preprocessing, calibration, chosen_by)
+    with atomic_write(path) as temporary:
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
+
+
+def header_of(
+    path: Path,
+    config: TrainingConfig,
+    classes: list[str],
+    metrics: dict[str, float],
+    data: DataFingerprint | None,
+    preprocessing: Preprocessing | None,
+    calibration: AnyCalibration | None,
+    chosen_by: str | None,
+) -> dict[str, str]:
+    """The entries of a model file's header, which `read_header` reads; arguments as of `save_model`."""
     metadata = {
         "config": json.dumps(asdict(config)),
         "classes": json.dumps(classes),
@@ -128,8 +145,7 @@ def save_model(
         metadata["calibration"] = calibration.to_json()
     if chosen_by := chosen_by or CHOSEN_BY.get(path.name):
         metadata["chosen_by"] = chosen_by
-    with atomic_write(path) as temporary:
-        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
+    return metadata
 
 
 def find_model_file(run_or_checkpoint: str | Path) -> Path:
@@ -151,13 +167,17 @@ def find_model_file(run_or_checkpoint: str | Path) -> Path:
 
 
 def read_model(run_or_checkpoint: str | Path) -> SavedModel:
-    """Reads a trained model from a run's folder (its best), a directory of `save_pretrained` or a file, on CPU and in
-    evaluation mode.
+    """Reads a trained model from a run's folder (its best), a directory of `save_pretrained`, a file, or an exported
+    .onnx file, on CPU and in evaluation mode.
 
     Raises:
         InputError: nothing there, or not a file that `save_model` wrote.
     """
     path = find_model_file(run_or_checkpoint)
+    if path.suffix == ".onnx":
+        from dual_cross_attention.inference.onnx_files import read_onnx
+
+        return read_onnx(path)
     file = read_model_file(path)
     config, metrics = file.config, file.metrics
     with torch.device("meta"):  # takes no memory, whatever size the header claims
@@ -227,7 +247,23 @@ def read_model_file(path: Path) -> ModelFile:
             metadata = file.metadata() or {}
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        if path.suffix == ".onnx":
+            raise InputError(f"'{path}' is an exported model: expected the model file that it was made of") from error
         raise InputError(f"cannot read '{path}' as .safetensors: {escape(' '.join(str(error).split()))}") from error
+    return read_header(metadata, state, path)
+
+
+def read_header(metadata: dict[str, str], state: dict[str, Tensor], path: Path) -> ModelFile:
+    """Reads the entries that `save_model` writes into the header of a file.
+
+    Args:
+        metadata: by name, untrusted.
+        state: the tensors of the file; empty where the weights are part of a graph.
+        path: of the file, for errors.
+
+    Raises:
+        InputError: entries are missing, invalid, or of a later version.
+    """
     check_header_version(metadata, f"the header of '{path}'")
     try:
         settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))
