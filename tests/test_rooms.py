@@ -8,7 +8,7 @@ import pytest
 import dual_cross_attention
 
 PACKAGE = Path(dual_cross_attention.__file__).parent
-ROOMS = "attention backbones configs data explanation inference metrics models reproduction runs tasks weights"
+ROOMS = "attention backbones configs data explanation export inference metrics models reproduction runs tasks weights"
 BELOW_TRAINING = ROOMS.split()
 MAY_NOT_IMPORT = {
     **{room: {"training", "commands", "cli"} for room in BELOW_TRAINING},

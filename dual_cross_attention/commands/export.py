@@ -15,7 +15,7 @@ class ExportOptions:
     it does not compute the same, it is not written and the numbers are printed."""
 
     EXAMPLE: ClassVar = "dcal export runs/birds --format onnx --output birds.onnx"
-    GROUPS: ClassVar = {"what to export": "format branch dtype", "check": "data_root max_loss", "output": "output"}
+    GROUPS: ClassVar = {"what to export": "format branch", "check": "data_root", "output": "output"}
 
     model: str = positional("MODEL")
     """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
@@ -24,14 +24,9 @@ class ExportOptions:
     pt2: torch.export's program for torch.export.load; such a file can hold code: load only files that you trust."""
     branch: Literal["sa", "glca"] | None = None
     """onnx, pt2: a graph of one branch alone. null: all branches that predict."""
-    dtype: Literal["fp32", "fp16", "int8"] = "fp32"
-    """onnx: of the weights. fp32 must agree with PyTorch on each image; fp16 and int8 are judged by their accuracy (or
-    mAP) on the labeled test split."""
     data_root: str | None = None
-    """Folder of the run's dataset, whose test images are compared. null: where the run found it; if it is not there,
-    fp32 is compared on synthetic images."""
-    max_loss: float = 0.5
-    """fp16, int8: largest loss of accuracy (or mAP), in percentage points."""
+    """Folder of the run's dataset, whose test images are compared (onnx). null: where the run found it; if it is not
+    there, synthetic images are compared."""
     output: str | None = None
     """File or directory to write. null: named after the model, in the current folder."""
 
@@ -46,11 +41,8 @@ def run(arguments: list[str]) -> None:
         options.model,
         options.format,
         options.branch,
-        options.dtype,
         options.output and Path(options.output),
         options.data_root,
-        options.max_loss,
-        console,
     )
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)

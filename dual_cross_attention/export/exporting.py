@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.onnx_files import import_onnx
@@ -18,11 +16,8 @@ def export_model(
     model: str | Path,
     format: str = "onnx",
     branch: str | None = None,
-    dtype: str = "fp32",
     output: Path | None = None,
     data_root: str | None = None,
-    max_loss: float = 0.5,
-    console: Console | None = None,
 ) -> tuple[Path, list[str]]:
     """Exports a trained model.
 
@@ -30,11 +25,8 @@ def export_model(
         model: as of `load_model`, but no exported file.
         format: one of `FORMATS`.
         branch: "sa" or "glca" alone; None: all that predict.
-        dtype: "fp32", "fp16" or "int8", of onnx.
         output: the file, or the directory of timm; None: named after the model, in the current folder.
         data_root: of the run's dataset; None: where the run found it.
-        max_loss: of fp16 and int8, in percentage points.
-        console: shows progress; None: not shown.
 
     Returns:
         The file or directory, and lines that say what was compared.
@@ -44,8 +36,6 @@ def export_model(
     """
     if format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    if format != "onnx" and dtype != "fp32":
-        raise InputError(f"--dtype {dtype} is for --format onnx")
     if format == "timm" and branch not in (None, "sa"):
         raise InputError("--format timm holds SA alone: GLCA is no model of timm")
     if format == "onnx":
@@ -66,10 +56,6 @@ def export_model(
         from dual_cross_attention.export.program import write_program
 
         return target, write_program(saved, branches, target)
-    if dtype != "fp32":
-        from dual_cross_attention.export.reduced import export_reduced
-
-        return target, export_reduced(saved, branches, dtype, target, data_root, max_loss, console)
     from dual_cross_attention.export.onnx_export import export_fp32
     from dual_cross_attention.export.sample_images import sample_images
 
