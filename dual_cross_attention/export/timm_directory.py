@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
-from timm.models import save_config_for_hf
+from timm.models._hub import save_config_for_hf
 
 from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.errors import InputError

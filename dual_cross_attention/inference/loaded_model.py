@@ -37,7 +37,6 @@ from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.inference.prediction import Embedding, Prediction
 from dual_cross_attention.inference.pretrained_directory import write_directory
 from dual_cross_attention.inference.reading import ImageBatch, read_batches
-from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
 if TYPE_CHECKING:
     from dual_cross_attention.explanation.explanation import Explanation

@@ -85,7 +85,7 @@ def test_the_gate_refuses_what_was_tampered_with(proto, tmp_path):
         changed = onnx.ModelProto()
         changed.CopyFrom(original)
         tamper(changed)
-        with pytest.raises(InputError, match="limit|batch"):
+        with pytest.raises(InputError, match=r"limit|batch"):
             write_checked(changed, saved, ["sa", "glca"], tmp_path / "x.onnx", images, "synthetic images")
         assert not list(tmp_path.glob("x.onnx*")), tamper
     result = write_checked(original, saved, ["sa", "glca"], tmp_path / "x.onnx", images, "synthetic images")
