@@ -97,7 +97,7 @@ def metadata_of(saved: SavedModel, branches: list[str], dtype: str, check: dict[
         calibration,
         saved.chosen_by,
     )
-    license_, license_line = starting_license(saved.config)
+    license_, license_line = starting_license(config)  # the name of a weights file, without its folder
     export = {
         "format": EXPORT_FORMAT,
         "branches": branches,

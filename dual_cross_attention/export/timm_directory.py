@@ -10,6 +10,7 @@ from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_card import starting_license
 from dual_cross_attention.inference.model_files import PRETRAINED_NAME, SavedModel
+from dual_cross_attention.inference.pretrained_directory import without_paths
 
 
 def write_timm_directory(saved: SavedModel, directory: Path) -> list[str]:
@@ -27,7 +28,7 @@ def write_timm_directory(saved: SavedModel, directory: Path) -> list[str]:
     if saved.config.task != "fgvc":
         raise InputError("--format timm is for classifiers: timm has no BN neck; take --format onnx")
     backbone, preprocessing = saved.model.backbone, saved.preprocessing
-    license_, license_line = starting_license(saved.config)
+    license_, license_line = starting_license(without_paths(saved.config))
     described = {
         "num_classes": len(saved.classes),
         "label_names": saved.classes,
