@@ -8,6 +8,9 @@ enrolled with all their gallery images, and all queries are searched for: those 
 give the false-positive identification rate (FPIR), the others the false-negative one (FNIR). Gallery images of the
 query's identity under its own camera are left out; a query whose identity has no others is skipped. Distractors and
 training identities are left out. Features are computed once and kept in `--features`.
+
+`--gallery_images 1` enrolls one image, at random, of each identity, on both halves; `--together` answers all reported
+queries of an identity together, as `dcal identify` answers the images of a track, with thresholds of single images.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from torch import Tensor
 from benchmarks.measure import table, write_json
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import choose_device
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibrate_reid import REPEATS, compute_features, training_identities
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.model_files import read_model
@@ -60,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cross_camera_only", action="store_true", help="leave out all gallery images under the query's camera"
     )
+    parser.add_argument("--gallery_images", type=int, help="images of each enrolled identity, at most; default: all")
+    parser.add_argument("--together", action="store_true", help="answer all queries of an identity together")
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--batch_size", type=int)
@@ -75,13 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             np.savez(given.features, **features._asdict())
     else:
         parser.error("give a MODEL, or --features that are there")
+    if given.gallery_images:
+        features = limit_gallery(features, given.gallery_images)
     distances = identity_distances(*features, cross_camera_only=given.cross_camera_only)
     probe_ids = torch.from_numpy(features.query_ids)
-    splits = [split_rates(distances, probe_ids, given.fpir, seed) for seed in range(given.splits)]
+    splits = [split_rates(distances, probe_ids, given.fpir, seed, given.together) for seed in range(given.splits)]
     rows = {name: summarize([split[name] for split in splits]) for name in splits[0]}
     setting = f"{given.splits} splits of {len(distances.identities):,} gallery identities, {len(probe_ids):,} queries; "
     setting += f"{features.distance} distance"
     setting += ", across cameras only" if given.cross_camera_only else ""
+    setting += f", at most {given.gallery_images} images of an identity" if given.gallery_images else ""
+    setting += ", queries of an identity together" if given.together else ""
     print(f"{setting}\n\n{table(rows, 'wanted FPIR')}")
     write_json(given.json, setting=setting, rows=rows, splits=splits)
     return 0
@@ -95,13 +105,45 @@ def features_of_model(given: argparse.Namespace, console: Console) -> Features:
     task = setup.build_task(saved.model.to(device))
     found = compute_features(task, setup, device, "fp32", UnreadableImages(console.print), console)
     left_out = {*training_identities(saved, setup.data, setup.config.dataset), setup.data.distractors} - {None}
-    columns = [column.cpu().numpy() for column in found.sides("")]
+    sides = found.sides("")
+    if sides.query_cameras is None or setup.split.leave_one_out:
+        raise InputError("--model: expected queries and gallery with cameras, got a dataset without them")
+    columns = [column.cpu().numpy() for column in sides[:6]]
     kept = [~np.isin(ids, sorted(left_out)) for ids in columns[2:4]]
     return Features(*(column[kept[place % 2]] for place, column in enumerate(columns)), task.distance)
 
 
+def limit_gallery(features: Features, number: int, seed: int = 0) -> Features:
+    """At most so many gallery images of each identity, chosen at random."""
+    order = np.random.default_rng(seed).permutation(len(features.gallery_ids))
+    seen: dict[int, int] = {}
+    kept = []
+    for place in order.tolist():
+        identity = int(features.gallery_ids[place])
+        seen[identity] = seen.get(identity, 0) + 1
+        if seen[identity] <= number:
+            kept.append(place)
+    gallery = {name: getattr(features, name)[sorted(kept)] for name in ("gallery", "gallery_ids", "gallery_cameras")}
+    return features._replace(**gallery)
+
+
+def together(distances: IdentityDistances, probe_ids: Tensor) -> IdentityDistances:
+    """One probe of each identity: the distance of an enrolled one is the mean over its probes that may find it."""
+    rows, own = [], []
+    for identity in probe_ids.unique():
+        of_probe = probe_ids == identity
+        found = distances.distances[of_probe]
+        rows.append(found.masked_fill(found.isinf(), math.nan).nanmean(0).nan_to_num(math.inf))
+        own.append(distances.own[of_probe][0])
+    return IdentityDistances(torch.stack(rows), distances.identities, torch.stack(own))
+
+
 def split_rates(
-    distances: IdentityDistances, probe_ids: Tensor, rates: Sequence[float], seed: int
+    distances: IdentityDistances,
+    probe_ids: Tensor,
+    rates: Sequence[float],
+    seed: int,
+    queries_together: bool = False,
 ) -> dict[str, dict[str, float]]:
     """One random split: by wanted rate, percent, and the rank-1 accuracy of queries of enrolled identities.
 
@@ -110,6 +152,7 @@ def split_rates(
         probe_ids: (P,) the identities of the queries.
         rates: false-positive identification rates.
         seed: of the split.
+        queries_together: whether the reported queries of an identity are answered together.
     """
     identities = torch.cat([distances.identities, probe_ids]).unique()
     order = identities[torch.randperm(len(identities), generator=torch.Generator().manual_seed(seed))]
@@ -120,25 +163,36 @@ def split_rates(
         distances.select(torch.isin(probe_ids, probed), torch.isin(distances.identities, in_gallery))
         for probed, in_gallery in ((fitted_on, fitted_on), (reported, enrolled))
     )
+    if queries_together:
+        of_report = together(of_report, probe_ids[torch.isin(probe_ids, reported)])
     fitted, scores = of_fit.scores_by_size([size], REPEATS, seed)[size], of_report.scores()
     rows = {}
     for rate in rates:
         threshold = fitted.threshold(rate)
+        enough = rate * len(scores.nonmated) >= 1
         rows[f"{100 * rate:g} %"] = {
             "enrolled identities": float(size),
             "rank-1 %": 100 * (1 - scores.fnir(math.inf)),
-            "FNIR % at this FPIR": 100 * scores.fnir(scores.threshold(rate)),
+            "FNIR % at this FPIR": 100 * scores.fnir(scores.threshold(rate)) if enough else math.nan,
             "FPIR % of the fitted threshold": 100 * scores.fpir(threshold),
             "FNIR % of the fitted threshold": 100 * scores.fnir(threshold),
+            "right % of the accepted": 100 * right_of_accepted(of_report, threshold),
         }
     return rows
 
 
+def right_of_accepted(distances: IdentityDistances, threshold: float) -> float:
+    """Of the mated probes that get an identity, the share that gets its own, 0..1; NaN if none gets one."""
+    own, nearest = distances.own_distances, distances.other_distances.amin(1)
+    accepted = own.isfinite() & (torch.minimum(own, nearest) <= threshold)
+    return (own < nearest)[accepted].double().mean().item()
+
+
 def summarize(splits: Sequence[dict[str, float]]) -> dict[str, str]:
-    """Mean ± standard deviation of each column over the splits."""
-    columns = {name: [split[name] for split in splits] for name in splits[0]}
+    """Mean ± standard deviation of each column over the splits where it is a number; – if there is none."""
+    columns = {name: [split[name] for split in splits if not math.isnan(split[name])] for name in splits[0]}
     return {
-        name: f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+        name: "–" if not values else f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
         for name, values in columns.items()
     }
 

@@ -86,8 +86,8 @@ ADDED = {
     ),
     "train --task reid": (
         "--data_root images",
-        "--data_root no_camera",
-        "--data_root missing_column",
+        "--data_root no_camera --cameras name",
+        "--data_root missing_column --cameras name",
         "--data_root missing_image",
         "--data_root more_fields",
         "--batch_size 32 --images_per_identity 4",

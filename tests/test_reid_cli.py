@@ -232,7 +232,9 @@ def test_invalid_input_is_an_error_of_one_line(dcal, flags, crowd, make_people, 
         path.unlink()
     for path in (lonely / "query").rglob("door_*"):
         path.unlink()
-    assert_refused(dcal("train", *flags, f"--data_root={lonely}"), "none of the 3 queries", "another camera")
+    assert_refused(
+        dcal("train", *flags, "--cameras=name", f"--data_root={lonely}"), "none of the 3 queries", "another camera"
+    )
     assert dcal("train", *flags, "--output_dir", run).status == 0
     assert_refused(dcal("eval", run, "--save_ranking", "no/where.jsonl"), "--save_ranking", "'no'")
     assert_refused(dcal("eval", run, "--save_ranking", tmp_path), "--save_ranking", "a file")

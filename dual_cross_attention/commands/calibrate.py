@@ -22,7 +22,7 @@ class CalibrateOptions:
 
     EXAMPLE: ClassVar = "dcal calibrate runs/birds --split val --output birds.safetensors"
     GROUPS: ClassVar = {
-        "data": "dataset data_root split",
+        "data": "dataset data_root split cameras",
         "calibration": "score keep fpir",
         "output": "output json",
         "hardware and speed": "device precision batch_size num_workers",
@@ -36,15 +36,18 @@ class CalibrateOptions:
     """Folder of the dataset, or the folder that contains it; only test images are needed. null: where the run found
     it."""
     split: Literal["val", "test"] | None = None
-    """Of a classifier, datasets folder and shards: which images to calibrate on. null: val if it exists, else test."""
+    """Classifiers, datasets folder and shards: which images to calibrate on. null: val if it exists, else test."""
+    cameras: Literal["auto", "none", "name"] | None = None
+    """Re-identification, dataset folder: name reads cameras from file names or the column camera of a CSV file; none:
+    there are none, and a query ignores only its own file; auto: name if they are cameras. null: as in the run."""
     score: Literal["probability", "energy", "agreement"] | None = None
-    """Of a classifier: what the threshold is on. probability: that of the predicted class; energy: T log sum
+    """Classifiers: the score that is thresholded. probability: that of the predicted class; energy: T log sum
     exp(logits / T), mean of SA and GLCA; agreement: overlap of the probabilities of SA and GLCA (with predict --branch:
     probability). null: probability."""
     keep: float | None = None
-    """Of a classifier: share of the images, all of known classes, that stay known. null: 0.95."""
+    """Classifiers: share of the images, all of known classes, that stay known. null: 0.95."""
     fpir: float | None = None
-    """Of re-identification: wanted false-positive identification rate, the share of images of identities that are not
+    """Re-identification: wanted false-positive identification rate, the share of images of identities that are not
     enrolled which are taken for an enrolled one. null: 0.01."""
     output: str | None = None
     """Write a copy of the model file with the calibration, .safetensors. null: write it into the model file itself."""

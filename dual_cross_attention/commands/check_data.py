@@ -1,7 +1,7 @@
 """`dcal check-data`: reads every image of a dataset before a training does."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dual_cross_attention.commands.dataset_options import DatasetOptions
 from dual_cross_attention.commands.output import open_console, write_json
@@ -19,6 +19,8 @@ class CheckOptions(DatasetOptions):
 
     EXAMPLE: ClassVar = "dcal check-data --dataset cub --data_root DIR"
 
+    cameras: Literal["auto", "none", "name"] = "auto"
+    """Re-identification, dataset folder: as for dcal train."""
     json: str | None = None
     """Write the report as JSON to this file; - writes it to standard output, and nothing else."""
 
@@ -30,7 +32,13 @@ def run(arguments: list[str]) -> int:
     from dual_cross_attention.tasks import data_check
 
     report = data_check.check_data(
-        options.task, options.dataset, options.data_root, options.num_workers, console, options.val_fraction
+        options.task,
+        options.dataset,
+        options.data_root,
+        options.num_workers,
+        console,
+        options.val_fraction,
+        options.cameras,
     )
     for line in data_check.as_lines(report, SHOWN_BAD):
         console.print(escape(line), soft_wrap=True)

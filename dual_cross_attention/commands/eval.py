@@ -26,7 +26,7 @@ class EvalOptions:
     EXAMPLE: ClassVar = "dcal eval runs/fgvc-toy-vit_tiny_patch16_224-full-seed0"
     GROUPS: ClassVar = {
         "data": "dataset data_root split unknown_classes",
-        "retrieval (reid)": "feature distance normalize_features rerank",
+        "retrieval (reid)": "feature distance normalize_features rerank cameras",
         "output": "output json save_ranking ranking_depth",
         "hardware and speed": "device precision batch_size num_workers",
     }
@@ -54,6 +54,9 @@ class EvalOptions:
     """Distance between query and gallery features. null: as in the run."""
     normalize_features: bool | None = None
     """Scale features to an L2 norm of 1 before distances are computed. null: as in the run."""
+    cameras: Literal["auto", "none", "name"] | None = None
+    """Re-identification, dataset folder: name reads cameras from file names or the column camera of a CSV file; none:
+    there are none, and a query ignores only its own file; auto: name if they are cameras. null: as in the run."""
     rerank: bool = False
     """Re-rank by k-reciprocal neighbors (Zhong et al. 2017)."""
     save_ranking: str | None = None

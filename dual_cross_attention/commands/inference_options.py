@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
-    """Options of commands that apply a model."""
+class HardwareOptions:
+    """Options of commands that apply a model to images."""
 
-    model: str = positional("MODEL")
-    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
@@ -34,12 +32,26 @@ class ModelOptions:
 
 
 @dataclass(kw_only=True)
-class InferenceOptions(ModelOptions):
-    """Options of commands with one result per image."""
+class ModelOptions(HardwareOptions):
+    """Options of commands whose model is named."""
+
+    model: str = positional("MODEL")
+    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
+
+
+@dataclass(kw_only=True)
+class ImagesOptions:
+    """The images of a command line, for `find_inputs`."""
 
     images: list[str] = positional("IMAGE|FOLDER|PATTERN|-")
     """Image files, folders (searched recursively), patterns such as 'photos/*.jpg'; - reads paths from standard input,
     one per line."""
+
+
+@dataclass(kw_only=True)
+class InferenceOptions(ImagesOptions, ModelOptions):
+    """Options of commands with one result per image."""
+
     branch: Literal["sa", "glca"] | None = None
     """Use one branch alone. null: both, if the model has both."""
     resume: Literal["auto", "never"] = "auto"
@@ -70,14 +82,20 @@ def load_for_images(options: ModelOptions) -> tuple["LoadedModel", dict[str, Any
     """The model, and its arguments `batch_size` and `num_workers` that the options set."""
     from dual_cross_attention.devices import keep_freed_memory
     from dual_cross_attention.inference.loaded_model import load_model
-    from dual_cross_attention.tasks.data_module import default_workers
 
     keep_freed_memory()
     model = load_model(options.model, options.device, options.precision)
+    return model, reading_arguments(options, model)
+
+
+def reading_arguments(options: HardwareOptions, model: "LoadedModel") -> dict[str, Any]:
+    """The arguments `batch_size` and `num_workers` of a model's methods that the options set."""
+    from dual_cross_attention.tasks.data_module import default_workers
+
     workers = options.num_workers
     if workers is None:
         workers = max(1, default_workers(model.device))
-    return model, {"batch_size": options.batch_size, "num_workers": workers}
+    return {"batch_size": options.batch_size, "num_workers": workers}
 
 
 def part_settings(command: str, model: "LoadedModel", options: InferenceOptions, **more: Any) -> dict[str, Any]:

@@ -40,12 +40,12 @@ class ReproduceOptions:
     """paper: the recipes, which need the datasets and a GPU for days; cpu: the same rows on the synthetic toy datasets
     with a small backbone, for minutes. The scores of cpu are not comparable with published ones."""
     data_root: str | None = None
-    """Folder that contains the folders of the datasets. null: $DCAL_DATA and ./data."""
+    """Folder that contains the folders of the datasets, for --scale paper. null: $DCAL_DATA and ./data."""
     distractor_root: str | None = None
     """Folder of other images, for the row of the table distractors whose second image is of another dataset."""
     train_flags: str = ""
     """Further flags of dcal train for all runs, in one string, such as "--batch_size 8 --gradient_accumulation_steps
-    2"."""
+    2". They cannot change what the rows of the table are about, such as the backbone."""
     output_dir: str | None = None
     """Folder of the runs and of the tables, TABLE.md and TABLE.csv. null: runs/reproduce, or runs/reproduce-cpu."""
     table_only: bool = False
@@ -69,15 +69,18 @@ def run(arguments: list[str]) -> int:
     def write() -> str:
         return write_summary(plan.title, plan.rows, plan.notes, folder, options.table)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir: cannot make the folder '{folder}': {error.strerror}") from error
     failed = 0
     if not options.table_only:
 
-        def tell(line: str) -> None:
+        def on_message(line: str) -> None:
             write()  # so that a long sweep can be watched
             console.print(line, markup=False, soft_wrap=True)
 
-        result = run_sweep(plan.trainings, tell)
+        result = run_sweep(plan.trainings, on_message)
         failed = result.failed
         if result.elsewhere:
             console.print(f"{result.elsewhere} of the trainings are running in other processes: rows of theirs follow")

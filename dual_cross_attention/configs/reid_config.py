@@ -27,8 +27,15 @@ class ReIDConfig(TrainingConfig):
     task: Literal["reid"] = "reid"
     dataset: str = "market1501"
     """Dataset: toy (synthetic), market1501, dukemtmc, msmt17, veri776, folder (train/, query/ and gallery/ with
-    IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv), or shards (tar archives, such as those of dcal
-    shard; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
+    IDENTITY/CAMERA_*.jpg, or train.csv, query.csv and gallery.csv; test/ or test.csv in place of query and gallery),
+    or shards (tar archives, such as those of dcal shard; data_root is DIR/train-{000000..000127}.tar, or DIR)."""
+    cameras: Literal["auto", "none", "name"] = setting("auto", before={1: "name"})
+    """Cameras of dataset folder. name: from file names (CAMERA_*.jpg) or the column camera of a CSV file; a query
+    ignores gallery images of its identity and camera. none: there are none, and a query ignores only its own file.
+    auto: name if the names are cameras, which recur across identities, else none; what it decides is printed."""
+    bbox: Literal["crop", "ignore"] = setting("crop", before={1: "ignore"})
+    """Column bbox of the CSV files of dataset folder (x, y, width, height in pixels): crop images by it, or ignore
+    it."""
 
     # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"

@@ -40,8 +40,9 @@ class ImageCache:
         self._pixels = torch.frombuffer(memory, dtype=torch.uint8, offset=count).view(count, 3, *size)
 
     def get(self, index: int, read: Callable[[int], Tensor]) -> Tensor:
-        """Returns image `index`, read-only uint8 (3, height, width), from `read(index)` at the first access. Exceptions
-        of `read` propagate, and nothing is cached.
+        """Returns image `index`, read-only uint8 (3, height, width), from `read(index)` at the first access.
+
+        Exceptions of `read` propagate, and nothing is cached.
         """
         if not self._filled[index]:
             self._pixels[index] = read(index)

@@ -23,7 +23,7 @@ def identical_files(paths: Sequence[Path]) -> list[list[int]]:
         Groups of two files or more, each in ascending order.
     """
     groups: list[list[int]] = [[*range(len(paths))]]
-    for key in (_size, lambda path: _digest(path, FIRST_BYTES), _digest):
+    for key in (_size, lambda path: digest_file(path, FIRST_BYTES), digest_file):
         groups = [each for group in groups for each in _grouped(group, paths, key)]
     return groups
 
@@ -43,7 +43,7 @@ def _size(path: Path) -> int:
     return os.stat(path).st_size
 
 
-def _digest(path: Path, most: int | None = None) -> bytes:
+def digest_file(path: Path, most: int | None = None) -> bytes:
     """A hash over the bytes of a file, or over at most so many of the first."""
     digest = hashlib.blake2b(digest_size=16)
     with open_regular(path) as file:

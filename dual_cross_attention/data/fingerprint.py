@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
+from dual_cross_attention.data.crops import CroppedFile, file_of
 from dual_cross_attention.data.images import ImageList, ImageSource
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.shards.columns import IndexedImages
@@ -137,14 +138,18 @@ def fingerprint_split(images: Sequence[ImageSource], *labels: Sequence[int]) -> 
     else:
         for each in labels:
             digest.update(np.ascontiguousarray(np.asarray(each), dtype="<i8").tobytes())
-        if len(images) and isinstance(images[0], Path):
-            paths = [os.fspath(path) for path in images]
+        files = [path for path in map(file_of, images) if path is not None]
+        if len(images) and len(files) == len(images):
+            paths = [os.fspath(path) for path in files]
             # The common prefix of the first and the last in sorted order is that of all.
             folder = os.path.commonpath([os.path.dirname(min(paths)), os.path.dirname(max(paths))])
             start = len(folder) + 1 if folder else 0
-            sample = _sample(images)
+            sample = _sample(files)
             for begin in range(0, len(paths), AT_ONCE):
                 digest.update(b"".join(_encoded(path[start:]) for path in paths[begin : begin + AT_ONCE]))
+            for place, image in enumerate(images):
+                if isinstance(image, CroppedFile):
+                    digest.update(f"{place} {image.box}\0".encode())
     return SplitFingerprint(len(images), digest.hexdigest(), sample)
 
 

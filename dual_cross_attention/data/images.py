@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from dual_cross_attention.data.crops import CroppedFile
 from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.text import escape
@@ -27,8 +28,8 @@ MAX_BYTES = 2 * 2**30
 # PIL warns between half of MAX_PIXELS and MAX_PIXELS; the limit is checked here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-ImageSource = Path | Member | Image.Image
-"""A file, a member of a tar archive, or an image in memory."""
+ImageSource = Path | CroppedFile | Member | Image.Image
+"""A file, a crop of one, a member of a tar archive, or an image in memory."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,16 @@ class UnreadableImage(Exception):
         return f"{escape(self.path)}: {self.reason}"
 
 
-def open_bytes(image: Path | Member) -> BinaryIO:
-    """The bytes of an image, as a file; errors as of `open_regular` and `Member.open`."""
-    return image.open() if isinstance(image, Member) else open_regular(image)
+def open_bytes(image: Path | CroppedFile | Member) -> BinaryIO:
+    """The bytes of an image, as a file; of a crop, those of the whole. Errors as of `open_regular`, `Member.open`."""
+    if isinstance(image, Member):
+        return image.open()
+    return open_regular(image.path if isinstance(image, CroppedFile) else image)
 
 
 @contextmanager
 def open_image(image: ImageSource) -> Iterator[Image.Image]:
-    """Opens an image and reads its header only: nothing large is allocated.
+    """Opens an image and reads its header only: nothing large is allocated. Of a crop, it is the whole image.
 
     Whatever is raised inside, by PIL while it decodes, also becomes the error below.
 
@@ -122,6 +125,8 @@ def read_image(image: ImageSource, size: tuple[int, int] | None = None) -> Image
             range that is not known.
     """
     with open_image(image) as opened:
+        if isinstance(image, CroppedFile):  # the box is in pixels of the full size
+            return image.crop(upright_rgb(opened))
         if size and not isinstance(image, Image.Image):
             _decode_smaller(opened, size)
         return upright_rgb(opened)

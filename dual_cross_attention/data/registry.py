@@ -40,6 +40,8 @@ class DatasetEntry(Generic[Data]):
             takes `train` and `split` then.
         takes_val_fraction: whether it may come without a split, and `load` takes `val_fraction`.
         may_have_other_classes: whether test images may be of classes that a model does not know.
+        may_lack_cameras: of re-identification: whether images may have no camera, and `load` takes `cameras` and
+            `bbox`.
     """
 
     description: str
@@ -52,6 +54,7 @@ class DatasetEntry(Generic[Data]):
     has_val_or_test: bool = False
     takes_val_fraction: bool = False
     may_have_other_classes: bool = False
+    may_lack_cameras: bool = False
 
     @property
     def is_synthetic(self) -> bool:
@@ -82,8 +85,7 @@ def load_by_name(
         **options: passed on to the entry's `load`.
 
     Raises:
-        InputError: an unknown name, a missing or wrong `data_root`, a dataset that cannot be downloaded, or a dataset
-            that
+        InputError: an unknown name, a missing or wrong `data_root`, a dataset that cannot be downloaded, or one that
             cannot be used.
     """
     if name not in registry:

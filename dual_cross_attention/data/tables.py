@@ -25,7 +25,9 @@ class TableRow(NamedTuple):
     fields: dict[str, str]
 
 
-def read_rows(path: Path, columns: Sequence[str], source: str, notes: list[str]) -> list[TableRow]:
+def read_rows(
+    path: Path, columns: Sequence[str], source: str, notes: list[str], optional: Sequence[str] = ()
+) -> list[TableRow]:
     """The rows of a CSV file, in its order; every field of `columns` is filled.
 
     Columns are found by their names, in any order and in capitals or not; the separator by the header. Other columns
@@ -36,12 +38,13 @@ def read_rows(path: Path, columns: Sequence[str], source: str, notes: list[str])
         columns: that it must have.
         source: what errors and notes start with: the dataset.
         notes: a line is added on a separator other than the comma.
+        optional: columns that it may lack; then, and where they are empty, their fields are empty.
 
     Raises:
         InputError: the file cannot be read, lacks a column or a field, or has no row.
     """
     text = read_text(path, source)
-    separator = _separator(text.split("\n", 1)[0], columns)
+    separator = _separator(text.split("\n", 1)[0], [*columns, *optional])
     if separator != ",":
         notes.append(f"{source}: {escape(path.name)} is read with {SEPARATORS[separator]} between its columns")
     rows = []
@@ -49,7 +52,8 @@ def read_rows(path: Path, columns: Sequence[str], source: str, notes: list[str])
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
         header = [name.strip().casefold() for name in reader.fieldnames or []]
         reader.fieldnames = header
-        if wrong := [name for name in columns if header.count(name) != 1]:
+        wrong = [name for name in columns if header.count(name) != 1]
+        if wrong := wrong or [name for name in optional if header.count(name) > 1]:
             raise InputError(
                 f"{source}: {path}, line 1: expected the columns {','.join(columns)}, but there "
                 f"{'are several' if wrong[0] in header else 'is no'} {wrong[0]}"
@@ -61,8 +65,8 @@ def read_rows(path: Path, columns: Sequence[str], source: str, notes: list[str])
                     f"{where}: expected {len(header)} fields, got {len(header) + len(row[None])}: a field with "
                     f"{SEPARATORS[separator]} needs quotes"
                 )
-            fields = {name: (row[name] or "").strip() for name in columns}
-            if empty := [name for name, field in fields.items() if not field]:
+            fields = {name: (row.get(name) or "").strip() for name in (*columns, *optional)}
+            if empty := [name for name in columns if not fields[name]]:
                 raise InputError(f"{where}: the field {empty[0]} is empty")
             rows.append(TableRow(reader.line_num, fields))
     except (OSError, csv.Error) as error:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from dual_cross_attention.data.concat_sequence import ConcatSequence
+from dual_cross_attention.data.crops import CroppedFile
 from dual_cross_attention.data.images import ImageSource, UnreadableImage, open_bytes, open_image
 from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import Member
@@ -117,6 +118,9 @@ def look_at(image: ImageSource) -> Look:
             width, height, mode = opened.width, opened.height, opened.mode
             animated = getattr(opened, "is_animated", False)
             pixels = upright_rgb(opened)
+            if isinstance(image, CroppedFile):
+                pixels = image.crop(pixels)
+                width, height = pixels.size
             levels, brightest = count_levels(pixels), max(high for _, high in pixels.getextrema())
         digest = None if isinstance(image, Image.Image) else _digest(image)
     except UnreadableImage as error:
@@ -224,7 +228,7 @@ def _look_at_some(images: list[ImageSource]) -> list[Look]:
     return [look_at(image) for image in images]
 
 
-def _digest(image: Path | Member) -> bytes:
+def _digest(image: Path | CroppedFile | Member) -> bytes:
     digest = hashlib.blake2b()
     with open_bytes(image) as file:
         while block := file.read(1 << 20):

@@ -6,8 +6,9 @@ from typing import Any, Literal
 from rich.console import Console
 
 from dual_cross_attention.data.fingerprint import DataFingerprint
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.devices import available_precision, choose_device, choose_precision, keep_freed_memory
+from dual_cross_attention.devices import choose_device, keep_freed_memory
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibrate_classifier import ClassifierCalibrator
 from dual_cross_attention.inference.calibrate_reid import ReIDCalibrator
@@ -41,6 +42,7 @@ def calibrate(
     num_workers: int | None = None,
     console: Console | None = None,
     fpir: float | None = None,
+    cameras: CameraMode | None = None,
 ) -> dict[str, Any]:
     """Fits a calibration, and writes it into the header of the model file.
 
@@ -60,6 +62,7 @@ def calibrate(
         output: a copy of the model file with the calibration; None: the model file itself is replaced.
         console: shows notes, warnings and progress; None: not shown.
         fpir: of re-identification: wanted false-positive identification rate; None: 0.01.
+        cameras: of re-identification: as of `evaluate`.
 
     Returns:
         "checkpoint", "output", "task", "predicting" (the branches that answer together), "images", "unreadable",
@@ -80,22 +83,23 @@ def calibrate(
     saved = read_model(source)
     options = {"score": score, "keep": keep, "fpir": fpir}
     calibrator = _calibrator(saved, {name: value for name, value in options.items() if value is not None})
-    chosen_precision = choose_precision(
-        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
-    )
+    chosen_precision = saved.choose_precision(chosen, precision)
+    if cameras is not None and saved.config.task != "reid":
+        raise InputError(f"--cameras: this model is of task {saved.config.task}, whose images have no cameras")
     console = console or Console(quiet=True)
     changed = {
         "dataset": dataset,
         "data_root": data_root,
         "eval_batch_size": batch_size,
         "num_workers": num_workers,
+        "cameras": cameras,
     }
     setup = read_test_images(saved, changed, split, "refuse", console)
     data = check_not_trained_on(saved, setup, console)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
-    calibration, counts, doubts = calibrator.fit(setup, data, split, chosen, chosen_precision, unreadable, console)
-    for doubt in doubts:
-        console.print(f"warning: {doubt}", style="yellow")
+    calibration, counts, warnings = calibrator.fit(setup, data, split, chosen, chosen_precision, unreadable, console)
+    for warning in warnings:
+        console.print(f"warning: {warning}", style="yellow")
     write_calibration(source, target, calibration, saved.chosen_by)
     return {
         "checkpoint": str(source),

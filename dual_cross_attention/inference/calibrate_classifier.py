@@ -40,7 +40,7 @@ class ClassifierCalibrator(Calibrator[RunSetup]):
         keep: share of the images, which are all of known classes, that the threshold keeps.
 
     Raises:
-        InputError: a share that is none, or a score that the model does not have.
+        InputError: a share that is not above 0 and at most 1, or a score that the model does not have.
     """
 
     options = ("score", "keep")
@@ -74,7 +74,7 @@ class ClassifierCalibrator(Calibrator[RunSetup]):
             date.today().isoformat(),
             held_out,
         )
-        return Fitted(calibration, {"images": len(found.labels), "predicting": found.predicting}, doubts(found))
+        return Fitted(calibration, {"images": len(found.labels), "predicting": found.predicting}, uncertainties(found))
 
 
 class LabeledLogits(NamedTuple):
@@ -145,7 +145,8 @@ def compute_logits(
 def fit_answers(found: LabeledLogits, score: Score, keep: float) -> dict[str, CalibratedAnswer]:
     """Temperatures, then thresholds, of each branch and of all that predict together.
 
-    A temperature that the images do not determine is 1, which leaves the probabilities as they are; `doubts` says so.
+    A temperature that the images do not determine is 1, which leaves the probabilities as they are; `uncertainties`
+    says so.
 
     A branch alone cannot agree with the other one: where the score is "agreement", its own is "probability".
     """
@@ -189,7 +190,7 @@ def measure_held_out(found: LabeledLogits, score: Score, keep: float) -> dict[st
     return result
 
 
-def doubts(found: LabeledLogits) -> list[str]:
+def uncertainties(found: LabeledLogits) -> list[str]:
     """Why the fit may be uncertain, a line each."""
     lines = []
     if len(found.labels) < FEW_IMAGES:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from datetime import date
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class ReIDCalibrator(Calibrator[ReIDSetup]):
         fpir: the wanted false-positive identification rate.
 
     Raises:
-        InputError: a rate that is none.
+        InputError: the rate is not between 0 and 1.
     """
 
     options = ("fpir",)
@@ -107,7 +108,7 @@ class ReIDCalibrator(Calibrator[ReIDSetup]):
             len(table.identities),
             found.gallery_images,
             len(found.probe_ids),
-            found.gallery_images + len(found.probe_ids),
+            found.gallery_images + (0 if setup.split.leave_one_out else len(found.probe_ids)),
             setup.config.dataset,
             "-".join(data.splits[name].digest for name in setup.test_splits),
             date.today().isoformat(),
@@ -115,7 +116,7 @@ class ReIDCalibrator(Calibrator[ReIDSetup]):
         )
         counts: dict[str, Any] = {"predicting": task.model.predicting_branches, "images": calibration.images}
         counts["identities"] = calibration.identities
-        return Fitted(calibration, counts, doubts(calibration))
+        return Fitted(calibration, counts, uncertainties(calibration))
 
 
 def training_identities(saved: SavedModel, data: ReIDData, dataset: str) -> set[int]:
@@ -161,25 +162,22 @@ def measure_distances(features: TestFeatures, task: ReIDTask, left_out: set[int]
         if [name] == task.model.predicting_branches:
             tables[name] = tables[TOGETHER]
             continue
-        query, gallery, query_ids, gallery_ids, *cameras = features.sides(name)
+        sides = features.sides(name)
         is_left_out = torch.tensor(sorted(left_out), dtype=torch.int64)
-        probes, enrolled = (~torch.isin(ids, is_left_out) & (ids >= 0) for ids in (query_ids, gallery_ids))
+        probes, enrolled = (~torch.isin(ids, is_left_out) & (ids >= 0) for ids in (sides.query_ids, sides.gallery_ids))
         if not (probes.any() and enrolled.any()):
             raise InputError(
                 "no identity is left to calibrate on: a model is never calibrated on its training identities; give "
                 "--data_root of others"
             )
-        query_cameras, gallery_cameras = cameras[0][probes], cameras[1][enrolled]
+        kept = [
+            None if each is None else each[probes if place % 2 == 0 else enrolled] for place, each in enumerate(sides)
+        ]
+        probe_files, gallery_files = kept[6:]
         tables[name or TOGETHER] = identity_distances(
-            query[probes],
-            gallery[enrolled],
-            query_ids[probes],
-            gallery_ids[enrolled],
-            query_cameras,
-            gallery_cameras,
-            task.distance,
+            *kept[:6], task.distance, probe_files=probe_files, gallery_files=gallery_files
         )
-    return DistancesOfProbes(tables, query_ids[probes], int(enrolled.sum()))
+    return DistancesOfProbes(tables, sides.query_ids[probes], int(enrolled.sum()))
 
 
 def gallery_sizes(identities: int) -> tuple[int, ...]:
@@ -196,7 +194,9 @@ def check_enough(found: DistancesOfProbes, fpir: float) -> None:
     if identities < 2:
         raise InputError(f"expected at least 2 gallery identities to calibrate on, got {identities}")
     if not table.own_distances.isfinite().any():
-        raise InputError("no query has an image of its identity under another camera in the gallery")
+        raise InputError(
+            "no query has another image of its identity, under another camera if there are any, in the gallery"
+        )
     if probes < needed:
         raise InputError(
             f"--fpir {fpir:g} needs at least {needed:,} query images, and there are {probes:,}: give more, or --fpir "
@@ -208,10 +208,11 @@ def fit_answer(table: IdentityDistances, fpir: float, sizes: tuple[int, ...]) ->
     """Thresholds by gallery size, and P(same) of a probe and an identity.
 
     Raises:
-        InputError: the distances say nothing.
+        InputError: the distances are not informative.
     """
     by_size = table.scores_by_size(sizes, REPEATS)
-    thresholds = tuple(by_size[size].threshold(fpir) for size in sizes)
+    # Nested galleries: a threshold grows with the size only where many distances are equal.
+    thresholds = tuple(accumulate((by_size[size].threshold(fpir) for size in sizes), min))
     return CalibratedDistance(thresholds, *fit_same(*pairs(table)))
 
 
@@ -226,7 +227,8 @@ def pairs(table: IdentityDistances) -> tuple[Tensor, Tensor]:
 
 
 def measure_held_out(found: DistancesOfProbes, fpir: float, name_of: Callable[[int], str]) -> HeldOut | None:
-    """Fits on half of the identities and measures on the other half; None if there are too few.
+    """Fits on half of the identities and measures on the other half; None if a half has too few, or distances that are
+    not informative.
 
     Args:
         name_of: from an identity's number to its name, whose hash decides the half.
@@ -237,13 +239,13 @@ def measure_held_out(found: DistancesOfProbes, fpir: float, name_of: Callable[[i
         fitted_on, measured_on = found.of(identities[first]), found.of(identities[~first])
         for half in (fitted_on, measured_on):
             check_enough(half, fpir)
+        sizes = gallery_sizes(min(len(half.tables[TOGETHER].identities) for half in (fitted_on, measured_on)))
+        fits = {name: fit_answer(table, fpir, sizes) for name, table in fitted_on.tables.items()}
     except InputError:
         return None
-    sizes = gallery_sizes(min(len(half.tables[TOGETHER].identities) for half in (fitted_on, measured_on)))
     answers = {}
     for name, table in measured_on.tables.items():
-        fitted = fit_answer(fitted_on.tables[name], fpir, sizes)
-        by_size = table.scores_by_size(sizes, REPEATS)
+        fitted, by_size = fits[name], table.scores_by_size(sizes, REPEATS)
         rates = [(by_size[size], threshold) for size, threshold in zip(sizes, fitted.thresholds, strict=True)]
         answers[name] = HeldOutRates(
             fitted.thresholds,
@@ -254,7 +256,7 @@ def measure_held_out(found: DistancesOfProbes, fpir: float, name_of: Callable[[i
     return HeldOut(len(measured_on.tables[TOGETHER].identities), len(measured_on.probe_ids), sizes, answers)
 
 
-def doubts(calibration: ReIDCalibration) -> list[str]:
+def uncertainties(calibration: ReIDCalibration) -> list[str]:
     """Why the fit may be uncertain, a line each."""
     lines = []
     if calibration.identities < FEW_IDENTITIES:

@@ -120,7 +120,8 @@ class Calibration:
         """Checks that it fits the model of the same file.
 
         Args:
-            branches: the model's branches at inference. predicting: those that predict jointly.
+            branches: the model's branches at inference.
+            predicting: those that predict jointly.
 
         Raises:
             InputError: answers are missing or superfluous, or a score needs branches that the model does not have.

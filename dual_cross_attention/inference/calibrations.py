@@ -22,7 +22,7 @@ def read_calibration(text: str, task: str, source: str) -> AnyCalibration:
         source: where the text is from, for errors.
 
     Raises:
-        InputError: it is something else, of another task or a later version, or has numbers that cannot be.
+        InputError: it is something else, of another task or a later version, or has invalid numbers.
     """
     with reading(source):
         read = json.loads(text)

@@ -21,12 +21,12 @@ class Fitted(NamedTuple):
     Args:
         calibration: fitted on all images; its `held_out` is of a fit on half of them.
         counts: further entries of the result of `calibrate`.
-        doubts: why the fit may be uncertain, a line each.
+        warnings: why the fit may be uncertain, a line each.
     """
 
     calibration: AnyCalibration
     counts: dict[str, Any]
-    doubts: list[str]
+    warnings: list[str]
 
 
 class Calibrator(ABC, Generic[Setup]):

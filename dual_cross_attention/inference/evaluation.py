@@ -14,21 +14,20 @@ from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.registry import names_where
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import (
     autocast,
-    available_precision,
     choose_device,
-    choose_precision,
     keep_freed_memory,
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
-from dual_cross_attention.inference.evaluation_rows import EvaluationRows, write_rows
+from dual_cross_attention.inference.evaluation_rows import EvaluationRows, columns
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.ranking_file import write_ranking
-from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix
+from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix, write_rows
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
@@ -54,6 +53,7 @@ def evaluate(
     split: str | None = None,
     output: str | Path | None = None,
     unknown_classes: UnknownClasses = "refuse",
+    cameras: CameraMode | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trained model on a test split.
 
@@ -75,6 +75,7 @@ def evaluate(
         output: of classification: a file for one row per image, see `evaluation_rows`. Its probabilities are
             calibrated if the model is.
         unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
+        cameras: of re-identification, as the setting of that name; None: as in the run.
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
@@ -86,10 +87,9 @@ def evaluate(
     chosen = choose_device(device)
     keep_freed_memory()
     saved = read_model(run_or_checkpoint)
-    chosen_precision = choose_precision(
-        precision or available_precision(saved.config.precision, chosen), chosen, saved.config.format_version
-    )
+    chosen_precision = saved.choose_precision(chosen, precision)
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
+    retrieval["cameras"] = cameras
     written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
@@ -149,7 +149,11 @@ def read_test_images(
     config, dataset = saved.config, changed.get("dataset")
     if dataset and dataset != config.dataset:
         choose_settings({"task": config.task, "dataset": dataset})  # refuses a dataset of another task
-        of_the_run = {"data_root": None, **({"val_fraction": None} if config.task == "fgvc" else {})}
+        of_the_run: dict[str, Any] = {"data_root": None}
+        if config.task == "fgvc":
+            of_the_run["val_fraction"] = None
+        elif config.cameras == "none":
+            of_the_run["cameras"] = "auto"
         config = replace(config, **of_the_run)
     config = replace(config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False, split=split)
@@ -184,7 +188,8 @@ def _score(
     with autocast(device, precision), ExitStack() as files:
         after_step = None
         if output:
-            to_file = files.enter_context(write_rows(output, ["", *(f"_{branch}" for branch in task.test_branches)]))
+            suffixes = ["", *(f"_{branch}" for branch in task.test_branches)]
+            to_file = files.enter_context(write_rows(output, columns(suffixes)))
             rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable)
 
             def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:

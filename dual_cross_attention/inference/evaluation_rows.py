@@ -1,18 +1,13 @@
 """Files of one row per test image: CSV, JSON, JSON Lines or Parquet."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.data.dataset import ImageDataset
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.errors import InputError
-from dual_cross_attention.inference.row_files import Row, open_rows
+from dual_cross_attention.inference.row_files import Row
 from dual_cross_attention.tasks.task import Batch
-from dual_cross_attention.text import escape
 
 MEASURES = {"prediction": "string", "probability": "float64", "label_probability": "float64"}
 """Columns of each branch, with their types in Parquet."""
@@ -78,39 +73,3 @@ def columns(suffixes: Sequence[str]) -> dict[str, str]:
         **measures,
         "error": "string",
     }
-
-
-@contextmanager
-def write_rows(path: Path, suffixes: Sequence[str]) -> Iterator[Callable[[Row], None]]:
-    """Opens a file for rows, which appears when the block ends without an error. Memory does not grow with the rows.
-
-    Args:
-        path: the file; its extension, one of `row_files.SUFFIXES`, decides the format.
-        suffixes: see `columns`.
-
-    Raises:
-        InputError: the file cannot be written. Other errors of the block pass through, an OSError too.
-    """
-
-    def write(row: Row) -> None:
-        try:
-            writer.write(row)
-        except OSError as error:
-            raise _not_written(path, error) from error
-
-    of_block = None
-    try:
-        with atomic_write(path) as temporary, open_rows(temporary, path.suffix.lower(), columns(suffixes)) as writer:
-            try:
-                yield write
-            except OSError as error:
-                of_block = error
-                raise
-    except OSError as error:
-        if error is of_block:
-            raise
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> InputError:
-    return InputError(f"--output: cannot write '{escape(path)}': {error.strerror or error}")

@@ -22,8 +22,9 @@ class ImagePaths:
     """Paths of images, in an order that depends on their names only.
 
     Args:
-        paths: to be iterated once; those from standard input are read lazily. total: number of images; None with
-        standard input. warnings: about files that are left out, one line each.
+        paths: to be iterated once; those from standard input are read lazily.
+        total: number of images; None with standard input.
+        warnings: about files that are left out, one line each.
     """
 
     paths: Iterable[str]

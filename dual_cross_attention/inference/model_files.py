@@ -21,6 +21,7 @@ from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
+from dual_cross_attention.devices import available_precision, choose_precision
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration_lines import with_calibration
 from dual_cross_attention.inference.calibrations import AnyCalibration, read_calibration
@@ -52,6 +53,19 @@ class SavedModel:
     preprocessing: Preprocessing
     calibration: AnyCalibration | None = None
     chosen_by: str | None = None
+
+    def choose_precision(self, device: torch.device, given: str | None = None) -> str:
+        """Accelerate's name of the precision of an evaluation, see `devices.choose_precision`.
+
+        Args:
+            device: where it runs.
+            given: by the user; None: that of the run, if the device has it.
+
+        Raises:
+            InputError: the device does not have the given one.
+        """
+        wanted = given or available_precision(self.config.precision, device)
+        return choose_precision(wanted, device, self.config.format_version)
 
 
 ARCHITECTURE = (

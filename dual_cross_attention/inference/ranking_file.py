@@ -22,8 +22,8 @@ def write_ranking(
     "matches": [true, …].
 
     The gallery is in the order in which the query ranks it, the nearest first, without what the protocol leaves out:
-    the same identity under the same camera. Files are relative to the folder that holds query and gallery; an image
-    that was drawn has a number for a name.
+    the same identity under the same camera, or without cameras the query's own file. Files are relative to the folder
+    that holds query and gallery; a synthetic image has a number for a name, and a crop has its box after the file.
 
     Args:
         path: the file; written beside and then renamed.

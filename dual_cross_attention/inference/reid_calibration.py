@@ -169,6 +169,11 @@ class ReIDCalibration:
             raise InputError("distances: expected distances of 0 or more, got negative ones or NaN")
         return same_probability(values, answer.intercept, answer.slope)
 
+    def even_distance(self, branch: str | None = None) -> float:
+        """The distance at which P(same) is one half; at least 0. `branch` as of `threshold`."""
+        answer = self._answer(branch)
+        return max(0.0, -answer.intercept / answer.slope)
+
     def to_json(self) -> str:
         """Text that `from_json` reads."""
         return json.dumps({"format_version": FORMAT_VERSION, "task": "reid", **asdict(self)})
@@ -178,7 +183,7 @@ class ReIDCalibration:
         """Reads what `to_json` wrote; `source` is where it is from, for errors.
 
         Raises:
-            InputError: it is something else, of a later version, or has numbers that cannot be.
+            InputError: it is something else, of a later version, or has invalid numbers.
         """
         with reading(source):
             read = json.loads(content)

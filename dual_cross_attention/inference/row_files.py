@@ -2,11 +2,12 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -46,6 +47,42 @@ def open_rows(path: Path, suffix: str, columns: Mapping[str, Any], line_end: str
         yield writer
     finally:
         writer.close()
+
+
+@contextmanager
+def write_rows(path: Path, columns: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
+    """Opens a file for rows, which appears when the block ends without an error. Memory does not grow with the rows.
+
+    Args:
+        path: the file; its extension, one of `SUFFIXES`, decides the format.
+        columns: see `open_rows`.
+
+    Raises:
+        InputError: the file cannot be written. Other errors of the block pass through, an OSError too.
+    """
+
+    def write(row: Row) -> None:
+        try:
+            writer.write(row)
+        except OSError as error:
+            raise _not_written(path, error) from error
+
+    of_block = None
+    try:
+        with atomic_write(path) as temporary, open_rows(temporary, path.suffix.lower(), columns) as writer:
+            try:
+                yield write
+            except OSError as error:
+                of_block = error
+                raise
+    except OSError as error:
+        if error is of_block:
+            raise
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> InputError:
+    return InputError(f"--output: cannot write '{escape(path)}': {error.strerror or error}")
 
 
 def as_line(row: Row) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.metrics.distances import BLOCK_SIZE, Distances, as_features, blocks
-from dual_cross_attention.metrics.inputs import as_integers
+from dual_cross_attention.metrics.inputs import as_integers, as_pair
 from dual_cross_attention.metrics.retrieval import Progress
 
 
@@ -140,7 +140,7 @@ class IdentityDistances:
 
         At size n, each probe is searched for `repeats` times among n other identities (a non-mated search), and, if
         it may find images of its own, among that one and n − 1 others (a mated search). The galleries of a repetition
-        are nested, so a threshold for a false-positive rate never grows with the size.
+        are nested, so that a threshold for a false-positive rate shrinks with the size (but for ties).
 
         Args:
             sizes: numbers of enrolled identities, 1 to I − 1.
@@ -192,6 +192,8 @@ def identity_distances(
     gallery_cameras=None,
     distance: str = "euclidean",
     *,
+    probe_files=None,
+    gallery_files=None,
     cross_camera_only: bool = False,
     block_size: int = BLOCK_SIZE,
     device: torch.device | str | None = None,
@@ -205,6 +207,8 @@ def identity_distances(
         probe_ids: P integers, likewise gallery_ids; gallery images of identities below 0 are left out.
         probe_cameras, gallery_cameras: P and G integers; None: there are no cameras, and a probe finds all images.
         distance: "euclidean" (not squared) or "cosine", 1 − cos, as of `rank_gallery`.
+        probe_files, gallery_files: P and G integers that number the image files; a probe does not find its own file.
+            With one set on both sides, this is leave-one-out. None: no gallery image is a probe's own file.
         cross_camera_only: a probe finds no gallery image under its own camera, of other identities neither.
         block_size, device, progress: as of `retrieval_metrics`.
 
@@ -214,11 +218,8 @@ def identity_distances(
     probe, gallery = as_features(probe, gallery, device)
     probe_ids = as_integers(probe_ids, "probe_ids", probe)
     gallery_ids = as_integers(gallery_ids, "gallery_ids", gallery)
-    if (probe_cameras is None) != (gallery_cameras is None):
-        raise InputError("cameras: expected those of both probe and gallery, or of neither")
-    if probe_cameras is not None:
-        probe_cameras = as_integers(probe_cameras, "probe_cameras", probe)
-        gallery_cameras = as_integers(gallery_cameras, "gallery_cameras", gallery)
+    cameras = as_pair(probe_cameras, gallery_cameras, "cameras", probe, gallery)
+    files = as_pair(probe_files, gallery_files, "files", probe, gallery)
     valid = gallery_ids >= 0
     if not valid.any():
         raise InputError("gallery_ids: expected an identity of 0 or more, got junk only")
@@ -228,11 +229,13 @@ def identity_distances(
     rows: list[Tensor] = []
     for block in (progress or iter)(blocks(len(probe), measured.width, block_size)):
         found = measured(block)
-        if probe_cameras is not None:
-            hidden = probe_cameras[block, None] == gallery_cameras[valid]
+        if cameras:
+            hidden = cameras[0][block, None] == cameras[1][valid]
             if not cross_camera_only:
                 hidden &= probe_ids[block, None] == gallery_ids
             found.masked_fill_(hidden, math.inf)
+        if files:
+            found.masked_fill_(files[0][block, None] == files[1][valid], math.inf)
         nearest = found.new_full((len(found), len(identities)), math.inf)
         rows.append(nearest.scatter_reduce_(1, column.expand_as(found), found, "amin").cpu())
     table = torch.cat(rows)

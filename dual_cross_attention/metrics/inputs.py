@@ -80,6 +80,27 @@ def as_integers(values, name: str, features: Tensor) -> Tensor:
     return numbers.to(features.device, torch.int64)
 
 
+def as_pair(
+    query, gallery, name: str, query_features: Tensor, gallery_features: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Optional integers of both sides, see `as_integers`; None if they are given for neither.
+
+    Args:
+        name: what they are, such as "cameras".
+
+    Raises:
+        InputError: they are given for one side only, or are not integers, one per row of features.
+    """
+    if query is None and gallery is None:
+        return None
+    if query is None or gallery is None:
+        raise InputError(f"{name}: expected those of query and gallery, or of neither, got those of one side only")
+    return (
+        as_integers(query, f"query_{name}", query_features),
+        as_integers(gallery, f"gallery_{name}", gallery_features),
+    )
+
+
 def at_least_1(name: str, value: Any) -> int:
     """`value` as an int of at least 1.
 

@@ -24,7 +24,7 @@ def fit_same(same: Tensor, different: Tensor) -> tuple[float, float]:
         different: (M,) those of others.
 
     Raises:
-        InputError: no pairs of a kind, or those that are the same are no nearer than others.
+        InputError: no pairs of a kind, or those that are the same are on average no nearer than others.
     """
     from scipy.optimize import minimize  # not needed to use a calibrated model
 
@@ -33,8 +33,9 @@ def fit_same(same: Tensor, different: Tensor) -> tuple[float, float]:
     same, different = same.double(), different.double()
     if same.mean() >= different.mean():
         raise InputError(
-            f"pairs that are the same are no nearer than others (mean distances {same.mean():.4g} and "
-            f"{different.mean():.4g}): the distances say nothing"
+            f"images of one identity are on average no nearer than those of others (mean distances {same.mean():.4g} "
+            f"and {different.mean():.4g}; where cameras are known, those of one identity are of different cameras): "
+            "train the model longer before it is calibrated"
         )
     distances = torch.cat([same, different])
     target = torch.cat([torch.full_like(one, value) for one, value in _platt_targets(same, different)])

@@ -66,7 +66,9 @@ class KReciprocalDistances:
     - d_Jaccard = 1 − Σ min / Σ max, and Σ max = 2 − Σ min since rows of V sum to 1.
 
     Args:
-        query: features (Q, D); gallery: (G, D).
+        query: features (Q, D).
+        gallery: features (G, D). None: the queries are the gallery too, each image once (leave-one-out); then G = Q,
+            and a query's distance to itself is 0.
         k1: size of the neighborhoods.
         k2: size of local query expansion; 1 leaves V as it is.
         lambda_value: λ, the share of the original distance.
@@ -82,7 +84,7 @@ class KReciprocalDistances:
     def __init__(
         self,
         query,
-        gallery,
+        gallery=None,
         k1: int = 20,
         k2: int = 6,
         lambda_value: float = 0.3,
@@ -95,10 +97,12 @@ class KReciprocalDistances:
         k1, k2 = at_least_1("k1", k1), at_least_1("k2", k2)
         if not isinstance(lambda_value, Real) or not 0 <= lambda_value <= 1:
             raise InputError(f"lambda_value: expected λ from 0 to 1, got {short_repr(lambda_value)}")
-        query, gallery = as_features(query, gallery, device)
+        is_one_set = gallery is None
+        query, gallery = as_features(query, query if is_one_set else gallery, device)
         for name, features in (("query", query), ("gallery", gallery)):
             squared_norms(features, name, distance == "cosine")  # raises with the name and rows the user knows
-        everything = torch.cat([query, gallery])
+        everything = query if is_one_set else torch.cat([query, gallery])
+        self.gallery_start: int = 0 if is_one_set else len(query)  # row of the first gallery image
         self.shape: tuple[int, int] = len(query), len(gallery)
         self.lambda_value: float = float(lambda_value)
         self.distances: Distances = Distances(everything, everything, distance, everything.device)
@@ -110,12 +114,12 @@ class KReciprocalDistances:
         neighbors, self.largest = self._neighbors(max(k1 + 1, k2), (progress or iter)(search))
         encodings = _membership(neighbors[:, :k2]) @ self._encode(neighbors, k1) / min(k2, len(neighbors))
         self.query_encodings = encodings[: len(query)]
-        self.gallery_encodings = encodings[len(query) :].tocsc()
+        self.gallery_encodings = encodings[self.gallery_start :].tocsc()
 
     def __call__(self, rows: slice) -> Tensor:
         queries = self.shape[0]
         jaccard = np.stack([self._jaccard(query) for query in range(*rows.indices(queries))])
-        original = self.distances(rows)[:, queries:] / self.largest[rows, None]
+        original = self.distances(rows)[:, self.gallery_start :] / self.largest[rows, None]
         return (1 - self.lambda_value) * torch.from_numpy(jaccard).to(original) + self.lambda_value * original
 
     def _neighbors(self, k: int, search: Iterable[slice]) -> tuple[np.ndarray, Tensor]:

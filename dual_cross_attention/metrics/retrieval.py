@@ -1,22 +1,23 @@
 """mAP and CMC of object re-identification, and every query's ranking, without ever holding queries × gallery.
 
 Notable:
-- one protocol, Market-1501's, decides in one place (`_Search.masks`) what a query may find and what counts as found;
+- the protocol, Market-1501's or one without cameras, is decided in one place (`_Search.masks`): what a query may find
+  and what counts as found;
 - metrics need the ranks of a query's few matches only: the matches are sorted, every gallery image is located among
   them and counted, and the counts add up to exact ranks. The gallery itself is not sorted;
 - ties go to the lower gallery index, on every device and for every block size (see `distances`).
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.metrics.distances import BLOCK_SIZE, Distances, as_features, blocks, order_keys, read_keys
-from dual_cross_attention.metrics.inputs import as_integers, at_least_1
+from dual_cross_attention.metrics.inputs import as_integers, as_pair, at_least_1
 from dual_cross_attention.metrics.reranking import KReciprocalDistances
 
 LAST = torch.iinfo(torch.int64).max  # behind every key: what a query must not find
@@ -49,14 +50,17 @@ class RetrievalMetrics:
 
 def retrieval_metrics(
     query,
-    gallery,
-    query_ids,
-    gallery_ids,
-    query_cameras,
-    gallery_cameras,
+    gallery=None,
+    query_ids=None,
+    gallery_ids=None,
+    query_cameras=None,
+    gallery_cameras=None,
     distance: str = "euclidean",
     max_rank: int = 50,
     *,
+    query_files=None,
+    gallery_files=None,
+    leave_one_out: bool = False,
     rerank: bool = False,
     block_size: int = BLOCK_SIZE,
     device: torch.device | str | None = None,
@@ -64,30 +68,36 @@ def retrieval_metrics(
 ) -> RetrievalMetrics:
     """mAP and CMC after Zheng et al. 2015 ("Scalable Person Re-identification: A Benchmark", Market-1501).
 
-    A query does not see gallery images of its own identity under its own camera, nor junk (identities below 0). What is
-    left is ranked by distance; AP is the mean, over the query's matches, of the precision at each match, over the whole
-    ranking, however small max_rank is: as torchreid and TransReID have it (Market-1501's own code averages neighboring
-    precisions, which gives slightly less). A query without a match left is skipped.
+    A query does not see junk (identities below 0), gallery images of its own identity under its own camera if cameras
+    are given, and gallery images of its own file if files are given. The others are ranked by distance; AP is the mean,
+    over the query's matches, of the precision at each match, over the whole ranking, however small max_rank is: as
+    torchreid and TransReID have it (Market-1501's own code averages neighboring precisions, which gives slightly less).
+    A query without a match left is skipped.
 
     Args:
         query: features (Q, D), a tensor, an array, or a list of rows.
         gallery: features (G, D).
-        query_ids: Q integers, a tensor, an array or a list; 0 is an identity like others. Likewise gallery_ids,
-            query_cameras, gallery_cameras.
+        query_ids: Q integers, a tensor, an array or a list; 0 is an identity like others. Likewise gallery_ids.
+        query_cameras, gallery_cameras: Q and G integers; None for both: there are no cameras.
         distance: "euclidean" or "cosine"; ranked as float32, of euclidean distances their squares.
         max_rank: length of the CMC curve, which is flat beyond the gallery's size.
+        query_files, gallery_files: Q and G integers that number the image files, for galleries that contain the
+            queries; None for both: no gallery image is a query's own file.
+        leave_one_out: the queries are the gallery too, and each is searched for among all others. `gallery` and its
+            ids, cameras and files are omitted, or are the same objects as those of the queries.
         rerank: rank by `metrics.rerank`'s distances, with their default arguments.
         block_size: (query, gallery) pairs held at once; bounds memory, and does not change the result.
         device: where to compute; None: where the features are if that is CUDA, else CUDA if there is one, else the CPU.
         progress: wraps the list of blocks and is iterated in its place, like `tqdm`.
 
     Raises:
-        InputError: features, identities or cameras that cannot be compared, no query with a match, a max_rank or
-            block_size below 1.
+        InputError: features, identities, cameras or files that cannot be compared, or of one side only; no query with
+            a match; a max_rank or block_size below 1.
     """
     max_rank = at_least_1("max_rank", max_rank)
-    labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
-    search = _Search(query, gallery, *labels, distance, rerank, block_size, device, progress, need_matches=True)
+    queries = _Side(query, query_ids, query_cameras, query_files)
+    others = _Side(gallery, gallery_ids, gallery_cameras, gallery_files)
+    search = _Search(queries, others, leave_one_out, distance, rerank, block_size, device, progress, need_matches=True)
     parts = [_evaluate(keys, matches) for keys, matches in search]
     average_precisions, first_ranks = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     valid = ~average_precisions.isnan()
@@ -99,13 +109,16 @@ def retrieval_metrics(
 
 def rank_gallery(
     query,
-    gallery,
-    query_ids,
-    gallery_ids,
-    query_cameras,
-    gallery_cameras,
+    gallery=None,
+    query_ids=None,
+    gallery_ids=None,
+    query_cameras=None,
+    gallery_cameras=None,
     distance: str = "euclidean",
     *,
+    query_files=None,
+    gallery_files=None,
+    leave_one_out: bool = False,
     rerank: bool = False,
     block_size: int = BLOCK_SIZE,
     device: torch.device | str | None = None,
@@ -119,8 +132,9 @@ def rank_gallery(
     Raises:
         InputError: as `retrieval_metrics`, at the call and not at the first query.
     """
-    labels = (query_ids, gallery_ids, query_cameras, gallery_cameras)
-    search = _Search(query, gallery, *labels, distance, rerank, block_size, device, progress)
+    queries = _Side(query, query_ids, query_cameras, query_files)
+    others = _Side(gallery, gallery_ids, gallery_cameras, gallery_files)
+    search = _Search(queries, others, leave_one_out, distance, rerank, block_size, device, progress)
     squared = distance == "euclidean" and not rerank
 
     def rankings() -> Iterator[tuple[Tensor, Tensor]]:
@@ -133,24 +147,53 @@ def rank_gallery(
     return rankings()
 
 
+class _Side(NamedTuple):
+    """Arguments of `retrieval_metrics` that are of the queries, or of the gallery."""
+
+    features: Any
+    ids: Any
+    cameras: Any
+    files: Any
+
+
+def _one_set(queries: _Side, others: _Side) -> tuple[_Side, _Side]:
+    """Queries and gallery of a leave-one-out search.
+
+    Raises:
+        InputError: a gallery that is another set.
+    """
+    for name, own, other in zip(_Side._fields, queries, others, strict=True):
+        if other is not None and other is not own:
+            raise InputError(f"leave_one_out searches one set, that of query: expected no gallery, got its {name}")
+    return queries, queries
+
+
 class _Search:
     """Iterates over blocks of queries: their order keys, LAST for what they must not find, and their matches."""
 
     def __init__(
-        self, query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras,
-        distance, rerank, block_size, device, progress, need_matches=False,
+        self, queries: _Side, others: _Side, leave_one_out, distance, rerank, block_size, device, progress,
+        need_matches=False,
     ):  # fmt: skip
-        query, gallery = as_features(query, gallery, device)
-        self.query_ids = as_integers(query_ids, "query_ids", query)
-        self.gallery_ids = as_integers(gallery_ids, "gallery_ids", gallery)
-        self.query_cameras = as_integers(query_cameras, "query_cameras", query)
-        self.gallery_cameras = as_integers(gallery_cameras, "gallery_cameras", gallery)
+        if leave_one_out:
+            queries, others = _one_set(queries, others)
+        elif others.features is None:
+            raise InputError("gallery: expected features, got None: with leave_one_out=True, the queries are searched")
+        query, gallery = as_features(queries.features, others.features, device)
+        self.query_ids = as_integers(queries.ids, "query_ids", query)
+        self.gallery_ids = as_integers(others.ids, "gallery_ids", gallery)
+        self.cameras = as_pair(queries.cameras, others.cameras, "cameras", query, gallery)
+        self.files = as_pair(queries.files, others.files, "files", query, gallery)
+        if leave_one_out and self.files is None:  # each row is a file of its own
+            self.files = (torch.arange(len(query), device=query.device),) * 2
         if need_matches:  # before long computations
-            self._expect_a_match()
+            self._expect_a_match(block_size)
         self.progress = progress or iter
+        self.distances: Distances | KReciprocalDistances
         if rerank:
             options = {"block_size": block_size, "device": query.device, "progress": progress}
-            self.distances = KReciprocalDistances(query, gallery, distance=distance, **options)
+            one = None if leave_one_out else gallery
+            self.distances = KReciprocalDistances(query, one, distance=distance, **options)
         else:
             self.distances = Distances(query, gallery, distance, query.device)
         self.blocks = blocks(len(query), self.distances.width, block_size)
@@ -163,23 +206,27 @@ class _Search:
     def masks(self, rows: slice) -> tuple[Tensor, Tensor]:
         """The protocol: masks (rows, G) of ignored gallery images and of matches."""
         same_identity = self.query_ids[rows, None] == self.gallery_ids
-        same_camera = self.query_cameras[rows, None] == self.gallery_cameras
-        hidden = (same_identity & same_camera) | (self.gallery_ids < 0)
+        hidden = (self.gallery_ids < 0).expand_as(same_identity)
+        if self.cameras:
+            query_cameras, gallery_cameras = self.cameras
+            hidden = hidden | (same_identity & (query_cameras[rows, None] == gallery_cameras))
+        if self.files:
+            query_files, gallery_files = self.files
+            hidden = hidden | (query_files[rows, None] == gallery_files)
         return hidden, same_identity & ~hidden
 
-    def _expect_a_match(self) -> None:
-        seen_by = defaultdict(set)
-        for identity, camera in zip(self.gallery_ids.tolist(), self.gallery_cameras.tolist(), strict=True):
-            if identity >= 0:
-                seen_by[identity].add(camera)
-        queries = list(zip(self.query_ids.tolist(), self.query_cameras.tolist(), strict=True))
-        absent = sum(identity not in seen_by for identity, _ in queries)
-        alone = sum(seen_by.get(identity) == {camera} for identity, camera in queries)
-        if absent + alone == len(queries):
-            raise InputError(
-                f"no query has a match in the gallery: of {len(queries)} queries, {alone} have their identity there "
-                f"under their own camera only, {absent} not at all; check the identities and cameras of both sets"
-            )
+    def _expect_a_match(self, block_size: int) -> None:
+        """Raises InputError if no query has a match left."""
+        if any(self.masks(rows)[1].any() for rows in blocks(len(self.query_ids), len(self.gallery_ids), block_size)):
+            return
+        enrolled = torch.isin(self.query_ids, self.gallery_ids[self.gallery_ids >= 0])
+        own = [what for what, pair in (("camera", self.cameras), ("file", self.files)) if pair]
+        only = f"in their own {' or '.join(own)} only" if own else "only as junk"
+        raise InputError(
+            f"no query has a match in the gallery: of {len(enrolled)} queries, {int(enrolled.sum())} have their "
+            f"identity there {only}, {int((~enrolled).sum())} not at all; check the identities"
+            f"{' and cameras' if self.cameras else ''} of both sets"
+        )
 
 
 def _evaluate(keys: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:

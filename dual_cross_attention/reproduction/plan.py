@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.reproduction.summary import RowRuns
 from dual_cross_attention.reproduction.sweep import Training
-from dual_cross_attention.reproduction.tables import TABLES, Scale, table_rows
+from dual_cross_attention.reproduction.tables import TABLES, Scale, TableRow, table_rows
 
-SETTINGS_OF_ROWS = ("--config", "--ablation", "--seed", "--output_dir", "--task", "--dataset", "--resume")
-"""Flags that the rows set."""
+NOT_IN_TRAIN_FLAGS = ("--config", "--output_dir", "--resume", "--task", "--dataset", "--seed")
+"""Flags of `dcal train` that --train_flags cannot have: the sweep sets them."""
+SETTINGS_OF_ROWS = ("ablation", "backbone", "backbone_kwargs")
+"""Settings that make a row what it is, beside its own."""
 
 
 class Request(Protocol):
@@ -61,13 +65,18 @@ def make_plan(request: Request, folder: Path) -> Plan:
     """
     further = _further_flags(request.train_flags)
     chosen = table_rows(request.table, request.rows, request.distractor_root)
-    data = ["--data_root", request.data_root] if request.data_root and request.scale == "paper" else []
+    if request.data_root and request.scale == "cpu":
+        raise InputError("--data_root: --scale cpu trains on synthetic data: leave it out, or take --scale paper")
+    data = ["--data_root", request.data_root] if request.data_root else []
     rows = []
     for row in chosen:
         trainings = {}
-        for seed in [] if row.missing else request.seeds:
-            path = folder / f"{row.run_name(request.scale)}-seed{seed}"
-            trainings[seed] = Training(path, [*row.arguments(request.scale), *data, *further, "--seed", f"{seed}"])
+        if not row.missing:
+            arguments = [*row.arguments(request.scale), *data, *further]
+            config = _settings(row, request.scale, arguments)
+            for seed in request.seeds:
+                path = folder / f"{row.run_name(request.scale)}-seed{seed}"
+                trainings[seed] = Training(path, [*arguments, "--seed", f"{seed}"], config.replaced(seed=seed))
         rows.append(RowRuns(row, trainings))
     notes = [
         "scores of the last epoch on the test split; ours: mean ± standard deviation over seeds "
@@ -88,6 +97,21 @@ def _further_flags(text: str) -> Sequence[str]:
     except ValueError as error:
         raise InputError(f"--train_flags: {error}, got '{text}'") from None
     for word in words:
-        if (name := word.partition("=")[0]) in SETTINGS_OF_ROWS:
+        if (name := word.partition("=")[0]) in NOT_IN_TRAIN_FLAGS:
             raise InputError(f"--train_flags: {name} is set by the rows of the table: leave it out")
     return words
+
+
+def _settings(row: TableRow, scale: Scale, arguments: list[str]) -> TrainingConfig:
+    """The settings that arguments are, for any seed.
+
+    Raises:
+        InputError: they are invalid, or change what the row is about.
+    """
+    expected, config = parse_config(row.arguments(scale)), parse_config(arguments)
+    for name in (*SETTINGS_OF_ROWS, *row.settings):
+        if getattr(config, name) != getattr(expected, name):
+            raise InputError(
+                f"--train_flags: {name} is set by the row {row.name}, to {getattr(expected, name)}: leave it out"
+            )
+    return config

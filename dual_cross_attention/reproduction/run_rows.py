@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.runs.run_folder import RunFolder
 
 SETTINGS = [
@@ -83,12 +85,12 @@ def run_row(path: Path) -> dict[str, Any] | None:
         **{name: round(rows[-1][name], 3) for name in SCORES if name in rows[-1]},
         "train_seconds": seconds,
         "peak_memory_mb": round(rows[-1]["peak_memory_mb"]),
-        "torch": _version(run.config, "torch"),
-        "data": hashlib.sha256(data.to_json().encode()).hexdigest()[:12] if data else None,
+        "torch": run.read_versions().get("torch", ""),
+        "data": _digest(data) if data else None,
     }
 
 
-def _version(config: Path, library: str) -> str:
-    """As the comments above a run's settings have it."""
-    lines = (line.split() for line in config.read_text().splitlines() if line.startswith("# "))
-    return next((line[2] for line in lines if line[1] == library), "")
+def _digest(data: DataFingerprint) -> str:
+    """Of all but distractors, which are part of the method and not of the data."""
+    splits = {name: split for name, split in data.splits.items() if name != "distractors"}
+    return hashlib.sha256(replace(data, splits=splits).to_json().encode()).hexdigest()[:12]

@@ -1,8 +1,9 @@
-"""Scores of a model on each test image, for intervals over images: `python -m … MODEL OUTPUT.npz`."""
+"""Scores of a model on each test image, for intervals over images: `python -m … MODEL OUTPUT.npz [DATA_ROOT]`."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,14 +13,13 @@ from torch import Tensor
 from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.devices import autocast, available_precision, choose_device, choose_precision
+from dual_cross_attention.devices import autocast, choose_device
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.model_files import read_model
-from dual_cross_attention.metrics import retrieval_metrics
 from dual_cross_attention.progress import make_console, track
-from dual_cross_attention.tasks import ReIDTask
+from dual_cross_attention.tasks.reid import ReIDTask, retrieval_scores
 from dual_cross_attention.tasks.task import Batch
 
 
@@ -54,17 +54,18 @@ class TestScores:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls(file["images"], dict(zip(file["names"].tolist(), file["values"].tolist(), strict=True)))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise InputError(
                 f"'{path}' does not hold test scores ({error}): delete it, and the same command computes them again"
             ) from error
 
 
-def test_scores(model: str | Path, console: Console | None = None) -> TestScores:
+def test_scores(model: str | Path, data_root: str | None = None, console: Console | None = None) -> TestScores:
     """Evaluates a model file on its test split, with SA and GLCA together.
 
     Args:
         model: of a run.
+        data_root: of the dataset; None: where the run found it.
         console: shows progress and warnings; None: not shown.
 
     Raises:
@@ -72,9 +73,7 @@ def test_scores(model: str | Path, console: Console | None = None) -> TestScores
     """
     console = console or Console(quiet=True)
     saved, device = read_model(model), choose_device("auto")
-    precision = available_precision(saved.config.precision, device)
-    precision = choose_precision(precision, device, saved.config.format_version)
-    setup = read_test_images(saved, {}, None, "refuse", console)
+    setup = read_test_images(saved, {"data_root": data_root}, None, "refuse", console)
     task = setup.build_task(saved.model.to(device))
     loader = setup.test_loader(task.model, device)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
@@ -85,14 +84,16 @@ def test_scores(model: str | Path, console: Console | None = None) -> TestScores
         correct.append(found.double().masked_fill(~batch["valid"].cpu(), torch.nan))
 
     is_retrieval = isinstance(task, ReIDTask)
-    with autocast(device, precision):
+    with autocast(device, saved.choose_precision(device)):
         batches = track(unreadable.watch(loader), "test scores", len(loader), console)
         run_eval_steps(task, batches, after_step=None if is_retrieval else keep)
-        metrics = task.compute_metrics()
-        if is_retrieval:
-            sides = task.gather_features().sides("")
-            return TestScores(retrieval_metrics(*sides, distance=task.distance).average_precisions.numpy(), metrics)
-    return TestScores(torch.cat(correct).numpy(), metrics)
+    if not is_retrieval:
+        return TestScores(torch.cat(correct).numpy(), task.compute_metrics())
+    features = task.gather_features()
+    found = task.retrieve(features)
+    of_queries = torch.full((task.split.num_queries,), torch.nan, dtype=torch.float64)
+    of_queries[features.positions[features.is_query]] = found[""].average_precisions
+    return TestScores(of_queries.numpy(), retrieval_scores(found))
 
 
 test_scores.__test__ = False
@@ -100,9 +101,9 @@ test_scores.__test__ = False
 
 def main() -> int:
     """Evaluates the model of the command line, and writes its scores."""
-    model, output = sys.argv[1:]
+    model, output, *data_root = sys.argv[1:]
     try:
-        test_scores(model, make_console()).write(Path(output))
+        test_scores(model, *data_root, console=make_console()).write(Path(output))
     except InputError as error:
         print("dcal: error:", " ".join(f"{error}".split()), file=sys.stderr)
         return 2

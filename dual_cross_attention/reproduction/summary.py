@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from dual_cross_attention.reproduction.run_rows import run_row
 from dual_cross_attention.reproduction.scores import TestScores
 from dual_cross_attention.reproduction.sweep import Training
 from dual_cross_attention.reproduction.tables import TableRow
+from dual_cross_attention.runs.run_folder import RunFolder
 
 TITLES = {"top1": "top-1 %", "mAP": "mAP %", "rank1": "rank-1 %"}
 METRICS = {"fgvc": ("top1",), "reid": ("mAP", "rank1")}
@@ -39,12 +41,16 @@ class RowRuns:
 
     @property
     def done(self) -> dict[int, Training]:
-        return {seed: training for seed, training in self.trainings.items() if training.is_done()}
+        """Those that are finished, with the settings of this call."""
+        return {seed: each for seed, each in self.trainings.items() if each.is_done() and not each.other_settings()}
 
     def status(self) -> str:
         """done, or what is missing."""
         if self.row.missing:
             return self.row.missing
+        others = [(seed, other) for seed, each in self.trainings.items() if (other := each.other_settings())]
+        if others:
+            return "; ".join(f"seed {seed} was trained with other settings: {other}" for seed, other in others)
         failed = [(seed, reason) for seed, each in self.trainings.items() if (reason := failure_of(each))]
         if failed:
             return "; ".join(f"seed {seed} failed: {reason}" for seed, reason in failed)
@@ -65,21 +71,28 @@ def write_summary(title: str, rows: Sequence[RowRuns], notes: Sequence[str], fol
         rows: the rows, baselines included.
         notes: lines under the table.
     """
-    text = f"# {title}\n\n{markdown(rows)}\n\n" + "".join(f"- {note}\n" for note in [*notes, *_origin(rows)])
-    for suffix, content in ((".md", text), (".csv", _csv(rows))):
+    done = [training.path for each in rows for training in each.done.values()]
+    runs = {path: found for path in done if (found := run_row(path))}
+    origin = _origin([*runs.values()])
+    text = f"# {title}\n\n{_markdown(rows, runs)}\n\n" + "".join(f"- {note}\n" for note in [*notes, *origin])
+    for suffix, content in ((".md", text), (".csv", _csv(rows, runs))):
         with atomic_write(folder / f"{name}{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8")
     return text
 
 
-def markdown(rows: Sequence[RowRuns]) -> str:
-    """The table, mean ± standard deviation over seeds, with the interval of the difference to the baseline."""
+def _markdown(rows: Sequence[RowRuns], run_rows: dict[Path, dict[str, Any]]) -> str:
+    """The table, mean ± standard deviation over seeds, with the interval of the difference to the baseline.
+
+    Args:
+        run_rows: of `run_row`, by run folder.
+    """
     by_name = {each.row.name: each for each in rows}
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     for each in rows:
         row, baseline = each.row, by_name.get(each.row.baseline or "")
         metrics = METRICS[row.task]
-        runs = [found for training in each.done.values() if (found := run_row(training.path))]
+        runs = [run_rows[training.path] for training in each.done.values() if training.path in run_rows]
         lines.append(
             _line(
                 (
@@ -104,8 +117,11 @@ def row_interval(row: RowRuns, baseline: RowRuns) -> DifferenceInterval | None:
     """Interval of row minus baseline in percent points, over the seeds that both have; None if there is none.
 
     Raises:
-        InputError: the runs were scored on different test images.
+        InputError: the runs were tested on different images, or their scores cannot be read.
     """
+    tested = {digest for each in (row, baseline) for training in each.done.values() if (digest := _test_data(training))}
+    if len(tested) > 1:
+        raise InputError(f"{row.row.name} and {baseline.row.name} were tested on different images")
     seeds = sorted(row.done.keys() & baseline.done.keys())
     if not seeds:
         return None
@@ -120,8 +136,18 @@ def row_interval(row: RowRuns, baseline: RowRuns) -> DifferenceInterval | None:
     return difference_interval(*(100 * np.stack(scores)[:, valid] for scores in (theirs, ours)))
 
 
+def _test_data(training: Training) -> str | None:
+    """A digest of the test images of a run; None if it has not recorded its data."""
+    data = RunFolder(training.path).read_data()
+    splits = sorted(data.splits.items()) if data else []
+    return "-".join(split.digest for name, split in splits if name not in ("train", "distractors")) or None
+
+
 def _gain(row: RowRuns, baseline: RowRuns | None) -> str:
-    found = baseline and row_interval(row, baseline)
+    try:
+        found = baseline and row_interval(row, baseline)
+    except InputError as error:
+        return f"none: {error}"
     if not found:
         return ""
     if not np.isfinite(found.low):
@@ -146,15 +172,14 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _origin(rows: Sequence[RowRuns]) -> list[str]:
+def _origin(runs: Sequence[dict[str, Any]]) -> list[str]:
     """The data and the versions that the runs have, a line each; several where runs differ."""
-    runs = [found for each in rows for training in each.done.values() if (found := run_row(training.path))]
     data = {f"{run['dataset']} {run['data']} ({run['train_images']} training images)" for run in runs}
     versions = {f"torch {run['torch']}, {run['precision']}" for run in runs}
     return [f"{name}: {'; '.join(sorted(found))}" for name, found in (("data", data), ("versions", versions)) if found]
 
 
-def _csv(rows: Sequence[RowRuns]) -> str:
+def _csv(rows: Sequence[RowRuns], run_rows: dict[Path, dict[str, Any]]) -> str:
     """A row per seed; failed and unfinished ones with their status."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -164,8 +189,12 @@ def _csv(rows: Sequence[RowRuns]) -> str:
             writer.writerow({"row": each.row.name, "status": each.row.missing})
             continue
         for seed, training in each.trainings.items():
-            found = (run_row(training.path) if training.is_done() else None) or {"run": training.path.name}
-            reason = failure_of(training)
+            found = run_rows.get(training.path)
+            if found is None and training.is_done():  # a run of other settings
+                found = run_row(training.path)
+            found = found or {"run": training.path.name}
+            reason, other = failure_of(training), training.other_settings()
             status = "done" if training.is_done() else f"failed: {reason}" if reason else "not finished"
+            status = f"other settings: {other}" if other else status
             writer.writerow({"row": each.row.name, "status": status, "seed": seed} | found)
     return text.getvalue()

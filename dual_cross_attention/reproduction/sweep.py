@@ -15,16 +15,18 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from dual_cross_attention.atomic_io import atomic_write
+from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs.resumed import setting_differences
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InterruptedRun
 from dual_cross_attention.runs.run_folder import RunFolder
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 DCAL = [sys.executable, "-m", "dual_cross_attention"]
-STOPPED = 75
-"""Exit status of a training that a signal stopped."""
-REASONS = {3: "diverged"}
-"""Why a training failed, by exit status, where its error message does not begin with it."""
+STOPPED = {75, 130, -signal.SIGINT, -signal.SIGTERM}
+"""Exit statuses of a command that was asked to stop."""
+IN_USE = "is in use:"
+"""Words of the error of a run folder that another process trains into."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class Training:
     Args:
         path: its run folder.
         arguments: of `dcal train`, beside --output_dir.
+        config: the settings that these arguments are.
     """
 
     path: Path
     arguments: list[str]
+    config: TrainingConfig | None = None
 
     @property
     def scores(self) -> Path:
@@ -58,6 +62,13 @@ class Training:
         """Whether it was trained to the end and scored."""
         return self.scores.is_file()
 
+    def other_settings(self) -> str | None:
+        """How the settings of the run in the folder differ from `config`, in words; None: they do not."""
+        if self.config is None or not RunFolder(self.path).config.is_file():
+            return None
+        differences = setting_differences(self.config, RunFolder(self.path).read_config())
+        return ", ".join(text for _, text in differences) or None
+
     def read_failure(self) -> str | None:
         """The reason of the last attempt, in a line; None: it did not fail."""
         try:
@@ -73,8 +84,8 @@ class SweepResult:
     """What `run_sweep` did.
 
     Args:
-        trained: trainings that this process ended.
-        failed: those that it tried in vain.
+        trained: trainings that this process finished.
+        failed: those that failed.
         elsewhere: those that other processes are training now.
     """
 
@@ -85,18 +96,18 @@ class SweepResult:
 
 def run_sweep(
     trainings: Sequence[Training],
-    tell: Callable[[str], None],
+    on_message: Callable[[str], None],
     train: Callable[[Training], str | None] | None = None,
 ) -> SweepResult:
     """Trains what is not done, one after the other, and scores it.
 
-    Each training is locked while it runs, so processes that share the folder take different ones, and each is resumed
-    by whichever process comes next if one is killed. A training that fails is recorded, and the others go on; it is
-    tried again by the next call.
+    Each training is locked while it runs, so processes that share the folder take different ones. If a process is
+    killed, the next one resumes its training. A training that fails is recorded, and the sweep continues; the next call
+    tries it again.
 
     Args:
         trainings: in their order.
-        tell: called with a line before each training and after a failure.
+        on_message: called with a line before each training and after a failure.
         train: trains and scores one, and returns why that failed, or None; None: `train_and_score`.
 
     Raises:
@@ -116,16 +127,24 @@ def run_sweep(
                 if each.is_done():
                     continue
                 number = sum(training.is_done() for training in trainings) + 1
-                tell(f"training {number} of {len(trainings)}: {each.path.name}")
-                reason = (train or train_and_score)(each)
+                on_message(f"training {number} of {len(trainings)}: {each.path.name}")
+                try:
+                    reason = (train or train_and_score)(each)
+                except TrainedElsewhere:
+                    result.elsewhere += 1
+                    break
                 result.trained += reason is None
                 result.failed += reason is not None
                 if reason:
-                    tell(f"failed: {each.path.name}: {reason}")
+                    on_message(f"failed: {each.path.name}: {reason}")
             break
         else:
-            result.elsewhere = len(todo)
+            result.elsewhere += len(todo)
             return result
+
+
+class TrainedElsewhere(Exception):
+    """Another process trains into the run folder, such as one whose sweep was killed."""
 
 
 def train_and_score(training: Training) -> str | None:
@@ -133,19 +152,25 @@ def train_and_score(training: Training) -> str | None:
 
     Raises:
         InterruptedRun: a signal stopped it.
+        TrainedElsewhere: another process trains into its folder.
     """
     training.path.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     status, last_line = _call(["train", *training.arguments, "--output_dir", f"{training.path}"])
+    if status == 2 and IN_USE in last_line:
+        raise TrainedElsewhere(training.path.name)
     if not status:
         scored = ["dual_cross_attention.reproduction.scores", f"{RunFolder(training.path).last}", f"{training.scores}"]
-        status, last_line = _call(scored, [sys.executable, "-m"])
-    if status == STOPPED or status < 0:
+        root = training.config and training.config.data_root
+        status, last_line = _call([*scored, *([root] if root else [])], [sys.executable, "-m"])
+    if status in STOPPED:
         raise InterruptedRun(f"stopped in {training.path.name}: the same command resumes")
     if not status:
         training.failure.unlink(missing_ok=True)
         return None
-    reason = last_line.removeprefix("dcal: error: ") or REASONS.get(status, f"exit status {status}")
+    reason = last_line.removeprefix("dcal: error: ") or f"exit status {status}"
+    if status < 0:
+        reason = f"killed by signal {-status}, by the system if memory ran out"
     content = {
         "format_version": FORMAT_VERSION,
         "reason": reason,
@@ -158,33 +183,39 @@ def train_and_score(training: Training) -> str | None:
     return reason
 
 
-def _call(arguments: Sequence[str], program: Sequence[str] = DCAL) -> tuple[int, str]:
+def _call(arguments: Sequence[str], program: Sequence[str] | None = None) -> tuple[int, str]:
     """Runs a command with this process's streams; its exit status, and the last line of its standard error.
 
-    A SIGTERM of this process is passed on, so that the command saves its work; Ctrl-C reaches both anyway.
+    A SIGTERM of this process is passed on, so that the command saves its work; Ctrl-C reaches both anyway. If a signal
+    came, the status is one of `STOPPED`, also where the command was at its end.
     """
     last = ""
     paths = f"{PACKAGE_ROOT}", *filter(None, [os.environ.get("PYTHONPATH")])  # also where it is not installed
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     process = subprocess.Popen(
-        [*program, *arguments], stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+        [*(program or DCAL), *arguments], stderr=subprocess.PIPE, text=True, errors="replace", env=environment
     )
-    with _passing_on(process):
+    with _passing_on(process) as received:
         for line in process.stderr:
             sys.stderr.write(line)
             last = line.strip() or last
-        return process.wait(), last
+        status = process.wait()
+    return -received[0] if received and status not in STOPPED else status, last
 
 
 @contextmanager
-def _passing_on(process: subprocess.Popen) -> Iterator[None]:
+def _passing_on(process: subprocess.Popen) -> Iterator[list[int]]:
+    """Within this context, signals are handed on; yields the list of those that come."""
+    received: list[int] = []
+
     def handle(number: int, _: FrameType | None) -> None:
+        received.append(number)
         if number == signal.SIGTERM:
             process.terminate()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -71,6 +71,11 @@ class RunFolder:
         """
         return restore_config(read_yaml(self.config), f"'{self.config}'")
 
+    def read_versions(self) -> dict[str, str]:
+        """Versions of the libraries by name, from the comments above the settings; empty where there are none."""
+        lines = [line.split() for line in self.config.read_text(errors="replace").splitlines() if line.startswith("# ")]
+        return {line[1]: line[2] for line in lines if len(line) == 3}
+
     def write_data(self, fingerprint: DataFingerprint) -> None:
         """Record which data the run is trained on; to be written before the settings."""
         self._write(self.data, fingerprint.to_json() + "\n")

@@ -9,6 +9,7 @@ from dual_cross_attention.data.fgvc import load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.reid import load_reid
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.validation import (
     CONSTANT,
     DARK,
@@ -35,6 +36,7 @@ def check_data(
     num_workers: int | None,
     console: Console,
     val_fraction: float | None = None,
+    cameras: CameraMode = "auto",
 ) -> DataReport:
     """Reads a dataset's labels and all of its images.
 
@@ -45,6 +47,7 @@ def check_data(
         num_workers: processes; None: one per core.
         console: where progress is shown.
         val_fraction: of a folder without a split, see `load_fgvc`.
+        cameras: of re-identification, see `load_reid`.
 
     Raises:
         InputError: the dataset cannot be used at all.
@@ -55,7 +58,7 @@ def check_data(
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     check_val_fraction(task, name, val_fraction)
     images, report = (
-        _fgvc(name, data_root, val_fraction, console) if task == "fgvc" else _reid(name, data_root, console)
+        _fgvc(name, data_root, val_fraction, console) if task == "fgvc" else _reid(name, data_root, cameras, console)
     )
     total = sum(split.images for split in report.splits.values())
     synthetic = is_synthetic(task, name)
@@ -106,11 +109,12 @@ def _fgvc(name: str, data_root: str | None, val_fraction: float | None, console:
     return {split: each.images for split, each in splits.items()}, report
 
 
-def _reid(name: str, data_root: str | None, console: Console) -> tuple[Images, DataReport]:
-    data = load_reid(name, data_root)
+def _reid(name: str, data_root: str | None, cameras: CameraMode, console: Console) -> tuple[Images, DataReport]:
+    data = load_reid(name, data_root, cameras=cameras)
     for note in data.notes:
         console.print(note, soft_wrap=True)
-    splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
+    test = {"test": data.query} if data.leave_one_out else {"query": data.query, "gallery": data.gallery}
+    splits = {"train": data.train, **test}
     report = DataReport({split: Split(len(each), len(distinct(each.identities))) for split, each in splits.items()})
     report.warnings = list(data.warnings)
     return {split: each.images for split, each in splits.items()}, report

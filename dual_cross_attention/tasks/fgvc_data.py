@@ -25,10 +25,11 @@ class FGVCSetup(RunSetup):
 
     def __init__(self, config: FGVCConfig, train: bool = True, split: str | None = None):
         self.config = config
-        self.distractor_images = list_distractors(config) if train else None
+        self.distractor_images, left_out = list_distractors(config) if train else (None, [])
         self._take(
             load_fgvc(config.dataset, config.data_root, config.download and train, train, split, config.val_fraction)
         )
+        self.warnings = [*self.warnings, *left_out]
         training = f"{len(self.data.train):,} training and " if self.data.train else ""
         self.description = f"{len(self.classes)} classes, {training}{self.num_test:,} test images"
         self.cache = train and config.cache == "ram"

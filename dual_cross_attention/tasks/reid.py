@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -13,7 +13,7 @@ from dual_cross_attention.attention.pairwise import sample_distractors
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.losses import ReIDLoss
 from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
-from dual_cross_attention.metrics.retrieval import Progress
+from dual_cross_attention.metrics.retrieval import Progress, RetrievalMetrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task
@@ -24,16 +24,40 @@ RANKS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class RetrievalSplit:
-    """Who is on each test image and which camera took it: the queries first, then the gallery.
+    """Identity and camera of each test image: the queries first, then the gallery.
 
     Args:
-        identities, cameras: (Q + G,) whole numbers.
-        num_queries: Q.
+        identities: (Q + G,) whole numbers.
+        cameras: likewise; None: there are none, and a query ignores no gallery image for its camera.
+        num_queries: Q; with `leave_one_out`, all images.
+        files: (Q + G,) whole numbers of the image files: a query ignores gallery images of its own file. None: it
+            ignores none for its file.
+        leave_one_out: the queries are the gallery too, so G is 0: each image is searched for among all others.
     """
 
     identities: Tensor
-    cameras: Tensor
+    cameras: Tensor | None
     num_queries: int
+    files: Tensor | None = None
+    leave_one_out: bool = False
+
+
+class RetrievalSides(NamedTuple):
+    """Features and labels of queries and gallery, arguments of `retrieval_metrics`; with leave-one-out, both are all.
+
+    Args:
+        query, gallery: features (Q, D) and (G, D).
+        query_ids, gallery_ids: (Q,) and (G,), likewise cameras and files, which may be None.
+    """
+
+    query: Tensor
+    gallery: Tensor
+    query_ids: Tensor
+    gallery_ids: Tensor
+    query_cameras: Tensor | None
+    gallery_cameras: Tensor | None
+    query_files: Tensor | None
+    gallery_files: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -53,11 +77,30 @@ class TestFeatures:
     features: dict[str, Tensor]
     split: RetrievalSplit
 
-    def sides(self, branch: str) -> tuple[Tensor, ...]:
-        """The first six arguments of `retrieval_metrics`."""
-        is_query = self.positions < self.split.num_queries
-        columns = (self.features[branch], self.split.identities[self.positions], self.split.cameras[self.positions])
-        return tuple(column[side] for column in columns for side in (is_query, ~is_query))
+    @property
+    def is_query(self) -> Tensor:
+        """(n,) bool."""
+        return self.positions < self.split.num_queries
+
+    @property
+    def is_gallery(self) -> Tensor:
+        """(n,) bool."""
+        return self.is_query if self.split.leave_one_out else ~self.is_query
+
+    def sides(self, branch: str) -> RetrievalSides:
+        """Features of a branch, and labels, of both sides."""
+        split, sides = self.split, (self.is_query, self.is_gallery)
+        files = torch.arange(len(split.identities)) if split.files is None and split.leave_one_out else split.files
+        labels = (None if each is None else each[self.positions] for each in (split.identities, split.cameras, files))
+        columns = (self.features[branch], *labels)
+        return RetrievalSides(*(None if column is None else column[side] for column in columns for side in sides))
+
+    def search_arguments(self, branch: str) -> dict[str, Tensor | bool | None]:
+        """Arguments of `retrieval_metrics` and `rank_gallery` by name."""
+        arguments = self.sides(branch)._asdict()
+        if self.split.leave_one_out:
+            arguments |= {name: None for name in arguments if name.startswith("gallery")}
+        return arguments | {"leave_one_out": self.split.leave_one_out}
 
 
 class ReIDTask(Task):
@@ -155,7 +198,7 @@ class ReIDTask(Task):
         positions, *gathered = (column[order] for column in columns)
         is_query = positions < self.split.num_queries
         for side, there in (("query", is_query), ("gallery", ~is_query)):
-            if not there.any():
+            if not there.any() and not self.split.leave_one_out:
                 raise InputError(f"none of the {side} images can be read; the warnings above say why")
         features = dict(zip(self.test_branches, gathered, strict=True))
         if self.after_neck:  # after the gathering: the necks of ranks differ slightly
@@ -168,34 +211,49 @@ class ReIDTask(Task):
             features = {branch: F.normalize(feature, dim=1) for branch, feature in features.items()}
         return TestFeatures(positions.cpu(), features, self.split)
 
-    def score(self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None) -> dict[str, float]:
-        """mAP and rank-k of given features; see `compute_metrics`.
+    def retrieve(
+        self,
+        test: TestFeatures,
+        max_rank: int = max(RANKS),
+        rerank: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[str, RetrievalMetrics]:
+        """Retrieval with given features by branch, "" for SA and GLCA together; SA alone is searched once.
 
         Args:
-            progress: see `retrieval_metrics`.
+            max_rank, rerank, progress: see `retrieval_metrics`.
         """
-        metrics: dict[str, float] = {}
         branches = [branch for branch in test.features if branch]
+        found: dict[str, RetrievalMetrics] = {}
         for branch in branches if len(branches) == 1 else test.features:
             with torch.autocast(test.features[branch].device.type, enabled=False):
-                found = retrieval_metrics(
-                    *test.sides(branch),
+                found[branch] = retrieval_metrics(
+                    **test.search_arguments(branch),
                     distance=self.distance,
-                    max_rank=max(RANKS),
+                    max_rank=max_rank,
                     rerank=rerank,
                     progress=progress,
                 )
-            scores = {"mAP": 100 * found.mAP} | {f"rank{k}": 100 * found.rank(k) for k in RANKS}
-            for suffix in {"", f"_{branch}"} if len(branches) == 1 else {f"_{branch}" if branch else ""}:
-                metrics |= {f"{name}{suffix}": value for name, value in scores.items()}
-        return metrics | {"valid_queries": found.num_valid_queries}
+        return found if "" in found else {"": found[branches[0]], **found}
+
+    def score(self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None) -> dict[str, float]:
+        """mAP and rank-k of given features; see `compute_metrics` and `retrieve`."""
+        return retrieval_scores(self.retrieve(test, rerank=rerank, progress=progress))
 
     def rank(
         self, test: TestFeatures, rerank: bool = False, progress: Progress | None = None
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For each query, SA and GLCA together: its position, those of the gallery in order, and their distances."""
-        is_query = test.positions < self.split.num_queries
-        queries, gallery = test.positions[is_query], test.positions[~is_query]
-        ranked = rank_gallery(*test.sides(""), distance=self.distance, rerank=rerank, progress=progress)
+        queries, gallery = test.positions[test.is_query], test.positions[test.is_gallery]
+        ranked = rank_gallery(**test.search_arguments(""), distance=self.distance, rerank=rerank, progress=progress)
         for query, (order, distances) in zip(queries, ranked, strict=True):
             yield int(query), gallery[order], distances
+
+
+def retrieval_scores(found: dict[str, RetrievalMetrics]) -> dict[str, float]:
+    """Metrics of `ReIDTask.retrieve` by name, in percent: "mAP", "rank1", "mAP_sa", …, and "valid_queries"."""
+    metrics: dict[str, float] = {"valid_queries": found[""].num_valid_queries}
+    for branch, each in found.items():
+        suffix = f"_{branch}" if branch else ""
+        metrics |= {f"mAP{suffix}": 100 * each.mAP} | {f"rank{k}{suffix}": 100 * each.rank(k) for k in RANKS}
+    return metrics

@@ -15,10 +15,10 @@ from dual_cross_attention.data import (
     train_loader,
 )
 from dual_cross_attention.data.cache import check_memory
-from dual_cross_attention.data.concat_sequence import ConcatSequence
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.reid import ReIDData
 from dual_cross_attention.data.reid.blocks import BlockIdentitySampler
 from dual_cross_attention.data.samplers import EpochBatchSampler
 from dual_cross_attention.errors import InputError
@@ -31,7 +31,8 @@ from dual_cross_attention.tasks.training_noise import training_noise
 
 
 class ReIDSetup(RunSetup):
-    """See `RunSetup`; the classes are the training identities. The test images are the queries, then the gallery."""
+    """See `RunSetup`; the classes are the training identities. The test images are the queries, then the gallery; with
+    leave-one-out, both at once."""
 
     test_splits = ("query", "gallery")
 
@@ -39,37 +40,39 @@ class ReIDSetup(RunSetup):
         if split:
             raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
-        self.distractor_images = list_distractors(config) if train else None
-        self.data = load_reid(config.dataset, config.data_root, train, config.download and train)
+        self.distractor_images, left_out = list_distractors(config) if train else (None, [])
+        download = config.download and train
+        self.data = load_reid(config.dataset, config.data_root, train, download, config.cameras, config.bbox)
         self.classes = self.data.identities
-        sides = (self.data.query, self.data.gallery)
-        self.images = ConcatSequence(*(side.images for side in sides))
-        self.split = RetrievalSplit(
-            torch.from_numpy(np.concatenate([np.asarray(side.identities, dtype=np.int64) for side in sides])),
-            torch.from_numpy(np.concatenate([np.asarray(side.cameras, dtype=np.int64) for side in sides])),
-            len(self.data.query),
-        )
+        self.images = self.data.test_images
+        self.split = _retrieval_split(self.data)
+        if self.data.leave_one_out:
+            self.test_splits = ("test",)
         training = f"{len(self.classes):,} identities, {len(self.data.train):,} training images; " if train else ""
-        people, cameras = distinct(self.data.query.identities), self.split.cameras.unique()
-        self.description = (
-            f"{training}{len(self.data.query):,} queries of {len(people):,} identities, "
-            f"{len(self.data.gallery):,} gallery images, {len(cameras)} cameras"
-        )
+        people = f"{len(distinct(self.data.query.identities)):,} identities"
+        cameras = "no" if self.split.cameras is None else f"{len(self.split.cameras.unique())}"
+        test = f"{len(self.data.query):,} queries of {people}, {len(self.data.gallery):,} gallery images"
+        if self.data.leave_one_out:
+            test = f"{len(self.data.query):,} test images of {people}, leave-one-out"
+        self.description = f"{training}{test}, {cameras} cameras"
         self.notes = self.data.notes
-        self.warnings = self.data.warnings
+        self.warnings = [*self.data.warnings, *left_out]
         self.num_test = len(self.images)
         self.cache = train and config.cache == "ram"
         if self.cache:
             check_memory(len(self.data.train) + self.num_test, tuple(config.img_size))
 
     def fingerprint(self) -> DataFingerprint:
-        splits = {"train": self.data.train, "query": self.data.query, "gallery": self.data.gallery}
+        sides = (self.data.query, self.data.gallery)  # of which there is one with leave-one-out
+        splits = {"train": self.data.train} | dict(zip(self.test_splits, sides, strict=False))
         return DataFingerprint(
             self.config.dataset,
             len(self.classes),
             digest_names(self.classes),
             {
-                name: fingerprint_split(split.images, split.identities, split.cameras)
+                name: fingerprint_split(
+                    split.images, split.identities, *(() if split.cameras is None else (split.cameras,))
+                )
                 for name, split in splits.items()
                 if split is not None
             },
@@ -130,3 +133,18 @@ class ReIDSetup(RunSetup):
         """Mean and standard deviation of the pixels."""
         mean, std, _ = pixel_stats(self.config, model)
         return mean, std
+
+
+def _retrieval_split(data: ReIDData) -> RetrievalSplit:
+    """Labels of the test images of a dataset."""
+
+    def joined(name: str) -> torch.Tensor | None:
+        sides = [getattr(side, name) for side in (data.query, data.gallery)][: 1 if data.leave_one_out else 2]
+        return (
+            None
+            if sides[0] is None
+            else torch.from_numpy(np.concatenate([np.asarray(s, dtype=np.int64) for s in sides]))
+        )
+
+    files = None if data.test_files is None else torch.from_numpy(data.test_files)
+    return RetrievalSplit(joined("identities"), joined("cameras"), len(data.query), files, data.leave_one_out)

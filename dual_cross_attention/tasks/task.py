@@ -52,7 +52,7 @@ class Task(nn.Module, ABC):
         noise: TrainingNoise | None = None,
     ):
         super().__init__()
-        self.noise = noise or TrainingNoise()
+        self.noise = noise or TrainingNoise(0.0, 0.0, 0)
         self.model = model
         self.schedule = schedule or BranchSchedule()
         self.scales = dict.fromkeys(model.branches, 1.0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,13 @@ class TrainingNoise:
         num_classes: C; labels are from 0 to C − 1.
     """
 
-    image: float = 0.0
-    label: float = 0.0
-    num_classes: int = 2
+    image: float
+    label: float
+    num_classes: int
+
+    def __post_init__(self):
+        if self.label and self.num_classes < 2:
+            raise InputError(f"label noise needs at least two classes to choose from, got {self.num_classes}")
 
     def add(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with other "images" (B, 3, H, W) and "labels" (B,) where there is noise; the batch is unchanged."""

@@ -5,38 +5,21 @@ with the settings and on the data that it began with.
 """
 
 from collections.abc import Iterable, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.configs.parse import as_of
+from dual_cross_attention.configs.resumed import resumed_settings, setting_differences
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.training.checkpointing.checkpoints import MANIFEST
 from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
 from dual_cross_attention.training.run_snapshot import ResumeSnapshots, RunSnapshot, require
 
-# A run may resume with these changed: they say where and how it runs, not what it computes.
-FREE_TO_CHANGE = {
-    "data_root",
-    "download",
-    "device",
-    "compile",
-    "parallel",
-    "cache",
-    "num_workers",
-    "eval_batch_size",
-    "checkpoint_minutes",
-    "max_bad_images",
-    "use_gradient_checkpointing",
-    "output_dir",
-    "resume",
-}
-
-# Settings that are resolved when a run begins, by the value that leaves them open: a resumed run keeps its own.
-LEFT_OPEN = {"precision": ("auto",), "mean": ("auto", None), "std": ("auto", None)}
+READING = ("cameras", "bbox")
+"""Settings that a resumed run keeps and that decide how the data is read, before it is known which run resumes."""
 
 
 class RunData(NamedTuple):
@@ -111,7 +94,7 @@ def resolve_output_dir(
 
 
 def _is_same_run(config: TrainingConfig, run: RunSnapshot, resume_from: Path | None) -> bool:
-    if config.resume == "never" or (run.config is not None and _setting_differences(config, run)):
+    if config.resume == "never" or (run.config is not None and setting_differences(config, require(run.config))):
         return False
     return run.config is not None if resume_from is None else _began_from(run, resume_from)
 
@@ -265,19 +248,8 @@ def _from_newest_valid(
     )
 
 
-def _setting_differences(config: TrainingConfig, run: RunSnapshot) -> list[tuple[str, str]]:
-    """Settings that make the command another run: name, and "name (value there, value here)"."""
-    stored = require(run.config)
-    old, new = asdict(stored), asdict(resumed_settings(config, stored))
-    return [
-        (name, f"{name} ({old.get(name)} there, {new[name]} here)")
-        for name in new
-        if name not in FREE_TO_CHANGE and old.get(name) != new[name]
-    ]
-
-
 def _refuse_other_settings(config: TrainingConfig, run: RunSnapshot, but: Set[str]) -> None:
-    changed = [(name, text) for name, text in _setting_differences(config, run) if name not in but]
+    changed = [(name, text) for name, text in setting_differences(config, require(run.config)) if name not in but]
     if changed:
         hint = f" (with --resume {run.path}, to resume from it)" if changed[0][0] == "epochs" else ""
         raise InputError(
@@ -286,19 +258,21 @@ def _refuse_other_settings(config: TrainingConfig, run: RunSnapshot, but: Set[st
         )
 
 
-def resumed_settings(config: TrainingConfig, stored: TrainingConfig) -> TrainingConfig:
-    """The settings with which a run resumes.
+def as_the_run_reads(config: TrainingConfig, runs: Iterable[RunSnapshot]) -> TrainingConfig:
+    """The settings of the command, with those in `READING` that it leaves open as the run has them that it resumes.
 
     Args:
-        config: those of the command.
-        stored: those of the run. Where the command does not name a setting whose default has changed since, the run
-            keeps the default of its time; what the command leaves open, such as precision "auto", is as the run has it.
+        config: the settings of the command.
+        runs: in which the run may be; the first with the same settings is taken, but for `epochs`, which --resume PATH
+            may change.
     """
-    config = as_of(config, stored.format_version)
-    if stored.format_version == 1:  # such a run has resolved nothing
-        return config
-    kept = [name for name, left_open in LEFT_OPEN.items() if getattr(config, name) in left_open]
-    return config.replaced(**{name: getattr(stored, name) for name in kept})
+    for run in runs:
+        if not isinstance(run.config, TrainingConfig) or type(run.config) is not type(config):
+            continue
+        if {name for name, _ in setting_differences(config, run.config)} <= {"epochs"}:
+            resumed = resumed_settings(config, run.config)
+            return config.replaced(**{name: getattr(resumed, name) for name in READING})
+    return config
 
 
 def _data_differences(run: RunSnapshot, data: RunData) -> list[str]:

@@ -36,10 +36,21 @@ from dual_cross_attention.training.checkpointing.artifacts import complete_resul
 from dual_cross_attention.training.checkpointing.checkpoints import remove_leftovers
 from dual_cross_attention.training.distributed.rendezvous import process_group_options
 from dual_cross_attention.training.distributed.strategy import is_peer_failure, on_rank_zero, refuse_accelerate_plugins
-from dual_cross_attention.training.resume import ResumeDecision, RunData, decide_resume, resolve_output_dir
+from dual_cross_attention.training.resume import (
+    ResumeDecision,
+    RunData,
+    as_the_run_reads,
+    decide_resume,
+    resolve_output_dir,
+)
 from dual_cross_attention.training.run_context import RunContext
 from dual_cross_attention.training.run_lock import RunLock
-from dual_cross_attention.training.run_snapshot import default_runs, inspect_for_resume, resolve_resume_path
+from dual_cross_attention.training.run_snapshot import (
+    default_runs,
+    inspect_for_resume,
+    resolve_resume_path,
+    runs_to_resume,
+)
 from dual_cross_attention.training.signals import LEFT_EARLY, SignalHandler
 from dual_cross_attention.training.trainer import Trainer
 
@@ -69,6 +80,8 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
             keep_freed_memory()
+            if config.task == "reid":
+                config = as_the_run_reads(config, runs_to_resume(config))
             setup = _starting(interruptions, lambda: read_setup(config))
             for line in settings_without_effect(config):
                 console.print(f"warning: {line}", style="yellow")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -189,6 +189,19 @@ def inspect_for_resume(config: TrainingConfig, folder: RunFolder) -> ResumeSnaps
 def resolve_resume_path(config: TrainingConfig) -> Path | None:
     """The absolute path that --resume names, without symbolic links; None for auto and never."""
     return None if config.resume in ("auto", "never") else Path(config.resume).resolve()
+
+
+def runs_to_resume(config: TrainingConfig) -> Iterator[RunSnapshot]:
+    """Snapshots, without checkpoints, of the runs that a command may resume; none with --resume never."""
+    if config.resume == "never":
+        return
+    if path := resolve_resume_path(config):
+        named = next((parent for parent in (path, *path.parents) if RunFolder(parent).config.is_file()), path)
+        yield inspect_run(RunFolder(named), verified=False)
+    if config.output_dir:
+        yield inspect_run(RunFolder(config.output_dir), verified=False)
+    else:
+        yield from takewhile(lambda run: run.is_taken, default_runs(config))
 
 
 def default_runs(config: TrainingConfig) -> Iterator[RunSnapshot]:

@@ -19,9 +19,11 @@ IN_FOLDERS = ("best.safetensors", "last.safetensors", "state.pt", "model.safeten
 
 
 class Content(NamedTuple):
-    """Args:
-    tree: what the file holds: tensors by name, perhaps in nested dicts and among other values.
-    header: the metadata of a `.safetensors`.
+    """What a file holds.
+
+    Args:
+        tree: tensors by name, perhaps in nested dicts and among other values.
+        header: the metadata of a `.safetensors`.
     """
 
     tree: Any
@@ -29,8 +31,10 @@ class Content(NamedTuple):
 
 
 def find_weights(path: str | Path) -> Path:
-    """Returns the file itself, or the one in a folder. Raises:
-    InputError: there is none, or its name ends as no file of weights does.
+    """Returns the file itself, or the one in a folder.
+
+    Raises:
+        InputError: there is none, or its name ends as no file of weights does.
     """
     path = Path(path)
     if path.is_dir():

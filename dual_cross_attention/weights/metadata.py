@@ -24,13 +24,16 @@ PREPROCESSOR = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class Metadata:
-    """Args:
-    img_size: (height, width) in pixels, None where nothing says.
-    is_exact: whether `img_size` is that of the very file: a position embedding of another number of tokens is an error.
-    stats: normalization of the pixels, None where nothing says.
-    is_run: whether a run of this project wrote the file.
-    model: the flags of the run's backbone.
-    num_heads: of the run's backbone; shapes do not tell.
+    """What is known of a weights file beside its tensors.
+
+    Args:
+        img_size: (height, width) in pixels, None where nothing says.
+        is_exact: whether `img_size` is that of the file itself: a position embedding of another number of tokens is an
+            error.
+        stats: normalization of the pixels, None where nothing says.
+        is_run: whether a run of this project wrote the file.
+        model: the flags of the run's backbone.
+        num_heads: of the run's backbone; shapes do not tell.
     """
 
     img_size: tuple[int, int] | None = None

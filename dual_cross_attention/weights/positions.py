@@ -34,10 +34,12 @@ class SourceGrid(NamedTuple):
 
 
 class Resampled(NamedTuple):
-    """Args:
-    embedding: (1, prefix + rows × columns, D).
-    line: what was done, to be shown.
-    is_guess: whether nothing confirms the grid that was taken for the source's.
+    """A position embedding on another grid.
+
+    Args:
+        embedding: (1, prefix + rows × columns, D).
+        line: what was done, to be shown.
+        is_guess: whether nothing confirms the grid that was taken for the source's.
     """
 
     embedding: Tensor

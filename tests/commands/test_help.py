@@ -13,11 +13,13 @@ import pytest
 
 from dual_cross_attention import commands
 from dual_cross_attention.cli import COMMANDS
+from dual_cross_attention.commands.index import SUBCOMMANDS
 from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.recipes import BACKBONES, DATASETS
 
 FOLDER = Path(__file__).parents[1] / "golden" / "help"
 HELP = {name: [name] for name in COMMANDS} | {"train-reid": ["train", "--task", "reid"]}
+HELP |= {f"index-{name}": ["index", name] for name in SUBCOMMANDS}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +29,7 @@ def width(monkeypatch):
 
 
 def test_each_command_has_a_file_and_a_snapshot():
-    for name in COMMANDS:
+    for name in (*COMMANDS, *(f"index-{name}" for name in SUBCOMMANDS)):
         assert (Path(commands.__file__).parent / f"{name.replace('-', '_')}.py").is_file()
     assert {path.stem for path in FOLDER.glob("*.txt")} == HELP.keys()
 
@@ -42,18 +44,25 @@ def test_help_is_the_snapshot(dcal, name):
     assert outcome.out == (FOLDER / f"{name}.txt").read_text(), "to renew it: DCAL_UPDATE_GOLDEN=1"
 
 
-@pytest.mark.parametrize("name", HELP)
+@pytest.mark.parametrize("name", HELP.keys() - {"index"})
 def test_help_begins_with_an_example_and_explains_each_option(dcal, name):
     text = dcal(*HELP[name], "-h").out
-    assert text.startswith(f"example:\n  dcal {HELP[name][0]}")
+    words = HELP[name][:2] if name.startswith("index-") else HELP[name][:1]
+    assert text.startswith(f"example:\n  dcal {' '.join(words)}")
     _, *options = text.partition("show this help message and exit")[2].split("\n  --")
-    assert options
+    assert options or name == "index-rebuild"
     for option in options:
         name, form, *words = option.partition("\n\n")[0].split()
         assert form.strip("[]").isupper() or "|" in form or name == "task", option  # its type
         meaning, default, _ = " ".join(words).partition(" (default: ")
         assert default or name == "config" or meaning.endswith("required."), option
         assert len(meaning.split()) > 3, option
+
+
+def test_help_of_index_lists_its_commands(dcal):
+    text = dcal("index", "--help").out
+    assert text.startswith("example:\n  dcal index build") and all(f"\n  {name} " in text for name in SUBCOMMANDS)
+    assert dcal("index").out == text
 
 
 @pytest.mark.parametrize("settings", {each for task in CONFIGS.values() for each in task.values()})

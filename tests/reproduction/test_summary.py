@@ -9,6 +9,7 @@ import pytest
 
 from dual_cross_attention import InputError
 from dual_cross_attention.configs.parse import parse_config
+from dual_cross_attention.data.fingerprint import DataFingerprint, SplitFingerprint
 from dual_cross_attention.metrics.intervals import difference_interval
 from dual_cross_attention.reproduction.plan import make_plan
 from dual_cross_attention.reproduction.scores import TestScores
@@ -20,13 +21,16 @@ from dual_cross_attention.runs.run_folder import RunFolder
 BASELINE, FULL = "cub-deit_tiny-sa_only", "cub-deit_tiny-full"
 
 
-def write_run(path, ablation, seed, correct):
+def write_run(path, ablation, seed, correct, test="e"):
     folder = RunFolder(path)
     config = parse_config(["--task=fgvc", "--dataset=toy", f"--ablation={ablation}", f"--seed={seed}", "--epochs=1"])
     folder.write_config(config)
+    folder.write_data(
+        DataFingerprint("toy", 3, "x", {"train": SplitFingerprint(9, "t"), "test": SplitFingerprint(40, test)})
+    )
     row = {"epoch": 1, "val/top1": 100 * float(np.nanmean(correct)), "train/images_per_second": 50.0}
     folder.write_metrics(row | {"peak_memory_mb": 700.4})
-    training = Training(path, [])
+    training = Training(path, [], config)
     TestScores(np.asarray(correct, dtype=float), {"top1": row["val/top1"]}).write(training.scores)
     return training
 
@@ -87,14 +91,34 @@ def test_queries_without_a_match_and_unreadable_images_are_left_out_of_pairs(row
     assert row_interval(full, baseline) == difference_interval(*pair)
 
 
-def test_other_test_images_are_refused(rows):
+def test_other_test_images_are_refused(rows, tmp_path):
     (baseline, full), _ = rows
     TestScores(np.ones(7), {}).write(full.trainings[0].scores)
     with pytest.raises(InputError, match="different numbers of images"):
         row_interval(full, baseline)
-    full.trainings[1].scores.write_bytes(b"no scores")
-    with pytest.raises(InputError, match="does not hold test scores"):
+    assert "different numbers of images" in write_summary("Ablations", [baseline, full], [], tmp_path, "table")
+    full.trainings[0] = write_run(tmp_path / "other", "full", 0, np.ones(40), test="f")
+    with pytest.raises(InputError, match="different images"):
         row_interval(full, baseline)
+
+
+def test_a_run_of_other_settings_is_not_compared(rows, tmp_path):
+    (baseline, full), _ = rows
+    config = parse_config(["--task=fgvc", "--dataset=toy", "--ablation=full", "--epochs=7", "--num_workers=3"])
+    full.trainings[0] = Training(full.trainings[0].path, [], config)
+    text = write_summary("Ablations", [baseline, full], [], tmp_path, "ablations")
+    line = next(line for line in text.splitlines() if line.startswith(f"| `{FULL}`"))
+    assert "seed 0 was trained with other settings: epochs (1 there, 7 here)" in line and "num_workers" not in line
+    assert line.split("|")[4].strip() == "1" and "no interval" in line  # seed 1 alone
+    assert "other settings: epochs" in (tmp_path / "ablations.csv").read_text()
+
+
+def test_scores_that_cannot_be_read(rows):
+    (baseline, full), _ = rows
+    for content in (b"no scores", b"PK\x03\x04 cut short"):
+        full.trainings[1].scores.write_bytes(content)
+        with pytest.raises(InputError, match="does not hold test scores"):
+            row_interval(full, baseline)
 
 
 class Asked:
@@ -109,13 +133,28 @@ def test_a_plan(tmp_path):
         f"toy_fgvc-{ablation}-seed{seed}" for seed in (3, 4) for ablation in ("sa_only", "full")
     ]
     assert all(each.arguments[-4:-2] == ["--batch_size", "8"] for each in plan.trainings)
+    assert all(each.config.batch_size == 8 and each.config.seed in (3, 4) for each in plan.trainings)
     assert "not comparable" in plan.notes[0] and "--batch_size 8" in plan.notes[-1]
 
 
-@pytest.mark.parametrize("flags", ["--seed 3", "--ablation=full", "--batch_size '8"])
+@pytest.mark.parametrize(
+    "flags",
+    ["--seed 3", "--ablation=sa_pwca", "--batch_size '8", "--backbone deit_small_patch16_224", "--epoch 3", "--lr x"],
+)
 def test_flags_that_rows_set_are_refused(tmp_path, flags):
     class Other(Asked):
         train_flags = flags
 
-    with pytest.raises(InputError, match="--train_flags"):
+    with pytest.raises(InputError):
+        make_plan(Other, tmp_path)
+
+
+def test_flags_cannot_undo_what_a_row_is_about(tmp_path):
+    class Other(Asked):
+        table, rows, train_flags = "queries", ("*-random",), "--local_queries rollout"
+
+    with pytest.raises(InputError, match="local_queries is set by the row"):
+        make_plan(Other, tmp_path)
+    Other.train_flags, Other.data_root = "", "photos"
+    with pytest.raises(InputError, match="--data_root"):
         make_plan(Other, tmp_path)

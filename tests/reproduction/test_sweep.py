@@ -1,4 +1,4 @@
-"""Sweeps: nothing is trained twice or lost, whoever is killed, and failures are recorded."""
+"""Sweeps: no training is repeated or lost if a process is killed, and failures are recorded."""
 
 import os
 import random
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dual_cross_attention.errors import InterruptedRun
+from dual_cross_attention.reproduction import sweep
 from dual_cross_attention.reproduction.sweep import Training, run_sweep, train_and_score
 
 WORKER = textwrap.dedent("""
@@ -123,6 +124,38 @@ def test_the_reason_of_a_failure_is_recorded(tmp_path):
     assert not training.is_done()
     training.failure.write_text("{")
     assert "cannot be read" in training.read_failure()
+
+
+@pytest.mark.parametrize(
+    ("status", "stops"), [(75, True), (130, True), (-signal.SIGTERM, True), (-signal.SIGKILL, False), (3, False)]
+)
+def test_how_a_training_ended(tmp_path, monkeypatch, status, stops):
+    """By the exit status of its process, which a script stands for; a negative one is a signal."""
+    code = f"os.kill(os.getpid(), {-status})" if status < 0 else f"sys.exit({status})"
+    monkeypatch.setattr(sweep, "DCAL", [sys.executable, "-c", f"import os, sys; {code}"])
+    (training,) = trainings(tmp_path, 1)
+    if stops:
+        with pytest.raises(InterruptedRun):
+            train_and_score(training)
+        assert training.read_failure() is None
+    else:
+        assert train_and_score(training) == training.read_failure()
+        assert ("signal 9" in training.read_failure()) == (status == -signal.SIGKILL)
+
+
+def test_a_signal_stops_the_sweep_also_where_the_training_was_at_its_end(tmp_path, monkeypatch):
+    code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.kill(os.getppid(), 15); time.sleep(0.5)"
+    monkeypatch.setattr(sweep, "DCAL", [sys.executable, "-c", code])
+    with pytest.raises(InterruptedRun):
+        train_and_score(trainings(tmp_path, 1)[0])
+
+
+def test_a_folder_that_an_orphan_trains_into_is_no_failure(tmp_path, monkeypatch):
+    code = "import sys; print(\"dcal: error: 'x' is in use: by process 3\", file=sys.stderr); sys.exit(2)"
+    monkeypatch.setattr(sweep, "DCAL", [sys.executable, "-c", code])
+    result = run_sweep(trainings(tmp_path, 2), lambda line: None)
+    assert (result.trained, result.failed, result.elsewhere) == (0, 0, 2)
+    assert all(training.read_failure() is None for training in trainings(tmp_path, 2))
 
 
 def test_a_signal_stops_the_sweep(tmp_path):

@@ -9,21 +9,21 @@ BATCH = {"images": torch.zeros(4000, 3, 4, 4), "labels": torch.arange(4000) % 5,
 
 def test_none_changes_nothing_and_samples_nothing():
     state = torch.get_rng_state()
-    added = TrainingNoise().add(BATCH)
+    added = TrainingNoise(0.0, 0.0, 5).add(BATCH)
     assert all(added[name] is value for name, value in BATCH.items())
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_images_have_gaussian_noise_of_that_deviation():
     torch.manual_seed(0)
-    images = TrainingNoise(image=0.5).add(BATCH)["images"]
+    images = TrainingNoise(0.5, 0.0, 5).add(BATCH)["images"]
     assert abs(images.mean()) < 0.01 and abs(images.std() - 0.5) < 0.01
     assert BATCH["images"].abs().max() == 0
 
 
 def test_labels_are_replaced_by_any_other_class_equally_often():
     torch.manual_seed(0)
-    labels = TrainingNoise(label=0.4, num_classes=5).add(BATCH)["labels"]
+    labels = TrainingNoise(0.0, 0.4, 5).add(BATCH)["labels"]
     changed = labels != BATCH["labels"]
     assert abs(changed.float().mean() - 0.4) < 0.03
     steps = (labels - BATCH["labels"])[changed] % 5

@@ -40,9 +40,11 @@ def test_distractors_of_another_folder_are_part_of_the_data(dcal, tasks, tmp_pat
     (others / "deep").mkdir(parents=True)
     for number in range(3):
         Image.new("RGB", (20, 20), (90 * number, 0, 0)).save(others / "deep" / f"{number}.png")
+    (others / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     flags = [*tasks["fgvc"], "--distractors=dataset", "--distractor_root", others, "--output_dir", tmp_path / "run"]
     outcome = dcal("train", *flags)
     assert outcome.status == 0, outcome.err
+    assert "distractor_root" in outcome.out and ".heic: 1" in outcome.out
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["splits"]["distractors"]["images"] == 3
     (others / "deep" / "3.png").write_bytes((others / "deep" / "2.png").read_bytes())

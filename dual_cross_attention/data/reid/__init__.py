@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dual_cross_attention.data.folders import own_folder
-from dual_cross_attention.data.registry import DatasetEntry, load_by_name
+from dual_cross_attention.data.registry import DatasetEntry, load_by_name, names_where
 from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
+from dual_cross_attention.data.reid.boxes import BoxMode
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.release import Release
 from dual_cross_attention.data.synthetic.people import draw_toy_people
+from dual_cross_attention.errors import InputError
 
 __all__ = ["REID_DATASETS", "IdentityList", "ReIDData", "draw_toy_people", "load_reid"]
 
@@ -70,6 +74,7 @@ REID_DATASETS: dict[str, DatasetEntry[ReIDData]] = {
         folder.LAYOUT,
         folder.SOURCE,
         no_download="these are your own images",
+        may_lack_cameras=True,
     ),
     "shards": DatasetEntry(
         "images in tar archives, from dcal shard or any other writer of WebDataset's convention",
@@ -82,7 +87,14 @@ REID_DATASETS: dict[str, DatasetEntry[ReIDData]] = {
 }
 
 
-def load_reid(name: str, data_root: str | Path | None, train: bool = True, download: bool = False) -> ReIDData:
+def load_reid(
+    name: str,
+    data_root: str | Path | None,
+    train: bool = True,
+    download: bool = False,
+    cameras: CameraMode = "name",
+    bbox: BoxMode = "crop",
+) -> ReIDData:
     """A re-identification dataset by its name; `data_root` and errors as in `load_by_name`.
 
     Args:
@@ -90,5 +102,17 @@ def load_reid(name: str, data_root: str | Path | None, train: bool = True, downl
         data_root: the dataset's own folder, or the one that holds it; None for "toy".
         train: False: the training images are not read and need not exist.
         download: as in `load_by_name`, which refuses it: none of these datasets can be downloaded.
+        cameras, bbox: as of `load_folder`, where the entry says `may_lack_cameras`; other datasets have cameras and no
+            boxes.
+
+    Raises:
+        InputError: as `load_by_name`; `cameras` "none" of another dataset.
     """
-    return load_by_name(REID_DATASETS, name, data_root, download, train=train)
+    options: dict[str, Any] = {"train": train}
+    if entry := REID_DATASETS.get(name):
+        if entry.may_lack_cameras:
+            options |= {"cameras": cameras, "bbox": bbox}
+        elif cameras == "none":
+            those = " or ".join(names_where(REID_DATASETS, "may_lack_cameras"))
+            raise InputError(f"--cameras none is for --dataset {those}; {name} has cameras")
+    return load_by_name(REID_DATASETS, name, data_root, download, **options)

@@ -22,12 +22,14 @@ class CameraSource:
         remedy: how a user can set cameras; empty if the dataset defines them.
         cameras: names by number; None: numbers are their names.
         identities: likewise, of query and gallery.
+        remark: added to the line that describes the cameras.
     """
 
     taken_from: str
     remedy: str = ""
     cameras: Sequence[str] | None = None
     identities: Sequence[str] | None = None
+    remark: str = ""
 
     def camera(self, number: int) -> str:
         return escape(self.cameras[number]) if self.cameras is not None else f"{number}"
@@ -55,7 +57,9 @@ class Cameras:
     def describe(self) -> str:
         """Returns a line with the number of cameras, their source, and an example image of the first two."""
         count, chosen = len(self.numbers), np.arange(len(self.numbers))[:2]
-        return f"cameras: {count:,} in query and gallery, from {self.source.taken_from}: {self._examples(chosen)}"
+        remark = f" ({self.source.remark})" if self.source.remark else ""
+        source = self.source.taken_from
+        return f"cameras: {count:,} in query and gallery, from {source}: {self._examples(chosen)}{remark}"
 
     def list_all(self) -> str:
         """For an error message: the cameras, and how to set others."""

@@ -1,7 +1,8 @@
-"""Re-identification datasets: images with an identity and a camera each."""
+"""Re-identification datasets: images with an identity each, and a camera if there are any."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -11,32 +12,34 @@ from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.reid.cameras import Cameras, CameraSource, image_name
+from dual_cross_attention.data.reid.own_files import has_other_file, number_files
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
 
 
 @dataclass(frozen=True)
 class IdentityList:
-    """Images with an identity and a camera each.
+    """Images with an identity each, and a camera if there are any.
 
     Args:
         images: image files, archive members, or PIL images.
         identities: (images,) integers from 0.
-        cameras: (images,) integers.
+        cameras: (images,) integers; None: there are none.
         block: number of images that are shuffled at a time, see `BlockIdentitySampler`, which expects each identity's
             images in a row; None: all, in any order.
     """
 
     images: Sequence[ImageSource]
     identities: Sequence[int]
-    cameras: Sequence[int]
+    cameras: Sequence[int] | None = None
     block: int | None = None
 
     def __post_init__(self):
-        if not len(self.images) == len(self.identities) == len(self.cameras):
+        cameras = len(self.images) if self.cameras is None else len(self.cameras)
+        if not len(self.images) == len(self.identities) == cameras:
             raise ValueError(
                 "expected an identity and a camera for each image, got "
-                f"{len(self.images)}, {len(self.identities)} and {len(self.cameras)}"
+                f"{len(self.images)}, {len(self.identities)} and {cameras}"
             )
 
     def __len__(self) -> int:
@@ -59,6 +62,10 @@ class ReIDData:
         distractors: the identity of gallery images that show no query identity, but various others; None: there are
             none, or each has an identity of its own.
         same_numbers: whether the identity numbers of query and gallery are names of training identities as well.
+        leave_one_out: the queries are the gallery too, `gallery` is `query`: each image is searched for among all
+            others.
+
+    Without cameras, a query ignores gallery images of its own file.
 
     Raises:
         InputError: a split without images, fewer than two training identities, or no query that could be found.
@@ -74,6 +81,7 @@ class ReIDData:
     camera_source: CameraSource | None = None
     distractors: int | None = None
     same_numbers: bool = False
+    leave_one_out: bool = False
 
     def __post_init__(self):
         for split, images in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
@@ -86,8 +94,24 @@ class ReIDData:
             )
         if self.train is not None and len(self.identities) < 2:
             raise InputError(f"{self.name}: expected at least two training identities, found {self.identities}")
+        if (self.query.cameras is None) != (self.gallery.cameras is None):
+            raise ValueError("expected cameras of both query and gallery, or of neither")
         self._check_queries()
         self._look_at_cameras()
+
+    @property
+    def test_images(self) -> Sequence[ImageSource]:
+        """Those of the queries, then of the gallery; with leave-one-out, each once."""
+        return ConcatSequence(*(side.images for side in self._sides))
+
+    @cached_property
+    def test_files(self) -> np.ndarray | None:
+        """(test images,) int64: numbers of their files, which decide what a query ignores; None: cameras decide."""
+        return number_files(self.test_images) if self.leave_one_out or self.query.cameras is None else None
+
+    @property
+    def _sides(self) -> tuple[IdentityList, ...]:
+        return (self.query,) if self.leave_one_out else (self.query, self.gallery)
 
     def training_identities(self, trained: Iterable[str]) -> set[int]:
         """The identities of query and gallery that are training identities too, by their names.
@@ -109,6 +133,35 @@ class ReIDData:
     def _check_queries(self) -> None:
         """Checks that some query has its identity in the gallery under another camera; the protocol skips other
         queries."""
+        found = self._is_found_without_cameras() if self.query.cameras is None else self._is_found_across_cameras()
+        alone = np.flatnonzero(~found)
+        if len(alone) == len(self.query):
+            raise InputError(self._unfindable(int(alone[0])))
+        if len(alone):
+            first = self.query.images[int(alone[0])]
+            shown = f"number {alone[0]}" if isinstance(first, Image.Image) else escape(first.name)
+            if self.leave_one_out and self.query.cameras is None:
+                count = len(np.unique(_numbers(self.query.identities)[alone]))
+                self.warnings.append(
+                    f"{count:,} test identities have one image file only (such as {shown}): the protocol leaves them "
+                    "out as queries, and keeps them in the gallery"
+                )
+                return
+            what = "from another camera" if self.query.cameras is not None else "in another file"
+            self.warnings.append(
+                f"{len(alone)} of {len(self.query)} queries (such as {shown}) have no match in the gallery {what}; "
+                "the protocol skips them"
+            )
+
+    def _is_found_without_cameras(self) -> np.ndarray:
+        """(Q,) bool: whether the gallery has another file of the query's identity."""
+        files, queries = self.test_files, len(self.query)
+        gallery_files = files if self.leave_one_out else files[queries:]
+        identities = (_numbers(side.identities) for side in (self.query, self.gallery))
+        return has_other_file(*identities, files[:queries], gallery_files)
+
+    def _is_found_across_cameras(self) -> np.ndarray:
+        """(Q,) bool: whether the gallery has the query's identity under another camera."""
         there, of_identity = np.unique(_numbers(self.gallery.identities), return_inverse=True)
         # An identity has been seen by another camera if the lowest or the highest of its cameras is another one.
         lowest, highest = np.full(len(there), np.iinfo(np.int64).max), np.full(len(there), np.iinfo(np.int64).min)
@@ -116,22 +169,19 @@ class ReIDData:
         np.maximum.at(highest, of_identity, _numbers(self.gallery.cameras))
         wanted, cameras = _numbers(self.query.identities), _numbers(self.query.cameras)
         place = np.searchsorted(there, wanted).clip(max=len(there) - 1)
-        found = (there[place] == wanted) & ((lowest[place] != cameras) | (highest[place] != cameras))
-        alone = np.flatnonzero(~found)
-        if len(alone) == len(self.query):
-            raise InputError(self._unfindable(int(alone[0])))
-        if len(alone):
-            first = self.query.images[int(alone[0])]
-            shown = f"number {alone[0]}" if isinstance(first, Image.Image) else escape(first.name)
-            self.warnings.append(
-                f"{len(alone)} of {len(self.query)} queries (such as {shown}) have no match in the gallery from "
-                "another camera; the protocol skips them"
-            )
+        return (there[place] == wanted) & ((lowest[place] != cameras) | (highest[place] != cameras))
 
     def _unfindable(self, first: int) -> str:
         """Says why no query has a match, with an example."""
         source = self.camera_source or CameraSource("the numbers given")
-        identity, camera = int(self.query.identities[first]), int(self.query.cameras[first])
+        identity = int(self.query.identities[first])
+        if self.query.cameras is None:
+            return (
+                f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no other file of "
+                f"their identities (such as {image_name(self.query.images, first)}: identity "
+                f"{source.identity(identity)}); give two images or more of an identity, under the same name of it"
+            )
+        camera = int(self.query.cameras[first])
         return (
             f"{self.name}: none of the {len(self.query)} queries can be found: the gallery has no image of their "
             f"identities from another camera (such as {image_name(self.query.images, first)}: identity "
@@ -140,14 +190,12 @@ class ReIDData:
 
     def _cameras(self, source: CameraSource) -> Cameras:
         """Concatenates the values of query and gallery."""
-        sides = (self.query, self.gallery)
-        cameras = np.concatenate([_numbers(side.cameras) for side in sides])
-        return Cameras(source, ConcatSequence(*(side.images for side in sides)), cameras)
+        return Cameras(source, self.test_images, np.concatenate([_numbers(side.cameras) for side in self._sides]))
 
     def _look_at_cameras(self) -> None:
-        if self.camera_source is not None:
+        if self.camera_source is not None and self.query.cameras is not None:
             cameras = self._cameras(self.camera_source)
-            identities = np.concatenate([_numbers(side.identities) for side in (self.query, self.gallery)])
+            identities = np.concatenate([_numbers(side.identities) for side in self._sides])
             self.notes.append(cameras.describe())
             self.warnings.extend(cameras.warnings(self.name, identities))
 

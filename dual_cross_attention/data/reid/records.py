@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from dual_cross_attention.data.crops import CroppedFile
 from dual_cross_attention.data.names import composed, composed_order
 from dual_cross_attention.data.reid.identities import IdentityList
 from dual_cross_attention.errors import InputError
@@ -14,9 +15,9 @@ MAX_DIGITS = 18  # always fits into an int64
 
 
 class Sighting(NamedTuple):
-    """An image with its identity and camera as the dataset names them."""
+    """An image with its identity and camera as the dataset names them; "" where cameras are not read."""
 
-    image: Path
+    image: Path | CroppedFile
     identity: str
     camera: str
 
@@ -82,9 +83,13 @@ def positions(names: Iterable[str]) -> dict[str, int]:
 
 
 def listed(
-    sightings: list[Sighting], identity: Callable[[str], int] = int, camera: Callable[[str], int] = int
+    sightings: list[Sighting], identity: Callable[[str], int] = int, camera: Callable[[str], int] | None = int
 ) -> IdentityList:
     """Returns the images with numeric identities and cameras, computed from the names by two functions.
+
+    Args:
+        sightings: the images.
+        identity, camera: from a name to its number; no camera: there are none.
 
     Raises:
         InputError: a name is a number of more than `MAX_DIGITS` digits.
@@ -96,6 +101,5 @@ def listed(
                     f"{escape(sighting.image)}: expected a number of at most {MAX_DIGITS} digits as {what}, got "
                     f"{len(name)} digits"
                 )
-    return IdentityList(
-        [s.image for s in sightings], [identity(s.identity) for s in sightings], [camera(s.camera) for s in sightings]
-    )
+    cameras = None if camera is None else [camera(s.camera) for s in sightings]
+    return IdentityList([s.image for s in sightings], [identity(s.identity) for s in sightings], cameras)

@@ -84,7 +84,8 @@ def split_folder(release: Release, folder: Path, warnings: list[str]) -> Path:
 def files_in(release: Release, folder: Path) -> list[Path]:
     """Returns the images directly in the folder of a split, sorted.
 
-    Raises: InputError: the folder does not exist or has no images.
+    Raises:
+        InputError: the folder does not exist or has no images.
     """
     if not folder.is_dir():
         raise release.error(f"expected the folder {folder}, but {what_is_in(folder)}")
@@ -138,7 +139,8 @@ def released_data(release: Release, splits: Mapping[str, list[Sighting]], warnin
     """Builds the dataset of a release with numeric names; a split of unexpected size adds a warning.
 
     Args:
-        release: the expected release. splits: by "training" (may be left out), "query" and "gallery".
+        release: the expected release.
+        splits: by "training" (may be left out), "query" and "gallery".
         warnings: those so far.
     """
     warnings = [*warnings, *filter(None, (_difference(release, split, seen) for split, seen in splits.items()))]

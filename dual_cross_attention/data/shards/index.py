@@ -38,7 +38,8 @@ class Index:
     """A memory-mapped index.
 
     Args:
-        path: the file. folder: that contains the archives.
+        path: the file.
+        folder: that contains the archives.
 
     Attributes:
         archives: the archives, in order.
@@ -67,8 +68,9 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """A hash over all rows: position, name, label and camera of each image. It is stored in the index since format
-        2; for format 1 it is computed.
+        """A hash over all rows: position, name, label and camera of each image.
+
+        It is stored in the index since format 2; for format 1 it is computed.
         """
         if "digest" not in self.about:
             digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -174,7 +176,8 @@ def write_index(path: Path, about: dict[str, Any], rows: Iterable[np.ndarray]) -
     """Writes the file of an index atomically.
 
     Args:
-        about: the content of the JSON line. rows: blocks of rows.
+        about: the content of the JSON line.
+        rows: blocks of rows.
 
     Raises:
         OSError: it cannot be written.

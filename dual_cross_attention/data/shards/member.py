@@ -17,7 +17,9 @@ class Member(NamedTuple):
     """A regular file in an uncompressed tar archive; `str(member)` is ARCHIVE/NAME.
 
     Args:
-        archive: the archive's file. offset: of its first byte. size: in bytes.
+        archive: the archive's file.
+        offset: of the member's first byte in it.
+        size: in bytes.
         name: as in the archive.
     """
 

@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from dual_cross_attention.data.crops import CroppedFile
 from dual_cross_attention.data.images import (
     ImageSource,
     UnreadableImage,
     open_bytes,
     open_image,
+    read_image,
 )
 from dual_cross_attention.data.pixels import upright_rgb
 from dual_cross_attention.data.shards.member import BLOCK
@@ -53,11 +55,11 @@ class Encoded(NamedTuple):
 
 
 def encoded(image: ImageSource) -> Encoded:
-    """Returns the bytes of an image after a complete decode as a check; an image in memory is encoded as PNG."""
+    """Returns the bytes of an image after a complete decode as a check. Crops and images in memory become PNG."""
     try:
-        if isinstance(image, Image.Image):
+        if isinstance(image, Image.Image | CroppedFile):
             file = io.BytesIO()
-            image.save(file, "PNG")
+            (read_image(image) if isinstance(image, CroppedFile) else image).save(file, "PNG")
             return Encoded(file.getvalue(), "png", None)
         with open_image(image) as opened:
             suffix = SUFFIXES[opened.format]

@@ -1,0 +1,113 @@
+"""`dcal search`: the nearest images of an index."""
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dual_cross_attention.commands.gallery_options import (
+    GalleryOptions,
+    check_outputs,
+    embedder,
+    open_gallery,
+    print_columns,
+    write_output,
+)
+from dual_cross_attention.commands.inference_options import HARDWARE, ImagesOptions, find_inputs
+from dual_cross_attention.commands.output import show_log
+from dual_cross_attention.configs.arguments import read_options
+from dual_cross_attention.progress import make_console, track
+from dual_cross_attention.text import escape
+
+if TYPE_CHECKING:
+    from dual_cross_attention.gallery.index import Match
+
+AT_ONCE = 256
+"""Images that are searched together."""
+COLUMNS = {
+    "path": "string",
+    "rank": "int64",
+    "distance": "float64",
+    "identity": "string",
+    "match": "string",
+    "error": "string",
+}
+
+
+@dataclass(kw_only=True)
+class SearchOptions(ImagesOptions, GalleryOptions):
+    """Finds the nearest images of an index for each image. The result is a table, or a file with one row per image that
+    was found: path, rank (1: the nearest), distance, identity (empty: unknown), match (path in the index), error (why
+    an image could not be read; then only path is filled). The exit status is 1 if an image could not be read."""
+
+    EXAMPLE: ClassVar = "dcal search birds.index photo.jpg --sheet found.png"
+    GROUPS: ClassVar = {"search": "top_k model", "output": "output sheet", "hardware and speed": HARDWARE}
+
+    top_k: int = 10
+    """Number of images to find for each image."""
+    output: str | None = None
+    """File to write: .csv, .json, .jsonl or .parquet; - writes JSON Lines to standard output. null: a table."""
+    sheet: str | None = None
+    """Write a contact sheet, a PNG file with each image and what was found for it. null: none."""
+
+
+def run(arguments: list[str]) -> int:
+    options = read_options(SearchOptions, "search", arguments)
+    console = make_console(stderr=True)
+    show_log(console)
+    check_outputs(options.output, options.sheet)
+    import numpy as np
+
+    images = find_inputs(options.images, console)
+    index, model = open_gallery(options)
+    embeddings = embedder(model, index.settings.branch, options)(iter(images.paths))
+    found: list[tuple[str, list[Match], str | None]] = []
+    tracked = track(embeddings, "search", images.total, console)
+    while some := list(islice(tracked, AT_ONCE)):
+        features = [each.feature for each in some if each.error is None]
+        matches = iter(index.search(np.stack(features), options.top_k) if features else [])
+        found += [(each.path, [] if each.error else next(matches), each.error) for each in some]
+    if options.sheet:
+        from dual_cross_attention.gallery.sheet import MOST_ROWS, write_sheet
+
+        write_sheet(Path(options.sheet), [(path, matches) for path, matches, _ in found])
+        if len(found) > MOST_ROWS:
+            console.print(f"note: {escape(options.sheet)} shows the first {MOST_ROWS} of {len(found):,} images")
+    if options.output:
+        write_output(options.output, [row for one in found for row in _rows(*one)], COLUMNS)
+    else:
+        _print_table(found)
+    return 1 if any(error for *_, error in found) else 0
+
+
+def _rows(path: str, matches: "list[Match]", error: str | None) -> list[dict[str, Any]]:
+    from dual_cross_attention.gallery.sources import shown_path
+
+    if error or not matches:
+        return [dict.fromkeys(COLUMNS) | {"path": path, "error": error}]
+    return [
+        {
+            "path": path,
+            "rank": rank,
+            "distance": match.distance,
+            "identity": match.identity,
+            "match": shown_path(match.path),
+            "error": None,
+        }
+        for rank, match in enumerate(matches, 1)
+    ]
+
+
+def _print_table(found: "list[tuple[str, list[Match], str | None]]") -> None:
+    rows = []
+    for path, matches, error in found:
+        for row in _rows(path, matches, error):
+            if error:
+                rows.append([escape(path), f"cannot be read: {error}"])
+            elif row["rank"] is None:
+                rows.append([escape(path), "nothing: the index is empty"])
+            else:
+                name = "(unknown)" if row["identity"] is None else row["identity"]
+                first = escape(path) if row["rank"] == 1 else ""
+                rows.append([first, f"{row['rank']}", f"{row['distance']:.4f}", escape(name), escape(row["match"])])
+    print_columns(["image", "rank", "distance", "identity", "found"], rows)

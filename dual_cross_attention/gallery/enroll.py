@@ -1,0 +1,60 @@
+"""Enrolls new individuals: adds their images to an index under new names."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dual_cross_attention.data.duplicates import digest_file
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.gallery.index import GalleryImage, GalleryIndex
+from dual_cross_attention.gallery.tracks import Track
+from dual_cross_attention.text import escape
+
+NEW_NAME = re.compile(r"new-(\d{1,9})")
+
+
+def new_names(index: GalleryIndex, number: int) -> list[str]:
+    """Names for so many new individuals, new-0001 and so on, after those that the index has."""
+    used = [int(found[1]) for name, _ in index.identities() if (found := NEW_NAME.fullmatch(name))]
+    first = max(used, default=0) + 1
+    return [f"new-{first + each:04d}" for each in range(number)]
+
+
+def enroll(index: GalleryIndex, tracks: Sequence[Track], groups: Sequence[int]) -> list[str]:
+    """Adds images of new individuals to an index: all of them, or none.
+
+    Args:
+        index: to add to.
+        tracks: images of new individuals.
+        groups: the number of each track's individual, from 0 on.
+
+    Returns:
+        The names of the individuals.
+
+    Raises:
+        InputError: a file cannot be read any more, or the index cannot be written.
+    """
+    paths = [path for track in tracks for path in track.paths]
+    numbers = [number for track, number in zip(tracks, groups, strict=True) for _ in track.paths]
+    if not paths:
+        return []
+    try:
+        digests = [digest_file(Path(path)) for path in paths]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"an image to enroll cannot be read: {escape(reason)}; no image is enrolled") from error
+    features = np.concatenate([track.features for track in tracks])
+    with index.writing():
+        names = new_names(index, len({*groups}))
+        missing = index.missing(digests)
+        index.stage([digests[place] for place in missing], features[missing])
+        index.add(
+            [
+                GalleryImage(os.path.abspath(path), names[number], digest)
+                for path, number, digest in zip(paths, numbers, digests, strict=True)
+            ]
+        )
+    return names
