@@ -36,7 +36,8 @@ class ModelOptions(HardwareOptions):
     """Options of commands whose model is named."""
 
     model: str = positional("MODEL")
-    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
+    """Run folder, whose best model is used, a .safetensors model file, a directory of save_pretrained, or an .onnx file
+    of dcal export, which runs on the CPU."""
 
 
 @dataclass(kw_only=True)

@@ -44,7 +44,7 @@ def export_model(
     file = find_model_file(model)
     saved = read_model(file)
     if isinstance(saved.model, OnnxModel):
-        raise InputError(f"'{file}' is an exported model: expected the model file that it was made of")
+        raise InputError(f"'{file}' is an exported model: expected the model that it was exported from")
     branches = exported_branches(saved, branch)
     target = output or Path(f"{default_name(file)}{'' if branch is None else f'-{branch}'}{SUFFIXES[format]}")
     check_target(target, format)

@@ -38,7 +38,7 @@ class Comparison:
         rollout: |Δ| of the scores of the patch tokens; not limited.
         other_answers: images with another most probable class.
         other_local: images with other local tokens, but for ties.
-        labels: whether names and order of the classes, and the preprocessing, are equal.
+        labels: whether names and order of the classes, the preprocessing and the calibration are equal.
     """
 
     images: int = 0
@@ -63,7 +63,7 @@ class Comparison:
         found = [
             f"{name} is {value:.3g}, limit {limit:g}" for name, (value, limit) in limits.items() if not value <= limit
         ]
-        return found if self.labels else ["labels or preprocessing are not those of the model", *found]
+        return found if self.labels else ["labels, preprocessing or calibration are not those of the model", *found]
 
     def check(self) -> None:
         """Raises InputError with `failures`, if there are any."""
@@ -112,7 +112,9 @@ def compare(saved: SavedModel, branches: list[str], exported: SavedModel, images
     """
     graph, largest = InferenceGraph(saved, branches).eval(), _Largest()
     result = largest.result
-    result.labels = exported.classes == saved.classes and exported.preprocessing == saved.preprocessing
+    result.labels = all(
+        getattr(exported, name) == getattr(saved, name) for name in ("classes", "preprocessing", "calibration")
+    )
     for batch in _batches(images):
         with torch.no_grad():
             expected = graph(torch.stack([saved.preprocessing(image) for image in batch]))

@@ -21,6 +21,7 @@ from dual_cross_attention.inference.model_files import SavedModel, header_of
 from dual_cross_attention.inference.onnx_files import import_onnx, read_onnx
 from dual_cross_attention.inference.onnx_model import INPUT
 from dual_cross_attention.inference.pretrained_directory import without_paths
+from dual_cross_attention.inference.reid_calibration import HeldOut
 
 OPSET = 20
 """Of the ONNX operators. Attention of opset 23 was no faster in ONNX Runtime."""
@@ -86,7 +87,7 @@ def metadata_of(saved: SavedModel, branches: list[str], dtype: str, check: dict[
         check: results of the gate; None while it has not run.
     """
     config = without_paths(saved.config)
-    calibration = calibration_of(saved.calibration, branches)
+    calibration = calibration_of(saved, branches)
     header = header_of(
         Path("model"),
         config,
@@ -124,20 +125,24 @@ def preprocess_steps(preprocessing: Preprocessing) -> list[str]:
     ]
 
 
-def calibration_of(calibration: AnyCalibration | None, branches: list[str]) -> AnyCalibration | None:
-    """The calibration of a graph with these branches: that of one branch alone is also the joint one."""
-    if calibration is None or len(branches) > 1:
+def calibration_of(saved: SavedModel, branches: list[str]) -> AnyCalibration | None:
+    """The calibration of a graph with these branches.
+
+    In a graph of one branch, that branch's calibration is the joint one too. What a classifier's was measured on images
+    that it was not fitted on is left out then: the share of known images was measured of the joint answer alone.
+    """
+    calibration = saved.calibration
+    if calibration is None or branches == saved.model.test_branches:
         return calibration
     (branch,) = branches
-    own = calibration.answers[branch]
-    held_out = calibration.held_out
-    if isinstance(held_out, dict):
-        held_out = {"images": held_out["images"], "kept": held_out["kept"], branch: held_out[branch]}
-        held_out[TOGETHER] = held_out[branch]
-        held_out["kept"] = own.kept
-    elif held_out is not None:
-        held_out = replace(held_out, answers=dict.fromkeys((TOGETHER, branch), held_out.answers[branch]))
-    return replace(calibration, answers={TOGETHER: own, branch: own}, held_out=held_out)
+    joint = TOGETHER if branches == saved.model.predicting_branches else branch
+    names, held_out = {TOGETHER: joint, branch: branch}, calibration.held_out
+    if isinstance(held_out, HeldOut):
+        held_out = replace(held_out, answers={name: held_out.answers[source] for name, source in names.items()})
+    elif joint != TOGETHER:
+        held_out = None
+    answers = {name: calibration.answers[source] for name, source in names.items()}
+    return replace(calibration, answers=answers, held_out=held_out)
 
 
 def set_metadata(proto: Any, metadata: dict[str, str]) -> None:
@@ -183,4 +188,4 @@ def write_checked(
 
 def with_calibration_of(saved: SavedModel, branches: list[str]) -> SavedModel:
     """The model with the calibration that its exported graph has."""
-    return replace(saved, calibration=calibration_of(saved.calibration, branches))
+    return replace(saved, calibration=calibration_of(saved, branches))

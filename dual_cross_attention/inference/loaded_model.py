@@ -17,7 +17,6 @@ from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.devices import (
     autocast,
     available_precision,
-    choose_device,
     choose_precision,
     precision_setting,
 )
@@ -64,14 +63,10 @@ def load_model(path: str | Path, device: str = "auto", precision: str | None = N
         InputError: no model there, a file that is not one, or a device or precision that this machine does not have.
     """
     file = find_model_file(path)
-    chosen = choose_device("cpu" if device == "auto" and file.suffix == ".onnx" else device)
     saved = read_model(file)
+    chosen = saved.choose_device(device)
     if isinstance(saved.model, OnnxModel):
-        if chosen.type != "cpu" or precision not in (None, "auto", saved.model.dtype):
-            raise InputError(
-                f"'{file}' is run by ONNX Runtime on the CPU in {saved.model.dtype}, got device {chosen.type} and "
-                f"precision {precision}: load the model that it was exported from"
-            )
+        saved.model.check_hardware(chosen.type, precision)
         return LoadedModel(saved, chosen, saved.model.dtype, f"{file}")
     wanted = precision or available_precision(saved.config.precision, chosen)
     mixed = choose_precision(wanted, chosen, saved.config.format_version if precision is None else FORMAT_VERSION)

@@ -21,7 +21,7 @@ from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
-from dual_cross_attention.devices import available_precision, choose_precision
+from dual_cross_attention.devices import available_precision, choose_device, choose_precision
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration_lines import with_calibration
 from dual_cross_attention.inference.calibrations import AnyCalibration, read_calibration
@@ -54,6 +54,17 @@ class SavedModel:
     calibration: AnyCalibration | None = None
     chosen_by: str | None = None
 
+    def choose_device(self, given: str = "auto") -> torch.device:
+        """As `devices.choose_device`; an exported graph is always on the CPU.
+
+        Raises:
+            InputError: this machine, or ONNX Runtime here, does not have the given one.
+        """
+        if isinstance(self.model, OnnxModel):
+            self.model.check_hardware(given, None)
+            given = "cpu"
+        return choose_device(given)
+
     def choose_precision(self, device: torch.device, given: str | None = None) -> str:
         """Accelerate's name of the precision of an evaluation, see `devices.choose_precision`.
 
@@ -62,8 +73,11 @@ class SavedModel:
             given: by the user; None: that of the run, if the device has it.
 
         Raises:
-            InputError: the device does not have the given one.
+            InputError: the device, or the exported graph, does not have the given one.
         """
+        if isinstance(self.model, OnnxModel):
+            self.model.check_hardware(device.type, given)
+            return "no"  # ONNX Runtime does not see autocast
         wanted = given or available_precision(self.config.precision, device)
         return choose_precision(wanted, device, self.config.format_version)
 
@@ -175,8 +189,8 @@ def find_model_file(run_or_checkpoint: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise InputError(
-        f"no model at '{path}': expected a run's folder (with best.safetensors), a .safetensors file of one, or a "
-        "directory of save_pretrained"
+        f"no model at '{path}': expected a run's folder (with best.safetensors), a .safetensors file of one, a "
+        "directory of save_pretrained, or an .onnx file of dcal export"
     )
 
 
@@ -262,7 +276,7 @@ def read_model_file(path: Path) -> ModelFile:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if path.suffix == ".onnx":
-            raise InputError(f"'{path}' is an exported model: expected the model file that it was made of") from error
+            raise InputError(f"'{path}' is an exported model: expected the model that it was exported from") from error
         raise InputError(f"cannot read '{path}' as .safetensors: {escape(' '.join(str(error).split()))}") from error
     return read_header(metadata, state, path)
 

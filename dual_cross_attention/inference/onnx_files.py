@@ -7,6 +7,7 @@ The metadata of the file (`metadata_props`) has the entries that the header of a
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -150,11 +151,12 @@ def _tensors(proto: Any) -> Iterator[Any]:
 def _read_bytes(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
-            content = file.read(MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read() if size <= MAX_BYTES else b""
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > MAX_BYTES:
-        raise InputError(f"cannot read '{path}' as ONNX: expected at most {MAX_BYTES:,} bytes")
+    if size > MAX_BYTES:
+        raise InputError(f"cannot read '{path}' as ONNX: expected at most {MAX_BYTES:,} bytes, got {size:,}")
     return content
 
 

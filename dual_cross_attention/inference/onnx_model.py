@@ -65,6 +65,14 @@ class OnnxModel(nn.Module):
         self.num_classes, self.embed_dim = num_classes, embed_dim
         self.outputs = [output.name for output in session.get_outputs()]
 
+    def check_hardware(self, device: str, precision: str | None) -> None:
+        """Raises InputError unless device is "auto" or "cpu", and precision None, "auto" or that of the weights."""
+        if device not in ("auto", "cpu") or precision not in (None, "auto", self.dtype):
+            raise InputError(
+                f"an exported .onnx model runs on the CPU in {self.dtype}, got device {device} and precision "
+                f"{precision}: take the model that it was exported from"
+            )
+
     def run(self, images: Tensor) -> dict[str, np.ndarray]:
         """All outputs of the graph by name, of images (B, 3, H, W) float32, normalized; see `output_names`.
 
