@@ -91,7 +91,7 @@ def evaluate(
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
         raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
-    if isinstance(saved.model, OnnxModel) and feature not in (None, saved.config.feature):
+    if feature and isinstance(saved.model, OnnxModel) and feature != saved.config.feature:
         raise InputError(
             f"--feature {feature}: the exported graph gives the features {saved.config.feature}, as its run does: take "
             "the model that it was exported from"

@@ -47,11 +47,11 @@ def test_reid_after_the_neck_in_onnx_runtime_alone(reid):
 
 
 @pytest.mark.parametrize("name", ["classifier", "reid"])
-def test_eval_gives_the_metrics_of_pytorch(name, request, dcal, tmp_path):
-    exported, found = request.getfixturevalue(name), []
+def test_eval_gives_the_metrics_of_pytorch(name, request, images, people, dcal, tmp_path):
+    exported, found, root = request.getfixturevalue(name), [], {"classifier": images, "reid": people}[name]
     for number, model in enumerate((exported.source, exported.file)):
         file = tmp_path / f"{number}.json"
-        outcome = dcal("eval", model, "--json", file, "--num_workers", 0)
+        outcome = dcal("eval", model, "--json", file, "--data_root", root, "--num_workers", 0)
         assert outcome.status == 0, outcome.err
         found.append({name: value for name, value in json.loads(file.read_text()).items() if name != "checkpoint"})
     assert found[0] == pytest.approx(found[1])
