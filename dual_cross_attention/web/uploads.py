@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 from gradio.data_classes import FileData, ListFiles
+from gradio.utils import get_upload_folder
 
 from dual_cross_attention.data.images import UnreadableImage, open_image
 from dual_cross_attention.errors import InputError
@@ -36,13 +37,17 @@ class Upload(NamedTuple):
 def as_upload(payload: FileData | dict[str, Any] | None) -> Upload | None:
     """The file of an event with `preprocess=False`: the bytes as they came. `gr.Image` would decode them with PIL.
 
-    Its path is in the upload folder: Gradio has refused other paths, and `ModelPage` addresses.
+    Raises:
+        gr.Error: its path is not in the upload folder. Gradio itself checks only file objects with a "meta" entry, which
+            a client may leave out.
     """
     if payload is None:
         return None
     read = payload if isinstance(payload, dict) else payload.model_dump()
     if not read.get("path"):
         raise gr.Error("expected an uploaded file, got none")
+    if not Path(read["path"]).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("expected an uploaded file, got another path")
     return Upload(read["path"], Path(read.get("orig_name") or read["path"]).name[:MAX_NAME])
 
 
