@@ -123,6 +123,7 @@ def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, st
         page.queue(max_size=WAITING).launch(
             inline=inline,
             share=False,
+            _frontend=False,  # else a machine that needs more than 3 s for the page is refused
             auth=[*auth] or None,
             prevent_thread_lock=True,
             quiet=True,

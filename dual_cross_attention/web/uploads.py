@@ -38,8 +38,8 @@ def as_upload(payload: FileData | dict[str, Any] | None) -> Upload | None:
     """The file of an event with `preprocess=False`: the bytes as they came. `gr.Image` would decode them with PIL.
 
     Raises:
-        gr.Error: its path is not in the upload folder. Gradio itself checks only file objects with a "meta" entry, which
-            a client may leave out.
+        gr.Error: its path is not in the upload folder. Gradio itself checks only file objects with a "meta" entry,
+            which a client may leave out.
     """
     if payload is None:
         return None
