@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from benchmarks.measure import count_flops
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
-from dual_cross_attention.backbones.opened_block import DropPathMasks, sample_drop_path
+from dual_cross_attention.backbones.drop_path import DropPathMasks, sample_drop_path
+from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.models import ABLATIONS
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
 from tests.helpers import TINY_VIT, random_images, tiny_model
