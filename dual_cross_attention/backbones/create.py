@@ -43,9 +43,9 @@ def create_backbone(
     if family_of_name(name) is None:
         nearest = ", ".join(difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0))
         if timm.is_model(name):
-            families = ", ".join(f"{each.name} ({each.summary})" for each in FAMILIES)
+            families = ", ".join(each.name for each in FAMILIES)
             raise InputError(
-                f"backbone '{name}' is of none of the families whose attention is accessible: {families}; the nearest "
+                f"backbone '{name}' is of none of the families whose attention is accessible ({families}); the nearest "
                 f"names of those: {nearest} (dcal backbones lists all)"
             )
         raise InputError(f"unknown backbone '{escape(name):.80}': did you mean {nearest}? (dcal backbones lists all)")

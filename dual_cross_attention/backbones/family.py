@@ -17,8 +17,8 @@ from timm.models import named_apply
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 
-from dual_cross_attention.backbones.fused_attention import attend
 from dual_cross_attention.backbones.drop_path import DropPathMasks
+from dual_cross_attention.backbones.fused_attention import attend
 
 
 class BackboneFamily(ABC):

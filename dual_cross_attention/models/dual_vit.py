@@ -13,7 +13,7 @@ Notable:
 """
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Literal, cast
 
 import torch
@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors
 from dual_cross_attention.backbones.drop_path import sample_drop_path
-from dual_cross_attention.backbones.readout import TokenPool
 from dual_cross_attention.backbones.registry import open_backbone
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
@@ -248,10 +247,7 @@ class DualCrossAttentionViT(BranchInference):
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
             queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
         prefix = self.backbone.num_prefix_tokens
-        if not self.read_out.reads_patches:
-            sa_read = sa_tokens[:, :prefix]
-        else:
-            sa_read = sa_tokens
+        sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
         normed = self.backbone.norm(torch.cat([sa_read, *([] if pwca_tokens is None else [pwca_tokens])]))
 
         both = self.read_out.feature(self.backbone, normed)
