@@ -144,4 +144,5 @@ def stacked_attention(
 def _function_of(attention: Any) -> Attend:
     if not isinstance(attention, nn.Module):
         return attention
-    return partial(attend, dropout=attention.attn_drop.p if attention.training else 0.0)
+    dropout: Any = attention.attn_drop
+    return partial(attend, dropout=dropout.p if attention.training else 0.0)

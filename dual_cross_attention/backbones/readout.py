@@ -101,7 +101,7 @@ CLASS_TOKEN = ClassToken()
 
 
 def read_out_of(backbone: Any) -> ReadOut | None:
-    """Of a timm Vision Transformer or `Eva`; None: of a pool that has no row of weights ("max", "avgmax", "prr", "")."""
+    """Of a timm Vision Transformer or `Eva`; None: of one that has no row of weights ("max", "avgmax", "prr", "")."""
     if backbone.global_pool == "token" and isinstance(backbone.fc_norm, nn.Identity):
         return CLASS_TOKEN if backbone.cls_token is not None else None
     if backbone.global_pool == "map":

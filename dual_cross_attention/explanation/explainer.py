@@ -136,8 +136,8 @@ def explain(
     """What a model attends to in images.
 
     Args:
-        model: of `load_model`; or a timm model of one of the families of `list_backbones`, or a `DualCrossAttentionViT`,
-            in evaluation mode.
+        model: of `load_model`; or a timm model that `list_backbones` has, or a `DualCrossAttentionViT`, in evaluation
+            mode.
         images: as in `LoadedModel.explain`. For a model that is not loaded also float tensors, (3, H, W) or
             (B, 3, H, W), normalized as the model expects. Other images are resized to its input size without a crop,
             which changes their aspect ratio, and normalized with the mean and std of its `pretrained_cfg`.

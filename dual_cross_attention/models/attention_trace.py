@@ -26,7 +26,7 @@ class AttentionTrace:
         queries: of SA, one tensor a layer, each (B, heads, prefix + N, head_dim); the last layer's is CLS's alone,
             (B, heads, 1, head_dim), unless the backbone is pooled.
         keys: likewise, all tokens in every layer.
-        start: (B, prefix + N) float32 of a pooled backbone, the weights of its pool, in which rollout starts; None: CLS.
+        start: (B, prefix + N) float32 of a pooled backbone, the weights of its pool, where rollout starts; None: CLS.
         last_input: (B, prefix + N, D) the tokens that enter the last block.
         last_positions: their positions in it, where the family has some.
         tokens: (B, prefix + N, D) SA's tokens after the last block, before the norm; (B, prefix, D) without patch

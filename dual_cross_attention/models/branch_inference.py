@@ -93,7 +93,7 @@ class BranchInference(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None, after_neck: bool = False) -> Tensor:
-        """Image features, (B, 2D): those of SA and GLCA (class tokens, or pooled) concatenated, or (B, D) of one branch.
+        """Image features, (B, 2D): those of SA and GLCA concatenated, or (B, D) of one branch.
 
         A model without GLCA, or one that was saved before GLCA's training started, gives SA's (B, D).
 

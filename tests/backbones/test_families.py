@@ -1,4 +1,4 @@
-"""Each family against timm's own code: SA, rollout, PWCA, GLCA and gradients, with layer scales and norms of order 1."""
+"""Each family against timm's own code, with layer scales, norms and biases of order 1."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from tests.backbones.oracles import CASES, run_timm, weights
 
 BY_NAME = pytest.mark.parametrize("case", CASES, ids=str)
+COMPILED = ("vit_small_patch16_dinov3", "vit_small_patch16_rope_mixed_ape_224", "vit_base_patch16_siglip_224")
 
 
 @BY_NAME
@@ -59,10 +60,13 @@ def test_pwca_and_gradients_are_those_of_separate_passes(case, checkpointing, mo
     model = case.create(ablation="sa_pwca").train()
     model.set_grad_checkpointing(checkpointing)
     reference, images, distractors = case.reference(model), case.images(), torch.tensor([2, 0, 1])
+    torch.manual_seed(3)  # of an augmentation of the rotary table, which Sapiens2 has: both streams have one table
     out = model(images, distractors)
     (out.logits["sa"].square().sum() + 0.5 * out.logits["pwca"].square().sum()).backward()
 
+    torch.manual_seed(3)
     sa = reference(images)
+    torch.manual_seed(3)
     pwca, _ = run_timm(monkeypatch, lambda: reference(images), distractors)
     assert (sa - pwca).abs().max() > 1e-3
     assert_close(out.logits["sa"], sa)
@@ -71,7 +75,8 @@ def test_pwca_and_gradients_are_those_of_separate_passes(case, checkpointing, mo
     ours = {name: parameter.grad for name, parameter in model.backbone.named_parameters()}
     for name, parameter in reference.named_parameters():
         assert parameter.grad is not None
-        assert_close(ours[name], parameter.grad, rtol=1e-6, atol=1e-8 * float(parameter.grad.abs().max()))
+        tolerance = 1e-5 if name == "rope.freqs" else 1e-8  # timm computes angles in float32
+        assert_close(ours[name], parameter.grad, rtol=1e-6, atol=tolerance * float(parameter.grad.abs().max()))
 
 
 @BY_NAME
@@ -119,13 +124,9 @@ def test_glca_starts_as_a_copy_or_with_weights_of_its_own(case):
     torch.manual_seed(0)
     fresh = case.create(glca_init="random", ablation="sa_glca")
     model = type(fresh)(fresh.backbone, "sa_glca", glca_init="last_block")
-    own = [
-        name
-        for name, _ in model.named_parameters()
-        if name.startswith(("glca_block.block.", "glca_norm.", "glca_pool"))
-    ]
     source = {"glca_block.block.": "blocks.1." if len(fresh.backbone.blocks) == 2 else "blocks.2."}
     source |= {"glca_norm.": "norm.", "glca_pool.": ""}
+    own = [name for name, _ in model.named_parameters() if name.startswith(tuple(source))]
     random = type(fresh)(fresh.backbone, "sa_glca", glca_init="random")
     for name in own:
         prefix = next(each for each in source if name.startswith(each))
@@ -134,13 +135,15 @@ def test_glca_starts_as_a_copy_or_with_weights_of_its_own(case):
         assert not torch.equal(random.get_parameter(name), original), name
 
 
-@BY_NAME
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in COMPILED], ids=str)
 def test_compiled_blocks_give_the_same(case):
     model = case.create().train()
     images, distractors = case.images(), torch.tensor([2, 0, 1])
+    torch.manual_seed(3)
     expected = model(images, distractors)
     torch._dynamo.reset()
     model.compile_blocks("eager")
+    torch.manual_seed(3)
     out = model(images, distractors)
     for branch, logits in expected.logits.items():
         assert_close(out.logits[branch], logits)
