@@ -23,6 +23,7 @@ COMMANDS = {
     "search": "find the nearest images of an index",
     "identify": "say which individual of an index images show, or that it is new",
     "reproduce": "train a table of the paper again and compare it with the published numbers",
+    "backbones": "list the backbones: size, input, license, what DCAL can do with each",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }

@@ -43,7 +43,7 @@ def create_backbone(
     if family_of_name(name) is None:
         nearest = ", ".join(difflib.get_close_matches(name, list_backbones(), n=3, cutoff=0))
         if timm.is_model(name):
-            families = ", ".join(each.name for each in FAMILIES)
+            families = "/".join(each.name for each in FAMILIES)
             raise InputError(
                 f"backbone '{name}' is of none of the families whose attention is accessible ({families}); the nearest "
                 f"names of those: {nearest} (dcal backbones lists all)"
