@@ -97,6 +97,8 @@ def row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int
     In float32, whatever autocast says around it; arguments as of `attention_rollout`.
     """
     with torch.autocast(row.device.type, enabled=False):
+        if torch.compiler.is_exporting():
+            return _row_times_plain(row, query, key)
         if max_scores is None and has_kernel(query, key):
             from dual_cross_attention.attention.rollout_kernel import row_times_attention as kernel  # needs Triton
 
@@ -134,6 +136,12 @@ def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool
         warnings.warn(f"rollout continues without its fused kernel, more slowly: Triton says {said}", stacklevel=2)
         return False
     return True
+
+
+def _row_times_plain(row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The same with all attention weights at once, for `torch.export`: no loop that depends on the batch, no buffer."""
+    scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    return (row[:, None, None] @ scores.softmax(dim=-1)).mean(1)[:, 0]
 
 
 def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) -> Tensor:

@@ -13,7 +13,7 @@ Notable:
 """
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -251,15 +251,16 @@ class DualCrossAttentionViT(BranchInference):
         normed = self.backbone.norm(torch.cat([sa_read, *([] if pwca_tokens is None else [pwca_tokens])]))
 
         both = self.read_out.feature(self.backbone, normed)
-        features = dict(zip(("sa", "pwca"), both.split(len(images)), strict=False))
+        streams = 1 if pwca_tokens is None else 2
+        features = dict(zip(("sa", "pwca"), _streams(both, streams), strict=False))
         out = DualOutput(self._classify(normed, both, features), features)
         start = None
         if (scored or trace is not None) and self.read_out.reads_patches:
-            start = self.read_out.start_row(self.backbone, normed[: len(images)].detach())
+            start = self.read_out.start_row(self.backbone, _streams(normed, streams)[0].detach())
         if trace is not None:
             trace.start = start
         if with_glca:
-            local = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
+            local = torch.zeros(images.shape[0], 0, dtype=torch.int64, device=images.device)
             if scored:
                 out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training, start)
                 out.local = local = select_local(out.rollout, self.local_ratio)
@@ -276,10 +277,11 @@ class DualCrossAttentionViT(BranchInference):
         first = max(0, len(self.family.blocks(self.backbone)) - len(self.glca_blocks))
         of_block = self.family.positions_of_block(positions, first)
         for place, glca in enumerate(earlier, start=first + 1):
-            drop_path = sample_drop_path(glca.block, len(tokens), tokens.device)
+            drop_path = sample_drop_path(glca.block, tokens.shape[0], tokens.device)
             tokens = glca.update(tokens, local, drop_path, of_block)
             of_block = self.family.positions_of_block(positions, place)
-        out = last(tokens, local, sample_drop_path(last.block, len(tokens), tokens.device), of_block)
+        drop_path = sample_drop_path(last.block, tokens.shape[0], tokens.device)
+        out = last(tokens, local, drop_path, of_block)
         normed = self.glca_norm(out[:, 0] if self.glca_pool is None else out)
         if trace is not None:
             weights = None if self.glca_pool is None else self.glca_pool.row(normed)
@@ -296,7 +298,7 @@ class DualCrossAttentionViT(BranchInference):
         if self.has_necks:
             return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
         logits = self.read_out.logits(self.backbone, normed, both)
-        return dict(zip(features, logits.chunk(len(features)), strict=True))
+        return dict(zip(features, _streams(logits, len(features)), strict=True))
 
     def _encode(
         self,
@@ -382,7 +384,7 @@ class DualCrossAttentionViT(BranchInference):
         *options: Any,
     ) -> tuple[Tensor, ...]:
         """Runs a block, under gradient checkpointing if enabled."""
-        rows = len(tokens) if distractors is None else 2 * len(distractors)
+        rows = tokens.shape[0] if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)
         noise = None
         if distractors is not None and self.distractor_noise:
@@ -399,3 +401,8 @@ class DualCrossAttentionViT(BranchInference):
 def name_of(backbone: Any) -> str:
     """timm's name of a model, or that of its class."""
     return str((getattr(backbone, "pretrained_cfg", None) or {}).get("architecture") or type(backbone).__name__)
+
+
+def _streams(stacked: Tensor, streams: int) -> Sequence[Tensor]:
+    """The rows of each stream of a stack. One stream is not split: `torch.export` would fix the batch size."""
+    return [stacked] if streams == 1 else stacked.chunk(streams)
