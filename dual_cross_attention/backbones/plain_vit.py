@@ -18,7 +18,7 @@ class PlainViT(BackboneFamily):
     """Pre-norm blocks with a fused projection of query, key and value, and positions in the stem alone."""
 
     name = "vit"
-    timm_modules = ("vision_transformer", "deit")
+    timm_modules: tuple[str, ...] = ("vision_transformer", "deit")
     summary = "plain ViTs: ViT, DeiT, DINOv2, CLIP, SigLIP, FlexiViT"
 
     def reason_against(self, backbone: nn.Module) -> str | None:

@@ -100,7 +100,7 @@ class TrainingConfig:
 
     # --- model and method ---
     backbone: str
-    """timm name of a plain ViT, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k."""
+    """timm name, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k; dcal backbones lists them."""
     backbone_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Further arguments of timm.create_model, such as '{"depth": 6}'."""
     weights: str = "imagenet"

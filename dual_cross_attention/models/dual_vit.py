@@ -14,7 +14,7 @@ Notable:
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import init_weights_vit_timm
@@ -83,7 +83,7 @@ class DualCrossAttentionViT(BranchInference):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Any,
         ablation: Ablation = "full",
         local_ratio: float = 0.1,
         glca_init: Literal["random", "last_block"] = "random",
@@ -106,7 +106,6 @@ class DualCrossAttentionViT(BranchInference):
                 raise InputError(f"unknown {name} '{value}': there are {', '.join(known)}")
         if not 0.0 < local_ratio <= 1.0:
             raise InputError(f"local_ratio is the share R of patch tokens that are local, in (0, 1]; got {local_ratio}")
-        backbone = cast(Any, backbone)
         self.family, self.read_out = open_backbone(backbone, name_of(backbone))
         blocks = self.family.blocks(backbone)
         depth = len(blocks)
