@@ -20,7 +20,7 @@ TRAINED = ["vit_small_patch16_rope_mixed_ape_224", "vit_base_patch16_siglip_224"
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_run_can_be_resumed_loaded_and_explained(dcal, small, tmp_path, name):
-    """Killed between its epochs, it ends as one that was not; with augmentation of the rotary table where there is one."""
+    """Killed between its epochs, it ends as one that was not; with augmentation of the rotary table, if any."""
     kwargs = SMALL if "rope" not in name else SMALL.replace("}", ', "rope_rescale_coords": 2.0}')
     flags = [flag for flag in small if "backbone" not in flag]
     flags += [f"--backbone={name}", f"--backbone_kwargs={kwargs}", "--use_gradient_checkpointing=true"]
