@@ -22,11 +22,19 @@ class FGVCConfig(TrainingConfig):
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
     """Dataset: toy (synthetic), cub, cars, aircraft, folder (train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg and
-    val_fraction), or shards (tar archives, such as those of dcal shard; data_root is DIR/train-{000000..000127}.tar, or
-    DIR)."""
+    val_fraction), lists (train.txt and val.txt with lines `path, class`), csv (data_root is a CSV file with the columns
+    path and label), hf:ORG/NAME (of the Hugging Face Hub; hf with data_root: a folder of Parquet or Arrow files or of
+    images, as the library datasets reads them), or shards (tar archives, such as those of dcal shard; data_root is
+    DIR/train-{000000..000127}.tar, or DIR)."""
     val_fraction: float | None = setting(None, before={1: None})
-    """For a folder of class folders without a split (dataset folder): fraction of each class to validate on, such as
-    0.2. Images are chosen by a hash of their names; byte-identical files stay on one side."""
+    """For images without a split (class folders of dataset folder, a csv without the column split, hf with the split
+    train only): fraction of each
+    class to validate on, such as 0.2. Images are chosen by a hash of their names; byte-identical files stay on one
+    side."""
+    image_column: str | None = setting(None, before={1: None})
+    """Column of the images in a table (datasets csv and hf). null: found by its name."""
+    label_column: str | None = setting(None, before={1: None})
+    """Column of the classes in a table. null: found by its name."""
 
     # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"
@@ -93,5 +101,8 @@ FGVC_CONFIGS: dict[str, type[FGVCConfig]] = {
     "cars": FGVCConfig,
     "aircraft": FGVCConfig,
     "folder": FGVCConfig,
+    "lists": FGVCConfig,
+    "csv": FGVCConfig,
+    "hf": FGVCConfig,
     "shards": FGVCConfig,
 }

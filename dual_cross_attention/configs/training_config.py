@@ -29,7 +29,7 @@ class TrainingConfig:
     """
     # Titles of the help, with the settings under each.
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "task dataset data_root cameras bbox val_fraction download max_bad_images",
+        "data": "task dataset data_root image_column label_column cameras bbox val_fraction download max_bad_images",
         "images and augmentation": "img_size resize_size flip padding erasing image_noise label_noise mean std "
         "pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dual_cross_attention.data.folders import what_is_in
+from dual_cross_attention.data.listed_paths import listed_path
 from dual_cross_attention.data.listing import left_out_warnings, list_images
-from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.tables import read_rows
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape

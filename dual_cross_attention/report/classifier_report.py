@@ -42,6 +42,7 @@ def classifier_values(opened: OpenedRun, console: Console) -> tuple[str, dict[st
             "sections": SECTIONS,
             "names": names,
             "by_class": result.by_class(),
+            "coarse": result.by_coarse_class(opened.setup.coarse_classes),
             "pairs": [
                 {
                     "first": names[pair.first],

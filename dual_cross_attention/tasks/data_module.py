@@ -32,6 +32,7 @@ class RunSetup(ABC):
         description: the data in a line.
         warnings: what is wrong with it.
         notes: how it was read, where that was a choice, a line each.
+        coarse_classes: of classification, the coarse class of each class; None: there are none.
         distractor_images: of `--distractors dataset`; None: there are none.
         num_test: test images.
         cache: whether loaders keep their images in memory. Not for evaluation only, which reads each of them once.
@@ -45,6 +46,7 @@ class RunSetup(ABC):
     description: str
     warnings: list[str]
     notes: Sequence[str] = ()
+    coarse_classes: list[str] | None = None
     distractor_images: ImageList | None = None
     num_test: int
     cache: bool

@@ -27,7 +27,16 @@ class FGVCSetup(RunSetup):
         self.config = config
         self.distractor_images, left_out = list_distractors(config) if train else (None, [])
         self._take(
-            load_fgvc(config.dataset, config.data_root, config.download and train, train, split, config.val_fraction)
+            load_fgvc(
+                config.dataset,
+                config.data_root,
+                config.download and train,
+                train,
+                split,
+                config.val_fraction,
+                config.image_column,
+                config.label_column,
+            )
         )
         self.warnings = [*self.warnings, *left_out]
         training = f"{len(self.data.train):,} training and " if self.data.train else ""
@@ -38,7 +47,7 @@ class FGVCSetup(RunSetup):
 
     def _take(self, data: FineGrainedData) -> None:
         self.data, self.classes, self.num_test = data, data.classes, len(data.test)
-        self.warnings, self.notes = data.warnings, data.notes
+        self.warnings, self.notes, self.coarse_classes = data.warnings, data.notes, data.coarse_classes
 
     def fingerprint(self) -> DataFingerprint:
         splits = {"train": self.data.train, "test": self.data.test}

@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from dual_cross_attention.configs import CONFIGS
-from dual_cross_attention.configs.parse import check_val_fraction, choose_settings
+from dual_cross_attention.configs.hub_names import split_hub_name
+from dual_cross_attention.configs.parse import check_fgvc_options, choose_settings
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.reid import ReIDData, load_reid
@@ -58,6 +59,8 @@ def shard(
     max_bad_images: int | None,
     console: Console,
     val_fraction: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> list[str]:
     """Writes a dataset into archives, and their index.
 
@@ -75,6 +78,7 @@ def shard(
         max_bad_images: how many images may be unreadable; None: 1 % of them, at least 10.
         console: where progress is shown.
         val_fraction: of a folder without a split, see `load_fgvc`.
+        image_column, label_column: of classification from a table, see `load_fgvc`.
 
     Returns:
         What was written, and what to type next.
@@ -88,10 +92,12 @@ def shard(
             raise InputError(f"{name}: expected a number of at least {least}, got {value}")
     if max_bad_images is not None and max_bad_images < 0:
         raise InputError(f"max_bad_images: expected a number of at least 0, got {max_bad_images}")
+    dataset, data_root = split_hub_name(dataset, data_root)
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    check_val_fraction(task, name, val_fraction)
-    data = load_fgvc(name, data_root, val_fraction=val_fraction) if task == "fgvc" else load_reid(name, data_root)
+    given = {"val_fraction": val_fraction, "image_column": image_column, "label_column": label_column}
+    check_fgvc_options(task, name, **given)
+    data = load_fgvc(name, data_root, **given) if task == "fgvc" else load_reid(name, data_root)
     for note in data.notes:  # of re-ID: cameras become numbers in the archives
         console.print(note, soft_wrap=True, markup=False)
     for warning in data.warnings:
@@ -100,8 +106,9 @@ def shard(
     classes = data.classes if isinstance(data, FineGrainedData) else data.identities
     counts = {split: len(each.images) for split, each in splits.items()}
     settings = {"shard_mb": shard_mb, "seed": seed, "pictures": counts, "classes": len(classes)}
-    settings |= {} if val_fraction is None else {"val_fraction": val_fraction}
-    plan = Description(task, name, classes, None, settings)
+    settings |= {name: value for name, value in given.items() if value is not None}
+    coarse = data.coarse_classes if isinstance(data, FineGrainedData) else None
+    plan = Description(task, name, classes, None, settings, coarse)
     folder = Path(output_dir).expanduser()
     unreadable = UnreadableImages(
         lambda message: console.print(f"warning: {message}", style="yellow"),
@@ -169,7 +176,8 @@ def _claim(folder: Path, plan: Description) -> None:
                 f"'{folder}' holds archives that dcal shard did not write ({foreign[0]}): take another --output_dir"
             )
     else:
-        ours, theirs = ({**asdict(each), "classes": None, "archives": None} for each in (plan, there))
+        may_differ = dict.fromkeys(("classes", "coarse_classes", "archives"))
+        ours, theirs = (asdict(each) | may_differ for each in (plan, there))
         differ = [key for key in ours if ours[key] != theirs[key]]
         if differ:
             raise InputError(
