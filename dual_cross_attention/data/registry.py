@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from dual_cross_attention.data.crops import Box
 from dual_cross_attention.data.folders import absolute, what_is_in
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -40,6 +41,8 @@ class DatasetEntry(Generic[Data]):
             takes `train` and `split` then.
         takes_val_fraction: whether it may come without a split, and `load` takes `val_fraction`.
         may_have_other_classes: whether test images may be of classes that a model does not know.
+        boxes: the bounding box of each image that has one, by its file, from the folder that `load` takes; empty where
+            the folder has no boxes. None: the dataset has none.
         may_lack_cameras: of re-identification: whether images may have no camera, and `load` takes `cameras` and
             `bbox`.
     """
@@ -55,6 +58,7 @@ class DatasetEntry(Generic[Data]):
     takes_val_fraction: bool = False
     may_have_other_classes: bool = False
     may_lack_cameras: bool = False
+    boxes: Callable[[Path], dict[Path, Box]] | None = None
 
     @property
     def is_synthetic(self) -> bool:
