@@ -49,12 +49,14 @@ class Shards:
         splits: the archives of each split, in order.
         classes: names of the labels; None without a description.
         warnings: warnings about archives that are not read.
+        names: what the archives of each test split are called, of its alternative names.
     """
 
     folder: Path
     splits: dict[str, list[Path]]
     classes: list[str] | None
     warnings: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], train: bool = True) -> Shards:
@@ -86,19 +88,21 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
             "again"
         )
     splits: dict[str, list[Path]] = {}
+    test_names: dict[str, str] = {}
     if train:
         found = named or _split(folder, prefix, TRAINING, description)
         if not found:
             raise InputError(f"shards: expected {prefix}{TRAINING}-*.tar in {escape(folder)}, but {what_is_in(folder)}")
         splits[TRAINING] = found
     for names in tests:
-        found = next(filter(None, (_split(folder, prefix, name, description) for name in names)), None)
+        there = ((name, files) for name in names if (files := _split(folder, prefix, name, description)))
+        called, found = next(there, ("", None))
         if found is None:
             wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
             raise InputError(f"shards: expected {wanted} in {escape(folder)}, to test on, but {what_is_in(folder)}")
-        splits[names[0]] = found
+        splits[names[0]], test_names[names[0]] = found, called
     warnings += _not_read(folder, prefix, splits, tests, named)
-    return Shards(folder, splits, description.classes if description else None, warnings)
+    return Shards(folder, splits, description.classes if description else None, warnings, test_names)
 
 
 def read_description(folder: Path) -> Description | None:
