@@ -80,8 +80,9 @@ def test_report_with_and_without_boxes(dcal, small, cub, tmp_path, read_page):
     assert dcal("train", *flags).status == 0
     assert dcal("report", tmp_path / "run", *ON_CPU).status == 0
     text = read_page(tmp_path / "run/report.html").text
-    # The crop keeps the center, so the left half of the image is the left half of what the model sees.
-    assert "4 test images, evenly spaced" in text and "equal values (reference) 50.0 ± 0.0" in text
+    # Images are resized to 39 pixels, of which the model sees 4 to 35; the box ends at 19.5.
+    assert "4 test images, evenly spaced" in text
+    assert f"equal values (reference) {100 * (19.5 - 4) / 32:.1f} ± 0.0" in text
     (cub / "bounding_boxes.txt").unlink()
     assert dcal("report", tmp_path / "run", *ON_CPU).status == 0
     assert "bounding box" not in read_page(tmp_path / "run/report.html").text
