@@ -61,7 +61,7 @@ class Features(NamedTuple):
     def load(cls, path: Path) -> "Features":
         """What `save` wrote."""
         with np.load(path) as file:
-            found = {name: file[name] if name in file else None for name in cls._fields}
+            found = {name: file.get(name) for name in cls._fields}
         return cls(**found | {"distance": f"{found['distance']}"})
 
     def save(self, path: Path) -> None:
