@@ -106,3 +106,11 @@ def test_copies_of_a_file_are_enrolled_as_one_individual(make_index, tmp_path):
     names = enroll(index, tracks, [0, 1, 2, 3])
     assert names == ["new-0001", "new-0002", "new-0003", "new-0001"]
     assert index.identities() == [("new-0001", 1), ("new-0002", 1), ("new-0003", 1)]
+
+
+def test_no_distance_is_negative():
+    """Rounding of unit vectors would make the cosine distance of equal images -1e-8, which P(same) refuses."""
+    settings = IndexSettings(model="m", fingerprint="f", dimension=64, distance="cosine")
+    vectors = settings.prepare(np.random.default_rng(0).normal(size=(200, 64)))
+    own = [settings.distances(each, each[None])[0] for each in vectors]
+    assert min(own) == 0 and max(own) < 1e-6
