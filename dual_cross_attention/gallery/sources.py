@@ -76,8 +76,8 @@ def _in_folder(folder: Path, notes: list[str]) -> list[NamedImage]:
 def read_csv(path: Path, notes: list[str]) -> list[NamedImage]:
     """The images of a CSV file with the columns path and identity; a missing or empty identity is unknown.
 
-    Images are read whole: a note says so if the file has boxes. Columns and separator are as in `data.tables.read_rows`.
-    Paths are relative to the folder of the file, and must not lead out of it.
+    Images are read whole: a note says so if the file has boxes. Columns and separator are as in
+    `data.tables.read_rows`. Paths are relative to the folder of the file, and must not lead out of it.
 
     Raises:
         InputError: the file cannot be read, lists no image, or has a row without a path or with too many fields.
