@@ -75,7 +75,7 @@ def test_features_are_dropped_when_they_are_not_needed(stream, monkeypatch, keep
     monkeypatch.setattr(identification, "TrackFinder", lambda folders: finders.append(make(folders)) or finders[0])
     found = identify_all(NearOrigin(), SAME, Decision(1, 0.5, 0.01), watched(), ["in"], keep_new)
     assert [len(each.rows) for each in found.tracks] == ([0, 2, 1, 0, 1] if keep_new else [0] * 5)
-    assert max(held) == (4 if keep_new else 3)
+    assert max(held) == (4 if keep_new else 2)
 
 
 def test_distances_of_tracks_are_means_of_all_pairs(monkeypatch):
