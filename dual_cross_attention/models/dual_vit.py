@@ -232,18 +232,18 @@ class DualCrossAttentionViT(BranchInference):
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
 
-        features = dict(zip(("sa", "pwca"), normed[:, 0].split(len(images)), strict=False))
+        features = dict(zip(("sa", "pwca"), _streams(normed[:, 0], len(classified)), strict=False))
         out = DualOutput(self._classify(normed, features), features)
         if with_glca:
-            local = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
+            local = torch.zeros(images.shape[0], 0, dtype=torch.int64, device=images.device)
             if scored:
                 out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
                 out.local = local = select_local(out.rollout, self.local_ratio)
             *blocks, last = self.glca_blocks
             for block in blocks:
-                drop_path = sample_drop_path(block.block, len(images), images.device)
+                drop_path = sample_drop_path(block.block, images.shape[0], images.device)
                 sa_tokens = block.update(sa_tokens, local, drop_path)
-            drop_path = sample_drop_path(last.block, len(images), images.device)
+            drop_path = sample_drop_path(last.block, images.shape[0], images.device)
             if trace is not None:
                 trace.glca = last.class_attention(sa_tokens, local)
             out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
@@ -254,7 +254,7 @@ class DualCrossAttentionViT(BranchInference):
         """Logits of SA and, where it is there, PWCA, from their stack of prefix tokens after the norm."""
         if self.has_necks:
             return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
-        return dict(zip(features, self.backbone.forward_head(normed).chunk(len(features)), strict=True))
+        return dict(zip(features, _streams(self.backbone.forward_head(normed), len(features)), strict=True))
 
     def _encode(
         self,
@@ -326,7 +326,7 @@ class DualCrossAttentionViT(BranchInference):
         *options: Any,
     ) -> tuple[Tensor, ...]:
         """Runs a block, under gradient checkpointing if enabled."""
-        rows = len(tokens) if distractors is None else 2 * len(distractors)
+        rows = tokens.shape[0] if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)
         noise = None
         if distractors is not None and self.distractor_noise:
@@ -337,3 +337,8 @@ class DualCrossAttentionViT(BranchInference):
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(run_block, *given, use_reentrant=False)
         return run_block(*given)
+
+
+def _streams(stacked: Tensor, streams: int) -> Sequence[Tensor]:
+    """The rows of each stream of a stack. One stream is not split: `torch.export` would fix the batch size."""
+    return [stacked] if streams == 1 else stacked.chunk(streams)
