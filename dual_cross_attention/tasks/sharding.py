@@ -101,7 +101,7 @@ def shard(
     )
     for note in data.notes:  # of re-ID: cameras become numbers in the archives
         console.print(note, soft_wrap=True, markup=False)
-    for warning in data.warnings:
+    for warning in (*data.warnings, *(_lost_files(data) if isinstance(data, ReIDData) else [])):
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)
     classes = data.classes if isinstance(data, FineGrainedData) else data.identities
@@ -170,6 +170,19 @@ def _reid(data: ReIDData) -> dict[str, Split]:
     return {"train": split(data.train, by_identity, data.identities)} | {
         name: split(side, np.arange(len(side))) for name, side in sides.items()
     }
+
+
+def _lost_files(data: ReIDData) -> list[str]:
+    """A warning if test images are crops of one file, which the archives do not say."""
+    if not data.leave_one_out or data.test_files is None:
+        return []
+    _, counts = np.unique(data.test_files, return_counts=True)
+    if not (shared := int(counts[counts > 1].sum())):
+        return []
+    return [
+        f"{data.name}: {shared:,} of {len(data.query):,} test images are crops of a file that has others, too: archives "
+        "do not say so, and a query finds those of its own file, which are left out where the files are read"
+    ]
 
 
 def _claim(folder: Path, plan: Description) -> None:

@@ -86,6 +86,19 @@ def test_queries_in_the_gallery_are_refused(shard, tmp_path):
     assert_refused(outcome, "12 of 12", "gallery", "test/")
 
 
+def test_crops_of_one_file_are_said(shard, tmp_path):
+    images = write_images(tmp_path / "wild", "train", "photos")
+    rows = ["identity,path,bbox"]
+    for name in ("Amber", "Bella"):
+        for number, side in enumerate(("Left", "Right")):
+            rows += [f'{name},photos/{name}/{name}_{side}_Face{number}.png,"[{left}, 0, 8, 32]"' for left in (0, 8)]
+    (images / "test.csv").write_text("\n".join(rows))
+    outcome, out = shard(images)
+    assert outcome.status == 0, outcome
+    assert "8 of 8 test images are crops" in outcome.out.replace("\n", " ")
+    assert len(labels_of(out / "test-000000.tar")) == 8
+
+
 def test_some_cameras_are_refused(tmp_path, shard):
     images = write_images(tmp_path / "wild", "train", "query", "gallery")
     _, out = shard(images)
