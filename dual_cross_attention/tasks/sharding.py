@@ -180,8 +180,8 @@ def _lost_files(data: ReIDData) -> list[str]:
     if not (shared := int(counts[counts > 1].sum())):
         return []
     return [
-        f"{data.name}: {shared:,} of {len(data.query):,} test images are crops of a file that has others, too: archives "
-        "do not say so, and a query finds those of its own file, which are left out where the files are read"
+        f"{data.name}: {shared:,} of {len(data.query):,} test images are crops of a file that has others: archives do "
+        "not say so, and a query finds those of its own file, which are left out where the files are read"
     ]
 
 
