@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
+from dual_cross_attention.configs.finetuning_config import FineTuningConfig
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import short_repr
@@ -16,7 +17,7 @@ Config = TypeVar("Config", bound="TrainingConfig")
 
 
 @dataclass(kw_only=True)
-class TrainingConfig:
+class TrainingConfig(FineTuningConfig):
     """Settings of any task. Those without a default here get one in the config of the task.
 
     Raises:
@@ -38,6 +39,7 @@ class TrainingConfig:
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
+        "fine-tuning": "layer_decay",
         "loss": "loss_weights weight_bound label_smoothing triplet_margin",
         "evaluation": "eval_batch_size eval_every feature distance normalize_features",
         "run and resume": "seed output_dir resume checkpoint_minutes",
@@ -45,7 +47,7 @@ class TrainingConfig:
     }
 
     # Smallest and largest value of a number; None: no limit.
-    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
+    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = FineTuningConfig.RANGES | {
         "drop_path_rate": (0, 0.99),
         "glca_blocks": (1, 100),
         "pwca_blocks": (1, None),

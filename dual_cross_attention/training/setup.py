@@ -51,7 +51,13 @@ def build_strategy(run: RunContext, task: Task, accelerator: Accelerator, peak_l
     """The task on the device, with its optimizer."""
     config = run.config
     optimizer = build_optimizer(
-        task, peak_lr, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
+        task,
+        peak_lr,
+        config.weight_decay,
+        config.optimizer,
+        config.bias_lr_factor,
+        config.w_lr_factor,
+        config.layer_decay,
     )
     return DistributedStrategy(accelerator, task, optimizer)
 

@@ -1,0 +1,30 @@
+"""Runs with settings of fine-tuning: each resumes bit for bit, in the middle of an epoch."""
+
+import pytest
+
+SETTINGS = {
+    "layer_decay": ("fgvc", ["--layer_decay=0.5"]),
+    "layer_decay, reid": ("reid", ["--layer_decay=0.5"]),
+}
+"""By case: the task, and the flags that are added to `tasks`."""
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_an_interrupted_run_ends_with_equal_results(dcal, train_until, tasks, assert_same_results, tmp_path, case):
+    task, added = SETTINGS[case]
+    flags, number = [*tasks[task], *added], {"fgvc": 8, "reid": 6}[task]
+    assert dcal("train", *flags, "--output_dir", tmp_path / "whole").status == 0
+    ended = train_until(
+        [*flags, "--checkpoint_minutes=0"], tmp_path / "run", kind="backward, after", number=number, does="SIGTERM"
+    )
+    assert ended.status == 75, ended.err
+    outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
+    assert outcome.status == 0 and "resumed after epoch" in outcome.out, outcome.err
+    assert_same_results(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("task", ["fgvc", "reid"])
+def test_other_settings_are_another_run(dcal, tasks, undisturbed, task):
+    """An existing run resumes with the settings that it began with, and no others."""
+    outcome = dcal("train", *tasks[task], "--layer_decay=0.5", "--output_dir", undisturbed(task))
+    assert outcome.status == 2 and "layer_decay (1.0 there, 0.5 here)" in outcome.err
