@@ -2,9 +2,10 @@
 alike, as in the paper."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dual_cross_attention.configs.versions import setting
+from dual_cross_attention.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -17,3 +18,11 @@ class FineTuningConfig:
     """Factor on the learning rate from each block of the backbone to the one below it, such as 0.75. Heads and GLCA
     have the full rate, the last of L blocks this factor times it, the first the L-th power, and patch and position
     embedding the power L + 1. 1: the same rate everywhere."""
+    freeze: int | Literal["all"] = setting(0, before={1: 0})
+    """Freeze the patch and position embedding and the first N blocks of the backbone: their weights do not change, and
+    they have no dropout and no stochastic depth. 0: train everything. all: train heads and GLCA only, on features of
+    the frozen backbone that are computed once; without PWCA and without random augmentation."""
+
+    def _check_fine_tuning(self) -> None:
+        if self.freeze != "all" and self.freeze < 0:
+            raise InputError(f"freeze: expected a number of blocks of at least 0, or all; got {self.freeze}")

@@ -39,7 +39,7 @@ class TrainingConfig(FineTuningConfig):
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
-        "fine-tuning": "layer_decay",
+        "fine-tuning": "layer_decay freeze",
         "loss": "loss_weights weight_bound label_smoothing triplet_margin",
         "evaluation": "eval_batch_size eval_every feature distance normalize_features",
         "run and resume": "seed output_dir resume checkpoint_minutes",
@@ -282,6 +282,7 @@ class TrainingConfig(FineTuningConfig):
                     f"{name} is of a weights file, and weights is {self.weights}: give a file, or --{name} null"
                 )
         self._check_pixel_stats()
+        self._check_fine_tuning()
         if self.pwca_start + self.pwca_warmup > 1 + 1e-9:
             raise InputError(
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "

@@ -16,6 +16,16 @@ OF_PWCA = (
     "pwca_warmup",
 )
 
+OF_TRAINED_BACKBONE = (
+    "layer_decay",
+    "flip",
+    "padding",
+    "erasing",
+    "image_noise",
+    "use_gradient_checkpointing",
+    *OF_PWCA,
+)
+
 OF_DISTRACTOR_IMAGES = ("distractor_stream",)
 
 
@@ -42,10 +52,21 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
         lines.append(f"no effect: {', '.join(changed)}: ablation sa_only has one loss")
     if config.loss_weights != "learned" and (changed := _changed(config, OF_LEARNED_WEIGHTS)):
         lines.append(f"no effect: {', '.join(changed)}: loss_weights {config.loss_weights} has no learnable w")
+    if config.freeze == "all" and (changed := _changed(config, OF_TRAINED_BACKBONE)):
+        lines.append(
+            f"no effect: {', '.join(changed)}: with freeze all, the backbone is not trained, and there is neither PWCA "
+            "nor random augmentation"
+        )
+    if config.freeze and config.weights == "none":
+        lines.append(f"freeze {config.freeze}: the frozen blocks keep their random weights, because weights is none")
     return lines
 
 
 def _changed(config: TrainingConfig, names: tuple[str, ...]) -> list[str]:
     """Those that were given another value than the default."""
     default = type(config)()
-    return [name for name in names if name in (config.given or ()) and getattr(config, name) != getattr(default, name)]
+    return [
+        name
+        for name in names
+        if name in (config.given or ()) and getattr(config, name, None) != getattr(default, name, None)
+    ]

@@ -45,7 +45,7 @@ class FGVCTask(Task):
         """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction."""
         batch = self.noise.add(batch)
         labels = batch["labels"]
-        logits = self.model(batch["images"], None, self.scales, batch.get("distractor_images")).logits
+        logits = self.run_model(batch, self.scales).logits
         losses = {
             branch: F.cross_entropy(logits[branch].float(), labels, label_smoothing=self.label_smoothing)
             for branch in self.scales
@@ -62,11 +62,10 @@ class FGVCTask(Task):
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.eval_step`."""
-        images, labels, valid = (
-            batch[name].to(self.device, non_blocking=True) for name in ("images", "labels", "valid")
-        )
+        batch = self.to_device(batch)
+        labels, valid = batch["labels"], batch["valid"]
         self._num_valid.update(valid.sum())
-        out = self.model(images).logits
+        out = self.run_model(batch).logits
         out = {branch: out[branch] for branch in self.test_branches}
         if not valid.any():
             return out

@@ -10,6 +10,7 @@ from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.fgvc import FineGrainedData
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
@@ -75,7 +76,7 @@ class FGVCSetup(RunSetup):
         config = self.config
         return train_loader(
             self.data.train,
-            train_transform(*self._sizes_and_stats(model), config.flip),
+            self._train_transform(model),
             config.batch_size,
             reading_processes(config, device),
             config.seed,
@@ -95,6 +96,9 @@ class FGVCSetup(RunSetup):
             self.cache,
         )
 
-    def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
-        mean, std, _ = pixel_stats(self.config, model)
-        return tuple(self.config.img_size), tuple(self.config.resize()), mean, std
+    def _train_transform(self, model: DualCrossAttentionViT) -> Transform:
+        config = self.config
+        if config.freeze == "all":
+            return self.preprocessing(model).transform
+        mean, std, _ = pixel_stats(config, model)
+        return train_transform(tuple(config.img_size), tuple(config.resize()), mean, std, config.flip)

@@ -29,6 +29,7 @@ from dual_cross_attention.training.distributed.partition import MicroBatchPartit
 from dual_cross_attention.training.distributed.requests import RankRequests, Request
 from dual_cross_attention.training.divergence import EvaluationDivergedError, save_divergence
 from dual_cross_attention.training.evaluation_loop import EvaluationLoop
+from dual_cross_attention.training.feature_cache import cache_features
 from dual_cross_attention.training.oom import MicroBatchChunks, Shortage, catch_out_of_memory
 from dual_cross_attention.training.optimizers import build_schedule, peak_learning_rate
 from dual_cross_attention.training.run_context import RunContext
@@ -125,6 +126,8 @@ class Trainer:
             self.console.print(messages.resumed(self.state, self.steps_per_epoch))
             if per_step % world_size:
                 run.warn(messages.uneven_ranks(per_step, world_size))
+        if config.freeze == "all" and not self.strategy.sharded:
+            self._cache_features()
 
     def _build_chunks(self) -> tuple[MicroBatchChunks, MicroBatchChunks]:
         """Chunks of training and of evaluation, as many as the rank with the smallest memory needs."""
@@ -135,6 +138,13 @@ class Trainer:
         for chunks in (training, evaluation):
             chunks.count = self.strategy.all_reduce_max(chunks.count)
         return training, evaluation
+
+    def _cache_features(self) -> None:
+        """Replaces images by features of the frozen backbone, whose weights are final here."""
+        done = self.strategy, self.unreadable, self.run
+        self.train_batches = cache_features(self.train_batches, "features of the training images", *done)
+        self.eval_batches = cache_features(self.eval_batches, "features of the test images", *done)
+        self.evaluation.batches = self.eval_batches
 
     def fit(self) -> dict[str, float]:
         """Trains to the last epoch; returns the best epoch's row of metrics.jsonl.

@@ -5,6 +5,10 @@ import pytest
 SETTINGS = {
     "layer_decay": ("fgvc", ["--layer_decay=0.5"]),
     "layer_decay, reid": ("reid", ["--layer_decay=0.5"]),
+    "freeze": ("fgvc", ["--freeze=1"]),
+    "freeze, reid": ("reid", ["--freeze=1"]),
+    "freeze all": ("fgvc", ["--freeze=all"]),
+    "freeze all, reid": ("reid", ["--freeze=all", "--glca_start=0.4"]),
 }
 """By case: the task, and the flags that are added to `tasks`."""
 
