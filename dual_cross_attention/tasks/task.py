@@ -23,8 +23,8 @@ class Task(nn.Module, ABC):
     """A model with its losses and metrics.
 
     A batch is what `data.dataset.collate` returns, on any device: "images" (B, 3, H, W), "labels" (B,), "indices" (B,)
-    and "valid" (B,); or it has the fields of `EncodedImages` in place of images. An evaluation is `reset_metrics`, then `eval_step` on every batch, then `compute_metrics`; see
-    `inference.evaluation_loop`.
+    and "valid" (B,); or it has the fields of `EncodedImages` in place of images. An evaluation is `reset_metrics`, then
+    `eval_step` on every batch, then `compute_metrics`; see `inference.evaluation_loop`.
 
     Args:
         model: a model of `create_model`.

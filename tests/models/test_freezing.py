@@ -7,20 +7,9 @@ import torch
 
 from dual_cross_attention import InputError
 from dual_cross_attention.tasks import FGVCTask
-from tests.helpers import random_images, tiny_model
+from tests.helpers import is_frozen, random_images, tiny_model
 
 DEPTH = 3
-STEM = ("cls_token", "pos_embed", "reg_token", "dist_token", "patch_embed", "norm_pre")
-
-
-def is_frozen(name: str, blocks: int | str) -> bool:
-    """By the name of a parameter of the model."""
-    if not name.startswith("backbone."):
-        return False
-    _, layer, *more = name.split(".")
-    if blocks == "all":
-        return not layer.startswith("head")
-    return layer.startswith(STEM) or (layer == "blocks" and int(more[0]) < blocks)
 
 
 def gradients(model) -> dict[str, torch.Tensor | None]:

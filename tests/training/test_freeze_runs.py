@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 from dual_cross_attention.inference.model_files import build_model, read_model
 from dual_cross_attention.training import feature_cache
 from dual_cross_attention.training.checkpointing.checkpoints import list_checkpoints, read_state
-from tests.helpers import assert_refused, assert_says, metrics_rows
-from tests.models.test_freezing import is_frozen
+from tests.helpers import assert_refused, assert_says, is_frozen, metrics_rows
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
@@ -39,7 +38,7 @@ def test_frozen_weights_stay_to_the_bit(dcal, tasks, tmp_path, task, freeze):
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
 def test_cached_features_train_as_images_do(dcal, tasks, tmp_path, monkeypatch, task):
-    """Where the features do not fit into memory, each step computes its own, and the run is the same but for rounding."""
+    """Where the features do not fit into memory, each step computes its own: the same but for rounding."""
     flags = [*tasks[task], "--freeze=all", "--epochs=2", "--flip=0.5"]
     cached = dcal("train", *flags, "--output_dir", tmp_path / "cached")
     assert cached.status == 0, cached.err
