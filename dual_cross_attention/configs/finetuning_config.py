@@ -12,7 +12,10 @@ from dual_cross_attention.errors import InputError
 class FineTuningConfig:
     """Settings that decide which weights a fine-tuning changes, and how fast."""
 
-    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {"layer_decay": (0.001, 1)}
+    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
+        "layer_decay": (0.001, 1),
+        "ema": (0, 0.999999),
+    }
 
     layer_decay: float = setting(1.0, before={1: 1.0})
     """Factor on the learning rate from each block of the backbone to the one below it, such as 0.75. Heads and GLCA
@@ -22,6 +25,11 @@ class FineTuningConfig:
     """Freeze the patch and position embedding and the first N blocks of the backbone: their weights do not change, and
     they have no dropout and no stochastic depth. 0: train everything. all: train heads and GLCA only, on features of
     the frozen backbone that are computed once; without PWCA and without random augmentation."""
+
+    ema: float | None = setting(None, before={1: None})
+    """Decay of an exponential moving average of the weights, updated after each step, such as 0.999. The average is
+    evaluated and saved as the run's model; the weights themselves are evaluated too, and saved beside
+    (last_raw.safetensors). null: no average."""
 
     def _check_fine_tuning(self) -> None:
         if self.freeze != "all" and self.freeze < 0:

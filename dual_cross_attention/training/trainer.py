@@ -21,7 +21,7 @@ from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDive
 from dual_cross_attention.progress import ProgressBar
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training import messages
-from dual_cross_attention.training.checkpointing.artifacts import is_better
+from dual_cross_attention.training.checkpointing.artifacts import RAW, is_better
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress
 from dual_cross_attention.training.checkpointing.manager import CheckpointManager
 from dual_cross_attention.training.checkpointing.restore import check_fits, restore
@@ -231,6 +231,8 @@ class Trainer:
             self.state.finish_step()
             self.schedule.step_update(self.state.step)
             self.step_log.add(scalars, weight)
+            if self.strategy.average:
+                self.strategy.average.update(self.state.step)
             self.on_step_end()
 
     def _read(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
@@ -248,11 +250,21 @@ class Trainer:
             self.checkpoints.save(self.state)
 
     def _evaluate(self) -> dict[str, float]:
-        """The epoch's metrics on the test split."""
+        """The epoch's metrics on the test split; with an average of the weights, its own, and "_raw" ones of the
+        weights themselves."""
+        title = f"evaluate {self.state.epoch + 1}"
+        metrics = self._evaluate_model(title)
+        if not self.strategy.average:
+            return metrics
+        with self.strategy.average.in_use():
+            averaged = self._evaluate_model(f"{title}, EMA")
+        return averaged | {f"{name}{RAW}": value for name, value in metrics.items()}
+
+    def _evaluate_model(self, title: str) -> dict[str, float]:
         # Sets the branches that predict, also for a run that resumes right before an evaluation.
         self.task.begin_step(self.state.step, self.steps_per_epoch * self.config.epochs)
         try:
-            metrics = self.evaluation.run(f"evaluate {self.state.epoch + 1}")
+            metrics = self.evaluation.run(title)
         except TrainingDivergedError as error:
             raise EvaluationDivergedError(f"{error}, after step {self.state.step}") from error
         return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}

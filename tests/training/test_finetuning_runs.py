@@ -1,6 +1,8 @@
 """Runs with settings of fine-tuning: each resumes bit for bit, in the middle of an epoch."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 SETTINGS = {
     "layer_decay": ("fgvc", ["--layer_decay=0.5"]),
@@ -9,6 +11,8 @@ SETTINGS = {
     "freeze, reid": ("reid", ["--freeze=1"]),
     "freeze all": ("fgvc", ["--freeze=all"]),
     "freeze all, reid": ("reid", ["--freeze=all", "--glca_start=0.4"]),
+    "ema": ("fgvc", ["--ema=0.8"]),
+    "ema, reid": ("reid", ["--ema=0.8", "--eval_every=2"]),
 }
 """By case: the task, and the flags that are added to `tasks`."""
 
@@ -25,6 +29,11 @@ def test_an_interrupted_run_ends_with_equal_results(dcal, train_until, tasks, as
     outcome = dcal("train", *flags, "--output_dir", tmp_path / "run")
     assert outcome.status == 0 and "resumed after epoch" in outcome.out, outcome.err
     assert_same_results(tmp_path / "run", tmp_path / "whole")
+    raw = {path.name: load_file(path) for path in (tmp_path / "whole").glob("*_raw.safetensors")}
+    assert len(raw) == (2 if case.startswith("ema") else 0)
+    for name, tensors in raw.items():
+        ours = load_file(tmp_path / "run" / name)
+        assert all(torch.equal(value, ours[tensor]) for tensor, value in tensors.items())
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
