@@ -109,5 +109,5 @@ def test_files_that_are_missing_are_written_from_the_checkpoint(dcal, tasks, tmp
 
 def test_sharded_weights_are_refused():
     run = SimpleNamespace(config=FGVCConfig(parallel="fsdp", ema=0.9))
-    with pytest.raises(InputError, match="fsdp.*--ema null"):
+    with pytest.raises(InputError, match=r"fsdp.*--ema null"):
         shard_if_configured(run, None, SimpleNamespace(num_processes=2, mixed_precision="no"))
