@@ -57,6 +57,7 @@ class TrainingConfig(FineTuningConfig):
         "pwca_warmup": (0, 1),
         "glca_start": (0, 1),
         "flip": (0, 1),
+        "color_jitter": (0, None),
         "image_noise": (0, None),
         "label_noise": (0, 1),
         "epochs": (1, None),
@@ -168,6 +169,16 @@ class TrainingConfig(FineTuningConfig):
     """Input size in pixels: one side, or height and width (--img_size 256 128). Multiples of the patch size."""
     flip: float = 0.5
     """Probability of a horizontal flip of a training image."""
+    keep_aspect: bool = setting(False, before={1: False})
+    """Crop the center of each image to the aspect ratio of what it is resized to, so that it is not distorted."""
+    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", before={1: "bicubic"})
+    """Interpolation that images are resized by, with antialiasing."""
+    color_jitter: float = setting(0.0, before={1: 0.0})
+    """Brightness, contrast and saturation of training images are scaled by random factors from 1 - this to 1 + this,
+    as timm's color-jitter. 0: off."""
+    auto_augment: str | None = setting(None, before={1: None})
+    """Augmentation policy by timm's name: rand-m9-mstd0.5-inc1 (RandAugment), augmix-m3-w3 (AugMix), original, v0 or 3a
+    (AutoAugment). null: none."""
     image_noise: float = setting(0.0, before={1: 0.0})
     """Standard deviation of Gaussian noise added to normalized training images. An ablation of the paper."""
     label_noise: float = setting(0.0, before={1: 0.0})

@@ -16,15 +16,8 @@ OF_PWCA = (
     "pwca_warmup",
 )
 
-OF_TRAINED_BACKBONE = (
-    "layer_decay",
-    "flip",
-    "padding",
-    "erasing",
-    "image_noise",
-    "use_gradient_checkpointing",
-    *OF_PWCA,
-)
+OF_AUGMENTATION = ("flip", "padding", "erasing", "color_jitter", "auto_augment", "mixup", "cutmix", "image_noise")
+OF_TRAINED_BACKBONE = ("layer_decay", "use_gradient_checkpointing", *OF_AUGMENTATION, *OF_PWCA)
 
 OF_DISTRACTOR_IMAGES = ("distractor_stream",)
 

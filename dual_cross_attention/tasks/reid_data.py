@@ -133,7 +133,9 @@ class ReIDSetup(RunSetup):
         if config.freeze == "all":
             return self.preprocessing(model).transform
         mean, std, _ = pixel_stats(config, model)
-        return reid_train_transform(tuple(config.img_size), mean, std, config.flip, config.padding, config.erasing)
+        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
+        geometry = config.flip, config.padding, config.erasing
+        return reid_train_transform(tuple(config.img_size), mean, std, *geometry, *further)
 
 
 def _retrieval_split(data: ReIDData) -> RetrievalSplit:

@@ -11,6 +11,14 @@ SETTINGS = {
     "freeze, reid": ("reid", ["--freeze=1"]),
     "freeze all": ("fgvc", ["--freeze=all"]),
     "freeze all, reid": ("reid", ["--freeze=all", "--glca_start=0.4"]),
+    "augmentation": (
+        "fgvc",
+        ["--mixup=0.8", "--cutmix=1", "--color_jitter=0.4", "--auto_augment=rand-m9-mstd0.5-inc1", "--class_balance"],
+    ),
+    "augmentation, reid": (
+        "reid",
+        ["--color_jitter=0.4", "--auto_augment=augmix-m3-w3", "--keep_aspect", "--interpolation=bilinear"],
+    ),
     "ema": ("fgvc", ["--ema=0.8"]),
     "ema, reid": ("reid", ["--ema=0.8", "--eval_every=2"]),
 }

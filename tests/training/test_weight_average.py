@@ -84,7 +84,7 @@ def test_what_is_reported_and_loaded(dcal, tasks, tmp_path, task, metric):
     assert f"{metric}_raw {row[f'val/{metric}_raw']:.2f}" in outcome.out
     for name, score in (("last", row[f"val/{metric}"]), ("last_raw", row[f"val/{metric}_raw"])):
         path = run / f"{name}.safetensors"
-        evaluated = dcal("eval", path, "--output", tmp_path / f"{name}.csv")
+        evaluated = dcal("eval", path)
         assert evaluated.status == 0 and f"{score:.2f}" in evaluated.out, evaluated.out
         with safe_open(path, framework="pt") as file:
             assert f'"val/{metric}": {score}' in file.metadata()["metrics"]
