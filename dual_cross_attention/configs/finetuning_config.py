@@ -15,6 +15,7 @@ class FineTuningConfig:
     RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
         "layer_decay": (0.001, 1),
         "ema": (0, 0.999999),
+        "lora_rank": (0, None),
     }
 
     layer_decay: float = setting(1.0, before={1: 1.0})
@@ -31,6 +32,15 @@ class FineTuningConfig:
     evaluated and saved as the run's model; the weights themselves are evaluated too, and saved beside
     (last_raw.safetensors). null: no average."""
 
+    lora_rank: int = setting(0, before={1: 0})
+    """Rank R of LoRA, such as 8: the backbone is frozen except for its head, and each linear layer of its blocks gets
+    a trained update of rank R. GLCA's blocks get one too where they are copies (glca_init last_block), and are trained
+    in full otherwise. Saved models have the updates merged. 0: no LoRA."""
+
     def _check_fine_tuning(self) -> None:
         if self.freeze != "all" and self.freeze < 0:
             raise InputError(f"freeze: expected a number of blocks of at least 0, or all; got {self.freeze}")
+        if self.freeze == "all" and self.lora_rank:
+            raise InputError(
+                f"lora_rank {self.lora_rank} trains the backbone's blocks, and freeze all freezes them: take one"
+            )

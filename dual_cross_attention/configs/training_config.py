@@ -39,7 +39,7 @@ class TrainingConfig(FineTuningConfig):
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
-        "fine-tuning": "layer_decay freeze ema",
+        "fine-tuning": "layer_decay freeze ema lora_rank",
         "loss": "loss_weights weight_bound label_smoothing triplet_margin",
         "evaluation": "eval_batch_size eval_every feature distance normalize_features",
         "run and resume": "seed output_dir resume checkpoint_minutes",

@@ -50,8 +50,9 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
             f"no effect: {', '.join(changed)}: with freeze all, the backbone is not trained, and there is neither PWCA "
             "nor random augmentation"
         )
-    if config.freeze and config.weights == "none":
-        lines.append(f"freeze {config.freeze}: the frozen blocks keep their random weights, because weights is none")
+    if (config.freeze or config.lora_rank) and config.weights == "none":
+        name = f"freeze {config.freeze}" if config.freeze else f"lora_rank {config.lora_rank}"
+        lines.append(f"{name}: frozen weights stay random, because weights is none")
     return lines
 
 

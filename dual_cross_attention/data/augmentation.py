@@ -17,7 +17,7 @@ from dual_cross_attention.text import short_repr
 
 POLICIES = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
 """By the first word of timm's name; any other one is a policy of AutoAugment."""
-SECTION = re.compile(r"[a-z]+\d+(\.\d+)?|t[a-z_]+")
+SECTION = re.compile(r"(?!t)[a-z]+\d+(\.\d+)?|t(weights|3a|3aw)")
 """A further part of timm's name, such as m9 or mstd0.5; timm skips what it cannot read."""
 PIL_INTERPOLATIONS = {"bilinear": 2, "bicubic": 3}
 

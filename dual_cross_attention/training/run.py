@@ -27,6 +27,7 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.models.lora import add_lora
 from dual_cross_attention.program import train_command
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
@@ -248,6 +249,8 @@ def _build_trainer(
         config = setup.config = config.replaced(mean=list(stats.mean), std=list(stats.std))
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
     model.freeze(config.freeze)
+    if config.lora_rank:
+        add_lora(model, config.lora_rank, in_glca=config.glca_init == "last_block")
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
 

@@ -32,7 +32,7 @@ def shard_if_configured(run: RunContext, task: Task, accelerator: Accelerator) -
     """Shards the task over the ranks where `--parallel` is fsdp and there are several.
 
     Raises:
-        InputError: in fp16, whose loss scaling FSDP does not support here; or with an average of the weights.
+        InputError: in fp16, whose loss scaling FSDP does not support here; or with an average of the weights or LoRA.
     """
     config = run.config
     if config.parallel != "fsdp" or accelerator.num_processes == 1:
@@ -43,6 +43,8 @@ def shard_if_configured(run: RunContext, task: Task, accelerator: Accelerator) -
         raise InputError(
             "--parallel fsdp does not average weights that are sharded: take --parallel ddp, or --ema null"
         )
+    if config.lora_rank:
+        raise InputError("--parallel fsdp does not shard LoRA's weights: take --parallel ddp, or --lora_rank 0")
     if accelerator.mixed_precision == "bf16" and not config.use_gradient_checkpointing:
         run.warn(
             "in bf16, each process keeps a cast copy of all blocks' weights until the backward pass, which "

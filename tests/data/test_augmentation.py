@@ -68,9 +68,11 @@ def test_a_sample_depends_on_its_key_alone(kind):
     assert not torch.equal(plain[SampleKey(2, 0, 1)]["image"], expected)
 
 
-@pytest.mark.parametrize("policy", ["nope", "rand-x9", "rand-mm", "rand-m9-tnothing", "original-m9", "", "3a-q"])
+@pytest.mark.parametrize(
+    "policy", ["nope", "rand-x9", "rand-mm", "rand-m9-tnothing", "rand-t3", "original-m9", "", "3a-q"]
+)
 def test_unknown_policies(policy):
-    with pytest.raises(InputError, match="auto_augment.*rand-m9-mstd0.5-inc1"):
+    with pytest.raises(InputError, match=r"auto_augment.*rand-m9-mstd0.5-inc1"):
         AutoAugment(policy, (24, 32), MEAN)
 
 

@@ -1,6 +1,7 @@
 """Batches in which all classes are equally likely."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,4 +54,4 @@ def test_an_image_that_comes_again_is_another_sample():
 
 def test_images_of_a_block_are_read_together():
     blocks = [key.index // 25 for key in keys(BalancedBatchSampler(LABELS, 8, seed=1, block=25), 1)]
-    assert sum(one != other for one, other in zip(blocks, blocks[1:], strict=False)) == len(set(blocks)) - 1 == 3
+    assert sum(one != other for one, other in pairwise(blocks)) == len(set(blocks)) - 1 == 3

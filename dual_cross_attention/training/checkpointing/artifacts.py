@@ -15,6 +15,7 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import save_model
+from dual_cross_attention.models.lora import merge_lora
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import checkpoint_name, read_state, verify
 from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
@@ -115,7 +116,10 @@ def _model_files(
     model = _model_of(state)
     if "ema" not in state:
         return [(getattr(folder, name), model, row)]
-    return [(getattr(folder, name), state["ema"], row), (getattr(folder, f"{name}{RAW}"), model, _raw_metrics(row))]
+    return [
+        (getattr(folder, name), merge_lora(state["ema"]), row),
+        (getattr(folder, f"{name}{RAW}"), model, _raw_metrics(row)),
+    ]
 
 
 def _is_written(folder: RunFolder, name: str, row: dict[str, float], averaged: bool) -> bool:
@@ -130,10 +134,12 @@ def _raw_metrics(row: dict[str, float]) -> dict[str, float]:
 
 
 def _model_of(state: dict[str, Any]) -> Weights:
-    """The model's state dict out of a checkpoint's state."""
+    """The model's state dict out of a checkpoint's state, with LoRA merged."""
     inner = "model."
     try:
-        return {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
+        return merge_lora(
+            {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError("a checkpoint of this run holds no model") from error
 
