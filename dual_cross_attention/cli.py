@@ -22,6 +22,7 @@ COMMANDS = {
     "index": "build an index of images of known individuals, and change it",
     "search": "find the nearest images of an index",
     "identify": "say which individual of an index images show, or that it is new",
+    "demo": "serve a web page on this machine that applies a model to images",
     "reproduce": "train a table of the paper again and compare it with the published numbers",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",

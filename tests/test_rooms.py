@@ -10,7 +10,7 @@ import dual_cross_attention
 PACKAGE = Path(dual_cross_attention.__file__).parent
 ROOMS = (
     "attention backbones configs data explanation gallery inference metrics models report reproduction runs tasks "
-    "weights"
+    "web weights"
 )
 BELOW_TRAINING = ROOMS.split()
 MAY_NOT_IMPORT = {
@@ -44,6 +44,12 @@ def test_rooms(room):
     for path in (PACKAGE / room).rglob("*.py"):
         of_package = {name.split(".")[1] for name in imported(path) if name.startswith("dual_cross_attention.")}
         assert not of_package & MAY_NOT_IMPORT[room], path
+
+
+def test_only_a_call_imports_the_web_page():
+    for path in PACKAGE.rglob("*.py"):
+        if "web" not in path.relative_to(PACKAGE).parts:
+            assert not any(name.startswith("dual_cross_attention.web.") for name in imported(path, top_only=True)), path
 
 
 def test_what_loads_a_model_works_without_unix():

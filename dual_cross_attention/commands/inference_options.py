@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class HardwareOptions:
-    """Options of commands that apply a model to images."""
+class DeviceOptions:
+    """Options of commands that load a model."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, else MPS, else CPU."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     """auto: bf16 if the device multiplies it in hardware, fp16 on older CUDA devices, else fp32. null: as in
     training."""
+
+
+@dataclass(kw_only=True)
+class HardwareOptions(DeviceOptions):
+    """Options of commands that apply a model to images."""
+
     batch_size: int | None = None
     """Images per forward pass. null: 32."""
     num_workers: int | None = None
@@ -32,11 +38,16 @@ class HardwareOptions:
 
 
 @dataclass(kw_only=True)
-class ModelOptions(HardwareOptions):
-    """Options of commands whose model is named."""
+class NamedModelOptions:
+    """The model of a command line, for `load_model`."""
 
     model: str = positional("MODEL")
     """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions(NamedModelOptions, HardwareOptions):
+    """Options of commands that apply a named model to images."""
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """Loaded models: a trained model with its preprocessing and labels."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dual_cross_attention.explanation.explanation import Explanation
     from dual_cross_attention.explanation.matching import MatchMethod
     from dual_cross_attention.explanation.pairs import PairExplanation
+    from dual_cross_attention.web.server import DemoServer
 
 Branch = Literal["sa", "glca"]
 NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
@@ -215,6 +216,34 @@ class LoadedModel:
         from dual_cross_attention.explanation.pairs import DEFAULT_METHOD, explain_pair
 
         return explain_pair(self, first, second, DEFAULT_METHOD if method is None else method, matches)
+
+    def demo(
+        self,
+        index: str | Path | None = None,
+        examples: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        auth: Sequence[tuple[str, str]] = (),
+        top_k: int = 5,
+    ) -> "DemoServer":
+        """Serves a web page that applies the model to images; in a notebook, shows it. Needs the extra `[web]`.
+
+        Args:
+            index: folder of an index of this model, see `dcal index`.
+            examples: image files that the page offers.
+            host, port: where it listens; port None: the first free one from 7860 on.
+            auth: users and their passwords; empty: no password is asked for.
+            top_k: number of classes.
+
+        Returns:
+            The server, which has an `address`. It runs until `close()` or the end of the process; `wait()` blocks.
+
+        Raises:
+            InputError: Gradio is not installed, the port is taken, or the index is of another model.
+        """
+        from dual_cross_attention.web.server import serve
+
+        return serve(self, index, examples, host, port, auth, top_k, inline=None)
 
     def feature_width(self, branch: Branch | None = None) -> int:
         """D of the features."""

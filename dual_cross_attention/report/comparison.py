@@ -6,8 +6,8 @@ from pathlib import Path
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.report.history import overlaid_charts
 from dual_cross_attention.report.page import duration, render, write_page
-from dual_cross_attention.report.run_summary import RunSummary, read_run
 from dual_cross_attention.report.settings import different
+from dual_cross_attention.runs.run_summary import RunSummary, read_run
 from dual_cross_attention.text import escape
 
 

@@ -1,7 +1,7 @@
 """Curves of a training from metrics.jsonl: loss, loss weights, learning rate, accuracy."""
 
 from dual_cross_attention.report.charts import Chart, Line, lines_chart
-from dual_cross_attention.report.run_summary import RunSummary
+from dual_cross_attention.runs.run_summary import RunSummary
 
 BRANCHES = {"sa": "SA", "glca": "GLCA", "pwca": "PWCA"}
 TESTED = {

@@ -13,9 +13,9 @@ from dual_cross_attention.report.opened_run import OpenedRun, WhichModel, open_r
 from dual_cross_attention.report.page import duration, render, write_page
 from dual_cross_attention.report.published import Published, published_for
 from dual_cross_attention.report.retrieval_report import retrieval_values
-from dual_cross_attention.report.run_summary import RunSummary, read_run
 from dual_cross_attention.report.settings import all_settings, from_defaults, shown
 from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.runs.run_summary import RunSummary, read_run
 
 BRANCHES = {"_sa": "SA", "_glca": "GLCA", "": "SA + GLCA"}
 METRICS = {"top1": "top-1 %", "top5": "top-5 %", "mAP": "mAP %"} | {f"rank{k}": f"rank-{k} %" for k in (1, 5, 10)}

@@ -37,24 +37,22 @@ class Plan:
 
     Args:
         title: of the table.
-        rows: with their trainings by seed.
+        rows: those that are asked for and those with runs in the folder, each with its trainings by seed.
+        trainings: those that are asked for, each once, seed by seed, so that pairs of runs are complete early.
         notes: how the table was made, a line each.
     """
 
     title: str
     rows: list[RowRuns]
+    trainings: list[Training]
     notes: list[str]
-
-    @property
-    def trainings(self) -> list[Training]:
-        """Each training once, seed by seed, so that pairs of runs are complete early."""
-        seeds = dict.fromkeys(seed for each in self.rows for seed in each.trainings)
-        found = [each.trainings[seed] for seed in seeds for each in self.rows if seed in each.trainings]
-        return list({training.path: training for training in found}.values())
 
 
 def make_plan(request: Request, folder: Path) -> Plan:
     """The plan of a call.
+
+    The table has the runs of other calls in the folder as well, of other rows and other seeds, so that machines which
+    divide a table write the same one.
 
     Args:
         request: the table, its rows and how to train them.
@@ -64,23 +62,29 @@ def make_plan(request: Request, folder: Path) -> Plan:
         InputError: rows that do not exist, or flags that the rows set themselves.
     """
     further = _further_flags(request.train_flags)
-    chosen = table_rows(request.table, request.rows, request.distractor_root)
+    everything = table_rows(request.table, distractor_root=request.distractor_root)
+    chosen = {row.name for row in table_rows(request.table, request.rows)}
     if request.data_root and request.scale == "cpu":
         raise InputError("--data_root: --scale cpu trains on synthetic data: leave it out, or take --scale paper")
     data = ["--data_root", request.data_root] if request.data_root else []
-    rows = []
-    for row in chosen:
+    rows, asked = [], {}
+    for row in everything:
         trainings = {}
         if not row.missing:
             arguments = [*row.arguments(request.scale), *data, *further]
-            config = _settings(row, request.scale, arguments)
-            for seed in request.seeds:
-                path = folder / f"{row.run_name(request.scale)}-seed{seed}"
+            config = _settings(row, request.scale, arguments) if row.name in chosen else parse_config(arguments)
+            name = row.run_name(request.scale)
+            seeds = request.seeds if row.name in chosen else ()
+            for seed in sorted({*seeds, *_seeds_in(folder, name)}):
+                path = folder / f"{name}-seed{seed}"
                 trainings[seed] = Training(path, [*arguments, "--seed", f"{seed}"], config.replaced(seed=seed))
-        rows.append(RowRuns(row, trainings))
+            asked |= {(request.seeds.index(seed), trainings[seed].path): trainings[seed] for seed in seeds}
+        if row.name in chosen or trainings:
+            rows.append(RowRuns(row, trainings))
+    shown = sorted({seed for each in rows for seed in each.trainings} | {*request.seeds})
     notes = [
         "scores of the last epoch on the test split; ours: mean ± standard deviation over seeds "
-        f"{', '.join(map(str, request.seeds))}; intervals: the wider of a t interval over paired seeds and a bootstrap "
+        f"{', '.join(map(str, shown))}; intervals: the wider of a t interval over paired seeds and a bootstrap "
         "over test images"
     ]
     if request.scale == "cpu":
@@ -88,7 +92,14 @@ def make_plan(request: Request, folder: Path) -> Plan:
         notes.insert(0, small)
     if further:
         notes.append(f"further settings of all runs: {shlex.join(further)}")
-    return Plan(TABLES[request.table], rows, notes)
+    in_turns = sorted(asked, key=lambda place: place[0])  # rows keep their order: the sort is stable
+    return Plan(TABLES[request.table], rows, [asked[place] for place in in_turns], notes)
+
+
+def _seeds_in(folder: Path, name: str) -> list[int]:
+    """Seeds of the run folders of a row."""
+    endings = [path.name.removeprefix(f"{name}-seed") for path in folder.glob(f"{name}-seed*") if path.is_dir()]
+    return [int(ending) for ending in endings if ending.isdecimal()]
 
 
 def _further_flags(text: str) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.runs.run_summary import read_run
 
 SETTINGS = [
     "task",
@@ -55,26 +56,23 @@ NOT_IN_OTHER = {
 def run_row(path: Path) -> dict[str, Any] | None:
     """The row of a run, by `COLUMNS`; None if it has not ended.
 
-    "other" has the further settings that are not the defaults, "train_seconds" is the sum over epochs of images by
-    images/s, "data" the first digits of a hash of the data's fingerprint.
+    "other" has the further settings that are not the defaults, "train_seconds" is that of `RunSummary`, "data" the
+    first digits of a hash of the data's fingerprint.
     """
-    run = RunFolder(path)
-    if not run.config.is_file():
+    if not (RunFolder(path).config.is_file() and RunFolder(path).read_metrics()):
         return None
-    config, rows = run.read_config(), run.read_metrics()
-    if not rows or rows[-1]["epoch"] < config.epochs:
+    run = read_run(path)
+    if not run.has_ended:
         return None
+    config, data, last = run.config, run.data, run.rows[-1]
     defaults = type(config)()
     other = {
         name: value
         for name, value in vars(config).items()
         if name not in NOT_IN_OTHER and value != getattr(defaults, name)
     }
-    data = run.read_data()
     splits = {name: split.images for name, split in data.splits.items()} if data else {}
-    seconds = None
-    if "train" in splits:
-        seconds = round(sum(splits["train"] / row["train/images_per_second"] for row in rows))
+    seconds = run.train_seconds
     return {
         "run": path.name,
         **{name: getattr(config, name) for name in SETTINGS},
@@ -82,10 +80,10 @@ def run_row(path: Path) -> dict[str, Any] | None:
         "other": json.dumps(other, sort_keys=True) if other else "",
         "train_images": splits.get("train"),
         "test_images": sum(count for name, count in splits.items() if name not in ("train", "distractors")) or None,
-        **{name: round(rows[-1][name], 3) for name in SCORES if name in rows[-1]},
-        "train_seconds": seconds,
-        "peak_memory_mb": round(rows[-1]["peak_memory_mb"]),
-        "torch": run.read_versions().get("torch", ""),
+        **{name: round(last[name], 3) for name in SCORES if name in last},
+        "train_seconds": None if seconds is None else round(seconds),
+        "peak_memory_mb": round(last["peak_memory_mb"]),
+        "torch": run.versions.get("torch", ""),
         "data": _digest(data) if data else None,
     }
 

@@ -19,14 +19,12 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.resumed import setting_differences
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.errors import InterruptedRun
-from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import IN_USE, RunFolder
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 DCAL = [sys.executable, "-m", "dual_cross_attention"]
 STOPPED = {75, 130, -signal.SIGINT, -signal.SIGTERM}
 """Exit statuses of a command that was asked to stop."""
-IN_USE = "is in use:"
-"""Words of the error of a run folder that another process trains into."""
 
 
 @dataclass(frozen=True)

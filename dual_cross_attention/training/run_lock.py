@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.runs.run_folder import RunFolder
+from dual_cross_attention.runs.run_folder import IN_USE, RunFolder
 
 _LOCKED: set[int] = set()
 """File descriptors of the locks that this process holds."""
@@ -55,7 +55,7 @@ class RunLock:
             self._let_go()
             owner = self._owner.read_text() if self._owner.is_file() else "another process"
             raise InputError(
-                f"'{self.folder.path}' is in use: {owner} is training into it; wait for its end, or take another "
+                f"'{self.folder.path}' {IN_USE} {owner} is training into it; wait for its end, or take another "
                 "--output_dir"
             ) from None
         except OSError as error:

@@ -65,7 +65,7 @@ def test_help_of_index_lists_its_commands(dcal):
     assert dcal("index").out == text
 
 
-@pytest.mark.parametrize("settings", {each for task in CONFIGS.values() for each in task.values()})
+@pytest.mark.parametrize("settings", list(dict.fromkeys(each for task in CONFIGS.values() for each in task.values())))
 def test_each_setting_is_in_one_group(settings):
     grouped = " ".join(settings.GROUPS.values()).split()
     assert len(grouped) == len(set(grouped))

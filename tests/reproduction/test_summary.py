@@ -137,6 +137,22 @@ def test_a_plan(tmp_path):
     assert "not comparable" in plan.notes[0] and "--batch_size 8" in plan.notes[-1]
 
 
+def test_runs_of_other_machines_are_in_the_table_and_not_trained(tmp_path):
+    """Machines that divide a table by rows or by seeds write the same one."""
+    for name in ("sa_pwca-seed0", "full-seed7", "full-seedling", "sa_glca-M2-seed3"):
+        (tmp_path / f"toy_fgvc-{name}").mkdir()
+    plan = make_plan(Asked, tmp_path)
+    assert {each.row.name.removeprefix("cub-deit_tiny-"): [*each.trainings] for each in plan.rows} == {
+        "sa_only": [3, 4],
+        "sa_pwca": [0],
+        "full": [3, 4, 7],
+    }
+    assert len(plan.trainings) == 4 and not {"toy_fgvc-sa_pwca-seed0", "toy_fgvc-full-seed7"} & {
+        each.path.name for each in plan.trainings
+    }
+    assert "0, 3, 4, 7" in "".join(plan.notes)
+
+
 @pytest.mark.parametrize(
     "flags",
     ["--seed 3", "--ablation=sa_pwca", "--batch_size '8", "--backbone deit_small_patch16_224", "--epoch 3", "--lr x"],

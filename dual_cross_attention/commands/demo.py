@@ -1,0 +1,69 @@
+"""`dcal demo`: a local web page that applies a model to images."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.console import Console
+
+from dual_cross_attention.commands.inference_options import DeviceOptions, NamedModelOptions
+from dual_cross_attention.commands.output import open_console
+from dual_cross_attention.configs.arguments import read_options
+from dual_cross_attention.text import escape
+
+
+@dataclass(kw_only=True)
+class DemoOptions(NamedModelOptions, DeviceOptions):
+    """Serves a web page on this machine: images that are dropped on it, pasted, or taken with the camera are classified
+    and explained, and identified with an index. No request leaves the machine. Ctrl-C stops it."""
+
+    EXAMPLE: ClassVar = "dcal demo runs/birds\ndcal demo runs/people --index people.index --port 8080"
+    GROUPS: ClassVar = {
+        "page": "index examples top_k",
+        "access": "host port auth",
+        "hardware and speed": "device precision",
+    }
+
+    index: str | None = None
+    """Folder of an index of this model, in which the page finds the nearest images and identities."""
+    examples: tuple[str, ...] = ()
+    """Image files that the page offers to click on."""
+    top_k: int = 5
+    """Number of classes per image, the most probable first."""
+    host: str = "127.0.0.1"
+    """Address to listen at. With another one than that of this machine, other computers reach the page."""
+    port: int | None = None
+    """Port to listen at. null: the first free one from 7860 on."""
+    auth: tuple[str, ...] = ()
+    """Users who may open the page: USER:FILE, where the first line of the file is the password."""
+
+
+def run(arguments: list[str]) -> int:
+    options = read_options(DemoOptions, "demo", arguments)
+    console = open_console()
+    from dual_cross_attention.inference.loaded_model import load_model
+    from dual_cross_attention.web.server import is_local, read_password, serve
+
+    auth = [read_password(word) for word in options.auth]
+    model = load_model(options.model, options.device, options.precision)
+    server = serve(model, options.index, options.examples, options.host, options.port, auth, options.top_k)
+    try:  # around the address, too: a user may stop the page as soon as it is printed
+        with server:
+            if not is_local(options.host):
+                _warn(options, console)
+            console.print(f"{server.address}  (Ctrl-C stops the page)", soft_wrap=True)
+            server.wait()
+    except KeyboardInterrupt:
+        console.print("stopped")
+    return 0
+
+
+def _warn(options: DemoOptions, console: Console) -> None:
+    """Says what other computers can see and do."""
+    visible = "its class names" + (", and the images, file paths and identities of the index" if options.index else "")
+    password = "" if options.auth else "; no password is asked for (--auth USER:FILE), so nothing can be enrolled"
+    console.print(
+        f"warning: every computer that reaches {escape(options.host)} can use the model and see {visible}{password}; "
+        "the connection is not encrypted",
+        style="yellow",
+        soft_wrap=True,
+    )

@@ -1,0 +1,170 @@
+"""Serves a page on this machine: address, password, what is refused, and how it ends."""
+
+import ipaddress
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.loaded_model import LoadedModel
+from dual_cross_attention.text import escape
+from dual_cross_attention.untrusted_files import open_regular
+
+LOCALHOST = "127.0.0.1"
+FIRST_PORT, PORTS = 7860, 100
+WAITING = 64
+"""Requests that wait at most; further ones are refused with a message."""
+MAX_PASSWORD = 1024
+
+
+class DemoServer:
+    """A page that is being served. Made by `serve`; a context manager that stops it.
+
+    Attributes:
+        address: of the page.
+    """
+
+    def __init__(self, page: Any, address: str, folder: TemporaryDirectory):
+        self._page, self.address, self._folder = page, address, folder
+
+    def wait(self) -> None:
+        """Blocks until the process is interrupted."""
+        threading.Event().wait()
+
+    def close(self) -> None:
+        """Stops serving, and deletes the uploaded files."""
+        self._page.close(verbose=False)
+        self._folder.cleanup()
+
+    def __enter__(self) -> "DemoServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(
+    model: LoadedModel,
+    index: str | Path | None = None,
+    examples: Sequence[str] = (),
+    host: str = LOCALHOST,
+    port: int | None = None,
+    auth: Sequence[tuple[str, str]] = (),
+    top_k: int = 5,
+    inline: bool | None = False,
+) -> DemoServer:
+    """Serves the page of a model.
+
+    Args:
+        model: of the page.
+        index: folder of an index of its features, which the page then searches.
+        examples: image files that the page offers.
+        host: address to listen at; other than of this machine, other computers reach the page.
+        port: None: the first free one from 7860 on.
+        auth: users and their passwords; empty: no password is asked for.
+        top_k: number of classes.
+        inline: show the page in a notebook; None: in one.
+
+    Raises:
+        InputError: Gradio is missing, the port is taken, or the index is not of this model.
+    """
+    folder = TemporaryDirectory(prefix="dcal-demo-", ignore_cleanup_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise InputError(f"the page needs Gradio ({error}): pip install 'dual-cross-attention[web]'") from error
+    from starlette.middleware import Middleware
+
+    from dual_cross_attention.web.markup import CSS
+    from dual_cross_attention.web.page import build_page
+    from dual_cross_attention.web.uploads import MAX_BYTES
+
+    for each in examples:
+        if not Path(each).is_file():
+            raise InputError(f"examples: no image file '{escape(each)}'")
+    page = build_page(model, index, examples, top_k, may_enroll=is_local(host) or bool(auth))
+    # Fonts of the system: Gradio's themes would load theirs from another server.
+    theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+    try:
+        page.queue(max_size=WAITING).launch(
+            inline=inline,
+            share=False,
+            auth=[*auth] or None,
+            prevent_thread_lock=True,
+            quiet=True,
+            server_name=host,
+            server_port=port,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=MAX_BYTES,
+            app_kwargs={"middleware": [Middleware(LocalFilesOnly)]},
+            theme=theme,
+            css=CSS,
+        )
+    except OSError as error:
+        folder.cleanup()
+        where = f"port {port}" if port else f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+        raise InputError(
+            f"cannot listen at {escape(host)}, {where}: the port is taken, or the address is not of this "
+            "machine: give another --port or --host"
+        ) from error
+    shown = f"[{host}]" if ":" in host else host
+    return DemoServer(page, f"http://{shown}:{page.server_port}", folder)
+
+
+class LocalFilesOnly:
+    """ASGI middleware that refuses Gradio's routes which fetch an address that the client names."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "http" and is_remote(scope["path"]):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"files of other machines are not served"})
+            return
+        await self.app(scope, receive, send)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a request for this path would have the server fetch a file of another machine."""
+    path = unquote(path).lower()
+    return "/proxy=" in path or "/file=http" in path
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_password(word: str) -> tuple[str, str]:
+    """The user and the password of USER:FILE; the password is the first line of the file.
+
+    Raises:
+        InputError: another form, or a file that cannot be read or has no password.
+    """
+    user, colon, file = word.partition(":")
+    if not (user and colon and file):
+        raise InputError("--auth: expected USER:FILE, a file that has the password in its first line")
+    try:
+        with open_regular(file) as opened:
+            lines = opened.read(MAX_PASSWORD).decode().splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"--auth: cannot read '{escape(file)}': {reason}") from error
+    if not lines or not lines[0]:
+        raise InputError(f"--auth: expected a password in the first line of '{escape(file)}', got none")
+    return user, lines[0]
