@@ -9,6 +9,9 @@ from torch import nn
 
 from dual_cross_attention.errors import InputError
 
+AFTER_STEM = {"blocks", "norm", "fc_norm", "attn_pool", "head_drop", "head", "head_dist"}
+"""timm's names of the modules of a backbone that are no part of the stem."""
+
 
 class FreezableBackbone(nn.Module):
     """A model whose backbone can be frozen from below.
@@ -55,7 +58,7 @@ class FreezableBackbone(nn.Module):
     def _frozen_modules(self) -> Iterator[nn.Module]:
         backbone = self.backbone
         if self.frozen_blocks:
-            yield from (backbone.patch_embed, backbone.pos_drop, backbone.patch_drop, backbone.norm_pre)
+            yield from (module for name, module in backbone.named_children() if name not in AFTER_STEM)
             yield from list(backbone.blocks)[: self.frozen_blocks]
         if self.norm_is_frozen:
             yield backbone.norm
