@@ -141,9 +141,9 @@ class Trainer:
 
     def _cache_features(self) -> None:
         """Replaces images by features of the frozen backbone, whose weights are final here."""
-        done = self.strategy, self.unreadable, self.run
-        self.train_batches = cache_features(self.train_batches, "features of the training images", *done)
-        self.eval_batches = cache_features(self.eval_batches, "features of the test images", *done)
+        shared = self.strategy, self.unreadable, self.run
+        self.train_batches = cache_features(self.train_batches, "features of the training images", *shared)
+        self.eval_batches = cache_features(self.eval_batches, "features of the test images", *shared)
         self.evaluation.batches = self.eval_batches
 
     def fit(self) -> dict[str, float]:
