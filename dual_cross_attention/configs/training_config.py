@@ -31,8 +31,8 @@ class TrainingConfig(FineTuningConfig):
     # Titles of the help, with the settings under each.
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "task dataset data_root cameras bbox val_fraction download max_bad_images",
-        "images and augmentation": "img_size resize_size flip padding erasing image_noise label_noise mean std "
-        "pixel_stats",
+        "images and augmentation": "img_size resize_size keep_aspect interpolation flip padding erasing color_jitter "
+        "auto_augment mixup cutmix class_balance image_noise label_noise mean std pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
         "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
         "pwca_blocks drop_path_rate",
