@@ -9,8 +9,8 @@ import dual_cross_attention
 
 PACKAGE = Path(dual_cross_attention.__file__).parent
 ROOMS = (
-    "attention backbones configs data explanation gallery inference metrics models report reproduction runs tasks "
-    "web weights"
+    "attention backbones configs data explanation export gallery inference metrics models report reproduction runs "
+    "tasks web weights"
 )
 BELOW_TRAINING = ROOMS.split()
 MAY_NOT_IMPORT = {

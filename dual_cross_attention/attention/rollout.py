@@ -80,6 +80,8 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
 
 def _row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int | None) -> Tensor:
     """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N)."""
+    if torch.compiler.is_exporting():
+        return _row_times_plain(row, query, key)
     if max_scores is None and has_kernel(query, key):
         from dual_cross_attention.attention.rollout_kernel import row_times_attention  # needs Triton
 
@@ -117,6 +119,12 @@ def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool
         warnings.warn(f"rollout continues without its fused kernel, more slowly: Triton says {said}", stacklevel=2)
         return False
     return True
+
+
+def _row_times_plain(row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The same with all attention weights at once, for `torch.export`: no loop that depends on the batch, no buffer."""
+    scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    return (row[:, None, None] @ scores.softmax(dim=-1)).mean(1)[:, 0]
 
 
 def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) -> Tensor:

@@ -81,11 +81,11 @@ def finish_block(
     attention = attention_of(block)
     attended = attention.norm(attended)
     if attention.gate is not None:
-        attended = attended * _rows(attention.gate(normed).sigmoid(), len(attended))
+        attended = attended * _rows(attention.gate(normed).sigmoid(), attended.shape[0])
     residual = block.ls1(attention.proj_drop(attention.proj(attended)))
     if drop_path is not None:
         residual = residual * drop_path.attention.to(residual.dtype)
-    tokens = _rows(tokens, len(attended)) + residual
+    tokens = _rows(tokens, attended.shape[0]) + residual
     residual = block.ls2(block.mlp(block.norm2(tokens)))
     if drop_path is not None:
         residual = residual * drop_path.mlp.to(residual.dtype)
@@ -94,7 +94,8 @@ def finish_block(
 
 def _rows(tokens: Tensor, rows: int) -> Tensor:
     """Repeats (B, n, D) to (rows, n, D)."""
-    return tokens if len(tokens) == rows else tokens.repeat(rows // len(tokens), 1, 1)
+    batch = tokens.shape[0]  # len() would fix the batch size under torch.export
+    return tokens if batch == rows else tokens.repeat(rows // batch, 1, 1)
 
 
 def _project_part(attention: Attention, tokens: Tensor, part: slice) -> tuple[Tensor, ...]:

@@ -63,6 +63,9 @@ class ImagesOptions:
 class InferenceOptions(ImagesOptions, ModelOptions):
     """Options of commands with one result per image."""
 
+    model: str = positional("MODEL")
+    """Run folder, whose best model is used, a .safetensors model file, a directory of save_pretrained, or an .onnx file
+    of dcal export, which runs on the CPU."""
     branch: Literal["sa", "glca"] | None = None
     """Use one branch alone. null: both, if the model has both."""
     resume: Literal["auto", "never"] = "auto"

@@ -75,6 +75,10 @@ def calibrate(
     if split == "train":
         raise InputError("--split: a model is never calibrated on training images: give val or test")
     source = find_model_file(model)
+    if source.suffix == ".onnx":
+        raise InputError(
+            f"'{source}' is an exported model: calibrate the model that it was exported from, and export it again"
+        )
     target = source if output is None else Path(output)
     if target.suffix.lower() != ".safetensors":
         raise InputError(f"--output: expected a file that ends in .safetensors, got '{target}'")

@@ -16,16 +16,13 @@ from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.registry import names_where
 from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.unreadable import UnreadableImages
-from dual_cross_attention.devices import (
-    autocast,
-    choose_device,
-    keep_freed_memory,
-)
+from dual_cross_attention.devices import autocast, keep_freed_memory
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, columns
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
+from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix, write_rows
 from dual_cross_attention.progress import track
@@ -84,9 +81,9 @@ def evaluate(
     Raises:
         InputError: no such model, or data that does not fit it.
     """
-    chosen = choose_device(device)
     keep_freed_memory()
     saved = read_model(run_or_checkpoint)
+    chosen = saved.choose_device(device)
     chosen_precision = saved.choose_precision(chosen, precision)
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
     retrieval["cameras"] = cameras
@@ -94,6 +91,11 @@ def evaluate(
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
         raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
+    if feature and isinstance(saved.model, OnnxModel) and feature != saved.config.feature:
+        raise InputError(
+            f"--feature {feature}: the exported graph gives the features {saved.config.feature}, as its run does: take "
+            "the model that it was exported from"
+        )
     if ranking_depth is not None and ranking_depth < 1:
         raise InputError(f"--ranking_depth: expected at least 1, got {ranking_depth}")
     if output is not None:
@@ -178,7 +180,7 @@ def _score(
     calibration: Calibration | None,
 ) -> dict[str, float]:
     """Computes the task's metrics on the model's device; the DataLoader workers end with this function."""
-    device = next(task.parameters()).device
+    device = task.device
     loader = setup.test_loader(task.model, device)
     batches = track(unreadable.watch(loader), "evaluate", len(loader), console)
 

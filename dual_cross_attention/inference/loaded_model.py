@@ -17,7 +17,6 @@ from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.devices import (
     autocast,
     available_precision,
-    choose_device,
     choose_precision,
     precision_setting,
 )
@@ -33,10 +32,10 @@ from dual_cross_attention.inference.model_files import (
     find_model_file,
     read_model,
 )
+from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.inference.prediction import Embedding, Prediction
 from dual_cross_attention.inference.pretrained_directory import write_directory
 from dual_cross_attention.inference.reading import ImageBatch, read_batches
-from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
 if TYPE_CHECKING:
     from dual_cross_attention.explanation.explanation import Explanation
@@ -55,7 +54,8 @@ def load_model(path: str | Path, device: str = "auto", precision: str | None = N
     """Loads a trained model for `predict` and `embed`.
 
     Args:
-        path: a run's folder (its best model), a .safetensors file of one, or a directory of `save_pretrained`.
+        path: a run's folder (its best model), a .safetensors file of one, a directory of `save_pretrained`, or an .onnx
+            file of `dcal export`, which ONNX Runtime runs on the CPU.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device has it in hardware, fp16 on older CUDA,
             fp32 elsewhere; None: as in training, where the device has it.
@@ -63,18 +63,22 @@ def load_model(path: str | Path, device: str = "auto", precision: str | None = N
     Raises:
         InputError: no model there, a file that is not one, or a device or precision that this machine does not have.
     """
-    chosen = choose_device(device)
-    saved = read_model(path)
+    file = find_model_file(path)
+    saved = read_model(file)
+    chosen = saved.choose_device(device)
+    if isinstance(saved.model, OnnxModel):
+        saved.model.check_hardware(chosen.type, precision)
+        return LoadedModel(saved, chosen, saved.model.dtype, f"{file}")
     wanted = precision or available_precision(saved.config.precision, chosen)
     mixed = choose_precision(wanted, chosen, saved.config.format_version if precision is None else FORMAT_VERSION)
-    return LoadedModel(saved, chosen, precision_setting(mixed), f"{find_model_file(path)}")
+    return LoadedModel(saved, chosen, precision_setting(mixed), f"{file}")
 
 
 class LoadedModel:
     """A trained model with its preprocessing and labels. Made by `load_model`.
 
     Attributes:
-        model: the `DualCrossAttentionViT`, in evaluation mode.
+        model: the `DualCrossAttentionViT`, in evaluation mode; of an .onnx file, an `OnnxModel`.
         labels: names of the classes; for re-ID, of the training identities.
         transform: the `Preprocessing`: called with a path or a PIL image, it gives the tensor that `model` reads.
         task: "fgvc" or "reid".
@@ -89,7 +93,8 @@ class LoadedModel:
     """
 
     def __init__(self, saved: SavedModel, device: torch.device, precision: str, source: str):
-        self.model: DualCrossAttentionViT = saved.model.to(device)
+        self._exported = saved.model if isinstance(saved.model, OnnxModel) else None
+        self.model: Any = saved.model.to(device)
         self.labels, self.config, self.metrics, self.data = saved.classes, saved.config, saved.metrics, saved.data
         self.transform: Preprocessing = saved.preprocessing
         self.calibration, self.chosen_by = saved.calibration, saved.chosen_by
@@ -190,6 +195,7 @@ class LoadedModel:
         from dual_cross_attention.explanation.explainer import Explainer
         from dual_cross_attention.explanation.shown_image import ShownPreprocessing
 
+        self.check_is_pytorch("explain")
         if top_k < 1:
             raise InputError(f"top_k: expected at least 1, got {top_k}")
         if self.task != "reid":
@@ -215,6 +221,7 @@ class LoadedModel:
         """
         from dual_cross_attention.explanation.pairs import DEFAULT_METHOD, explain_pair
 
+        self.check_is_pytorch("explain_pair")
         return explain_pair(self, first, second, DEFAULT_METHOD if method is None else method, matches)
 
     def demo(
@@ -247,7 +254,7 @@ class LoadedModel:
 
     def feature_width(self, branch: Branch | None = None) -> int:
         """D of the features."""
-        return self.model.backbone.embed_dim * len(self._branches(branch))
+        return self.model.embed_dim * len(self._branches(branch))
 
     def fingerprint(self, branch: Branch | None = None) -> str:
         """32 hex digits over weights, branch, preprocessing, and how features are made; see `fingerprint.py`."""
@@ -266,6 +273,7 @@ class LoadedModel:
         Raises:
             InputError: it cannot be written, or is a run's folder.
         """
+        self.check_is_pytorch("save_pretrained")
         state = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         write_directory(
             Path(directory),
@@ -279,6 +287,11 @@ class LoadedModel:
             self.chosen_by,
         )
 
+    def check_is_pytorch(self, what: str) -> None:
+        """Raises InputError for an exported graph, which has no weights and no attention that could be read."""
+        if self._exported:
+            raise InputError(f"{what}: '{self.source}' is an exported graph: load the model that it was exported from")
+
     @property
     def short_name(self) -> str:
         """For figures: the name of the run folder, or of the file where it has another name than those of a run."""
@@ -287,7 +300,7 @@ class LoadedModel:
 
     @cached_property
     def _weights_digest(self) -> str:
-        return digest_weights(self.model.state_dict())
+        return self._exported.digest if self._exported else digest_weights(self.model.state_dict())
 
     # Of re-ID's settings; a classifier has no neck, and its features are normalized.
     @property

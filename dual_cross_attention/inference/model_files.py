@@ -21,10 +21,11 @@ from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.preprocessing import Preprocessing
-from dual_cross_attention.devices import available_precision, choose_precision
+from dual_cross_attention.devices import available_precision, choose_device, choose_precision
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration_lines import with_calibration
 from dual_cross_attention.inference.calibrations import AnyCalibration, read_calibration
+from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.models.factory import create_model
 from dual_cross_attention.runs.run_folder import RunFolder, versions
@@ -49,7 +50,7 @@ PRETRAINED_NAME = "model.safetensors"
 class SavedModel:
     """A model read from a file, in evaluation mode."""
 
-    model: DualCrossAttentionViT
+    model: DualCrossAttentionViT | OnnxModel
     config: TrainingConfig
     classes: list[str]
     metrics: dict[str, float]
@@ -57,6 +58,17 @@ class SavedModel:
     preprocessing: Preprocessing
     calibration: AnyCalibration | None = None
     chosen_by: str | None = None
+
+    def choose_device(self, given: str = "auto") -> torch.device:
+        """As `devices.choose_device`; an exported graph is always on the CPU.
+
+        Raises:
+            InputError: this machine, or ONNX Runtime here, does not have the given one.
+        """
+        if isinstance(self.model, OnnxModel):
+            self.model.check_hardware(given, None)
+            given = "cpu"
+        return choose_device(given)
 
     def choose_precision(self, device: torch.device, given: str | None = None) -> str:
         """Accelerate's name of the precision of an evaluation, see `devices.choose_precision`.
@@ -66,8 +78,11 @@ class SavedModel:
             given: by the user; None: that of the run, if the device has it.
 
         Raises:
-            InputError: the device does not have the given one.
+            InputError: the device, or the exported graph, does not have the given one.
         """
+        if isinstance(self.model, OnnxModel):
+            self.model.check_hardware(device.type, given)
+            return "no"  # ONNX Runtime does not see autocast
         wanted = given or available_precision(self.config.precision, device)
         return choose_precision(wanted, device, self.config.format_version)
 
@@ -130,6 +145,22 @@ def save_model(
     Raises:
         OSError, SafetensorError: it cannot be written; an existing file is unchanged.
     """
+    metadata = header_of(path, config, classes, metrics, data, preprocessing, calibration, chosen_by)
+    with atomic_write(path) as temporary:
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
+
+
+def header_of(
+    path: Path,
+    config: TrainingConfig,
+    classes: list[str],
+    metrics: dict[str, float],
+    data: DataFingerprint | None,
+    preprocessing: Preprocessing | None,
+    calibration: AnyCalibration | None,
+    chosen_by: str | None,
+) -> dict[str, str]:
+    """The entries of a model file's header, which `read_header` reads; arguments as of `save_model`."""
     metadata = {
         "config": json.dumps(asdict(config)),
         "classes": json.dumps(classes),
@@ -147,8 +178,7 @@ def save_model(
         metadata["calibration"] = calibration.to_json()
     if chosen_by := chosen_by or CHOSEN_BY.get(path.name):
         metadata["chosen_by"] = chosen_by
-    with atomic_write(path) as temporary:
-        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
+    return metadata
 
 
 def find_model_file(run_or_checkpoint: str | Path) -> Path:
@@ -164,19 +194,23 @@ def find_model_file(run_or_checkpoint: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     raise InputError(
-        f"no model at '{path}': expected a run's folder (with best.safetensors), a .safetensors file of one, or a "
-        "directory of save_pretrained"
+        f"no model at '{path}': expected a run's folder (with best.safetensors), a .safetensors file of one, a "
+        "directory of save_pretrained, or an .onnx file of dcal export"
     )
 
 
 def read_model(run_or_checkpoint: str | Path) -> SavedModel:
-    """Reads a trained model from a run's folder (its best), a directory of `save_pretrained` or a file, on CPU and in
-    evaluation mode.
+    """Reads a trained model from a run's folder (its best), a directory of `save_pretrained`, a file, or an exported
+    .onnx file, on CPU and in evaluation mode.
 
     Raises:
         InputError: nothing there, or not a file that `save_model` wrote.
     """
     path = find_model_file(run_or_checkpoint)
+    if path.suffix == ".onnx":
+        from dual_cross_attention.inference.onnx_files import read_onnx
+
+        return read_onnx(path)
     file = read_model_file(path)
     config, metrics = file.config, file.metrics
     with torch.device("meta"):  # takes no memory, whatever size the header claims
@@ -246,7 +280,23 @@ def read_model_file(path: Path) -> ModelFile:
             metadata = file.metadata() or {}
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        if path.suffix == ".onnx":
+            raise InputError(f"'{path}' is an exported model: expected the model that it was exported from") from error
         raise InputError(f"cannot read '{path}' as .safetensors: {escape(' '.join(str(error).split()))}") from error
+    return read_header(metadata, state, path)
+
+
+def read_header(metadata: dict[str, str], state: dict[str, Tensor], path: Path) -> ModelFile:
+    """Reads the entries that `save_model` writes into the header of a file.
+
+    Args:
+        metadata: by name, untrusted.
+        state: the tensors of the file; empty where the weights are part of a graph.
+        path: of the file, for errors.
+
+    Raises:
+        InputError: entries are missing, invalid, or of a later version.
+    """
     check_header_version(metadata, f"the header of '{path}'")
     try:
         settings, classes, metrics = (json.loads(metadata[name]) for name in ("config", "classes", "metrics"))

@@ -36,6 +36,16 @@ class BranchInference(nn.Module):
         return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
 
     @property
+    def embed_dim(self) -> int:
+        """D, the width of a branch's feature."""
+        return self.backbone.embed_dim
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the logits: classes, or training identities."""
+        return self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
+
+    @property
     def test_branches(self) -> list[str]:
         """The branches that the model has at inference, "sa" first: all but PWCA."""
         return [branch for branch in self.branches if branch != "pwca"]
@@ -144,9 +154,8 @@ class BranchInference(nn.Module):
 
     def _empty(self, images: Tensor) -> DualOutput:
         """Logits (0, num_classes) and features (0, D) of every branch of inference, for an empty batch."""
-        classes = self.sa_head.classifier.out_features if self.has_necks else self.backbone.num_classes
         names = self.test_branches
-        logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (classes, self.backbone.embed_dim))
+        logits, features = ({n: images.new_zeros(0, w) for n in names} for w in (self.num_classes, self.embed_dim))
         return DualOutput(logits, features)
 
     @torch.no_grad()

@@ -267,11 +267,11 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         Args:
             score: returns (B, N), scores of the patch tokens for the choice of the local ones; None: none are local.
         """
-        prefix, rows, device = self.backbone.num_prefix_tokens, len(sa_tokens), sa_tokens.device
+        prefix, rows, device = self.backbone.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
 
-        features = dict(zip(("sa", "pwca"), normed[:, 0].split(rows), strict=False))
+        features = dict(zip(("sa", "pwca"), _streams(normed[:, 0], len(classified)), strict=False))
         out = DualOutput(self._classify(normed, features), features)
         if with_glca:
             local = torch.zeros(rows, 0, dtype=torch.int64, device=device)
@@ -293,7 +293,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         """Logits of SA and, where it is there, PWCA, from their stack of prefix tokens after the norm."""
         if self.has_necks:
             return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
-        return dict(zip(features, self.backbone.forward_head(normed).chunk(len(features)), strict=True))
+        return dict(zip(features, _streams(self.backbone.forward_head(normed), len(features)), strict=True))
 
     def _encode(
         self,
@@ -368,7 +368,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         *options: Any,
     ) -> tuple[Tensor, ...]:
         """Runs a block, under gradient checkpointing if enabled."""
-        rows = len(tokens) if distractors is None else 2 * len(distractors)
+        rows = tokens.shape[0] if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)
         noise = None
         if distractors is not None and self.distractor_noise:
@@ -379,3 +379,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(run_block, *given, use_reentrant=False)
         return run_block(*given)
+
+
+def _streams(stacked: Tensor, streams: int) -> Sequence[Tensor]:
+    """The rows of each stream of a stack. One stream is not split: `torch.export` would fix the batch size."""
+    return [stacked] if streams == 1 else stacked.chunk(streams)

@@ -1,6 +1,7 @@
 """Freezing the lower part of a backbone: its parameters are not trained, and its modules stay in evaluation mode."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -63,6 +64,6 @@ class FreezableBackbone(nn.Module):
         if self.norm_is_frozen:
             yield backbone.norm
 
-    def _gradients(self, place: int) -> torch.set_grad_enabled:
+    def _gradients(self, place: int) -> AbstractContextManager:
         """The context of block `place` (of the stem, of the first): without gradients, if it is frozen."""
-        return torch.set_grad_enabled(torch.is_grad_enabled() and place >= self.frozen_blocks)
+        return torch.no_grad() if place < self.frozen_blocks else nullcontext()

@@ -73,7 +73,7 @@ def score_patches(
         queries, keys: of the layers that `is_scored` names, each (B, heads, prefix + N, head_dim).
     """
     if local_queries == "random":
-        batch, patches = len(tokens), tokens.shape[1] - num_prefix_tokens
+        batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
         if training:
             return torch.rand(batch, patches, device=tokens.device)
         scores = torch.rand(patches, generator=torch.Generator().manual_seed(0))

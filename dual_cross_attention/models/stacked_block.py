@@ -50,7 +50,7 @@ def stacked_block(
     else:
         options = clean_distractors, distractor_tokens, distractor_noise
         attended = stacked_attention(attention, query, key, value, distractors, *options)
-    batch = len(tokens) if distractors is None else len(distractors)
+    batch = tokens.shape[0] if distractors is None else len(distractors)
     return finish_block(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
 
 
@@ -75,7 +75,7 @@ def last_block(
         SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and SA's query of CLS alone
         (B, heads, 1, head_dim) and key (B, heads, N, head_dim) for rollout, detached.
     """
-    attention, batch = attention_of(block), len(tokens) if distractors is None else len(distractors)
+    attention, batch = attention_of(block), tokens.shape[0] if distractors is None else len(distractors)
     normed = block.norm1(tokens)
     key, value = project_key_value(attention, normed)
     sa_drop, pwca_drop = (None, None) if drop_path is None else _halves(drop_path, batch)

@@ -103,5 +103,5 @@ class FGVCTask(Task):
         return {"": together, **{f"_{branch}": F.softmax(scores.float(), dim=-1) for branch, scores in logits.items()}}
 
     def _accuracy(self, k: int) -> MulticlassAccuracy:
-        num_classes = self.model.backbone.num_classes
+        num_classes = self.model.num_classes
         return MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro").to(self.device)

@@ -68,8 +68,8 @@ class Task(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Of the parameters."""
-        return next(self.parameters()).device
+        """Of the parameters; CPU of a model without any, which ONNX Runtime runs."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     @property
     def test_branches(self) -> list[str]:

@@ -1,0 +1,102 @@
+"""`export_model`: reads a trained model, exports it in a format, and says what was compared."""
+
+from pathlib import Path
+
+from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
+from dual_cross_attention.inference.onnx_files import import_onnx
+from dual_cross_attention.inference.onnx_model import OnnxModel
+from dual_cross_attention.runs.run_folder import RunFolder
+
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "timm": "-timm"}
+FORMATS = tuple(SUFFIXES)
+
+
+def export_model(
+    model: str | Path,
+    format: str = "onnx",
+    branch: str | None = None,
+    output: Path | None = None,
+    data_root: str | None = None,
+) -> tuple[Path, list[str]]:
+    """Exports a trained model.
+
+    Args:
+        model: as of `load_model`, but no exported file.
+        format: one of `FORMATS`.
+        branch: "sa" or "glca" alone; None: all that predict.
+        output: the file, or the directory of timm; None: named after the model, in the current folder.
+        data_root: of the run's dataset; None: where the run found it.
+
+    Returns:
+        The file or directory, and lines that say what was compared.
+
+    Raises:
+        InputError: options that do not fit, a missing library, a failed comparison, or a file that cannot be written.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    if format == "timm" and branch not in (None, "sa"):
+        raise InputError("--format timm holds SA alone: GLCA is no model of timm")
+    if format == "onnx":
+        for name in ("onnx", "onnxruntime", "onnxscript"):
+            import_onnx(name)
+    file = find_model_file(model)
+    saved = read_model(file)
+    if isinstance(saved.model, OnnxModel):
+        raise InputError(f"'{file}' is an exported model: expected the model that it was exported from")
+    branches = exported_branches(saved, branch)
+    target = output or Path(f"{default_name(file)}{'' if branch is None else f'-{branch}'}{SUFFIXES[format]}")
+    check_target(target, format)
+    if format == "timm":
+        from dual_cross_attention.export.timm_directory import write_timm_directory
+
+        return target, write_timm_directory(saved, target)
+    if format == "pt2":
+        from dual_cross_attention.export.program import write_program
+
+        return target, write_program(saved, branches, target)
+    from dual_cross_attention.export.onnx_export import export_fp32
+    from dual_cross_attention.export.sample_images import sample_images
+
+    images, images_are = sample_images(saved, data_root)
+    result = export_fp32(saved, branches, target, images, images_are)
+    return target, [
+        f"compared with PyTorch on {result.images} images ({images_are}), batches of "
+        f"{', '.join(map(str, result.batches))}:",
+        *result.lines(saved.config.task, "glca" in branches),
+    ]
+
+
+def exported_branches(saved: SavedModel, branch: str | None) -> list[str]:
+    """The branches of an exported graph.
+
+    Raises:
+        InputError: the model does not have `branch`.
+    """
+    if branch is None:
+        return saved.model.predicting_branches
+    if branch not in saved.model.test_branches:
+        raise InputError(
+            f"--branch: expected {' or '.join(saved.model.test_branches)}, which this model has, got {branch}"
+        )
+    return [branch]
+
+
+def default_name(file: Path) -> str:
+    """The name of the run folder or directory of a model file, or of the file where it has a name of its own."""
+    folder = RunFolder(file.parent)
+    is_generic = file in (folder.best, folder.last) or file.name == "model.safetensors"
+    return file.absolute().parent.name if is_generic and file.absolute().parent.name else file.stem
+
+
+def check_target(target: Path, format: str) -> None:
+    """Raises InputError if `target` cannot be written, or has a suffix that says something else."""
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"--output: there is no folder '{target.parent}' to write '{target}' in")
+    if format == "timm":
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"--output: expected a new or an empty directory, got '{target}'")
+        return
+    if target.is_dir() or target.suffix != SUFFIXES[format]:
+        raise InputError(f"--output: expected a file NAME{SUFFIXES[format]}, got '{target}'")
