@@ -126,7 +126,7 @@ class Trainer:
             self.console.print(messages.resumed(self.state, self.steps_per_epoch))
             if per_step % world_size:
                 run.warn(messages.uneven_ranks(per_step, world_size))
-        if config.freeze == "all" and not self.strategy.sharded:
+        if config.freeze == "all":
             self._cache_features()
 
     def _build_chunks(self) -> tuple[MicroBatchChunks, MicroBatchChunks]:
@@ -141,6 +141,9 @@ class Trainer:
 
     def _cache_features(self) -> None:
         """Replaces images by features of the frozen backbone, whose weights are final here."""
+        if self.strategy.sharded:
+            self.run.warn("--parallel fsdp: features of the frozen backbone are not cached: each step computes its own")
+            return
         shared = self.strategy, self.unreadable, self.run
         self.train_batches = cache_features(self.train_batches, "features of the training images", *shared)
         self.eval_batches = cache_features(self.eval_batches, "features of the test images", *shared)
