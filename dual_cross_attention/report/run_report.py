@@ -162,7 +162,8 @@ def _overview(run: RunSummary, opened: OpenedRun) -> list[tuple[str, str]]:
         ("initial weights", config.weights),
         (
             "images",
-            f"resized to {pixels.resize[0]}×{pixels.resize[1]}, cropped to {pixels.img_size[0]}×{pixels.img_size[1]} "
+            ("cropped to the aspect ratio of the input, " if pixels.keep_aspect else "")
+            + f"resized to {pixels.resize[0]}×{pixels.resize[1]}, cropped to {pixels.img_size[0]}×{pixels.img_size[1]} "
             f"(height×width), mean {shown(list(pixels.mean))}, std {shown(list(pixels.std))}",
         ),
         ("epochs", f"{run.epochs} of {config.epochs}"),
