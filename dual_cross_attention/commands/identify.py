@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dual_cross_attention.commands.gallery_options import (
     GalleryOptions,
@@ -19,21 +19,7 @@ from dual_cross_attention.progress import make_console, track
 from dual_cross_attention.text import escape
 
 if TYPE_CHECKING:
-    from dual_cross_attention.gallery.identify import Answer, Decision, Seen
-
-NEW = "new"
-COLUMNS = {
-    "path": "string",
-    "track": "string",
-    "identity": "string",
-    "known": "bool",
-    "distance": "float64",
-    "probability": "float64",
-    "nearest": "string",
-    "match": "string",
-    "group": "string",
-    "error": "string",
-}
+    from dual_cross_attention.gallery.identify import Decision
 
 
 @dataclass(kw_only=True)
@@ -71,6 +57,7 @@ def run(arguments: list[str]) -> int:
     check_outputs(options.output)
     from dual_cross_attention.gallery.enroll import enroll, new_names
     from dual_cross_attention.gallery.identify import decide_by, group_new, identify_all
+    from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, identity_row
 
     images = find_inputs(options.images, console)
     index, model = open_gallery(options)
@@ -100,11 +87,13 @@ def run(arguments: list[str]) -> int:
         names = [by_group[group] for group in groups]
     name_of = dict(zip(new, names, strict=True)) if names else {}
     rows = [
-        _row(each, each.track is not None and (tracks[each.track].name, answers[each.track], name_of.get(each.track)))
+        identity_row(each.path, None, each.error)
+        if each.track is None
+        else identity_row(each.path, answers[each.track], None, tracks[each.track].name, name_of.get(each.track))
         for each in seen
     ]
     if options.output:
-        write_output(options.output, rows, COLUMNS)
+        write_output(options.output, rows, IDENTITY_COLUMNS)
     else:
         _print_table(rows)
     console.print(_summary(rows, [*dict.fromkeys(names)], options.enroll), soft_wrap=True)
@@ -118,25 +107,6 @@ def _describe(decision: "Decision") -> str:
         f"threshold {decision.threshold:.4f} for a gallery of {decision.gallery_size:,} identities; expected "
         f"false-positive rate: {100 * decision.fpir:g} % of the images of other individuals get an identity"
     )
-
-
-def _row(image: "Seen", found: "tuple[str | None, Answer, str | None] | Literal[False]") -> dict[str, Any]:
-    from dual_cross_attention.gallery.sources import shown_path
-
-    row = dict.fromkeys(COLUMNS) | {"path": image.path, "error": image.error}
-    if found:
-        name, answer, group = found
-        row |= {
-            "track": name,
-            "identity": answer.identity if answer.is_known else NEW,
-            "known": answer.is_known,
-            "distance": answer.distance,
-            "probability": answer.probability,
-            "nearest": answer.identity,
-            "match": answer.match and shown_path(answer.match),
-            "group": group,
-        }
-    return row
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

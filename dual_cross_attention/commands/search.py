@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from dual_cross_attention.commands.gallery_options import (
     GalleryOptions,
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256
 """Images that are searched together."""
-COLUMNS = {
-    "path": "string",
-    "rank": "int64",
-    "distance": "float64",
-    "identity": "string",
-    "match": "string",
-    "error": "string",
-}
 
 
 class Found(NamedTuple):
@@ -66,6 +58,7 @@ def run(arguments: list[str]) -> int:
     console = make_console(stderr=True)
     show_log(console)
     check_outputs(options.output, options.sheet)
+    from dual_cross_attention.gallery.rows import MATCH_COLUMNS, match_rows
     from dual_cross_attention.gallery.sheet import MOST_ROWS, write_sheet
 
     images = find_inputs(options.images, console)
@@ -83,7 +76,7 @@ def run(arguments: list[str]) -> int:
             yield each
 
     if options.output:
-        write_output(options.output, (row for each in counted() for row in _rows(*each)), COLUMNS)
+        write_output(options.output, (row for each in counted() for row in match_rows(*each)), MATCH_COLUMNS)
     else:
         _print_table([*counted()])
     if options.sheet:
@@ -104,28 +97,12 @@ def _search(index: "GalleryIndex", embeddings: "Iterable[Embedding]", top_k: int
         yield from (Found(each.path, [] if each.error else next(matches), each.error) for each in some)
 
 
-def _rows(path: str, matches: "list[Match]", error: str | None) -> list[dict[str, Any]]:
-    from dual_cross_attention.gallery.sources import shown_path
-
-    if error or not matches:
-        return [dict.fromkeys(COLUMNS) | {"path": path, "error": error}]
-    return [
-        {
-            "path": path,
-            "rank": rank,
-            "distance": match.distance,
-            "identity": match.identity,
-            "match": shown_path(match.path),
-            "error": None,
-        }
-        for rank, match in enumerate(matches, 1)
-    ]
-
-
 def _print_table(found: list[Found]) -> None:
+    from dual_cross_attention.gallery.rows import match_rows
+
     rows = []
     for path, matches, error in found:
-        for row in _rows(path, matches, error):
+        for row in match_rows(path, matches, error):
             if error:
                 rows.append([escape(path), f"cannot be read: {error}"])
             elif row["rank"] is None:
