@@ -4,21 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from dual_cross_attention.commands.inference_options import NamedModelOptions
 from dual_cross_attention.commands.output import open_console
-from dual_cross_attention.configs.arguments import positional, read_options
+from dual_cross_attention.configs.arguments import read_options
 from dual_cross_attention.text import escape
 
 
 @dataclass(kw_only=True)
-class ExportOptions:
+class ExportOptions(NamedModelOptions):
     """Exports a trained model to a file that runs without this project. An ONNX file is compared with PyTorch first: if
     it does not compute the same, it is not written and the numbers are printed."""
 
     EXAMPLE: ClassVar = "dcal export runs/birds --format onnx --output birds.onnx"
     GROUPS: ClassVar = {"what to export": "format branch", "check": "data_root", "output": "output"}
 
-    model: str = positional("MODEL")
-    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
     format: Literal["onnx", "timm", "pt2"] = "onnx"
     """onnx: one file for ONNX Runtime. timm: SA alone as a directory for timm.create_model("local-dir:DIR").
     pt2: torch.export's program for torch.export.load; such a file can hold code: load only files that you trust."""
