@@ -42,6 +42,7 @@ def run(arguments: list[str]) -> int:
 
     auth = [read_password(word) for word in options.auth]
     model = load_model(options.model, options.device, options.precision)
+    model.check_is_pytorch("demo")
     server = serve(model, options.index, options.examples, options.host, options.port, auth, options.top_k)
     try:  # around the address, too: a user may stop the page as soon as it is printed
         with server:
