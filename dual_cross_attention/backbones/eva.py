@@ -45,6 +45,13 @@ class EvaFamily(BackboneFamily):
         tokens, table = backbone._pos_embed(backbone.patch_embed(images))
         return backbone.norm_pre(tokens), _with_prefix(table, backbone.num_prefix_tokens)
 
+    def positions(self, backbone: Any) -> Tensor | None:
+        if backbone.rope is None:
+            return None
+        is_fixed = getattr(backbone.rope, "feat_shape", None) is not None
+        table = backbone.rope.get_embed() if is_fixed else backbone.rope.get_embed(shape=backbone.patch_embed.grid_size)
+        return _with_prefix(table, backbone.num_prefix_tokens)
+
     def positions_of_block(self, positions: Tensor | None, place: int) -> Tensor | None:
         return positions[place] if positions is not None and positions.ndim == 4 else positions
 

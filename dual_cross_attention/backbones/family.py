@@ -52,6 +52,10 @@ class BackboneFamily(ABC):
         """The blocks in their order."""
         return cast(Sequence[nn.Module], backbone.blocks)
 
+    def positions(self, backbone: Any) -> Tensor | None:
+        """All positions at the backbone's input size, as `embed` returns them in evaluation mode."""
+        return None
+
     def positions_of_block(self, positions: Tensor | None, place: int) -> Tensor | None:
         """Those of the block at a place, counted from 0: (prefix + N, …) or (heads, prefix + N, …)."""
         return positions

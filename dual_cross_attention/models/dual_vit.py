@@ -14,6 +14,7 @@ Notable:
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,8 +27,9 @@ from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sa
 from dual_cross_attention.backbones.drop_path import sample_drop_path
 from dual_cross_attention.backbones.registry import open_backbone
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
+from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput, EncodedImages
 from dual_cross_attention.models.branch_inference import BranchInference
+from dual_cross_attention.models.freezing import FreezableBackbone
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
     LOCAL_QUERIES,
@@ -45,7 +47,7 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
 
 
-class DualCrossAttentionViT(BranchInference):
+class DualCrossAttentionViT(FreezableBackbone, BranchInference):
     """Dual Cross-Attention Learning over a timm backbone (arXiv 2205.02151). Made by `create_model`.
 
     Args:
@@ -245,7 +247,51 @@ class DualCrossAttentionViT(BranchInference):
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
             queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
+        score = partial(self._score_patches, sa_tokens, queries, keys) if scored else None
+        return self._decide(sa_tokens, pwca_tokens, positions, score, with_glca, trace)
+
+    def _score_patches(self, tokens: Tensor, queries: list[Tensor], keys: list[Tensor], start: Tensor | None) -> Tensor:
         prefix = self.backbone.num_prefix_tokens
+        return score_patches(tokens, queries, keys, prefix, self.local_queries, self.training, start)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> EncodedImages:
+        """What heads and GLCA read of images, for a frozen backbone: (B, 3, H, W) normalized → `EncodedImages`."""
+        scored = self.has_glca and self.local_queries != "random"
+        tokens, _, queries, keys, _ = self._encode(images, None, self.has_glca, scored)
+        if not scored:
+            return EncodedImages(tokens, None)
+        start = self.read_out.start_row(self.backbone, self.backbone.norm(tokens))
+        return EncodedImages(tokens, self._score_patches(tokens, queries, keys, start))
+
+    def forward_encoded(self, encoded: EncodedImages, branches: Collection[str] | None = None) -> DualOutput:
+        """Logits and features of SA and GLCA from what `encode` returns.
+
+        Args:
+            branches: branches to compute, including "sa"; None: all but PWCA.
+        """
+        tokens, scores = encoded
+        score = partial(self._score_patches, tokens, [], []) if scores is None else lambda _: scores
+        with_glca = "glca" in (self.test_branches if branches is None else branches)
+        return self._decide(tokens, None, self.family.positions(self.backbone), score, with_glca)
+
+    def _decide(
+        self,
+        sa_tokens: Tensor,
+        pwca_tokens: Tensor | None,
+        positions: Tensor | None,
+        score: Callable[[Tensor | None], Tensor] | None,
+        with_glca: bool,
+        trace: AttentionTrace | None = None,
+    ) -> DualOutput:
+        """Logits and features from the tokens after the last block.
+
+        Args:
+            positions: of all blocks, as the family's `embed` returns them.
+            score: of the row that rollout starts in (None: CLS) returns (B, N), scores of the patch tokens for the
+                choice of the local ones; None: none are local.
+        """
+        prefix, rows, device = self.backbone.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
         normed = self.backbone.norm(torch.cat([sa_read, *([] if pwca_tokens is None else [pwca_tokens])]))
 
@@ -254,14 +300,14 @@ class DualCrossAttentionViT(BranchInference):
         features = dict(zip(("sa", "pwca"), _streams(both, streams), strict=False))
         out = DualOutput(self._classify(normed, both, features), features)
         start = None
-        if (scored or trace is not None) and self.read_out.reads_patches:
+        if (score is not None or trace is not None) and self.read_out.reads_patches:
             start = self.read_out.start_row(self.backbone, _streams(normed, streams)[0].detach())
         if trace is not None:
             trace.start = start
         if with_glca:
-            local = torch.zeros(images.shape[0], 0, dtype=torch.int64, device=images.device)
-            if scored:
-                out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training, start)
+            local = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+            if score is not None:
+                out.rollout = score(start)
                 out.local = local = select_local(out.rollout, self.local_ratio)
             out.features["glca"] = self._glca_feature(sa_tokens, local, positions, trace)
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
@@ -318,10 +364,8 @@ class DualCrossAttentionViT(BranchInference):
             or None; for GLCA, queries (of the last layer: CLS's, if that is classified) and keys of SA, (B, heads,
             tokens, head_dim), of every layer that the choice of the local tokens needs; and positions, of all blocks.
         """
-        tokens, positions = self.family.embed(self.backbone, images)
-        # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
-        # block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's rows.
-        copied = self.grad_checkpointing or not torch.is_grad_enabled()
+        with self._gradients(0):
+            tokens, positions = self.family.embed(self.backbone, images)
         queries: list[Tensor] = []
         keys: list[Tensor] = []
 
@@ -329,7 +373,10 @@ class DualCrossAttentionViT(BranchInference):
             is_kept = scored and is_scored(place, depth, self.local_queries)
             if not is_kept and trace is None:
                 return
-            if copied:
+            # In training, autograd holds the projection that query and key are views of, and they cost nothing (a
+            # compiled block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's
+            # rows.
+            if self.grad_checkpointing or not torch.is_grad_enabled():
                 query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
             if is_kept:
                 queries.append(query_and_key[0])
@@ -356,8 +403,9 @@ class DualCrossAttentionViT(BranchInference):
             if place >= depth - self.pwca_blocks:  # else PWCA's stream is SA's
                 both = distractors, tokens_of_distractors
             of_block = self.family.positions_of_block(positions, place)
-            tokens, *query_and_key = self._run(self._stacked_block, block, tokens, of_block, *both)
-            keep(place, *query_and_key)
+            with self._gradients(place):
+                tokens, *query_and_key = self._run(self._stacked_block, block, tokens, of_block, *both)
+                keep(place, *query_and_key)
         if self.read_out.reads_patches:
             sa, pwca = (tokens, None) if distractors is None else tokens.chunk(2)
         else:
@@ -365,9 +413,10 @@ class DualCrossAttentionViT(BranchInference):
                 trace.last_input = tokens
             of_block = self.family.positions_of_block(positions, depth - 1)
             whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
-            of_pwca = distractors, tokens_of_distractors
-            sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, of_block, *of_pwca, prefix, whole_sa)
-            keep(depth - 1, *query_and_key)
+            given = tokens, of_block, distractors, tokens_of_distractors, prefix, whole_sa
+            with self._gradients(depth - 1):
+                sa, pwca, *query_and_key = self._run(self._last_block, last, *given)
+                keep(depth - 1, *query_and_key)
         if trace is not None:
             trace.tokens, trace.last_positions = sa, of_block
         return sa, pwca, queries, keys, positions

@@ -16,6 +16,12 @@ from tests.helpers import assert_same_run
 
 SMALL = '{"embed_dim": 48, "num_heads": 3, "depth": 2}'
 TRAINED = ["vit_small_patch16_rope_mixed_ape_224", "vit_base_patch16_siglip_224", "vit_small_r26_s32_224"]
+ENCODED = [
+    "vit_small_patch16_dinov3",
+    "vit_small_patch16_rope_mixed_ape_224",
+    "vit_pe_core_tiny_patch16_384",
+    "beit3_base_patch16_224",
+]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -78,3 +84,18 @@ def test_a_timm_model_of_any_family_can_be_explained():
     model = case.create(ablation="sa_only").eval()
     found = explain(model.backbone.float(), Image.new("RGB", (80, 48), (9, 99, 199)), gradient=True)
     assert found.rollout.shape == (3, 5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in ENCODED], ids=str)
+def test_features_of_a_frozen_backbone_decide_as_its_images(case):
+    """What is cached of `--freeze all`: tokens and scores; positions are those of the input size."""
+    model = case.create(ablation="sa_glca", glca_blocks=2)
+    model.freeze("all")
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert all(name.startswith(("glca_", "more_glca_", "backbone.head.")) for name in trained)
+    model.eval()
+    with torch.no_grad():
+        out, again = model(case.images()), model.forward_encoded(model.encode(case.images()))
+    assert torch.equal(out.local, again.local)
+    for branch in ("sa", "glca"):
+        assert_close(again.logits[branch], out.logits[branch])
