@@ -293,7 +293,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         """
         prefix, rows, device = self.backbone.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
-        normed = self.backbone.norm(torch.cat([sa_read, *([] if pwca_tokens is None else [pwca_tokens])]))
+        normed = self.backbone.norm(sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens]))
 
         both = self.read_out.feature(self.backbone, normed)
         streams = 1 if pwca_tokens is None else 2
