@@ -25,6 +25,7 @@ COMMANDS = {
     "identify": "say which individual of an index images show, or that it is new",
     "demo": "serve a web page on this machine that applies a model to images",
     "reproduce": "train a table of the paper again and compare it with the published numbers",
+    "download": "download a dataset, or say where to get it",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }
