@@ -26,6 +26,7 @@ COMMANDS = {
     "demo": "serve a web page on this machine that applies a model to images",
     "reproduce": "train a table of the paper again and compare it with the published numbers",
     "backbones": "list the backbones: size, input, license, what DCAL can do with each",
+    "download": "download a dataset, or say where to get it",
     "check-data": "check every image of a dataset before training",
     "shard": "write a large dataset into tar archives to train from",
 }
