@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -76,7 +77,12 @@ def score_patches(
         batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
         if training:
             return torch.rand(batch, patches, device=tokens.device)
-        scores = torch.rand(patches, generator=torch.Generator().manual_seed(0))
-        return scores.to(tokens.device, non_blocking=True).expand(batch, -1)
+        return _fixed_scores(patches).to(tokens.device, non_blocking=True).expand(batch, -1)
     scores = attention_rollout(queries, keys)[:, num_prefix_tokens:]
     return 2 * scores if local_queries == "penultimate" else scores  # of one layer, it is half the attention
+
+
+@cache
+def _fixed_scores(patches: int) -> Tensor:
+    """(patches,) uniform in [0, 1), always the same. It is kept: an exported graph holds it as a constant."""
+    return torch.rand(patches, generator=torch.Generator().manual_seed(0))
