@@ -1,5 +1,6 @@
 """Opening untrusted files: only regular ones, and only below the folder they belong to."""
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -35,8 +36,14 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         raise
 
 
-def read_text(path: Path, dataset: str) -> str:
+def read_text(path: Path, dataset: str, notes: list[str] | None = None) -> str:
     """The text of a label file in UTF-8, with or without a byte order mark; line ends of any system become `\\n`.
+
+    Args:
+        path: the file.
+        dataset: its name, for errors and notes.
+        notes: if given, UTF-16 with a byte order mark is read too, and what is not UTF-8 is read as Windows-1252, each
+            with a note.
 
     Raises:
         FileNotFoundError: there is none; what was expected is for the caller to say.
@@ -44,7 +51,7 @@ def read_text(path: Path, dataset: str) -> str:
     """
     raw = read_label_bytes(path, dataset)
     try:
-        text = raw.decode("utf-8-sig")
+        text = (None if notes is None else _other_text(raw, path, dataset, notes)) or raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(
@@ -55,6 +62,25 @@ def read_text(path: Path, dataset: str) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{dataset}: {escape(path)}, line {line}: expected text, got a NUL byte")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _other_text(raw: bytes, path: Path, dataset: str, notes: list[str]) -> str | None:
+    """Text in UTF-16 or Windows-1252, with a note; None if it is neither or UTF-8."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text, encoding = raw.decode("utf-16", "replace"), "UTF-16"
+    else:
+        try:
+            raw.decode("utf-8")
+            return None
+        except UnicodeDecodeError:
+            try:
+                text, encoding = raw.decode("cp1252"), "Windows-1252, not being UTF-8"
+            except UnicodeDecodeError:
+                return None
+    odd = next((line for line in text.splitlines() if not line.isascii()), "")
+    shown = f": {escape(odd.strip()):.80}" if odd else ""
+    notes.append(f"{dataset}: {escape(path.name)} is read as {encoding}{shown}")
+    return text
 
 
 def read_label_bytes(path: Path, dataset: str) -> bytes:

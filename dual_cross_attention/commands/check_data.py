@@ -39,6 +39,8 @@ def run(arguments: list[str]) -> int:
         console,
         options.val_fraction,
         options.cameras,
+        options.image_column,
+        options.label_column,
     )
     for line in data_check.as_lines(report, SHOWN_BAD):
         console.print(escape(line), soft_wrap=True)

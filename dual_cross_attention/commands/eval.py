@@ -25,7 +25,7 @@ class EvalOptions:
 
     EXAMPLE: ClassVar = "dcal eval runs/fgvc-toy-vit_tiny_patch16_224-full-seed0"
     GROUPS: ClassVar = {
-        "data": "dataset data_root split unknown_classes",
+        "data": "dataset data_root image_column label_column split unknown_classes",
         "retrieval (reid)": "feature distance normalize_features rerank cameras",
         "output": "output json save_ranking ranking_depth",
         "hardware and speed": "device precision batch_size num_workers",
@@ -38,15 +38,22 @@ class EvalOptions:
     data_root: str | None = None
     """Folder of the dataset, or the folder that contains it; a classifier needs only its test images. null: where the
     run found it."""
+    image_column: str | None = None
+    """Classification, datasets csv and hf: column of the images or their paths. null: found by its name;
+    without dataset, as in the run."""
+    label_column: str | None = None
+    """Classification, datasets csv and hf: column of the classes. null: as image_column."""
     split: Literal["val", "test"] | None = None
-    """Classification, datasets folder and shards: which images to evaluate on. null: val if it exists, else test."""
+    """Classification: which images to evaluate on, where a dataset may have both. null: val if it exists, else
+    test."""
     unknown_classes: Literal["refuse", "leave_out"] = "refuse"
-    """Classification, dataset folder: refuse test images of classes that the model does not know, or leave them out
-    with a warning."""
+    """Classification, datasets folder, lists and csv: refuse test images of classes that the model does not know, or
+    leave them out with a warning."""
     output: str | None = None
     """Classification: write one row per image to this file, .csv, .json, .jsonl or .parquet. Columns: path, label,
     prediction, correct, probability (of the predicted class), label_probability (of the true class); the same for each
-    branch, prediction_sa, probability_sa, label_probability_sa, and with _glca; error (why an image could not be read;
+    branch, prediction_sa, probability_sa, label_probability_sa, and with _glca; coarse_label, coarse_prediction, if the
+    dataset has coarse classes; error (why an image could not be read;
     then only path and label are filled)."""
     feature: Literal["before_neck", "after_neck"] | None = None
     """Features for retrieval: class tokens before or after the BN neck. null: as in the run."""
@@ -87,6 +94,12 @@ def run(arguments: list[str]) -> None:
     given = {name: value for name, value in asdict(options).items() if name not in ("model", "json")}
     result = evaluate(options.model, **given, console=console)
     console.print(_table(result))
+    if "coarse_top1" in result:
+        inside, across = result["mistakes_inside"], result["mistakes_across"]
+        console.print(
+            f"coarse classes: top-1 {result['coarse_top1']:.2f} %; of {inside + across:,} wrong images, {inside:,} are "
+            f"predicted as another class of the same coarse class, and {across:,} as one of another"
+        )
     if result["unreadable"]:
         console.print(f"{result['unreadable']} images could not be read and were left out")
     write_json(result, options.json)

@@ -14,7 +14,12 @@ from dual_cross_attention.configs.versions import setting
 class FGVCConfig(TrainingConfig):
     """Fine-grained visual categorization (FGVC)."""
 
-    RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1), "val_fraction": (0.001, 0.999)}
+    RANGES: ClassVar = TrainingConfig.RANGES | {
+        "label_smoothing": (0, 1),
+        "val_fraction": (0.001, 0.999),
+        "mixup": (0, None),
+        "cutmix": (0, None),
+    }
     # The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
     RESIZE_OVER_CROP: ClassVar[float] = 550 / 448
 
@@ -22,11 +27,19 @@ class FGVCConfig(TrainingConfig):
     task: Literal["fgvc"] = "fgvc"
     dataset: str = "cub"
     """Dataset: toy (synthetic), cub, cars, aircraft, folder (train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg and
-    val_fraction), or shards (tar archives, such as those of dcal shard; data_root is DIR/train-{000000..000127}.tar, or
-    DIR)."""
+    val_fraction), lists (train.txt and val.txt with lines `path, class`), csv (data_root is a CSV file with the columns
+    path and label), hf:ORG/NAME (of the Hugging Face Hub; hf with data_root: a folder of Parquet or Arrow files or of
+    images, as the library datasets reads them), or shards (tar archives, such as those of dcal shard; data_root is
+    DIR/train-{000000..000127}.tar, or DIR)."""
     val_fraction: float | None = setting(None, before={1: None})
-    """For a folder of class folders without a split (dataset folder): fraction of each class to validate on, such as
-    0.2. Images are chosen by a hash of their names; byte-identical files stay on one side."""
+    """For images without a split (class folders of dataset folder, a csv without the column split, hf with the split
+    train only): fraction of each
+    class to validate on, such as 0.2. Images are chosen by a hash of their names; byte-identical files stay on one
+    side."""
+    image_column: str | None = setting(None, before={1: None})
+    """Column of the images in a table (datasets csv and hf). null: found by its name."""
+    label_column: str | None = setting(None, before={1: None})
+    """Column of the classes in a table. null: found by its name."""
 
     # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"
@@ -38,6 +51,16 @@ class FGVCConfig(TrainingConfig):
     resize_size: int | list[int] | None = None
     """Size in pixels that images are resized to before the crop to img_size: one side, or height and width. null: in
     proportion to img_size (the paper's 550 for 448)."""
+
+    mixup: float = setting(0.0, before={1: 0.0})
+    """Alpha of MixUp, such as 0.8: each training image is blended with another one of the batch, and so are their
+    labels. 0: off. With cutmix too, each batch has one of the two."""
+    cutmix: float = setting(0.0, before={1: 0.0})
+    """Alpha of CutMix, such as 1: a rectangle of each training image is replaced by that of another one of the batch,
+    and the labels are mixed by area. 0: off."""
+    class_balance: bool = setting(False, before={1: False})
+    """Sample training images with replacement so that all classes are equally likely; an epoch has as many images as
+    without."""
 
     # --- optimization ---
     epochs: int = 100
@@ -93,5 +116,8 @@ FGVC_CONFIGS: dict[str, type[FGVCConfig]] = {
     "cars": FGVCConfig,
     "aircraft": FGVCConfig,
     "folder": FGVCConfig,
+    "lists": FGVCConfig,
+    "csv": FGVCConfig,
+    "hf": FGVCConfig,
     "shards": FGVCConfig,
 }

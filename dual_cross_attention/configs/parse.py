@@ -8,6 +8,7 @@ from typing import Any
 
 from dual_cross_attention.configs import CONFIGS
 from dual_cross_attention.configs.arguments import OptionParser
+from dual_cross_attention.configs.hub_names import HUB, HUB_DATASET, split_hub_name
 from dual_cross_attention.configs.recipes import IN_WORDS, read_config
 from dual_cross_attention.configs.training_config import TrainingConfig
 from dual_cross_attention.configs.values import read_settings
@@ -37,6 +38,8 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     first.add_argument("--config", nargs="?", action="append", default=[])
     found = vars(first.parse_known_args(arguments)[0])
     files = [read_config(name) for name in found["config"] if name is not None]
+    for _, content in files:
+        content |= _without_hub_name(content)
     chosen: dict[str, Any] = {}
     for content in (*(content for _, content in files), found):
         chosen |= {name: content[name] for name in ("task", "dataset") if content.get(name) is not None}
@@ -58,6 +61,7 @@ def parse_config(arguments: Sequence[str]) -> TrainingConfig:
     _refuse_other_tasks(settings, flags, "--")  # before they are unknown flags
     in_flags = parser.read(arguments)
     in_flags.pop("config", None)
+    in_flags |= _without_hub_name(in_flags)
     unversioned = [path for path, content in files if "format_version" not in content]
     values: dict[str, Any] = {}
     version = FORMAT_VERSION
@@ -127,20 +131,29 @@ def choose_settings(values: Mapping[str, Any]) -> type[TrainingConfig]:
     if not isinstance(task, str) or task not in CONFIGS:
         raise InputError(f"unknown task {short_repr(task)}: there is {', '.join(CONFIGS)}")
     dataset = values.get("dataset", next(iter(CONFIGS[task])))
+    if isinstance(dataset, str) and dataset.startswith(HUB) and HUB_DATASET in CONFIGS[task]:
+        dataset = HUB_DATASET
     if not isinstance(dataset, str) or dataset not in CONFIGS[task]:
         raise InputError(f"unknown dataset {short_repr(dataset)}: there are {', '.join(CONFIGS[task])}")
     return CONFIGS[task][dataset]
 
 
-def check_val_fraction(task: str, dataset: str, value: float | None) -> None:
-    """Refuses a `val_fraction` outside of a training's settings as they do.
+def _without_hub_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in place of the dataset hf:ORG/NAME, see `split_hub_name`."""
+    dataset, data_root = split_hub_name(values.get("dataset"), values.get("data_root"))
+    return {} if dataset == values.get("dataset") else {"dataset": dataset, "data_root": data_root}
+
+
+def check_fgvc_options(task: str, dataset: str, **options: Any) -> None:
+    """Refuses settings of classification outside of a training's settings as they do; None: not given.
 
     Raises:
-        InputError: it is of another task, or out of range.
+        InputError: one is of another task, or out of range.
     """
-    if value is not None:
-        _refuse_other_tasks(choose_settings({"task": task, "dataset": dataset}), ["val_fraction"], "--")
-        choose_settings({"task": task, "dataset": dataset})(val_fraction=value)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = choose_settings({"task": task, "dataset": dataset})
+    _refuse_other_tasks(settings, given, "--")
+    settings(**given)
 
 
 def _refuse_other_tasks(settings: type[TrainingConfig], names: Iterable[str], prefix: str) -> None:

@@ -3,7 +3,8 @@
 The fingerprint of a split has the number of its images, a hash over their names and labels, in order, and one over the
 sizes of at most 1,024 and the first bytes of 16 of them. Names are relative to the folder that holds them all, so a
 copy in another place, or a remounted disk, has the same fingerprint; other images under the same names have another
-one. Of tar archives, it is a hash over what their index says, which was taken when the index was made.
+one. Of a table, no names are read. Of tar archives, it is a hash over what their index says, which was taken when the
+index was made.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ import numpy as np
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version
 from dual_cross_attention.data.crops import CroppedFile, file_of
-from dual_cross_attention.data.images import ImageList, ImageSource
+from dual_cross_attention.data.images import ImageList, ImageSource, open_bytes
 from dual_cross_attention.data.names import composed
+from dual_cross_attention.data.row_images import RowImages
 from dual_cross_attention.data.shards.columns import IndexedImages
 from dual_cross_attention.data.shards.index import Index
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.untrusted_files import open_regular
 
 AT_ONCE = 1 << 16  # names per update of the hash
 MEASURED = 1024  # images of a split whose sizes are read
@@ -138,6 +139,8 @@ def fingerprint_split(images: Sequence[ImageSource], *labels: Sequence[int]) -> 
     else:
         for each in labels:
             digest.update(np.ascontiguousarray(np.asarray(each), dtype="<i8").tobytes())
+        if isinstance(images, RowImages):  # names would have to be read from each row
+            return SplitFingerprint(len(images), digest.hexdigest(), _sample(images))
         files = [path for path in map(file_of, images) if path is not None]
         if len(images) and len(files) == len(images):
             paths = [os.fspath(path) for path in files]
@@ -153,16 +156,24 @@ def fingerprint_split(images: Sequence[ImageSource], *labels: Sequence[int]) -> 
     return SplitFingerprint(len(images), digest.hexdigest(), sample)
 
 
-def _sample(images: Sequence[Path]) -> str:
+def _sample(images: Sequence[Path] | RowImages) -> str:
     """A hash over the sizes of some images and the first bytes of fewer, evenly spaced."""
     digest = hashlib.blake2b(digest_size=16)
     for place in _spaced(len(images), MEASURED):
         with suppress(OSError, ValueError):  # an unreadable image contributes nothing
-            digest.update(b"%d %d\0" % (place, os.stat(images[place]).st_size))
+            digest.update(b"%d %d\0" % (place, _size(images[place])))
     for place in _spaced(len(images), SAMPLED):
-        with suppress(OSError, ValueError), open_regular(images[place]) as file:
+        with suppress(OSError, ValueError), open_bytes(images[place]) as file:
             digest.update(b"%d " % place + file.read(SAMPLED_BYTES))
     return digest.hexdigest()
+
+
+def _size(image: ImageSource) -> int:
+    """In bytes."""
+    if isinstance(image, Path):
+        return os.stat(image).st_size
+    with open_bytes(image) as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def _spaced(count: int, wanted: int) -> np.ndarray:

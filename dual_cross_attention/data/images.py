@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 
 from dual_cross_attention.data.crops import CroppedFile
 from dual_cross_attention.data.pixels import upright_rgb
+from dual_cross_attention.data.row_images import RowImage
 from dual_cross_attention.data.shards.member import Member
 from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import open_regular
@@ -28,8 +29,8 @@ MAX_BYTES = 2 * 2**30
 # PIL warns between half of MAX_PIXELS and MAX_PIXELS; the limit is checked here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-ImageSource = Path | CroppedFile | Member | Image.Image
-"""A file, a crop of one, a member of a tar archive, or an image in memory."""
+ImageSource = Path | CroppedFile | Member | RowImage | Image.Image
+"""A file, a crop of one, a member of a tar archive, an image in a row of a table, or one in memory."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ImageList:
     """Images, as files or as PIL images, and the class of each.
 
     Args:
-        images: files, archive members, or PIL images.
+        images: files, archive members, rows of a table, or PIL images.
         labels: (images,) class indices from 0.
         block: number of images that are shuffled at a time, see `ShuffledBatchSampler`; None: all.
     """
@@ -70,9 +71,9 @@ class UnreadableImage(Exception):
         return f"{escape(self.path)}: {self.reason}"
 
 
-def open_bytes(image: Path | CroppedFile | Member) -> BinaryIO:
+def open_bytes(image: Path | CroppedFile | Member | RowImage) -> BinaryIO:
     """The bytes of an image, as a file; of a crop, those of the whole. Errors as of `open_regular`, `Member.open`."""
-    if isinstance(image, Member):
+    if isinstance(image, Member | RowImage):
         return image.open()
     return open_regular(image.path if isinstance(image, CroppedFile) else image)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from dual_cross_attention.configs.hub_names import HUB
+from dual_cross_attention.data.crops import Box
 from dual_cross_attention.data.folders import absolute, what_is_in
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -33,13 +35,17 @@ class DatasetEntry(Generic[Data]):
         layout: the files and folders expected; None if it is synthetic, not read from disk.
         source: where to get it.
         no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
-        by_pattern: whether `data_root` may be a pattern of files, not a folder; `load` looks for itself then.
+        by_pattern: whether `data_root` may be a file or a pattern of files, not a folder; `load` looks for itself then.
         find: the dataset's own folder in (or below) a folder, by its official names; None if it is not there. Without
             it, the dataset has no official names, and `data_root` is always needed.
         has_val_or_test: whether its test images are in val or test, and are read without the training images. `load`
             takes `train` and `split` then.
         takes_val_fraction: whether it may come without a split, and `load` takes `val_fraction`.
+        has_hub_names: whether `data_root` may be hf:ORG/NAME, which `load` then gets as it is.
+        has_columns: whether it is a table, and `load` takes `image_column` and `label_column`.
         may_have_other_classes: whether test images may be of classes that a model does not know.
+        boxes: the bounding box of each image that has one, by its file, from the folder that `load` takes; empty where
+            the folder has no boxes. None: the dataset has none.
         may_lack_cameras: of re-identification: whether images may have no camera, and `load` takes `cameras` and
             `bbox`.
     """
@@ -53,8 +59,11 @@ class DatasetEntry(Generic[Data]):
     find: Callable[[Path], Path | None] | None = None
     has_val_or_test: bool = False
     takes_val_fraction: bool = False
+    has_columns: bool = False
+    has_hub_names: bool = False
     may_have_other_classes: bool = False
     may_lack_cameras: bool = False
+    boxes: Callable[[Path], dict[Path, Box]] | None = None
 
     @property
     def is_synthetic(self) -> bool:
@@ -110,7 +119,8 @@ def load_by_name(
     if not typed.strip():
         raise InputError(f"{wanted}; it was given, but is empty: is a variable of the shell not set?")
     try:
-        root = absolute(Path(typed).expanduser())
+        is_hub_name = entry.has_hub_names and typed.startswith(HUB)
+        root = typed if is_hub_name else absolute(Path(typed).expanduser())
     except (OSError, RuntimeError) as error:  # no working directory; an unknown user
         raise InputError(f"{wanted}; {escape(typed)} was given: {error}") from error
     try:
@@ -122,7 +132,7 @@ def load_by_name(
 
 
 def _load(
-    entry: DatasetEntry[Data], name: str, root: Path, wanted: str, download: bool, options: dict[str, Any]
+    entry: DatasetEntry[Data], name: str, root: Path | str, wanted: str, download: bool, options: dict[str, Any]
 ) -> Data:
     if download:
         return entry.load(root, download=True, **options)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,9 @@ from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import read_text
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+
+Titles = list[str]
+"""Titles of the columns in a header, in order."""
 
 
 class TableRow(NamedTuple):
@@ -26,7 +29,13 @@ class TableRow(NamedTuple):
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], source: str, notes: list[str], optional: Sequence[str] = ()
+    path: Path,
+    columns: Sequence[str],
+    source: str,
+    notes: list[str],
+    optional: Sequence[str] = (),
+    rename: Callable[[Titles], Titles] | None = None,
+    any_encoding: bool = False,
 ) -> list[TableRow]:
     """The rows of a CSV file, in its order; every field of `columns` is filled.
 
@@ -34,23 +43,26 @@ def read_rows(
     are ignored.
 
     Args:
-        path: the file, UTF-8.
+        path: the file.
         columns: that it must have.
         source: what errors and notes start with: the dataset.
         notes: a line is added on a separator other than the comma.
         optional: columns that it may lack; then, and where they are empty, their fields are empty.
+        rename: names of columns from the titles of the header; case does not matter. None: without spaces around them.
+        any_encoding: False: UTF-8 only. True: see `read_text`, with a note.
 
     Raises:
         InputError: the file cannot be read, lacks a column or a field, or has no row.
     """
-    text = read_text(path, source)
-    separator = _separator(text.split("\n", 1)[0], [*columns, *optional])
+    rename = rename or strip_titles
+    text = read_text(path, source, notes if any_encoding else None)
+    separator = _separator(text.split("\n", 1)[0], [*columns, *optional], rename)
     if separator != ",":
         notes.append(f"{source}: {escape(path.name)} is read with {SEPARATORS[separator]} between its columns")
     rows = []
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-        header = [name.strip().casefold() for name in reader.fieldnames or []]
+        header = [title.casefold() for title in rename([*(reader.fieldnames or [])])]
         reader.fieldnames = header
         wrong = [name for name in columns if header.count(name) != 1]
         if wrong := wrong or [name for name in optional if header.count(name) > 1]:
@@ -77,14 +89,19 @@ def read_rows(
     return rows
 
 
-def _separator(header: str, columns: Collection[str]) -> str:
+def strip_titles(titles: Titles) -> Titles:
+    """Without spaces around them."""
+    return [title.strip() for title in titles]
+
+
+def _separator(header: str, columns: Collection[str], rename: Callable[[Titles], Titles]) -> str:
     """The separator that gives the most of the expected column names; the comma if none gives any."""
 
     def found(separator: str) -> int:
         try:
-            names = next(csv.reader([header], delimiter=separator), [])
+            titles = next(csv.reader([header], delimiter=separator), [])
         except csv.Error:
             return 0
-        return len({name.strip().casefold() for name in names} & {*columns})
+        return len({title.casefold() for title in rename(titles)} & {*columns})
 
     return max(SEPARATORS, key=found)  # the first of equals

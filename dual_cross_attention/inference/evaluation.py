@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from torch import Tensor
 
+from dual_cross_attention.configs.hub_names import split_hub_name
 from dual_cross_attention.configs.parse import choose_settings
 from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
@@ -25,6 +27,7 @@ from dual_cross_attention.inference.model_files import SavedModel, find_model_fi
 from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix, write_rows
+from dual_cross_attention.metrics.coarse import CoarseAccuracy, coarse_accuracy
 from dual_cross_attention.progress import track
 from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
@@ -51,6 +54,8 @@ def evaluate(
     output: str | Path | None = None,
     unknown_classes: UnknownClasses = "refuse",
     cameras: CameraMode | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trained model on a test split.
 
@@ -73,10 +78,12 @@ def evaluate(
             calibrated if the model is.
         unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
         cameras: of re-identification, as the setting of that name; None: as in the run.
+        image_column, label_column: of classification from a table, as the settings of that name; None: as in the run.
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
-        "rerank" and "valid_queries".
+        "rerank" and "valid_queries"; where classes have coarse classes, "coarse_top1" in percent, "mistakes_inside" and
+        "mistakes_across" coarse classes (numbers of images), and "coarse_classes", as of `coarse_accuracy`.
 
     Raises:
         InputError: no such model, or data that does not fit it.
@@ -91,6 +98,9 @@ def evaluate(
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
         raise InputError(f"--{given[0]} is for retrieval: this model is of task {saved.config.task}")
+    columns_given = {"image_column": image_column, "label_column": label_column}
+    for name in (name for name, value in columns_given.items() if value is not None and saved.config.task != "fgvc"):
+        raise InputError(f"--{name} is for classification: this model is of task {saved.config.task}")
     if feature and isinstance(saved.model, OnnxModel) and feature != saved.config.feature:
         raise InputError(
             f"--feature {feature}: the exported graph gives the features {saved.config.feature}, as its run does: take "
@@ -114,6 +124,7 @@ def evaluate(
         "eval_batch_size": batch_size,
         "num_workers": num_workers,
         **retrieval,
+        **columns_given,
     }
     setup = read_test_images(saved, changed, split, unknown_classes, console)
     config = setup.config
@@ -148,12 +159,13 @@ def read_test_images(
     Raises:
         InputError: there are none, or they do not fit the model.
     """
-    config, dataset = saved.config, changed.get("dataset")
+    dataset, data_root = split_hub_name(changed.get("dataset"), changed.get("data_root"))
+    changed, config = {**changed, "dataset": dataset, "data_root": data_root}, saved.config
     if dataset and dataset != config.dataset:
         choose_settings({"task": config.task, "dataset": dataset})  # refuses a dataset of another task
         of_the_run: dict[str, Any] = {"data_root": None}
         if config.task == "fgvc":
-            of_the_run["val_fraction"] = None
+            of_the_run |= dict.fromkeys(("val_fraction", "image_column", "label_column"))
         elif config.cameras == "none":
             of_the_run["cameras"] = "auto"
         config = replace(config, **of_the_run)
@@ -178,7 +190,7 @@ def _score(
     output: Path | None,
     console: Console,
     calibration: Calibration | None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Computes the task's metrics on the model's device; the DataLoader workers end with this function."""
     device = task.device
     loader = setup.test_loader(task.model, device)
@@ -188,21 +200,38 @@ def _score(
         return track(blocks, "retrieve", len(blocks), console)
 
     with autocast(device, precision), ExitStack() as files:
-        after_step = None
+        rows, answers = None, []
         if output:
             suffixes = ["", *(f"_{branch}" for branch in task.test_branches)]
-            to_file = files.enter_context(write_rows(output, columns(suffixes)))
-            rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable)
+            to_file = files.enter_context(write_rows(output, columns(suffixes, setup.coarse_classes is not None)))
+            rows = EvaluationRows(to_file, loader.dataset, setup.classes, unreadable, setup.coarse_classes)
 
-            def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:
-                probabilities = task.probabilities(logits)
-                if calibration:
-                    of = calibration.of_probabilities
-                    probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
+        def after_step(batch: Batch, logits: dict[str, Tensor]) -> None:
+            probabilities = task.probabilities(logits)
+            if setup.coarse_classes:
+                valid = batch["valid"].cpu()
+                answers.append((batch["labels"].cpu()[valid], probabilities[""].argmax(dim=-1).cpu()[valid]))
+            if calibration:
+                of = calibration.of_probabilities
+                probabilities = {suffix: of(each, suffix[1:]) for suffix, each in probabilities.items()}
+            if rows:
                 rows.add(batch, probabilities)
 
-        run_eval_steps(task, batches, after_step=after_step)
+        run_eval_steps(task, batches, after_step=after_step if rows or setup.coarse_classes else None)
         options = {"rerank": True} if rerank else {}  # of retrieval alone, as `write`
         if write:
             write(setup.data, task.rank(task.gather_features(), rerank, progress))
-        return task.compute_metrics(progress, **options)
+        metrics = task.compute_metrics(progress, **options)
+    if setup.coarse_classes:
+        labels, predicted = (np.concatenate(each) for each in zip(*answers, strict=True))
+        metrics |= _coarse_metrics(coarse_accuracy(labels, predicted, setup.coarse_classes))
+    return metrics
+
+
+def _coarse_metrics(accuracy: CoarseAccuracy) -> dict[str, Any]:
+    return {
+        "coarse_top1": accuracy.top1,
+        "mistakes_inside": accuracy.mistakes_inside,
+        "mistakes_across": accuracy.mistakes_across,
+        "coarse_classes": [each._asdict() for each in accuracy.by_class],
+    }

@@ -19,13 +19,15 @@ class EvaluationRows:
     Columns: path, label (the true class), prediction and correct; probability (of the predicted class) and
     label_probability (of the true class); prediction_sa, probability_sa, label_probability_sa and the same with _glca;
     error. Those without a suffix are of SA and GLCA together, as in the metrics. An image that could not be read has
-    its path, its label, and the reason in error; its other columns are empty.
+    its path, its label, and the reason in error; its other columns are empty. Where classes have coarse classes,
+    coarse_label and coarse_prediction come after correct.
 
     Args:
         write: takes a row.
         dataset: names the images.
         classes: class names.
         unreadable: knows the reasons why images could not be read.
+        coarse_classes: coarse class of each class; None: there are none.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class EvaluationRows:
         dataset: ImageDataset,
         classes: Sequence[str],
         unreadable: UnreadableImages,
+        coarse_classes: Sequence[str] | None = None,
     ):
         self.write, self.dataset, self.classes, self.unreadable = write, dataset, classes, unreadable
+        self.coarse_classes = coarse_classes
 
     def add(self, batch: Batch, probabilities: dict[str, Tensor]) -> None:
         """Writes the rows of a batch.
@@ -49,8 +53,10 @@ class EvaluationRows:
         positions = zip(batch["indices"].tolist(), batch["labels"].tolist(), strict=True)
         for place, (index, label) in enumerate(positions):
             name = self.dataset.name(index)
-            row: Row = dict.fromkeys(columns([*probabilities]))
+            row: Row = dict.fromkeys(columns([*probabilities], self.coarse_classes is not None))
             row |= {"path": name, "label": self.classes[label], "error": self.unreadable.found.get(name)}
+            if self.coarse_classes:
+                row["coarse_label"] = self.coarse_classes[label]
             if row["error"] is None:
                 for suffix, scores in on_cpu.items():
                     predicted = int(best[suffix].indices[place])
@@ -59,10 +65,12 @@ class EvaluationRows:
                     row[f"label_probability{suffix}"] = round(float(scores[place, label]), 6)
                     if not suffix:
                         row["correct"] = predicted == label
+                        if self.coarse_classes:
+                            row["coarse_prediction"] = self.coarse_classes[predicted]
             self.write(row)
 
 
-def columns(suffixes: Sequence[str]) -> dict[str, str]:
+def columns(suffixes: Sequence[str], has_coarse_classes: bool = False) -> dict[str, str]:
     """Names of the columns, with their types in Parquet; `suffixes` are those of the branches, "" first."""
     measures = {f"{measure}{suffix}": kind for suffix in suffixes for measure, kind in MEASURES.items()}
     return {
@@ -70,6 +78,7 @@ def columns(suffixes: Sequence[str]) -> dict[str, str]:
         "label": "string",
         "prediction": "string",
         "correct": "bool",
+        **(dict.fromkeys(("coarse_label", "coarse_prediction"), "string") if has_coarse_classes else {}),
         **measures,
         "error": "string",
     }

@@ -1,5 +1,6 @@
 """Evaluation of a classifier, with what a report shows beyond its metrics: a few numbers of each test image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from dual_cross_attention.devices import autocast
+from dual_cross_attention.metrics.coarse import CoarseAccuracy, coarse_accuracy
 from dual_cross_attention.progress import track
 from dual_cross_attention.report.opened_run import OpenedRun, numpy
 from dual_cross_attention.report.reliability import Reliability, reliability
@@ -71,6 +73,10 @@ class ClassifierResult:
             for label in images.nonzero()[0]
         ]
         return sorted(found, key=lambda each: (each.accuracy, each.label))
+
+    def by_coarse_class(self, coarse_classes: Sequence[str] | None) -> CoarseAccuracy | None:
+        """See `coarse_accuracy`; None: there are no coarse classes."""
+        return coarse_accuracy(self.labels, self.predicted, coarse_classes) if coarse_classes else None
 
     def confused_pairs(self, most: int) -> list[ConfusedPair]:
         """Pairs of classes by the number of mistakes in both directions, the most first."""

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from dual_cross_attention.configs.parse import check_val_fraction, choose_settings
-from dual_cross_attention.data.fgvc import load_fgvc
+from dual_cross_attention.configs.hub_names import split_hub_name
+from dual_cross_attention.configs.parse import check_fgvc_options, choose_settings
+from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.reid import load_reid
@@ -37,6 +38,8 @@ def check_data(
     console: Console,
     val_fraction: float | None = None,
     cameras: CameraMode = "auto",
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> DataReport:
     """Reads a dataset's labels and all of its images.
 
@@ -48,18 +51,24 @@ def check_data(
         console: where progress is shown.
         val_fraction: of a folder without a split, see `load_fgvc`.
         cameras: of re-identification, see `load_reid`.
+        image_column, label_column: of classification from a table, see `load_fgvc`.
 
     Raises:
         InputError: the dataset cannot be used at all.
     """
     if num_workers is not None and num_workers < 0:
         raise InputError(f"num_workers: expected a number of at least 0, got {num_workers}")
+    dataset, data_root = split_hub_name(dataset, data_root)
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    check_val_fraction(task, name, val_fraction)
-    images, report = (
-        _fgvc(name, data_root, val_fraction, console) if task == "fgvc" else _reid(name, data_root, cameras, console)
-    )
+    check_fgvc_options(task, name, val_fraction=val_fraction, image_column=image_column, label_column=label_column)
+    if task == "fgvc":
+        data = load_fgvc(
+            name, data_root, val_fraction=val_fraction, image_column=image_column, label_column=label_column
+        )
+        images, report = _fgvc(data, console)
+    else:
+        images, report = _reid(name, data_root, cameras, console)
     total = sum(split.images for split in report.splits.values())
     synthetic = is_synthetic(task, name)
     with ProgressBar("check", total, console) as advance:
@@ -96,8 +105,7 @@ def as_lines(report: DataReport, shown: int) -> list[str]:
     return lines + _some(f"{len(bad):,} images cannot be read", bad, shown)
 
 
-def _fgvc(name: str, data_root: str | None, val_fraction: float | None, console: Console) -> tuple[Images, DataReport]:
-    data = load_fgvc(name, data_root, val_fraction=val_fraction)
+def _fgvc(data: FineGrainedData, console: Console) -> tuple[Images, DataReport]:
     for note in data.notes:
         console.print(note, soft_wrap=True, markup=False)
     splits = {"train": data.train, "test": data.test}

@@ -32,6 +32,7 @@ class RunSetup(ABC):
         description: the data in a line.
         warnings: what is wrong with it.
         notes: how it was read, where that was a choice, a line each.
+        coarse_classes: of classification, the coarse class of each class; None: there are none.
         distractor_images: of `--distractors dataset`; None: there are none.
         num_test: test images.
         cache: whether loaders keep their images in memory. Not for evaluation only, which reads each of them once.
@@ -45,6 +46,7 @@ class RunSetup(ABC):
     description: str
     warnings: list[str]
     notes: Sequence[str] = ()
+    coarse_classes: list[str] | None = None
     distractor_images: ImageList | None = None
     num_test: int
     cache: bool
@@ -125,7 +127,7 @@ def preprocessing_of(config: TrainingConfig, model: DualCrossAttentionViT | None
     mean, std, _ = pixel_stats(config, model)
     img_size = tuple(config.img_size)
     resize = tuple(config.resize()) if isinstance(config, FGVCConfig) else img_size
-    return Preprocessing(img_size, resize, tuple(mean), tuple(std))
+    return Preprocessing(img_size, resize, tuple(mean), tuple(std), config.interpolation, config.keep_aspect)
 
 
 def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) -> str | None:

@@ -14,10 +14,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from dual_cross_attention.configs import CONFIGS
-from dual_cross_attention.configs.parse import check_val_fraction, choose_settings
+from dual_cross_attention.configs.hub_names import split_hub_name
+from dual_cross_attention.configs.parse import check_fgvc_options, choose_settings
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.reid import ReIDData, load_reid
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.shards.discovery import DESCRIPTION, Description, read_description, write_description
 from dual_cross_attention.data.shards.writing import ArchiveWriter, encode_all
 from dual_cross_attention.data.unreadable import Unreadable, UnreadableImages, allowed_unreadable
@@ -27,7 +29,7 @@ from dual_cross_attention.program import train_command
 from dual_cross_attention.progress import ProgressBar
 from dual_cross_attention.tasks.data_roots import is_synthetic
 
-OURS = re.compile(r"(train|val|query|gallery)-(\d{6,}\.tar(\.tmp)?|[0-9a-f]{8}\.index(\.tmp)?)")
+OURS = re.compile(r"(train|val|query|gallery|test)-(\d{6,}\.tar(\.tmp)?|[0-9a-f]{8}\.index(\.tmp)?)")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ def shard(
     max_bad_images: int | None,
     console: Console,
     val_fraction: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    cameras: CameraMode = "auto",
 ) -> list[str]:
     """Writes a dataset into archives, and their index.
 
@@ -75,6 +80,8 @@ def shard(
         max_bad_images: how many images may be unreadable; None: 1 % of them, at least 10.
         console: where progress is shown.
         val_fraction: of a folder without a split, see `load_fgvc`.
+        image_column, label_column: of classification from a table, see `load_fgvc`.
+        cameras: of re-identification, see `load_reid`.
 
     Returns:
         What was written, and what to type next.
@@ -88,20 +95,23 @@ def shard(
             raise InputError(f"{name}: expected a number of at least {least}, got {value}")
     if max_bad_images is not None and max_bad_images < 0:
         raise InputError(f"max_bad_images: expected a number of at least 0, got {max_bad_images}")
+    dataset, data_root = split_hub_name(dataset, data_root)
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    check_val_fraction(task, name, val_fraction)
-    data = load_fgvc(name, data_root, val_fraction=val_fraction) if task == "fgvc" else load_reid(name, data_root)
+    given = {"val_fraction": val_fraction, "image_column": image_column, "label_column": label_column}
+    check_fgvc_options(task, name, **given)
+    data = load_fgvc(name, data_root, **given) if task == "fgvc" else load_reid(name, data_root, cameras=cameras)
     for note in data.notes:  # of re-ID: cameras become numbers in the archives
         console.print(note, soft_wrap=True, markup=False)
-    for warning in data.warnings:
+    for warning in (*data.warnings, *(_lost_files(data) if isinstance(data, ReIDData) else [])):
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)
     classes = data.classes if isinstance(data, FineGrainedData) else data.identities
     counts = {split: len(each.images) for split, each in splits.items()}
     settings = {"shard_mb": shard_mb, "seed": seed, "pictures": counts, "classes": len(classes)}
-    settings |= {} if val_fraction is None else {"val_fraction": val_fraction}
-    plan = Description(task, name, classes, None, settings)
+    settings |= {name: value for name, value in given.items() if value is not None}
+    coarse = data.coarse_classes if isinstance(data, FineGrainedData) else None
+    plan = Description(task, name, classes, None, settings, coarse)
     folder = Path(output_dir).expanduser()
     unreadable = UnreadableImages(
         lambda message: console.print(f"warning: {message}", style="yellow"),
@@ -139,20 +149,43 @@ def _fgvc(data: FineGrainedData, seed: int) -> dict[str, Split]:
 
 
 def _reid(data: ReIDData) -> dict[str, Split]:
+    if not data.leave_one_out and data.test_files is not None:
+        queries, gallery = np.split(data.test_files, [len(data.query)])
+        if own := int(np.isin(queries, gallery).sum()):
+            raise InputError(
+                f"{data.name}: expected queries that are not in the gallery, got {own:,} of {len(queries):,} that are: "
+                "archives do not say which gallery image is the query itself; with all of them in test/ in place of "
+                "query/ and gallery/, each is searched for among all others"
+            )
+
     def split(listed, order: np.ndarray, names: Sequence[str] | None = None) -> Split:
         def label_member(number: int) -> tuple[str, bytes]:
             identity = int(listed.identities[number])
-            said = {"identity": names[identity] if names else identity, "camera": int(listed.cameras[number])}
+            said: dict[str, int | str] = {"identity": names[identity] if names else identity}
+            if listed.cameras is not None:
+                said["camera"] = int(listed.cameras[number])
             return "json", json.dumps(said).encode()
 
         return Split(listed.images, order, listed.identities, label_member)
 
     by_identity = np.argsort(np.asarray(data.train.identities), kind="stable")
-    return {
-        "train": split(data.train, by_identity, data.identities),
-        "query": split(data.query, np.arange(len(data.query))),
-        "gallery": split(data.gallery, np.arange(len(data.gallery))),
+    sides = {"test": data.query} if data.leave_one_out else {"query": data.query, "gallery": data.gallery}
+    return {"train": split(data.train, by_identity, data.identities)} | {
+        name: split(side, np.arange(len(side))) for name, side in sides.items()
     }
+
+
+def _lost_files(data: ReIDData) -> list[str]:
+    """A warning if test images are crops of one file, which the archives do not say."""
+    if not data.leave_one_out or data.test_files is None:
+        return []
+    _, counts = np.unique(data.test_files, return_counts=True)
+    if not (shared := int(counts[counts > 1].sum())):
+        return []
+    return [
+        f"{data.name}: {shared:,} of {len(data.query):,} test images are crops of a file that has others: archives do "
+        "not say so, and a query finds those of its own file, which are left out where the files are read"
+    ]
 
 
 def _claim(folder: Path, plan: Description) -> None:
@@ -169,7 +202,8 @@ def _claim(folder: Path, plan: Description) -> None:
                 f"'{folder}' holds archives that dcal shard did not write ({foreign[0]}): take another --output_dir"
             )
     else:
-        ours, theirs = ({**asdict(each), "classes": None, "archives": None} for each in (plan, there))
+        may_differ = dict.fromkeys(("classes", "coarse_classes", "archives"))
+        ours, theirs = (asdict(each) | may_differ for each in (plan, there))
         differ = [key for key in ours if ours[key] != theirs[key]]
         if differ:
             raise InputError(

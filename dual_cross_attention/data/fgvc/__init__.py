@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from dual_cross_attention.data.fgvc import cub, folder, shards, torchvision_sets
+from dual_cross_attention.configs.hub_names import split_hub_name
+from dual_cross_attention.data.fgvc import csv_file, cub, folder, hf, lists, shards, torchvision_sets
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.registry import DatasetEntry, load_by_name, names_where
 from dual_cross_attention.data.synthetic.birds import draw_toy
@@ -24,6 +25,7 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         cub.SOURCE,
         no_download="its source asks for a visit to the page",
         find=cub.find_cub,
+        boxes=cub.read_boxes,
     ),
     "cars": DatasetEntry(
         "Stanford Cars: 196 models of cars",
@@ -50,6 +52,39 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         takes_val_fraction=True,
         may_have_other_classes=True,
     ),
+    "lists": DatasetEntry(
+        "images in list files, such as Grocery Store's",
+        lists.load_lists,
+        lists.LAYOUT,
+        lists.SOURCE,
+        no_download="these are your own images",
+        has_val_or_test=True,
+        may_have_other_classes=True,
+    ),
+    "csv": DatasetEntry(
+        "images that one CSV file lists",
+        csv_file.load_csv,
+        csv_file.LAYOUT,
+        csv_file.SOURCE,
+        no_download="these are your own images",
+        by_pattern=True,
+        has_val_or_test=True,
+        takes_val_fraction=True,
+        has_columns=True,
+        may_have_other_classes=True,
+    ),
+    "hf": DatasetEntry(
+        "Parquet, Arrow, image folders and hf:ORG/NAME of the Hugging Face Hub, by the library datasets",
+        hf.load_hf,
+        hf.LAYOUT,
+        hf.SOURCE,
+        no_download="the library datasets downloads --dataset hf:ORG/NAME by itself",
+        by_pattern=True,
+        has_val_or_test=True,
+        takes_val_fraction=True,
+        has_columns=True,
+        has_hub_names=True,
+    ),
     "shards": DatasetEntry(
         "images in tar archives, from dcal shard or any other writer of WebDataset's convention",
         shards.load_shards,
@@ -69,6 +104,8 @@ def load_fgvc(
     train: bool = True,
     split: str | None = None,
     val_fraction: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> FineGrainedData:
     """A fine-grained dataset by its name.
 
@@ -78,12 +115,16 @@ def load_fgvc(
             `has_val_or_test`.
         split: the images to test on: "val" or "test"; None: val if it exists, else test, where the entry says
             `has_val_or_test`. The other datasets have one test split, "test".
-        val_fraction: of class folders without a split, where the entry says `takes_val_fraction`: the share of
-            validation images, see `choose_validation`.
+        val_fraction: of images without a split, where the entry says `takes_val_fraction`: the share of validation
+            images, see `choose_validation`.
+        image_column, label_column: columns of images and classes, where the entry says `has_columns`; None: found by
+            their names.
 
     Raises:
-        InputError: as `load_by_name`; a split that the dataset does not have; `val_fraction` of another dataset.
+        InputError: as `load_by_name`; a split that the dataset does not have; `val_fraction` or a column of another
+            dataset.
     """
+    name, data_root = split_hub_name(name, None if data_root is None else f"{data_root}")
     options: dict[str, Any] = {}
     if entry := FGVC_DATASETS.get(name):
         if entry.has_val_or_test:
@@ -96,4 +137,10 @@ def load_fgvc(
                 unsplit = " or ".join(names_where(FGVC_DATASETS, "takes_val_fraction"))
                 raise InputError(f"--val_fraction splits images of --dataset {unsplit}; {name} has a split of its own")
             options["val_fraction"] = val_fraction
+        for option, column in (("image_column", image_column), ("label_column", label_column)):
+            if column is not None:
+                if not entry.has_columns:
+                    tables = " or ".join(names_where(FGVC_DATASETS, "has_columns"))
+                    raise InputError(f"--{option} names a column of --dataset {tables}; {name} has none")
+                options[option] = column
     return load_by_name(FGVC_DATASETS, name, data_root, download, **options)

@@ -27,6 +27,7 @@ class FineGrainedData:
         train, test: the two splits; `train` is None where the dataset was read for evaluation.
         warnings: what a user should know before a run.
         notes: how the dataset was read, where that was a choice, a line each.
+        coarse_classes: the coarse class of each class, by label; None: there are none.
 
     Raises:
         InputError: fewer than two classes to train on, a split without images, or a label without a class.
@@ -38,6 +39,7 @@ class FineGrainedData:
     test: ImageList
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    coarse_classes: list[str] | None = None
 
     def __post_init__(self):
         if len(self.classes) < 2 and self.train is not None:
@@ -67,7 +69,8 @@ class FineGrainedData:
         train, test = (
             split and replace(split, labels=_replaced(split.labels, places)) for split in (self.train, self.test)
         )
-        return replace(self, classes=list(classes), train=train, test=test)
+        coarse = self.coarse_classes and [self.coarse_classes[place] for place in np.argsort(places)]
+        return replace(self, classes=list(classes), train=train, test=test, coarse_classes=coarse)
 
     def with_classes_of_model(
         self, classes: Sequence[str], unknown_classes: UnknownClasses = "refuse"
@@ -115,11 +118,27 @@ class FineGrainedData:
                 f"{self.name}: {len(missing):,} of the {len(classes):,} classes of the model have no test image: "
                 f"{few(missing)}"
             )
-        return replace(self, classes=list(classes), test=test, warnings=warnings, notes=notes)
+        coarse = self._coarse_classes_of(classes, notes)
+        return replace(self, classes=list(classes), test=test, warnings=warnings, notes=notes, coarse_classes=coarse)
+
+    def _coarse_classes_of(self, classes: Sequence[str], notes: list[str]) -> list[str] | None:
+        """The coarse classes of a model's classes; None, with a note, if the dataset lacks that of one."""
+        if not self.coarse_classes:
+            return None
+        known = dict(zip(map(composed, self.classes), self.coarse_classes, strict=True))
+        if missing := [name for name in classes if composed(name) not in known]:
+            notes.append(
+                f"{self.name}: coarse classes are not reported: they are unknown for {len(missing):,} classes of the "
+                f"model: {few(missing)}"
+            )
+            return None
+        return [known[composed(name)] for name in classes]
 
 
 def _replaced(labels: Sequence[int], new: np.ndarray) -> Sequence[int]:
-    """Returns `new[label]` for each label. Labels of tar archives stay lazy: only their table changes."""
+    """Returns `new[label]` for each label. Labels of tar archives stay lazy: only their table changes; those of a table
+    stay an array."""
     if isinstance(labels, IndexedNumbers):
         return IndexedNumbers(labels.index, labels.field, new[labels.table])
-    return new[np.asarray(labels, dtype=np.int64)].tolist()
+    replaced = new[np.asarray(labels, dtype=np.int64)]
+    return replaced if isinstance(labels, np.ndarray) else replaced.tolist()

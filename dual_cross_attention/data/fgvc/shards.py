@@ -41,7 +41,9 @@ def load_shards(data_root: Path, train: bool = True, split: str | None = None) -
     indexes = {name: index_of(archives, "fgvc", name, warnings) for name, archives in shards.splits.items()}
     classes = [composed(name) for name in shards.classes or _classes(indexes["train" if train else tests[0]], shards)]
     train_list = images_of(indexes["train"], classes) if train else None
-    return FineGrainedData("shards", classes, train_list, images_of(indexes[tests[0]], classes), warnings)
+    coarse = shards.coarse_classes and [composed(name) for name in shards.coarse_classes]
+    test_list = images_of(indexes[tests[0]], classes)
+    return FineGrainedData("shards", classes, train_list, test_list, warnings, coarse_classes=coarse)
 
 
 def _classes(train: Index, shards: Shards) -> list[str]:

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from dual_cross_attention.data.folders import what_is_in
+from dual_cross_attention.data.listed_paths import listed_path
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
-from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, parsed
 from dual_cross_attention.data.reid.release import Counts, Release, lines_of, on_disk, released_data, split_folder
 from dual_cross_attention.errors import InputError

@@ -1,6 +1,5 @@
 """Image records with identity and camera names, and the conversion of names to numbers."""
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -49,23 +48,6 @@ def parsed(
             f"their names lack {naming}"
         )
     return [sighting for sighting in sightings if sighting is not None]
-
-
-def absent(files: list[Path]) -> list[Path]:
-    """Returns the files that do not exist. Each folder is listed once: 100,000 stat calls are slow on a network
-    disk."""
-    names: dict[str, set[str]] = {}
-    gone = []
-    for file in files:
-        folder, name = os.path.split(file)
-        if folder not in names:
-            try:
-                names[folder] = set(os.listdir(folder))
-            except (OSError, ValueError):  # the folder does not exist, cannot be read, or has an impossible name
-                names[folder] = set()
-        if name not in names[folder]:
-            gone.append(file)
-    return gone
 
 
 class _Positions(dict[str, int]):

@@ -12,11 +12,12 @@ from dual_cross_attention.data.folders import (
     undoubled,
     what_is_in,
 )
+from dual_cross_attention.data.listed_paths import absent
 from dual_cross_attention.data.reid.cameras import CameraSource
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import describe_left_out
 from dual_cross_attention.data.reid.names import in_both, look_alikes
-from dual_cross_attention.data.reid.records import Sighting, absent, listed, positions
+from dual_cross_attention.data.reid.records import Sighting, listed, positions
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import read_text

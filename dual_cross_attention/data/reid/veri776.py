@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dual_cross_attention.data.listed_paths import listed_path
 from dual_cross_attention.data.reid.identities import ReIDData
 from dual_cross_attention.data.reid.leftovers import leftovers
-from dual_cross_attention.data.reid.paths import listed_path
 from dual_cross_attention.data.reid.records import Sighting, parsed
 from dual_cross_attention.data.reid.release import (
     Counts,

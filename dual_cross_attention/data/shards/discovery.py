@@ -31,6 +31,7 @@ class Description:
         classes: names of the classes or training identities, by label.
         archives: the names of each split's archives; None while they are being written.
         settings: other settings that determine the content.
+        coarse_classes: coarse class of each class; None: there are none.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Description:
     classes: list[str]
     archives: dict[str, list[str]] | None
     settings: dict[str, object]
+    coarse_classes: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,17 @@ class Shards:
         folder: that contains them.
         splits: the archives of each split, in order.
         classes: names of the labels; None without a description.
+        coarse_classes: coarse class of each; None: there are none.
         warnings: warnings about archives that are not read.
+        names: what the archives of each test split are called, of its alternative names.
     """
 
     folder: Path
     splits: dict[str, list[Path]]
     classes: list[str] | None
+    coarse_classes: list[str] | None = None
     warnings: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], train: bool = True) -> Shards:
@@ -86,19 +92,22 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
             "again"
         )
     splits: dict[str, list[Path]] = {}
+    test_names: dict[str, str] = {}
     if train:
         found = named or _split(folder, prefix, TRAINING, description)
         if not found:
             raise InputError(f"shards: expected {prefix}{TRAINING}-*.tar in {escape(folder)}, but {what_is_in(folder)}")
         splits[TRAINING] = found
     for names in tests:
-        found = next(filter(None, (_split(folder, prefix, name, description) for name in names)), None)
+        there = ((name, files) for name in names if (files := _split(folder, prefix, name, description)))
+        called, found = next(there, ("", None))
         if found is None:
             wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
             raise InputError(f"shards: expected {wanted} in {escape(folder)}, to test on, but {what_is_in(folder)}")
-        splits[names[0]] = found
+        splits[names[0]], test_names[names[0]] = found, called
     warnings += _not_read(folder, prefix, splits, tests, named)
-    return Shards(folder, splits, description.classes if description else None, warnings)
+    classes, coarse_classes = (description.classes, description.coarse_classes) if description else (None, None)
+    return Shards(folder, splits, classes, coarse_classes, warnings, test_names)
 
 
 def read_description(folder: Path) -> Description | None:
@@ -119,30 +128,37 @@ def read_description(folder: Path) -> Description | None:
     if isinstance(said, dict):
         check_version(said.get("format_version"), f"shards: {escape(path)}")
     fields = (
-        [said.get(name) for name in ("task", "dataset", "classes", "archives", "settings")]
+        [said.get(name) for name in ("task", "dataset", "classes", "archives", "settings", "coarse_classes")]
         if isinstance(said, dict)
         else []
     )
-    task, dataset, classes, archives, settings = fields or [None] * 5
+    task, dataset, classes, archives, settings, coarse_classes = fields or [None] * 6
     names = [name for each in archives.values() for name in each] if _is_lists_of_names(archives) else []
     good = (
         isinstance(task, str)
         and isinstance(dataset, str)
-        and isinstance(classes, list)
-        and all(isinstance(name, str) for name in classes)
+        and _is_names(classes)
+        and (coarse_classes is None or (_is_names(coarse_classes) and len(coarse_classes) == len(classes)))
         and (archives is None or _is_lists_of_names(archives))
         and all(name and os.path.basename(name) == name for name in names)
         and isinstance(settings, dict)
     )
     if not good:
         raise InputError(f"shards: {escape(path)}: expected what dcal shard writes, got {short_repr(said)}")
-    return Description(task, dataset, classes, archives, settings)
+    return Description(task, dataset, classes, archives, settings, coarse_classes)
 
 
 def write_description(folder: Path, description: Description) -> None:
     """Writes what `read_description` reads, atomically. Raises OSError if it cannot be written."""
+    said = {"format_version": FORMAT_VERSION} | asdict(description)
+    if description.coarse_classes is None:
+        del said["coarse_classes"]
     with atomic_write(folder / DESCRIPTION) as temporary:
-        temporary.write_text(json.dumps({"format_version": FORMAT_VERSION} | asdict(description), indent=1) + "\n")
+        temporary.write_text(json.dumps(said, indent=1) + "\n")
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def expand(pattern: str) -> list[str]:
