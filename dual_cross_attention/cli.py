@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "write a report of a run, or a comparison of several, as an HTML file",
     "embed": "write the features of images that a trained model computes",
     "export": "write a trained model as a file that runs without this project (ONNX, timm, torch.export)",
+    "publish": "upload a trained model to the Hugging Face Hub",
     "index": "build an index of images of known individuals, and change it",
     "search": "find the nearest images of an index",
     "identify": "say which individual of an index images show, or that it is new",
