@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help setup demo test test-all lint docs dist clean
 
@@ -25,7 +26,7 @@ demo: $(VENV)/ready  ## train on the built-in toy set, a few minutes on a CPU
 	@echo "(python, dcal and tensorboard are in $(BIN): source $(BIN)/activate)"
 
 test: $(VENV)/ready  ## the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(IN_PARALLEL)
 
 test-all: $(VENV)/ready  ## the tests, with those that take minutes
 	$(BIN)/python -m pytest
