@@ -1,7 +1,7 @@
 """Tracks: images that are known to show one individual."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,3 +57,10 @@ class TrackFinder:
         self.tracks[number].paths.append(embedding.path)
         self.tracks[number].rows.append(embedding.feature)
         return number
+
+
+def find_tracks(embeddings: Iterable[Embedding], folders: Sequence[str]) -> tuple[list[Track], list[int | None]]:
+    """The tracks of images, and for each image the number of its track; None of images that cannot be read."""
+    finder = TrackFinder(folders)
+    numbers = [None if each.error else finder.add(each) for each in embeddings]
+    return finder.tracks, numbers
