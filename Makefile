@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-all lint docs clean
+.PHONY: help setup demo test test-all lint docs dist clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,5 +42,12 @@ $(VENV)/docs-ready: $(VENV)/ready
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
 
+dist: $(VENV)/ready  ## sdist and wheel in dist/, checked, and the wheel tried in an empty environment (several GB)
+	$(BIN)/pip install --quiet build twine
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/try_wheel dist/*.whl
+
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info site
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build dist site

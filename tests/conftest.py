@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -197,23 +198,24 @@ def calibration() -> Calibration:
     return Calibration(answers, 0.95, 300, "folder", "val", "00ff", "2025-01-31")
 
 
+def write_model(folder: Path, task: str = "fgvc", seed: int = 0, labels: list[str] = LABELS, **settings: Any) -> Path:
+    """Writes a model file; its weights differ from seed to seed."""
+    if task == "reid":
+        config = ReIDConfig(**SAVED_BACKBONE, **{"img_size": [32, 16], "mean": MEAN, "std": STD} | settings)
+    else:
+        sizes = {"img_size": [32, 40], "resize_size": [36, 48]}
+        config = FGVCConfig(**SAVED_BACKBONE, **sizes | {"mean": MEAN, "std": STD} | settings)
+    torch.manual_seed(seed)
+    model = build_model(config, len(labels), pretrained=False)
+    with torch.no_grad():  # else timm's small initial weights make all images alike
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    path = folder / f"{task}-{len(list(folder.glob('*.safetensors')))}.safetensors"
+    save_model(path, model.state_dict(), config, labels, {"epoch": config.epochs, "val/top1": 12.5})
+    return path
+
+
 @pytest.fixture
 def make_model(tmp_path) -> Callable[..., Path]:
-    """`make_model(task, **settings)` writes a model file; its weights differ from seed to seed."""
-
-    def make(task: str = "fgvc", seed: int = 0, labels: list[str] = LABELS, **settings: Any) -> Path:
-        if task == "reid":
-            config = ReIDConfig(**SAVED_BACKBONE, **{"img_size": [32, 16], "mean": MEAN, "std": STD} | settings)
-        else:
-            sizes = {"img_size": [32, 40], "resize_size": [36, 48]}
-            config = FGVCConfig(**SAVED_BACKBONE, **sizes | {"mean": MEAN, "std": STD} | settings)
-        torch.manual_seed(seed)
-        model = build_model(config, len(labels), pretrained=False)
-        with torch.no_grad():  # else timm's small initial weights make all images alike
-            for parameter in model.parameters():
-                parameter += 0.2 * torch.randn_like(parameter)
-        path = tmp_path / f"{task}-{len(list(tmp_path.glob('*.safetensors')))}.safetensors"
-        save_model(path, model.state_dict(), config, labels, {"epoch": config.epochs, "val/top1": 12.5})
-        return path
-
-    return make
+    """`make_model(task, **settings)` writes a model file, see `write_model`."""
+    return partial(write_model, tmp_path)

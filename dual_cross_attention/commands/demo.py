@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rich.console import Console
-
 from dual_cross_attention.commands.inference_options import DeviceOptions, NamedModelOptions
 from dual_cross_attention.commands.output import open_console
 from dual_cross_attention.configs.arguments import read_options
-from dual_cross_attention.text import escape
 
 
 @dataclass(kw_only=True)
@@ -41,29 +38,16 @@ def run(arguments: list[str]) -> int:
     options = read_options(DemoOptions, "demo", arguments)
     console = open_console()
     from dual_cross_attention.inference.loaded_model import load_model
-    from dual_cross_attention.web.server import is_local, read_password, serve
+    from dual_cross_attention.web.server import read_password, serve
 
     auth = [read_password(word) for word in options.auth]
     model = load_model(options.model, options.device, options.precision)
+    model.check_is_pytorch("demo")
     server = serve(model, options.index, options.examples, options.host, options.port, auth, options.top_k)
     try:  # around the address, too: a user may stop the page as soon as it is printed
         with server:
-            if not is_local(options.host):
-                _warn(options, console)
             console.print(f"{server.address}  (Ctrl-C stops the page)", soft_wrap=True)
             server.wait()
     except KeyboardInterrupt:
         console.print("stopped")
     return 0
-
-
-def _warn(options: DemoOptions, console: Console) -> None:
-    """Says what other computers can see and do."""
-    visible = "its class names" + (", and the images, file paths and identities of the index" if options.index else "")
-    password = "" if options.auth else "; no password is asked for (--auth USER:FILE), so nothing can be enrolled"
-    console.print(
-        f"warning: every computer that reaches {escape(options.host)} can use the model and see {visible}{password}; "
-        "the connection is not encrypted",
-        style="yellow",
-        soft_wrap=True,
-    )

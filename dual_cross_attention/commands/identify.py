@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dual_cross_attention.commands.gallery_options import (
     GalleryOptions,
@@ -19,22 +19,7 @@ from dual_cross_attention.progress import make_console, track
 from dual_cross_attention.text import escape
 
 if TYPE_CHECKING:
-    from dual_cross_attention.gallery.identify import Answer, Decision
-    from dual_cross_attention.inference.prediction import Embedding
-
-NEW = "new"
-COLUMNS = {
-    "path": "string",
-    "track": "string",
-    "identity": "string",
-    "known": "bool",
-    "distance": "float64",
-    "probability": "float64",
-    "nearest": "string",
-    "match": "string",
-    "group": "string",
-    "error": "string",
-}
+    from dual_cross_attention.gallery.identify import Decision
 
 
 @dataclass(kw_only=True)
@@ -71,44 +56,48 @@ def run(arguments: list[str]) -> int:
     show_log(console)
     check_outputs(options.output)
     from dual_cross_attention.gallery.enroll import enroll, new_names
-    from dual_cross_attention.gallery.identify import decide_by, group_new, identify
-    from dual_cross_attention.gallery.tracks import find_tracks
+    from dual_cross_attention.gallery.identify import decide_by, group_new, identify_all
+    from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, identity_row
 
     images = find_inputs(options.images, console)
     index, model = open_gallery(options)
     decision = decide_by(index, model.calibration)
     console.print(_describe(decision), soft_wrap=True)
     embedding = embedder(model, index.settings.branch, options)(iter(images.paths))
-    embeddings = [*track(embedding, "identify", images.total, console)]
+    embeddings = track(embedding, "identify", images.total, console)
     folders = [word for word in options.images if os.path.isdir(word)] if options.tracks else []
-    tracks, numbers = find_tracks(embeddings, folders)
+    keep_new = options.cluster or options.enroll
+    seen, tracks, answers = identify_all(index, model.calibration, decision, embeddings, folders, keep_new)
     named = sum(each.name is not None for each in tracks)
     if named:
         console.print(
             f"{named:,} subfolders are tracks, whose images are answered together (--tracks false: each alone)",
             soft_wrap=True,
         )
-    answers = identify(index, model.calibration, decision, tracks)
     new = [number for number, answer in enumerate(answers) if not answer.is_known]
     groups = list(range(len(new)))
     if options.cluster:
         limit = model.calibration.even_distance(index.settings.branch)
         groups = group_new(index, [tracks[number] for number in new], limit)
+    names: list[str] = []
     if options.enroll:
         names = enroll(index, [tracks[number] for number in new], groups)
-    else:
-        names = new_names(index, len({*groups})) if options.cluster else [None] * len(new)
-    name_of = {number: names[group] for number, group in zip(new, groups, strict=True)}
+    elif options.cluster:
+        by_group = new_names(index, len({*groups}))
+        names = [by_group[group] for group in groups]
+    name_of = dict(zip(new, names, strict=True)) if names else {}
     rows = [
-        _row(each, number is not None and (tracks[number].name, answers[number], name_of.get(number)))
-        for each, number in zip(embeddings, numbers, strict=True)
+        identity_row(each.path, None, each.error)
+        if each.track is None
+        else identity_row(each.path, answers[each.track], None, tracks[each.track].name, name_of.get(each.track))
+        for each in seen
     ]
     if options.output:
-        write_output(options.output, rows, COLUMNS)
+        write_output(options.output, rows, IDENTITY_COLUMNS)
     else:
         _print_table(rows)
-    console.print(_summary(rows, names, options.enroll), soft_wrap=True)
-    return 1 if any(each.error for each in embeddings) else 0
+    console.print(_summary(rows, [*dict.fromkeys(names)], options.enroll), soft_wrap=True)
+    return 1 if any(each.error for each in seen) else 0
 
 
 def _describe(decision: "Decision") -> str:
@@ -118,25 +107,6 @@ def _describe(decision: "Decision") -> str:
         f"threshold {decision.threshold:.4f} for a gallery of {decision.gallery_size:,} identities; expected "
         f"false-positive rate: {100 * decision.fpir:g} % of the images of other individuals get an identity"
     )
-
-
-def _row(embedding: "Embedding", found: "tuple[str | None, Answer, str | None] | Literal[False]") -> dict[str, Any]:
-    from dual_cross_attention.gallery.sources import shown_path
-
-    row = dict.fromkeys(COLUMNS) | {"path": embedding.path, "error": embedding.error}
-    if found:
-        name, answer, group = found
-        row |= {
-            "track": name,
-            "identity": answer.identity if answer.is_known else NEW,
-            "known": answer.is_known,
-            "distance": answer.distance,
-            "probability": answer.probability,
-            "nearest": answer.identity,
-            "match": answer.match and shown_path(answer.match),
-            "group": group,
-        }
-    return row
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -157,12 +127,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     print_columns(["image", "identity", *group, "P(same)", "distance", "nearest"], lines)
 
 
-def _summary(rows: list[dict[str, Any]], names: list[str | None], is_enrolled: bool) -> str:
+def _summary(rows: list[dict[str, Any]], names: list[str], is_enrolled: bool) -> str:
     known, unreadable = (sum(bool(row[name]) for row in rows) for name in ("known", "error"))
     new = len(rows) - known - unreadable
     text = f"{len(rows):,} images: {known:,} known, {new:,} new"
     text += f", {unreadable:,} unreadable" if unreadable else ""
-    if new and names[0] is not None:
+    if names:
         each = f"{names[0]} … {names[-1]}" if len(names) > 1 else names[0]
         text += f"; {'enrolled' if is_enrolled else 'grouped'} as {len(names):,} individuals, {each}"
     return text

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dual_cross_attention.configs.hub_names import HUB
+from dual_cross_attention.data.crops import Box
 from dual_cross_attention.data.download import Archive, Progress
 from dual_cross_attention.data.download import download as fetch_archive
 from dual_cross_attention.data.folders import absolute, what_is_in
@@ -46,6 +47,8 @@ class DatasetEntry(Generic[Data]):
         has_hub_names: whether `data_root` may be hf:ORG/NAME, which `load` then gets as it is.
         has_columns: whether it is a table, and `load` takes `image_column` and `label_column`.
         may_have_other_classes: whether test images may be of classes that a model does not know.
+        boxes: the bounding box of each image that has one, by its file, from the folder that `load` takes; empty where
+            the folder has no boxes. None: the dataset has none.
         may_lack_cameras: of re-identification: whether images may have no camera, and `load` takes `cameras` and
             `bbox`.
     """
@@ -64,6 +67,7 @@ class DatasetEntry(Generic[Data]):
     has_hub_names: bool = False
     may_have_other_classes: bool = False
     may_lack_cameras: bool = False
+    boxes: Callable[[Path], dict[Path, Box]] | None = None
 
     @property
     def is_synthetic(self) -> bool:

@@ -158,10 +158,18 @@ def overlay(axes: Axes, image: np.ndarray, values: np.ndarray) -> AxesImage:
 
 def outline(axes: Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
     """Lines around the patches of a mask (h, w), over an image of shape (H, W, …)."""
+    lines = [[(x - 0.5, y - 0.5) for x, y in line] for line in outline_lines(mask, shape)]
+    axes.add_collection(LineCollection(lines, colors="black", linewidths=3.5, capstyle="projecting"))
+    axes.add_collection(LineCollection(lines, colors=OUTLINE, linewidths=1.8, capstyle="projecting"))
+
+
+def outline_lines(mask: np.ndarray, shape: tuple[int, ...]) -> list[list[tuple[float, float]]]:
+    """Lines around the patches of a mask (h, w): the ends (x, y) of each, in pixels of an image of shape (H, W, …)
+    from its upper left corner."""
     rows, columns = mask.shape
     high, wide = shape[0] / rows, shape[1] / columns
     padded = np.pad(mask, 1)
-    lines = [
+    return [
         # between each patch and the one above it
         *(
             [(x * wide, y * high), ((x + 1) * wide, y * high)]
@@ -173,9 +181,6 @@ def outline(axes: Axes, mask: np.ndarray, shape: tuple[int, ...]) -> None:
             for y, x in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
         ),
     ]
-    shifted = [[(x - 0.5, y - 0.5) for x, y in line] for line in lines]
-    axes.add_collection(LineCollection(shifted, colors="black", linewidths=3.5, capstyle="projecting"))
-    axes.add_collection(LineCollection(shifted, colors=OUTLINE, linewidths=1.8, capstyle="projecting"))
 
 
 def _draw_predictions(place: SubFigure, explanation: Explanation) -> None:
@@ -205,8 +210,8 @@ def _draw_layers(place: SubFigure, explanation: Explanation, rows: int) -> None:
 
 
 def display_name(label: str) -> str:
-    """A class name for a figure: without a leading number ("002.Ani") and with spaces for underscores."""
-    return escape(re.sub(r"^\d+\.(?=.)", "", label).replace("_", " "))
+    """A class name for a figure: without a leading number ("002.Ani"; "1.5" has none), with spaces for underscores."""
+    return escape(re.sub(r"^\d+\.(?=\D)", "", label).replace("_", " "))
 
 
 def shortened(text: str, length: int) -> str:

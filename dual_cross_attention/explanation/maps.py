@@ -23,6 +23,11 @@ MAP_TITLES: dict[str, str] = {
 """Names for people."""
 
 
+def default_map(has_glca: bool) -> MapName:
+    """The most faithful map without a backward pass, by deletion and insertion on CUB: docs/explanation.md."""
+    return "product" if has_glca else "rollout"
+
+
 @dataclass
 class AttentionMaps:
     """Attention maps of B images over a grid of h × w patches, and the logits of the same forward pass.

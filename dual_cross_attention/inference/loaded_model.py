@@ -232,8 +232,9 @@ class LoadedModel:
         port: int | None = None,
         auth: Sequence[tuple[str, str]] = (),
         top_k: int = 5,
+        prevent_thread_lock: bool = False,
     ) -> "DemoServer":
-        """Serves a web page that applies the model to images; in a notebook, shows it. Needs the extra `[web]`.
+        """Serves a web page that applies the model to images; a notebook shows it. Needs the extra `[web]`.
 
         Args:
             index: folder of an index of this model, see `dcal index`.
@@ -241,16 +242,22 @@ class LoadedModel:
             host, port: where it listens; port None: the first free one from 7860 on.
             auth: users and their passwords; empty: no password is asked for.
             top_k: number of classes.
+            prevent_thread_lock: return at once in a script, too, as in Gradio's `launch`; the page ends with the
+                script. False: a script waits until Ctrl-C; a notebook or an interactive Python never waits.
 
         Returns:
-            The server, which has an `address`. It runs until `close()` or the end of the process; `wait()` blocks.
+            The server, which has an `address` and runs until `close()` or the end of the process.
 
         Raises:
             InputError: Gradio is not installed, the port is taken, or the index is of another model.
         """
-        from dual_cross_attention.web.server import serve
+        from dual_cross_attention.web.server import serve, wait_in_script
 
-        return serve(self, index, examples, host, port, auth, top_k, inline=None)
+        server = serve(self, index, examples, host, port, auth, top_k, inline=None)
+        print(server.address, flush=True)
+        if not prevent_thread_lock:
+            wait_in_script(server)
+        return server
 
     def feature_width(self, branch: Branch | None = None) -> int:
         """D of the features."""

@@ -35,7 +35,12 @@ from dual_cross_attention.text import escape
 from dual_cross_attention.weights.fitting import check_finite
 
 BEST_ON_TEST, LAST_EPOCH = "best score on the test split", "last epoch"
-CHOSEN_BY = {"best.safetensors": BEST_ON_TEST, "last.safetensors": LAST_EPOCH}
+CHOSEN_BY = {
+    "best.safetensors": BEST_ON_TEST,
+    "last.safetensors": LAST_EPOCH,
+    "best_raw.safetensors": BEST_ON_TEST,
+    "last_raw.safetensors": LAST_EPOCH,
+}
 """How the epoch of a model file was chosen."""
 PRETRAINED_NAME = "model.safetensors"
 """File name of the model in a directory of `save_pretrained`."""

@@ -1,8 +1,22 @@
 """What a forward pass gives: logits and features, and for explanations the queries and keys of its layers."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class EncodedImages(NamedTuple):
+    """What heads and GLCA read of images: the backbone's output, before its final norm.
+
+    Args:
+        tokens: (B, prefix + N, D) SA's tokens after the last block; without GLCA (B, prefix, D).
+        scores: (B, N) of the patch tokens, by which GLCA's local tokens are chosen, float32; None without GLCA, or
+            where they are sampled in each pass (`local_queries` "random").
+    """
+
+    tokens: Tensor
+    scores: Tensor | None
 
 
 @dataclass

@@ -12,6 +12,7 @@ Notable:
 
 import copy
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -24,8 +25,9 @@ from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sa
 from dual_cross_attention.backbones.opened_block import attention_of, sample_drop_path
 from dual_cross_attention.backbones.plain_vit import embed_patches
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
+from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput, EncodedImages
 from dual_cross_attention.models.branch_inference import BranchInference
+from dual_cross_attention.models.freezing import FreezableBackbone
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
     LOCAL_QUERIES,
@@ -43,7 +45,7 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
 
 
-class DualCrossAttentionViT(BranchInference):
+class DualCrossAttentionViT(FreezableBackbone, BranchInference):
     """Dual Cross-Attention Learning over a plain timm ViT (arXiv 2205.02151). Made by `create_model`.
 
     Args:
@@ -228,22 +230,59 @@ class DualCrossAttentionViT(BranchInference):
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
             queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
+        score = partial(self._score_patches, sa_tokens, queries, keys) if scored else None
+        return self._decide(sa_tokens, pwca_tokens, score, with_glca, trace)
+
+    def _score_patches(self, tokens: Tensor, queries: list[Tensor], keys: list[Tensor]) -> Tensor:
         prefix = self.backbone.num_prefix_tokens
+        return score_patches(tokens, queries, keys, prefix, self.local_queries, self.training)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> EncodedImages:
+        """What heads and GLCA read of images, for a frozen backbone: (B, 3, H, W) normalized → `EncodedImages`."""
+        scored = self.has_glca and self.local_queries != "random"
+        tokens, _, queries, keys = self._encode(images, None, self.has_glca, scored)
+        return EncodedImages(tokens, self._score_patches(tokens, queries, keys) if scored else None)
+
+    def forward_encoded(self, encoded: EncodedImages, branches: Collection[str] | None = None) -> DualOutput:
+        """Logits and features of SA and GLCA from what `encode` returns.
+
+        Args:
+            branches: branches to compute, including "sa"; None: all but PWCA.
+        """
+        tokens, scores = encoded
+        score = partial(self._score_patches, tokens, [], []) if scores is None else lambda: scores
+        return self._decide(tokens, None, score, "glca" in (self.test_branches if branches is None else branches))
+
+    def _decide(
+        self,
+        sa_tokens: Tensor,
+        pwca_tokens: Tensor | None,
+        score: Callable[[], Tensor] | None,
+        with_glca: bool,
+        trace: AttentionTrace | None = None,
+    ) -> DualOutput:
+        """Logits and features from the tokens after the last block.
+
+        Args:
+            score: returns (B, N), scores of the patch tokens for the choice of the local ones; None: none are local.
+        """
+        prefix, rows, device = self.backbone.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
         normed = self.backbone.norm(torch.cat(classified))
 
         features = dict(zip(("sa", "pwca"), _streams(normed[:, 0], len(classified)), strict=False))
         out = DualOutput(self._classify(normed, features), features)
         if with_glca:
-            local = torch.zeros(images.shape[0], 0, dtype=torch.int64, device=images.device)
-            if scored:
-                out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
+            local = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+            if score is not None:
+                out.rollout = score()
                 out.local = local = select_local(out.rollout, self.local_ratio)
             *blocks, last = self.glca_blocks
             for block in blocks:
-                drop_path = sample_drop_path(block.block, images.shape[0], images.device)
+                drop_path = sample_drop_path(block.block, rows, device)
                 sa_tokens = block.update(sa_tokens, local, drop_path)
-            drop_path = sample_drop_path(last.block, images.shape[0], images.device)
+            drop_path = sample_drop_path(last.block, rows, device)
             if trace is not None:
                 trace.glca = last.class_attention(sa_tokens, local)
             out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
@@ -275,10 +314,8 @@ class DualCrossAttentionViT(BranchInference):
             GLCA, queries (of the last layer: CLS's) and keys of SA, (B, heads, tokens, head_dim), of every layer that
             the choice of the local tokens needs.
         """
-        tokens = embed_patches(self.backbone, images)
-        # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
-        # block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's rows.
-        copied = self.grad_checkpointing or not torch.is_grad_enabled()
+        with self._gradients(0):
+            tokens = embed_patches(self.backbone, images)
         queries: list[Tensor] = []
         keys: list[Tensor] = []
 
@@ -286,7 +323,10 @@ class DualCrossAttentionViT(BranchInference):
             is_kept = scored and is_scored(place, len(blocks) + 1, self.local_queries)
             if not is_kept and trace is None:
                 return
-            if copied:
+            # In training, autograd holds the projection that query and key are views of, and they cost nothing (a
+            # compiled block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's
+            # rows.
+            if self.grad_checkpointing or not torch.is_grad_enabled():
                 query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
             if is_kept:
                 queries.append(query_and_key[0])
@@ -306,12 +346,14 @@ class DualCrossAttentionViT(BranchInference):
         for place, block in enumerate(blocks):
             both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
             of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
-            tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            keep(place, *query_and_key)
+            with self._gradients(place):
+                tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
+                keep(place, *query_and_key)
         of_pwca = distractors, tokens_of_distractors
         whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
-        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, whole_sa)
-        keep(len(blocks), *query_and_key)
+        with self._gradients(len(blocks)):
+            sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, whole_sa)
+            keep(len(blocks), *query_and_key)
         if trace is not None:
             trace.tokens, trace.last_input = sa, tokens
         return sa, pwca, queries, keys

@@ -1,6 +1,6 @@
 """What the page computes for an uploaded image: the answers of `dcal predict`, `dcal explain` and `dcal identify`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from dual_cross_attention.explanation.explanation import Explanation
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.inference.prediction import Prediction
 from dual_cross_attention.inference.prediction_files import as_row
-from dual_cross_attention.web.uploads import Upload, check_size
+from dual_cross_attention.web.uploads import Progress, Upload, answer_each, check_size, no_progress
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,7 @@ def answer_image(model: LoadedModel, upload: Upload, top_k: int) -> ImageAnswer:
 
 
 def predict_images(
-    model: LoadedModel, uploads: Sequence[Upload], top_k: int, progress: Callable[[int], None] = lambda done: None
+    model: LoadedModel, uploads: Sequence[Upload], top_k: int, progress: Progress = no_progress
 ) -> list[Prediction]:
-    """Classifies uploaded images, in order. The path of each prediction is the name of the upload.
-
-    Args:
-        progress: is called with the number of images that are done.
-    """
-    refused: dict[int, str] = {}
-    for number, upload in enumerate(uploads):
-        try:
-            check_size(upload)
-        except InputError as error:
-            refused[number] = f"{error}"
-    found = iter(model.predict([each.path for number, each in enumerate(uploads) if number not in refused], top_k))
-    predictions = []
-    for number, upload in enumerate(uploads):
-        if number in refused:
-            predictions.append(Prediction(upload.name, error=refused[number]))
-        else:
-            predictions.append(replace(next(found), path=upload.name))
-        progress(number + 1)
-    return predictions
+    """Classifies uploaded images, see `answer_each`."""
+    return answer_each(uploads, lambda paths: model.predict(paths, top_k), Prediction, progress)

@@ -40,20 +40,24 @@ def check_index(model: LoadedModel, folder: str | Path) -> None:
             )
 
 
-def add_identification(model: LoadedModel, folder: str | Path, image: gr.Image, may_enroll: bool) -> None:
+def add_identification(
+    model: LoadedModel, folder: str | Path, image: gr.Image, beside: gr.Column, may_enroll: bool
+) -> None:
     """Adds the components to the page that is being built.
 
     Args:
         image: of the page, which is searched for.
+        beside: gets the decision and its threshold; what follows stands below.
         may_enroll: show "enroll this".
     """
     with closing(GalleryIndex.open(folder)) as index:
         branch = index.settings.branch
     found_state = gr.State(None)
-    decision = gr.HTML(elem_id="decision")
-    slider = gr.Slider(0, 1, 0, label="Threshold (distance)", visible=False, elem_id="threshold")
+    with beside:
+        decision = gr.HTML(elem_id="decision")
+        slider = gr.Slider(0, 1, 0, label="Threshold (distance)", visible=False, elem_id="threshold")
     matches = gr.HTML(elem_id="matches")
-    with gr.Row(visible=False) as enrolling:
+    with gr.Row(visible=False, equal_height=True) as enrolling:
         identity = gr.Textbox(label="Identity", max_length=LONGEST_IDENTITY, elem_id="identity")
         button = gr.Button("Enroll this image", elem_id="enroll")
     done = gr.HTML(elem_id="enrolled")
@@ -62,7 +66,7 @@ def add_identification(model: LoadedModel, folder: str | Path, image: gr.Image, 
         if found is None or found.answer is None:
             return ""
         if abs(threshold - found.decision.threshold) <= _largest(found) / STEPS / 2:
-            threshold = found.decision.threshold  # the browser rounds it
+            threshold = found.decision.threshold  # the slider rounds it
         rate = 0.0
         if found.decision.gallery_size:
             rate = false_positive_rate(model.calibration, found.decision, threshold, branch)
@@ -82,7 +86,7 @@ def add_identification(model: LoadedModel, folder: str | Path, image: gr.Image, 
             said = decide(found, threshold)
             if has_threshold:
                 most = _largest(found)
-                shown = gr.update(value=threshold, maximum=most, step=most / STEPS, visible=True)
+                shown = gr.update(value=_rounded(threshold), maximum=most, step=most / STEPS, visible=True)
         return found, said, shown, matches_section(found.matches), gr.update(visible=may_enroll), ""
 
     def enroll(found: Identification | None, name: str):
@@ -145,4 +149,9 @@ def matches_section(matches: tuple[Match, ...]) -> str:
 
 def _largest(found: Identification) -> float:
     """Of the slider: it reaches the distance of the image, and the threshold is not at its end."""
-    return 1.5 * max(found.decision.threshold, found.answer.distance or 0.0, 1e-3)
+    return _rounded(1.5 * max(found.decision.threshold, found.answer.distance or 0.0, 1e-3))
+
+
+def _rounded(distance: float) -> float:
+    """To four digits, for display."""
+    return float(f"{distance:.4g}")

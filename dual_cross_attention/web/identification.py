@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,17 @@ from dual_cross_attention.data.images import UnreadableImage, open_image
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.gallery.identify import Answer, Decision, decide_by, identify
 from dual_cross_attention.gallery.index import GalleryImage, GalleryIndex, Match
-from dual_cross_attention.gallery.tracks import Track
+from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, MATCH_COLUMNS, identity_row, match_rows
+from dual_cross_attention.gallery.tracks import Track, find_tracks
 from dual_cross_attention.inference.loaded_model import LoadedModel
-from dual_cross_attention.web.uploads import Upload, check_size
+from dual_cross_attention.inference.prediction import Embedding
+from dual_cross_attention.inference.row_files import Row
+from dual_cross_attention.web.uploads import Progress, Upload, answer_each, check_size, no_progress
 
 NEAREST = 8
 """Gallery images that the page shows."""
+MATCHES = 10
+"""Gallery images of each of several images, as `dcal search` finds."""
 LONGEST_IDENTITY = 200
 FOLDER = "enrolled"
 """Folder in that of the index, with copies of the images that the page enrolled."""
@@ -67,12 +73,53 @@ def identify_upload(model: LoadedModel, folder: str | Path, upload: Upload) -> I
             found = Identification(upload, feature, matches)
             try:
                 decision = decide_by(index, model.calibration)
-                answer = identify(index, model.calibration, decision, [Track(None, [upload.path], feature)])[0]
+                answer = identify(index, model.calibration, decision, [Track(None, [upload.path], [*feature])])[0]
             except InputError as error:  # not calibrated, or not for so many identities
                 return replace(found, error=f"{error}")
             return replace(found, answer=answer, decision=decision)
     except InputError as error:
         return Identification(upload, error=f"{error}")
+
+
+@dataclass(frozen=True)
+class Identities:
+    """What an index says of several images.
+
+    Args:
+        rows: as `dcal identify` writes them, each image alone; without a calibration, as `dcal search` writes them.
+        columns: of the rows.
+        error: why there is no decision; None if there is one.
+    """
+
+    rows: list[Row]
+    columns: dict[str, str]
+    error: str | None = None
+
+
+def identify_images(
+    model: LoadedModel, folder: str | Path, uploads: Sequence[Upload], progress: Progress = no_progress
+) -> Identities:
+    """Identifies uploaded images, see `answer_each`."""
+    with closing(GalleryIndex.open(folder)) as index:
+        embeddings = answer_each(
+            uploads, lambda paths: model.embeddings(paths, index.settings.branch), Embedding, progress
+        )
+        tracks, numbers = find_tracks(embeddings, folders=[])
+        each = [*zip(embeddings, numbers, strict=True)]
+        try:
+            answers = identify(index, model.calibration, decide_by(index, model.calibration), tracks)
+        except InputError as error:  # not calibrated, or not for so many identities
+            found = index.search(np.concatenate([track.features for track in tracks]), MATCHES) if tracks else []
+            rows = [
+                row
+                for image, number in each
+                for row in match_rows(image.path, [] if number is None else found[number], image.error)
+            ]
+            return Identities(rows, MATCH_COLUMNS, f"{error}")
+    rows = [
+        identity_row(image.path, None if number is None else answers[number], image.error) for image, number in each
+    ]
+    return Identities(rows, IDENTITY_COLUMNS)
 
 
 def false_positive_rate(calibration: Any, decision: Decision, threshold: float, branch: str | None) -> float:
@@ -123,4 +170,5 @@ def enroll_upload(folder: str | Path, found: Identification, identity: str) -> s
     if stays is not None or (done.copies and not done.reassigned):
         copy.unlink(missing_ok=True)
         return f"The gallery has this image already{'' if stays is None else f', as {stays}'}: nothing was changed."
-    return f"Enrolled as {identity}."
+    before = ", instead of the identity that it had" if done.reassigned else ""
+    return f"Enrolled as {identity}{before}."

@@ -38,6 +38,8 @@ CSS = """
 .dcal .decision {font-size: 1.35rem; font-weight: 600}
 """
 """Of the elements below; widths are relative, so that a page of 390 pixels needs no horizontal scrolling."""
+MAP_WIDTH = 18
+"""Of a map, at most, in rem."""
 
 
 def name(text: str) -> str:
@@ -119,7 +121,9 @@ def maps_section(explanation: Explanation | None) -> str:
         title += f"; outlined: local tokens, {percent(explanation.local.mean())} of the patches" if has_local else ""
         title += f"; {100 * values.min():.2f} (blue) to {100 * values.max():.2f} % (yellow) per patch"
         figures.append(figure(draw_map(explanation, values, has_local), title))
-    return section("<h3>What the model attends to</h3>", f'<div class="tiles maps">{"".join(figures)}</div>')
+    width = f"max-width: {MAP_WIDTH * len(figures)}rem"
+    tiles = f'<div class="tiles maps" style="{width}">{"".join(figures)}</div>'
+    return section("<h3>What the model attends to</h3>", tiles)
 
 
 def figure(image: Image.Image, caption: str) -> str:
@@ -129,8 +133,11 @@ def figure(image: Image.Image, caption: str) -> str:
 
 
 def table_section(titles: Sequence[str], rows: Iterable[Sequence[str]], summary: str) -> str:
-    """A table of plain text, which scrolls in itself where it is wider than the page."""
+    """A table of plain text, which scrolls in itself where it is wider than the page. Rows may end early."""
     head = "".join(f"<th>{name(title)}</th>" for title in titles)
-    body = "".join(f"<tr>{''.join(f'<td>{name(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{name(cell)}</td>' for cell in row)}{'<td></td>' * (len(titles) - len(row))}</tr>"
+        for row in rows
+    )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return section(note(summary), f'<div class="wide" tabindex="0" role="region" aria-label="answers">{table}</div>')

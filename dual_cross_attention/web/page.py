@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
@@ -11,14 +10,23 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is im
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
-from dual_cross_attention.inference import prediction_files
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.web import markup
-from dual_cross_attention.web.answers import answer_image, predict_images
+from dual_cross_attention.web.answers import answer_image
 from dual_cross_attention.web.gallery_panel import ONE_AT_A_TIME, add_identification, check_index
-from dual_cross_attention.web.uploads import MAX_BYTES, MAX_IMAGES, as_upload, as_uploads
+from dual_cross_attention.web.several_panel import add_several_images
+from dual_cross_attention.web.uploads import MAX_BYTES, as_upload
 
 TOP_K = 5
+NAME_EXAMPLES = """() => {
+    const name = () => {
+        for (const image of document.querySelectorAll('.gallery-item img[alt=""]'))
+            image.alt = decodeURIComponent(image.src.split("/").pop());
+    };
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+    name();
+}"""
+"""Gives the buttons of examples a name for screen readers, which Gradio does not."""
 
 
 class ModelPage(gr.Blocks):
@@ -55,22 +63,32 @@ def build_page(
     if index is not None:
         check_index(model, index)
     with ModelPage(title=f"DCAL: {model.short_name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(_head(model))
+        gr.HTML(_head(model, index is not None))
         with gr.Tabs():
             with gr.Tab("One image"):
                 _add_one(model, index, examples, top_k, may_enroll)
-            if model.task != "reid":
+            if model.task != "reid" or index is not None:
                 with gr.Tab("Several images"):
-                    _add_several(model, top_k)
+                    add_several_images(model, index, top_k)
+        if examples:
+            page.load(js=NAME_EXAMPLES, api_name=False)
     return page
 
 
-def _head(model: LoadedModel) -> str:
-    kind = f"{len(model.labels):,} classes" if model.task != "reid" else "re-identification"
+def _head(model: LoadedModel, has_index: bool) -> str:
+    if model.task != "reid":
+        kind = f"{len(model.labels):,} classes."
+    elif has_index:
+        kind = "Re-identification."
+    else:
+        kind = (
+            "Re-identification without an index: the page shows what the model attends to. dcal demo MODEL --index "
+            "INDEX also says which identity an image shows."
+        )
     return markup.section(
         f"<h1>{markup.name(model.short_name)}</h1>",
         markup.note(
-            f"{kind}. Drop an image, paste one, or take one with the camera. Images stay on the machine that runs the "
+            f"{kind} Drop an image, paste one, or take one with the camera. Images stay on the machine that runs the "
             f"page; files of up to {MAX_BYTES // 10**6} MB."
         ),
     )
@@ -86,12 +104,12 @@ def _add_one(
             )
             if examples:
                 gr.Examples([[each] for each in examples], [image], label="Examples", cache_examples=False)
-        with gr.Column(min_width=280):
+        with gr.Column(min_width=280) as beside:
             answer = gr.HTML(elem_id="answer")
     if index is not None:
-        add_identification(model, index, image, may_enroll)
+        add_identification(model, index, image, beside, may_enroll)
     maps = gr.HTML(elem_id="maps")
-    with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid"):
+    with gr.Accordion("The answer as JSON", open=False, visible=model.task != "reid", elem_id="answer-as-json"):
         row = gr.JSON(show_label=False)
 
     def classify(payload):
@@ -111,43 +129,3 @@ def _add_one(
         show_progress_on=[answer],
         **ONE_AT_A_TIME,
     )
-
-
-def _add_several(model: LoadedModel, top_k: int) -> None:
-    files = gr.File(file_count="multiple", label=f"Images, at most {MAX_IMAGES}", elem_id="files", height=180)
-    table = gr.HTML(elem_id="table")
-    download = gr.DownloadButton("Download the table (CSV)", visible=False, elem_id="download")
-
-    def classify_several(payload, progress=gr.Progress()):  # noqa: B008 (Gradio finds it by its default)
-        uploads = as_uploads(payload)
-        if not uploads:
-            return "", gr.update(visible=False)
-        found = predict_images(model, uploads, top_k, lambda done: progress((done, len(uploads)), unit="images"))
-        path = Path(mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))) / "predictions.csv"
-        rows = [prediction_files.as_row(each) for each in found]
-        prediction_files.write_predictions(path, lambda: iter(rows), ".csv", min(top_k, len(model.labels)))
-        return _predictions_table(found, model.calibration is not None), gr.update(value=f"{path}", visible=True)
-
-    files.change(
-        classify_several,
-        [files],
-        [table, download],
-        api_name="classify_several",
-        preprocess=False,
-        show_progress_on=[table],
-        **ONE_AT_A_TIME,
-    )
-
-
-def _predictions_table(predictions, is_calibrated: bool) -> str:
-    titles = ["image", "class", "probability", *(["known"] if is_calibrated else [])]
-    rows = []
-    for each in predictions:
-        if each.error:
-            rows.append([each.path, f"cannot be read: {each.error}", *[""] * (len(titles) - 2)])
-        else:
-            known = ["yes" if each.known else "unknown"] if is_calibrated else []
-            rows.append([each.path, each.label, markup.percent(each.probability), *known])
-    unreadable = sum(bool(each.error) for each in predictions)
-    said = f", {unreadable:,} unreadable" if unreadable else ""
-    return markup.table_section(titles, rows, f"{len(predictions):,} images{said}")

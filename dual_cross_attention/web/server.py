@@ -1,11 +1,13 @@
 """Serves a page on this machine: address, password, what is refused, and how it ends."""
 
 import ipaddress
+import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,32 +15,37 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.text import escape
 from dual_cross_attention.untrusted_files import open_regular
+from dual_cross_attention.web.upload_folder import UPLOADS
 
 LOCALHOST = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100
 WAITING = 64
 """Requests that wait at most; further ones are refused with a message."""
 MAX_PASSWORD = 1024
+LOGGER = logging.getLogger(__name__)
 
 
 class DemoServer:
     """A page that is being served. Made by `serve`; a context manager that stops it.
 
     Attributes:
+        page: of Gradio.
         address: of the page.
     """
 
-    def __init__(self, page: Any, address: str, folder: TemporaryDirectory):
-        self._page, self.address, self._folder = page, address, folder
+    def __init__(self, page: Any, address: str):
+        self.page, self.address, self._is_open = page, address, True
 
     def wait(self) -> None:
-        """Blocks until the process is interrupted."""
+        """Blocks until Ctrl-C, which raises KeyboardInterrupt."""
         threading.Event().wait()
 
     def close(self) -> None:
-        """Stops serving, and deletes the uploaded files."""
-        self._page.close(verbose=False)
-        self._folder.cleanup()
+        """Stops serving; the last server of the process deletes the uploaded files."""
+        if self._is_open:
+            self._is_open = False
+            self.page.close(verbose=False)
+            UPLOADS.release()
 
     def __enter__(self) -> "DemoServer":
         return self
@@ -57,7 +64,7 @@ def serve(
     top_k: int = 5,
     inline: bool | None = False,
 ) -> DemoServer:
-    """Serves the page of a model.
+    """Serves the page of a model. Warns of what other computers can see.
 
     Args:
         model: of the page.
@@ -72,23 +79,44 @@ def serve(
     Raises:
         InputError: Gradio is missing, the port is taken, or the index is not of this model.
     """
-    folder = TemporaryDirectory(prefix="dcal-demo-", ignore_cleanup_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = folder.name
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise InputError(f"the page needs Gradio ({error}): pip install 'dual-cross-attention[web]'") from error
-    from starlette.middleware import Middleware
-
-    from dual_cross_attention.web.markup import CSS
-    from dual_cross_attention.web.page import build_page
-    from dual_cross_attention.web.uploads import MAX_BYTES
-
     for each in examples:
         if not Path(each).is_file():
             raise InputError(f"examples: no image file '{escape(each)}'")
-    page = build_page(model, index, examples, top_k, may_enroll=is_local(host) or bool(auth))
+    if top_k < 1:
+        raise InputError(f"top_k: expected at least 1, got {top_k}")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"the page needs Gradio ({error}): pip install 'dual-cross-attention[web]'") from error
+    from dual_cross_attention.web.page import build_page
+
+    UPLOADS.acquire()
+    try:
+        page = build_page(model, index, examples, top_k, may_enroll=is_local(host) or bool(auth))
+        _launch(page, host, port, auth, inline)
+    except BaseException:
+        UPLOADS.release()
+        raise
+    if not is_local(host):
+        visible = "its class names" + (", and the images, file paths and identities of the index" if index else "")
+        password = "" if auth else "; no password is asked for (--auth USER:FILE), so nothing can be enrolled"
+        LOGGER.warning(
+            f"every computer that reaches {escape(host)} can use the model and see {visible}{password}; the connection "
+            "is not encrypted"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return DemoServer(page, f"http://{shown}:{page.server_port}")
+
+
+def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, str]], inline: bool | None) -> None:
+    """Starts to serve a page, without waiting."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    from dual_cross_attention.web.markup import CSS
+    from dual_cross_attention.web.uploads import MAX_BYTES
+
     # Fonts of the system: Gradio's themes would load theirs from another server.
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
@@ -112,14 +140,19 @@ def serve(
             css=CSS,
         )
     except OSError as error:
-        folder.cleanup()
         where = f"port {port}" if port else f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
         raise InputError(
             f"cannot listen at {escape(host)}, {where}: the port is taken, or the address is not of this "
             "machine: give another --port or --host"
         ) from error
-    shown = f"[{host}]" if ":" in host else host
-    return DemoServer(page, f"http://{shown}:{page.server_port}", folder)
+
+
+def wait_in_script(server: DemoServer) -> None:
+    """Waits until Ctrl-C and closes the server; in a notebook or an interactive Python, does nothing."""
+    if getattr(sys, "ps1", sys.flags.interactive):
+        return
+    with server, suppress(KeyboardInterrupt):
+        server.wait()
 
 
 class LocalFilesOnly:

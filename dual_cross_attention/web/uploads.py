@@ -1,13 +1,20 @@
 """Uploaded images: limits, and files as they came, for the project's own reading code."""
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import gradio as gr
 from gradio.data_classes import FileData, ListFiles
 
 from dual_cross_attention.data.images import UnreadableImage, open_image
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.prediction import Embedding, Prediction
+
+Answer = TypeVar("Answer", Prediction, Embedding)
+Progress = Callable[[int], None]
+"""Is called with the number of images that are done."""
 
 MAX_BYTES = 50_000_000
 """Of an uploaded file."""
@@ -64,3 +71,37 @@ def check_size(upload: Upload) -> None:
         raise InputError(
             f"expected at most {MAX_PIXELS:,} pixels, got {width:,} x {height:,}: take the command line for larger ones"
         )
+
+
+def no_progress(done: int) -> None:
+    """Shows nothing."""
+
+
+def answer_each(
+    uploads: Sequence[Upload],
+    compute: Callable[[list[str]], Iterator[Answer]],
+    kind: type[Answer],
+    progress: Progress = no_progress,
+) -> list[Answer]:
+    """The answers for uploaded images, in order. The path of an answer is the name of the upload.
+
+    Args:
+        uploads: those that are too large get an answer with the `error`.
+        compute: answers for the paths of the others, in order.
+        kind: of the answers.
+    """
+    errors = [_size_error(upload) for upload in uploads]
+    found = compute([upload.path for upload, error in zip(uploads, errors, strict=True) if error is None])
+    answers = []
+    for upload, error in zip(uploads, errors, strict=True):
+        answers.append(replace(next(found), path=upload.name) if error is None else kind(upload.name, error=error))
+        progress(len(answers))
+    return answers
+
+
+def _size_error(upload: Upload) -> str | None:
+    try:
+        check_size(upload)
+    except InputError as error:
+        return f"{error}"
+    return None

@@ -25,6 +25,7 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         cub.SOURCE,
         archive=cub.ARCHIVE,
         find=cub.find_cub,
+        boxes=cub.read_boxes,
     ),
     "cars": DatasetEntry(
         "Stanford Cars: 196 models of cars",
