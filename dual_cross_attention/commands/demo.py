@@ -1,5 +1,6 @@
 """`dcal demo`: a local web page that applies a model to images."""
 
+import signal
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> int:
     from dual_cross_attention.inference.loaded_model import load_model
     from dual_cross_attention.web.server import read_password, serve
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploaded files are deleted then, too
     auth = [read_password(word) for word in options.auth]
     model = load_model(options.model, options.device, options.precision)
     model.check_is_pytorch("demo")

@@ -99,7 +99,8 @@ class TrainingConfig(FineTuningConfig):
     """Folder of the dataset, or the folder that contains it. null: searched in $DCAL_DATA and ./data by the folder's
     official name. For shards, also a pattern of the training archives."""
     download: bool = False
-    """Download the dataset into data_root, if its source allows that (aircraft)."""
+    """Download the dataset into data_root (null: $DCAL_DATA, else ./data) if it is not there: cub or aircraft, as dcal
+    download does."""
 
     # --- model and method ---
     backbone: str

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
@@ -83,11 +84,16 @@ def score_patches(
         batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
         if training:
             return torch.rand(batch, patches, device=tokens.device)
-        scores = torch.rand(patches, generator=torch.Generator().manual_seed(0))
-        return scores.to(tokens.device, non_blocking=True).expand(batch, -1)
+        return _fixed_scores(patches).to(tokens.device, non_blocking=True).expand(batch, -1)
     if local_queries != "penultimate":
         return attention_rollout(queries, keys, start=start)[:, num_prefix_tokens:]
     query, key = queries[0], keys[0]
     if start is None:
         query, start = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
     return row_times_attention(start, query, key)[:, num_prefix_tokens:]
+
+
+@cache
+def _fixed_scores(patches: int) -> Tensor:
+    """(patches,) uniform in [0, 1), always the same. It is kept: an exported graph holds it as a constant."""
+    return torch.rand(patches, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,6 @@ KINDS = {
     "registers": {"backbone_kwargs": SIZES | {"reg_tokens": 4}},
     "layer scale, RMS norm of queries and keys": {"backbone_kwargs": SIZES | {"init_values": 0.1, "qk_norm": True}},
     "a rectangle": {"img_size": [24, 48], "resize_size": [28, 50]},
-    "rectangular patches": {"backbone_kwargs": SIZES | {"patch_size": [8, 4]}},
     "penultimate": {"local_queries": "penultimate"},
     "random": {"local_queries": "random"},
     "local_only": {"local_queries": "local_only", "local_ratio": 0.4},

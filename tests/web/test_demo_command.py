@@ -11,7 +11,7 @@ from tests.helpers import assert_refused, assert_says
 
 pytest.importorskip("gradio", reason="the page needs the extra [web]")
 
-from dual_cross_attention.web.server import is_local, is_remote, read_password
+from dual_cross_attention.web.server import DemoServer, is_local, is_remote, read_password
 
 # Reports each connection to another machine.
 WATCHED = """
@@ -37,7 +37,7 @@ def test_says_its_address_and_ends_with_ctrl_c(make_model):
             if line.startswith("http://"):
                 break
         process.send_signal(signal.SIGINT)
-        printed += process.communicate(timeout=60)[0]
+        printed += process.communicate(timeout=300)[0]
         assert process.returncode == 0
         assert_says(printed, "http://127.0.0.1:", "stopped")
         assert not any(word in printed for word in ("warning", "connects to", "looks up", "Traceback"))
@@ -64,6 +64,22 @@ def test_another_host_is_warned_of(make_model, dcal, interrupted):
     (warning,) = (line for line in outcome.out.splitlines() if line.startswith("warning"))
     assert_says(warning, "0.0.0.0", "class names", "no password", "not encrypted")
     assert_says(outcome.out, "http://0.0.0.0:", "stopped")
+
+
+def test_sigterm_ends_like_ctrl_c(make_model, dcal, monkeypatch):
+    """So that uploaded files are deleted."""
+    before, handlers = signal.getsignal(signal.SIGTERM), []
+
+    def wait(server):
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DemoServer, "wait", wait)
+    try:
+        assert dcal("demo", make_model(), "--device=cpu").status == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handlers == [signal.default_int_handler]
 
 
 def test_wrong_options_are_refused(dcal, make_model, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dual_cross_attention.data.boxes import parse_box
 from dual_cross_attention.data.crops import Box
+from dual_cross_attention.data.download import Archive
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.folders import inner_folder_lines, own_folder, undoubled, what_is_in
 from dual_cross_attention.data.images import ImageList
@@ -15,7 +16,13 @@ from dual_cross_attention.untrusted_files import inside, read_text
 
 NAME = "CUB_200_2011"
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
-SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/ or by dcal download cub (1.2 GB)"
+ARCHIVE = Archive(
+    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+    "97eceeb196236b17998738112f37df78",
+    1_150_585_339,
+    NAME,
+)
 
 
 def find_cub(folder: Path) -> Path | None:
