@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help setup demo test test-all lint docs clean
+.PHONY: help setup demo test test-all lint docs dist clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +26,7 @@ demo: $(VENV)/ready  ## train on the built-in toy set, a few minutes on a CPU
 	@echo "(python, dcal and tensorboard are in $(BIN): source $(BIN)/activate)"
 
 test: $(VENV)/ready  ## the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(IN_PARALLEL)
 
 test-all: $(VENV)/ready  ## the tests, with those that take minutes
 	$(BIN)/python -m pytest
@@ -42,5 +43,12 @@ $(VENV)/docs-ready: $(VENV)/ready
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
 
+dist: $(VENV)/ready  ## sdist and wheel in dist/, checked, and the wheel tried in an empty environment (several GB)
+	$(BIN)/pip install --quiet build twine
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/try_wheel dist/*.whl
+
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info site
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build dist site

@@ -22,7 +22,6 @@ from benchmarks.measure import table, write_json
 from benchmarks.unknown_identities import Features, summarize
 from dual_cross_attention.gallery.cluster import group
 from dual_cross_attention.inference.calibrate_reid import fit_answer
-from dual_cross_attention.metrics.identification import identity_distances
 
 BEST_OF = 60
 """Distances among which the best one is looked for."""
@@ -36,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the numbers here")
     given = parser.parse_args(arguments)
-    with np.load(given.features) as file:
-        features = Features(*(file[name] for name in Features._fields[:-1]), str(file["distance"]))
+    features = Features.load(given.features)
     splits = [split_indices(features, given.identities, seed) for seed in range(given.splits)]
     rows = {name: summarize([split[name] for split in splits]) for name in splits[0]}
     print(f"{given.splits} splits; {features.distance} distance\n\n{table(rows, 'identities')}")
@@ -50,10 +48,7 @@ def split_indices(features: Features, numbers: Sequence[int], seed: int) -> dict
     order = np.random.default_rng(seed).permutation(np.unique(features.query_ids))
     fitted_on, reported = order[: len(order) // 2], order[len(order) // 2 :]
     probes, enrolled = np.isin(features.query_ids, fitted_on), np.isin(features.gallery_ids, fitted_on)
-    fitted = fit_answer(identity_distances(
-        features.query[probes], features.gallery[enrolled], features.query_ids[probes], features.gallery_ids[enrolled],
-        features.query_cameras[probes], features.gallery_cameras[enrolled], features.distance,
-    ), 0.01, (1,))  # fmt: skip
+    fitted = fit_answer(features.select(probes, enrolled).distances(), 0.01, (1,))
     rows = {}
     for number in numbers:
         chosen = np.isin(features.query_ids, reported[:number])

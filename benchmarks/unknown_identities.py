@@ -6,8 +6,9 @@ The identities of the test split are split at random into two halves, several ti
 as `dcal calibrate` does, for a gallery of the size of the reported one. Of the other half, half of the identities are
 enrolled with all their gallery images, and all queries are searched for: those of the identities that are not enrolled
 give the false-positive identification rate (FPIR), the others the false-negative one (FNIR). Gallery images of the
-query's identity under its own camera are left out; a query whose identity has no others is skipped. Distractors and
-training identities are left out. Features are computed once and kept in `--features`.
+query's identity under its own camera are left out, or without cameras the query's own file; a query whose identity has
+no others is skipped. Distractors and training identities are left out. Features are computed once and kept in
+`--features`.
 
 `--gallery_images 1` enrolls one image, at random, of each identity, on both halves; `--together` answers all reported
 queries of an identity together, as `dcal identify` answers the images of a track, with thresholds of single images.
@@ -29,7 +30,6 @@ from torch import Tensor
 from benchmarks.measure import table, write_json
 from dual_cross_attention.data.unreadable import UnreadableImages
 from dual_cross_attention.devices import choose_device
-from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibrate_reid import REPEATS, compute_features, training_identities
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.model_files import read_model
@@ -37,21 +37,56 @@ from dual_cross_attention.metrics.identification import IdentityDistances, ident
 
 
 class Features(NamedTuple):
-    """Features of a test split, with identities and cameras as numbers.
+    """Features of a test split, with identities, cameras and files as numbers. With leave-one-out, both sides are all.
 
     Args:
         query, gallery: (Q, D) and (G, D) float32.
-        query_ids, gallery_ids, query_cameras, gallery_cameras: (Q,) and (G,) int64.
+        query_ids, gallery_ids: (Q,) and (G,) int64.
+        query_cameras, gallery_cameras: (Q,) and (G,) int64; None: there are none.
         distance: "euclidean" or "cosine".
+        query_files, gallery_files: likewise; a query does not find its own file. None: cameras decide.
     """
 
     query: np.ndarray
     gallery: np.ndarray
     query_ids: np.ndarray
     gallery_ids: np.ndarray
-    query_cameras: np.ndarray
-    gallery_cameras: np.ndarray
+    query_cameras: np.ndarray | None
+    gallery_cameras: np.ndarray | None
     distance: str
+    query_files: np.ndarray | None = None
+    gallery_files: np.ndarray | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> "Features":
+        """What `save` wrote."""
+        with np.load(path) as file:
+            found = {name: file.get(name) for name in cls._fields}
+        return cls(**found | {"distance": f"{found['distance']}"})
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **{name: each for name, each in self._asdict().items() if each is not None})
+
+    def select(self, queries: np.ndarray, gallery: np.ndarray) -> "Features":
+        """Some of each side, by (Q,) and (G,) bool or positions."""
+        chosen = {"query": queries, "gallery": gallery}
+        sides = {name: each for name, each in self._asdict().items() if name != "distance" and each is not None}
+        return self._replace(**{name: each[chosen[name.partition("_")[0]]] for name, each in sides.items()})
+
+    def distances(self, cross_camera_only: bool = False) -> IdentityDistances:
+        """Of all queries to all gallery identities."""
+        return identity_distances(
+            self.query,
+            self.gallery,
+            self.query_ids,
+            self.gallery_ids,
+            self.query_cameras,
+            self.gallery_cameras,
+            self.distance,
+            probe_files=self.query_files,
+            gallery_files=self.gallery_files,
+            cross_camera_only=cross_camera_only,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,22 +108,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the numbers here")
     given = parser.parse_args(arguments)
     if given.features and given.features.exists():
-        with np.load(given.features) as file:
-            features = Features(*(file[name] for name in Features._fields[:-1]), str(file["distance"]))
+        features = Features.load(given.features)
     elif given.model:
         features = features_of_model(given, Console(stderr=True))
         if given.features:
-            np.savez(given.features, **features._asdict())
+            features.save(given.features)
     else:
         parser.error("give a MODEL, or --features that are there")
     if given.gallery_images:
         features = limit_gallery(features, given.gallery_images)
-    distances = identity_distances(*features, cross_camera_only=given.cross_camera_only)
+    if given.cross_camera_only and features.query_cameras is None:
+        parser.error("--cross_camera_only: expected images with cameras, got a dataset without them")
+    distances = features.distances(given.cross_camera_only)
     probe_ids = torch.from_numpy(features.query_ids)
     splits = [split_rates(distances, probe_ids, given.fpir, seed, given.together) for seed in range(given.splits)]
     rows = {name: summarize([split[name] for split in splits]) for name in splits[0]}
     setting = f"{given.splits} splits of {len(distances.identities):,} gallery identities, {len(probe_ids):,} queries; "
     setting += f"{features.distance} distance"
+    setting += ", no cameras" if features.query_cameras is None else ""
     setting += ", across cameras only" if given.cross_camera_only else ""
     setting += f", at most {given.gallery_images} images of an identity" if given.gallery_images else ""
     setting += ", queries of an identity together" if given.together else ""
@@ -106,11 +143,10 @@ def features_of_model(given: argparse.Namespace, console: Console) -> Features:
     found = compute_features(task, setup, device, "fp32", UnreadableImages(console.print), console)
     left_out = {*training_identities(saved, setup.data, setup.config.dataset), setup.data.distractors} - {None}
     sides = found.sides("")
-    if sides.query_cameras is None or setup.split.leave_one_out:
-        raise InputError("--model: expected queries and gallery with cameras, got a dataset without them")
-    columns = [column.cpu().numpy() for column in sides[:6]]
-    kept = [~np.isin(ids, sorted(left_out)) for ids in columns[2:4]]
-    return Features(*(column[kept[place % 2]] for place, column in enumerate(columns)), task.distance)
+    columns = {name: None if column is None else column.cpu().numpy() for name, column in sides._asdict().items()}
+    features = Features(**columns, distance=task.distance)
+    kept = [~np.isin(ids, sorted(left_out)) for ids in (features.query_ids, features.gallery_ids)]
+    return features.select(*kept)
 
 
 def limit_gallery(features: Features, number: int, seed: int = 0) -> Features:
@@ -123,8 +159,7 @@ def limit_gallery(features: Features, number: int, seed: int = 0) -> Features:
         seen[identity] = seen.get(identity, 0) + 1
         if seen[identity] <= number:
             kept.append(place)
-    gallery = {name: getattr(features, name)[sorted(kept)] for name in ("gallery", "gallery_ids", "gallery_cameras")}
-    return features._replace(**gallery)
+    return features.select(np.arange(len(features.query)), np.array(sorted(kept)))
 
 
 def together(distances: IdentityDistances, probe_ids: Tensor) -> IdentityDistances:

@@ -19,6 +19,8 @@ TINY_VIT = {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 TINY = TINY_VIT | {"depth": 2}
 BRANCHES = {"full": ("sa", "glca", "pwca"), "sa_only": ("sa",), "sa_glca": ("sa", "glca"), "sa_pwca": ("sa", "pwca")}
 """Of each ablation, in training."""
+STEM = ("cls_token", "pos_embed", "reg_token", "dist_token", "patch_embed", "norm_pre")
+"""What parameters of a backbone before its first block are called."""
 TIMES = {"train/images_per_second", "peak_memory_mb"}
 """Columns of metrics.jsonl that differ from run to run."""
 
@@ -53,6 +55,16 @@ def metrics_rows(run: Path) -> list[dict[str, float]]:
     """The rows of a run's metrics.jsonl, as they are in the file, without `TIMES`."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def is_frozen(name: str, blocks: int | str) -> bool:
+    """Whether `--freeze BLOCKS` freezes a parameter of the model, by its name."""
+    if not name.startswith("backbone."):
+        return False
+    _, layer, *more = name.split(".")
+    if blocks == "all":
+        return not layer.startswith("head")
+    return layer.startswith(STEM) or (layer == "blocks" and int(more[0]) < blocks)
 
 
 def names_of(images: ImageList) -> list[str]:

@@ -186,7 +186,7 @@ def test_backbone_and_size(refused, small, tmp_path):
     message = refused(*flags, "--backbone", "deit_tinny_patch16_224")
     assert_says(message, "'deit_tinny_patch16_224'", " deit_tiny_patch16_224")
     assert message.count("_patch16_") == 4  # the three nearest, not all of them
-    assert "plain ViT" in refused(*flags, "--backbone", "resnet18")
+    assert "none of the families" in refused(*flags, "--backbone", "resnet18")
     message = refused(*flags, "--img_size", 30, 36)
     assert_says(message, "img_size 30x36", "patch size 8x8")
     assert "timm cannot build" in refused(*flags, "--backbone_kwargs", '{"deppth": 2}')

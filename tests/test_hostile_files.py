@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageFile
 from safetensors.torch import save_file
 
-from dual_cross_attention.backbones.plain_vit import create_backbone
+from dual_cross_attention.backbones.create import create_backbone
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.yaml_files import read_yaml
 from dual_cross_attention.data import ImageDataset, ImageList, load_fgvc, load_reid, test_transform

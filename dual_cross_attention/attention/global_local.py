@@ -13,17 +13,12 @@ Notable:
 from typing import Literal
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from dual_cross_attention.backbones.opened_block import (
-    DropPathMasks,
-    attend,
-    attention_of,
-    finish_block,
-    project_key_value,
-    project_query,
-)
+from dual_cross_attention.attention.rollout import row_times_attention
+from dual_cross_attention.backbones.drop_path import DropPathMasks
+from dual_cross_attention.backbones.family import BackboneFamily, select_positions
+from dual_cross_attention.backbones.registry import family_of_block
 
 
 def select_local(rollout: Tensor, ratio: float) -> Tensor:
@@ -51,63 +46,90 @@ class GlobalLocalBlock(nn.Module):
         num_prefix_tokens: tokens before the patches; their queries are always computed.
         attends: "global": prefix and local tokens attend to all tokens; "local_only": to prefix and local tokens only;
             "cross": the prefix alone attends, to the local tokens only (as CLS does in CrossViT, arXiv 2103.14899).
+        family: of the block; None: the one that runs it.
     """
 
     def __init__(
-        self, block: Block, num_prefix_tokens: int, attends: Literal["global", "local_only", "cross"] = "global"
+        self,
+        block: nn.Module,
+        num_prefix_tokens: int,
+        attends: Literal["global", "local_only", "cross"] = "global",
+        family: BackboneFamily | None = None,
     ):
         super().__init__()
         self.block = block
         self.num_prefix_tokens = num_prefix_tokens
         self.attends = attends
+        self.family = family_of_block(block) if family is None else family
 
     def query_tokens(self, local: Tensor) -> Tensor:
         """(B, n) local patch indices → (B, m) indices of the tokens whose queries are computed, the prefix first."""
         prefix = torch.arange(self.num_prefix_tokens, device=local.device).expand(local.shape[0], -1)
         return prefix if self.attends == "cross" else torch.cat([prefix, local + self.num_prefix_tokens], dim=1)
 
-    def update(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
+    def key_tokens(self, local: Tensor) -> Tensor | None:
+        """(B, n) local patch indices → (B, k) indices of the tokens that are keys and values; None: all tokens."""
+        if self.attends == "global":
+            return None
+        return local + self.num_prefix_tokens if self.attends == "cross" else self.query_tokens(local)
+
+    def update(
+        self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """All tokens (B, prefix + N, D) after the block, for a further one; tokens without a query are unchanged."""
-        out = self(tokens, local, drop_path)
+        out = self(tokens, local, drop_path, positions)
         return tokens.to(out.dtype).scatter(1, _rows_of(self.query_tokens(local), tokens), out)
 
     @torch.no_grad()
-    def class_attention(self, tokens: Tensor, local: Tensor) -> Tensor:
+    def class_attention(
+        self, tokens: Tensor, local: Tensor, positions: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """CLS's attention weights, mean over heads: (B, prefix + N), float32; rows sum to 1.
 
         The weights of tokens that are no keys ("local_only", "cross") are 0. Arguments as of `forward`.
-        """
-        attention, normed = attention_of(self.block), self.block.norm1(tokens)
-        query, (key, _) = project_query(attention, normed[:, :1]), project_key_value(attention, normed)
-        with torch.autocast(tokens.device.type, enabled=False):
-            scores = query.float() @ key.float().transpose(-2, -1) * attention.scale  # (B, heads, 1, prefix + N)
-            if self.attends != "global":
-                keys = local + self.num_prefix_tokens if self.attends == "cross" else self.query_tokens(local)
-                is_key = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter(1, keys, True)
-                scores = scores.masked_fill(~is_key[:, None, None], -torch.inf)
-            return scores.softmax(dim=-1).mean(1)[:, 0]
 
-    def forward(self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None) -> Tensor:
+        Args:
+            weights: (B, m) of the query tokens' rows, where their weighted sum takes the place of CLS's row.
+        """
+        query, key, *_ = self._project(tokens, local, positions)
+        if weights is None:
+            query, weights = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
+        with torch.autocast(tokens.device.type, enabled=False):
+            row = row_times_attention(weights.float(), query, key)
+        keys = self.key_tokens(local)
+        return row if keys is None else row.new_zeros(tokens.shape[:2]).scatter(1, keys, row)
+
+    def forward(
+        self, tokens: Tensor, local: Tensor, drop_path: DropPathMasks | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """(B, prefix + N, D) tokens and (B, n) local patch indices → (B, prefix + n, D), or (B, prefix, D) of "cross".
 
         Args:
             drop_path: the block's, of `sample_drop_path`; None: nothing is dropped.
+            positions: of all tokens, as the family's `positions_of_block` gives them; None: the family has none.
         """
-        attention, index = attention_of(self.block), _rows_of(self.query_tokens(local), tokens)
-        if self.attends != "global":
-            own = tokens.gather(1, index)
-            normed = normed_context = self.block.norm1(own)
-            if self.attends == "cross":
-                normed_context = self.block.norm1(tokens.gather(1, _rows_of(local + self.num_prefix_tokens, tokens)))
-            query = project_query(attention, normed)
-            attended = attend(attention, query, *project_key_value(attention, normed_context))
-            return finish_block(self.block, own, normed, attended, drop_path)
+        query, key, value, normed = self._project(tokens, local, positions)
+        attended = self.family.attend(self.block, query, key, value)
+        own = tokens.gather(1, _rows_of(self.query_tokens(local), tokens))
+        return self.family.close(self.block, own, normed, attended, drop_path)
 
-        normed = self.block.norm1(tokens)
-        query_normed = normed.gather(1, index)
-        query = project_query(attention, query_normed)
-        attended = attend(attention, query, *project_key_value(attention, normed))
-        return finish_block(self.block, tokens.gather(1, index), query_normed, attended, drop_path)
+    def _project(
+        self, tokens: Tensor, local: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries of the query tokens, keys and values of the key tokens, and the query tokens after the norm."""
+        family, block, queried, keys = self.family, self.block, self.query_tokens(local), self.key_tokens(local)
+        if keys is None:
+            read = family.normalize(block, tokens)
+            normed = read.gather(1, _rows_of(queried, tokens))
+        else:
+            normed = family.normalize(block, tokens.gather(1, _rows_of(queried, tokens)))
+            read = normed
+            if self.attends == "cross":
+                read = family.normalize(block, tokens.gather(1, _rows_of(keys, tokens)))
+        query = family.project_query(block, normed, select_positions(positions, queried))
+        read_positions = positions if keys is None else select_positions(positions, keys)
+        key, value = family.project_key_value(block, read, read_positions)
+        return query, key, value, normed
 
 
 def _rows_of(indices: Tensor, tokens: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ Notable:
 - one softmax runs over the scores of both images, so the distractor takes attention away from the target.
 """
 
-import torch
-from timm.models.vision_transformer import Attention
-from torch import Tensor
+from functools import partial
+from typing import Any
 
-from dual_cross_attention.backbones.opened_block import attend
+import torch
+from torch import Tensor, nn
+
+from dual_cross_attention.backbones.fused_attention import Attend, attend
 from dual_cross_attention.errors import InputError
 
 CIRCLES = 16  # random circles; the one with the fewest same-identity pairs is used
@@ -72,7 +74,7 @@ def sample_distractor_tokens(
 
 
 def pairwise_attention(
-    attention: Attention,
+    attention: Attend | nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -86,6 +88,7 @@ def pairwise_attention(
     Source: DCAL (arXiv 2205.02151), section 3.3.
 
     Args:
+        attention: a function of query, key and value; or a module with timm's `attn_drop`, for fused attention.
         query: (B, heads, n, d) of the targets.
         key, value: (B, heads, N, d) of the targets.
         distractor_key, distractor_value: (B, heads, N, d) of the distractors' stream.
@@ -102,11 +105,11 @@ def pairwise_attention(
             for other in others
         ]
     both_keys, both_values = (torch.cat(pair, dim=2) for pair in zip((key, value), others, strict=True))
-    return attend(attention, query, both_keys, both_values)
+    return _function_of(attention)(query, both_keys, both_values)
 
 
 def stacked_attention(
-    attention: Attention,
+    attention: Attend | nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -118,6 +121,7 @@ def stacked_attention(
     """SA on the first B rows, PWCA on the last B: (2B, n, heads · d), heads merged.
 
     Args:
+        attention: as of `pairwise_attention`.
         query, key, value: (2B, heads, tokens, d); rows 0..B are the SA stream, rows B..2B the PWCA stream of the same
             images in the same order. Or (B, heads, tokens, d), where both streams still have the same tokens.
         distractors: (B,) the index of each image's distractor in the batch.
@@ -132,6 +136,13 @@ def stacked_attention(
     other_key, other_value = (sa_key, sa_value) if clean_distractors else (key, value)
     if distractor_noise is not None:
         other_key, other_value = distractor_noise.to(key.dtype)
-    sa = attend(attention, sa_query, sa_key, sa_value)
+    sa = _function_of(attention)(sa_query, sa_key, sa_value)
     pwca = pairwise_attention(attention, query, key, value, other_key, other_value, distractors, distractor_tokens)
     return torch.cat([sa, pwca])
+
+
+def _function_of(attention: Any) -> Attend:
+    if not isinstance(attention, nn.Module):
+        return attention
+    dropout: Any = attention.attn_drop
+    return partial(attend, dropout=dropout.p if attention.training else 0.0)

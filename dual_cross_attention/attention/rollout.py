@@ -30,24 +30,28 @@ KERNEL_HEAD_DIM = 128  # the tiles of longer heads may be more than a multiproce
 
 
 @torch.no_grad()
-def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_scores: int | None = None) -> Tensor:
+def attention_rollout(
+    queries: Sequence[Tensor], keys: Sequence[Tensor], max_scores: int | None = None, start: Tensor | None = None
+) -> Tensor:
     """The class token's row of Ŝ = S̄_L · … · S̄₂ · S̄₁, with S̄ₗ = 0.5·Sₗ + 0.5·E and Sₗ the mean over heads.
 
     Source: DCAL (arXiv 2205.02151), section 3.2; Abnar & Zuidema 2020.
 
     Args:
         queries: one tensor a layer, first layer first, each (B, heads, tokens, head_dim); token 0 is CLS. The last
-            layer's may hold its first tokens only: no other query than CLS's is read there.
+            layer's may hold its first tokens only: no other query than CLS's is read there, unless `start` is given.
         keys: likewise, all tokens in every layer. Scores are scaled by 1/√head_dim.
         max_scores: attention weights held in memory at once; a larger layer is processed in chunks of heads and
             query rows. None chooses by device, and on CUDA takes the fused kernel where Triton is installed. But for
             rounding, the result does not depend on it.
+        start: (B, tokens), a row that is multiplied by Ŝ in place of CLS's: the weights with which a pool reads the
+            tokens of the last layer, where it takes CLS's place.
 
     Returns:
-        (B, tokens), float32; rows sum to 1.
+        (B, tokens), float32; rows sum to 1, or to what those of `start` do.
 
     Raises:
-        ValueError: no layers, or queries and keys that do not match.
+        ValueError: no layers, or queries and keys, or a start, that do not match.
     """
     if not queries or len(queries) != len(keys):
         raise ValueError(
@@ -70,26 +74,39 @@ def attention_rollout(queries: Sequence[Tensor], keys: Sequence[Tensor], max_sco
     batch, _, tokens, _ = shape
     row = torch.zeros(batch, tokens, dtype=torch.float32, device=keys[0].device)
     row[:, 0] = 1.0  # e_CLS
-    with torch.autocast(row.device.type, enabled=False):
+    if start is None:
         # The last layer is entered with e_CLS alone: one query row is enough there.
-        row = 0.5 * row + 0.5 * _row_times_attention(row[:, :1], queries[-1][:, :, :1], keys[-1], max_scores)
-        for query, key in zip(reversed(queries[:-1]), reversed(keys[:-1]), strict=True):
-            row = 0.5 * row + 0.5 * _row_times_attention(row, query, key, max_scores)
+        row = 0.5 * row + 0.5 * row_times_attention(row[:, :1], queries[-1][:, :, :1], keys[-1], max_scores)
+    else:
+        if start.shape != row.shape or queries[-1].shape != shape:
+            raise ValueError(
+                f"start: expected (B, tokens), {tuple(row.shape)}, and all queries of the last layer; got "
+                f"{tuple(start.shape)} and {tuple(queries[-1].shape)}"
+            )
+        row = start.float()
+        row = 0.5 * row + 0.5 * row_times_attention(row, queries[-1], keys[-1], max_scores)
+    for query, key in zip(reversed(queries[:-1]), reversed(keys[:-1]), strict=True):
+        row = 0.5 * row + 0.5 * row_times_attention(row, query, key, max_scores)
     return row
 
 
-def _row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int | None) -> Tensor:
-    """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N)."""
-    if torch.compiler.is_exporting():
-        return _row_times_plain(row, query, key)
-    if max_scores is None and has_kernel(query, key):
-        from dual_cross_attention.attention.rollout_kernel import row_times_attention  # needs Triton
+@torch.no_grad()
+def row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int | None = None) -> Tensor:
+    """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N).
 
-        with torch.cuda.device(row.device):  # Triton launches on the current device
-            return row_times_attention(row, query, key)
-    if max_scores is None:
-        max_scores = MAX_SCORES_CPU if row.device.type == "cpu" else MAX_SCORES
-    return _row_times_chunks(row, query, key, max_scores)
+    In float32, whatever autocast says around it; arguments as of `attention_rollout`.
+    """
+    with torch.autocast(row.device.type, enabled=False):
+        if torch.compiler.is_exporting():
+            return _row_times_plain(row, query, key)
+        if max_scores is None and has_kernel(query, key):
+            from dual_cross_attention.attention.rollout_kernel import row_times_attention as kernel  # needs Triton
+
+            with torch.cuda.device(row.device):  # Triton launches on the current device
+                return kernel(row, query, key)
+        if max_scores is None:
+            max_scores = MAX_SCORES_CPU if row.device.type == "cpu" else MAX_SCORES
+        return _row_times_chunks(row, query, key, max_scores)
 
 
 def has_kernel(query: Tensor, key: Tensor) -> bool:

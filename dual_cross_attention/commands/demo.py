@@ -44,6 +44,7 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploaded files are deleted then, too
     auth = [read_password(word) for word in options.auth]
     model = load_model(options.model, options.device, options.precision)
+    model.check_is_pytorch("demo")
     server = serve(model, options.index, options.examples, options.host, options.port, auth, options.top_k)
     try:  # around the address, too: a user may stop the page as soon as it is printed
         with server:

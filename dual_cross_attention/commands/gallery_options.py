@@ -1,6 +1,6 @@
 """Options that `dcal index`, `dcal search` and `dcal identify` share, and what they do with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,7 @@ def check_outputs(output: str | None, sheet: str | None = None) -> None:
         raise InputError(f"--sheet: expected a file that ends in .png, got '{escape(sheet)}'")
 
 
-def write_output(output: str, rows: Sequence[dict[str, Any]], columns: Mapping[str, str]) -> None:
+def write_output(output: str, rows: Iterable[dict[str, Any]], columns: Mapping[str, str]) -> None:
     """Writes rows atomically to the file of --output, or as JSON Lines to standard output if it is "-"."""
     from dual_cross_attention.inference.row_files import as_line, as_utf8, write_rows
 
@@ -123,7 +123,7 @@ def write_output(output: str, rows: Sequence[dict[str, Any]], columns: Mapping[s
         return
     path = Path(output)
     if path.suffix.lower() == ".parquet":  # identities and matches are names of files, too
-        rows = [{name: as_utf8(each) if isinstance(each, str) else each for name, each in row.items()} for row in rows]
+        rows = ({name: as_utf8(each) if isinstance(each, str) else each for name, each in row.items()} for row in rows)
     with write_rows(path, columns) as write:
         for row in rows:
             write(row)

@@ -56,47 +56,48 @@ def run(arguments: list[str]) -> int:
     show_log(console)
     check_outputs(options.output)
     from dual_cross_attention.gallery.enroll import enroll, new_names
-    from dual_cross_attention.gallery.identify import decide_by, group_new, identify
+    from dual_cross_attention.gallery.identify import decide_by, group_new, identify_all
     from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, identity_row
-    from dual_cross_attention.gallery.tracks import find_tracks
 
     images = find_inputs(options.images, console)
     index, model = open_gallery(options)
     decision = decide_by(index, model.calibration)
     console.print(_describe(decision), soft_wrap=True)
     embedding = embedder(model, index.settings.branch, options)(iter(images.paths))
-    embeddings = [*track(embedding, "identify", images.total, console)]
+    embeddings = track(embedding, "identify", images.total, console)
     folders = [word for word in options.images if os.path.isdir(word)] if options.tracks else []
-    tracks, numbers = find_tracks(embeddings, folders)
+    keep_new = options.cluster or options.enroll
+    seen, tracks, answers = identify_all(index, model.calibration, decision, embeddings, folders, keep_new)
     named = sum(each.name is not None for each in tracks)
     if named:
         console.print(
             f"{named:,} subfolders are tracks, whose images are answered together (--tracks false: each alone)",
             soft_wrap=True,
         )
-    answers = identify(index, model.calibration, decision, tracks)
     new = [number for number, answer in enumerate(answers) if not answer.is_known]
     groups = list(range(len(new)))
     if options.cluster:
         limit = model.calibration.even_distance(index.settings.branch)
         groups = group_new(index, [tracks[number] for number in new], limit)
+    names: list[str] = []
     if options.enroll:
         names = enroll(index, [tracks[number] for number in new], groups)
-    else:
-        names = new_names(index, len({*groups})) if options.cluster else [None] * len(new)
-    name_of = {number: names[group] for number, group in zip(new, groups, strict=True)}
+    elif options.cluster:
+        by_group = new_names(index, len({*groups}))
+        names = [by_group[group] for group in groups]
+    name_of = dict(zip(new, names, strict=True)) if names else {}
     rows = [
         identity_row(each.path, None, each.error)
-        if number is None
-        else identity_row(each.path, answers[number], None, tracks[number].name, name_of.get(number))
-        for each, number in zip(embeddings, numbers, strict=True)
+        if each.track is None
+        else identity_row(each.path, answers[each.track], None, tracks[each.track].name, name_of.get(each.track))
+        for each in seen
     ]
     if options.output:
         write_output(options.output, rows, IDENTITY_COLUMNS)
     else:
         _print_table(rows)
-    console.print(_summary(rows, names, options.enroll), soft_wrap=True)
-    return 1 if any(each.error for each in embeddings) else 0
+    console.print(_summary(rows, [*dict.fromkeys(names)], options.enroll), soft_wrap=True)
+    return 1 if any(each.error for each in seen) else 0
 
 
 def _describe(decision: "Decision") -> str:
@@ -126,12 +127,12 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     print_columns(["image", "identity", *group, "P(same)", "distance", "nearest"], lines)
 
 
-def _summary(rows: list[dict[str, Any]], names: list[str | None], is_enrolled: bool) -> str:
+def _summary(rows: list[dict[str, Any]], names: list[str], is_enrolled: bool) -> str:
     known, unreadable = (sum(bool(row[name]) for row in rows) for name in ("known", "error"))
     new = len(rows) - known - unreadable
     text = f"{len(rows):,} images: {known:,} known, {new:,} new"
     text += f", {unreadable:,} unreadable" if unreadable else ""
-    if new and names[0] is not None:
+    if names:
         each = f"{names[0]} … {names[-1]}" if len(names) > 1 else names[0]
         text += f"; {'enrolled' if is_enrolled else 'grouped'} as {len(names):,} individuals, {each}"
     return text

@@ -1,9 +1,10 @@
 """`dcal search`: the nearest images of an index."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from dual_cross_attention.commands.gallery_options import (
     GalleryOptions,
@@ -20,10 +21,19 @@ from dual_cross_attention.progress import make_console, track
 from dual_cross_attention.text import escape
 
 if TYPE_CHECKING:
-    from dual_cross_attention.gallery.index import Match
+    from dual_cross_attention.gallery.index import GalleryIndex, Match
+    from dual_cross_attention.inference.prediction import Embedding
 
 AT_ONCE = 256
 """Images that are searched together."""
+
+
+class Found(NamedTuple):
+    """An image, its matches, and why it cannot be read (None: it can)."""
+
+    path: str
+    matches: "list[Match]"
+    error: str | None
 
 
 @dataclass(kw_only=True)
@@ -48,33 +58,46 @@ def run(arguments: list[str]) -> int:
     console = make_console(stderr=True)
     show_log(console)
     check_outputs(options.output, options.sheet)
-    import numpy as np
-
     from dual_cross_attention.gallery.rows import MATCH_COLUMNS, match_rows
+    from dual_cross_attention.gallery.sheet import MOST_ROWS, write_sheet
 
     images = find_inputs(options.images, console)
     index, model = open_gallery(options)
     embeddings = embedder(model, index.settings.branch, options)(iter(images.paths))
-    found: list[tuple[str, list[Match], str | None]] = []
-    tracked = track(embeddings, "search", images.total, console)
-    while some := list(islice(tracked, AT_ONCE)):
-        features = [each.feature for each in some if each.error is None]
-        matches = iter(index.search(np.stack(features), options.top_k) if features else [])
-        found += [(each.path, [] if each.error else next(matches), each.error) for each in some]
-    if options.sheet:
-        from dual_cross_attention.gallery.sheet import MOST_ROWS, write_sheet
+    on_sheet: list[tuple[str, list[Match]]] = []
+    counts = {"images": 0, "unreadable": 0}
 
-        write_sheet(Path(options.sheet), [(path, matches) for path, matches, _ in found])
-        if len(found) > MOST_ROWS:
-            console.print(f"note: {escape(options.sheet)} shows the first {MOST_ROWS} of {len(found):,} images")
+    def counted() -> Iterator[Found]:
+        for each in _search(index, track(embeddings, "search", images.total, console), options.top_k):
+            counts["images"] += 1
+            counts["unreadable"] += each.error is not None
+            if options.sheet and len(on_sheet) < MOST_ROWS:
+                on_sheet.append((each.path, each.matches))
+            yield each
+
     if options.output:
-        write_output(options.output, [row for one in found for row in match_rows(*one)], MATCH_COLUMNS)
+        write_output(options.output, (row for each in counted() for row in match_rows(*each)), MATCH_COLUMNS)
     else:
-        _print_table(found)
-    return 1 if any(error for *_, error in found) else 0
+        _print_table([*counted()])
+    if options.sheet:
+        write_sheet(Path(options.sheet), on_sheet)
+        if counts["images"] > MOST_ROWS:
+            console.print(f"note: {escape(options.sheet)} shows the first {MOST_ROWS} of {counts['images']:,} images")
+    return 1 if counts["unreadable"] else 0
 
 
-def _print_table(found: "list[tuple[str, list[Match], str | None]]") -> None:
+def _search(index: "GalleryIndex", embeddings: "Iterable[Embedding]", top_k: int) -> Iterator[Found]:
+    """What is found for each image of a stream, `AT_ONCE` images at a time."""
+    import numpy as np
+
+    stream = iter(embeddings)
+    while some := list(islice(stream, AT_ONCE)):
+        features = [each.feature for each in some if each.error is None]
+        matches = iter(index.search(np.stack(features), top_k) if features else [])
+        yield from (Found(each.path, [] if each.error else next(matches), each.error) for each in some)
+
+
+def _print_table(found: list[Found]) -> None:
     from dual_cross_attention.gallery.rows import match_rows
 
     rows = []

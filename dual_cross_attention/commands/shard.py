@@ -1,7 +1,7 @@
 """`dcal shard`: writes a dataset into tar archives."""
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dual_cross_attention.commands.dataset_options import DatasetOptions
 from dual_cross_attention.commands.output import open_console
@@ -12,15 +12,17 @@ from dual_cross_attention.text import escape
 @dataclass(kw_only=True)
 class ShardOptions(DatasetOptions):
     """Writes a dataset into plain tar archives by WebDataset's convention, for --dataset shards: the bytes of the image
-    files, with KEY.cls (class) or KEY.json (identity, camera) next to KEY.jpg, in train-*.tar and val-*.tar, or
-    query-*.tar and gallery-*.tar. The same dataset gives the same archives, so the command can be repeated after an
-    interruption. (In archives from other tools, training images should be in random order: training shuffles within
-    blocks of 65,536 images.)"""
+    files, with KEY.cls (class) or KEY.json (identity, and camera if there are any) next to KEY.jpg, in train-*.tar and
+    val-*.tar, or query-*.tar and gallery-*.tar (test-*.tar if each test image is searched for among all others). The
+    same dataset gives the same archives, so the command can be repeated after an interruption. (In archives from other
+    tools, training images should be in random order: training shuffles within blocks of 65,536 images.)"""
 
     EXAMPLE: ClassVar = "dcal shard --dataset cub --data_root DIR --output_dir DIR/shards"
 
     output_dir: str
     """Folder for the archives; required."""
+    cameras: Literal["auto", "none", "name"] = "auto"
+    """Re-identification, dataset folder: as for dcal train. Archives of images without cameras name none."""
     shard_mb: int = 256
     """Largest size of an archive, in millions of bytes."""
     seed: int = 0

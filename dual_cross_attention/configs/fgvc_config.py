@@ -14,7 +14,12 @@ from dual_cross_attention.configs.versions import setting
 class FGVCConfig(TrainingConfig):
     """Fine-grained visual categorization (FGVC)."""
 
-    RANGES: ClassVar = TrainingConfig.RANGES | {"label_smoothing": (0, 1), "val_fraction": (0.001, 0.999)}
+    RANGES: ClassVar = TrainingConfig.RANGES | {
+        "label_smoothing": (0, 1),
+        "val_fraction": (0.001, 0.999),
+        "mixup": (0, None),
+        "cutmix": (0, None),
+    }
     # The paper resizes to 550 x 550 and crops 448 x 448; other input sizes keep that proportion.
     RESIZE_OVER_CROP: ClassVar[float] = 550 / 448
 
@@ -46,6 +51,16 @@ class FGVCConfig(TrainingConfig):
     resize_size: int | list[int] | None = None
     """Size in pixels that images are resized to before the crop to img_size: one side, or height and width. null: in
     proportion to img_size (the paper's 550 for 448)."""
+
+    mixup: float = setting(0.0, before={1: 0.0})
+    """Alpha of MixUp, such as 0.8: each training image is blended with another one of the batch, and so are their
+    labels. 0: off. With cutmix too, each batch has one of the two."""
+    cutmix: float = setting(0.0, before={1: 0.0})
+    """Alpha of CutMix, such as 1: a rectangle of each training image is replaced by that of another one of the batch,
+    and the labels are mixed by area. 0: off."""
+    class_balance: bool = setting(False, before={1: False})
+    """Sample training images with replacement so that all classes are equally likely; an epoch has as many images as
+    without."""
 
     # --- optimization ---
     epochs: int = 100

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
+from dual_cross_attention.configs.finetuning_config import FineTuningConfig
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import short_repr
@@ -16,7 +17,7 @@ Config = TypeVar("Config", bound="TrainingConfig")
 
 
 @dataclass(kw_only=True)
-class TrainingConfig:
+class TrainingConfig(FineTuningConfig):
     """Settings of any task. Those without a default here get one in the config of the task.
 
     Raises:
@@ -30,14 +31,15 @@ class TrainingConfig:
     # Titles of the help, with the settings under each.
     GROUPS: ClassVar[dict[str, str]] = {
         "data": "task dataset data_root image_column label_column cameras bbox val_fraction download max_bad_images",
-        "images and augmentation": "img_size resize_size flip padding erasing image_noise label_noise mean std "
-        "pixel_stats",
+        "images and augmentation": "img_size resize_size keep_aspect interpolation flip padding erasing color_jitter "
+        "auto_augment mixup cutmix class_balance image_noise label_noise mean std pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
         "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
         "pwca_blocks drop_path_rate",
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
+        "fine-tuning": "layer_decay freeze ema lora_rank",
         "loss": "loss_weights weight_bound label_smoothing triplet_margin",
         "evaluation": "eval_batch_size eval_every feature distance normalize_features",
         "run and resume": "seed output_dir resume checkpoint_minutes",
@@ -45,7 +47,7 @@ class TrainingConfig:
     }
 
     # Smallest and largest value of a number; None: no limit.
-    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = {
+    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = FineTuningConfig.RANGES | {
         "drop_path_rate": (0, 0.99),
         "glca_blocks": (1, 100),
         "pwca_blocks": (1, None),
@@ -55,6 +57,7 @@ class TrainingConfig:
         "pwca_warmup": (0, 1),
         "glca_start": (0, 1),
         "flip": (0, 1),
+        "color_jitter": (0, None),
         "image_noise": (0, None),
         "label_noise": (0, 1),
         "epochs": (1, None),
@@ -96,11 +99,12 @@ class TrainingConfig:
     """Folder of the dataset, or the folder that contains it. null: searched in $DCAL_DATA and ./data by the folder's
     official name. For shards, also a pattern of the training archives."""
     download: bool = False
-    """Download the dataset into data_root, if its source allows that (aircraft)."""
+    """Download the dataset into data_root (null: $DCAL_DATA, else ./data) if it is not there: cub or aircraft, as dcal
+    download does."""
 
     # --- model and method ---
     backbone: str
-    """timm name of a plain ViT, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k."""
+    """timm name, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k; dcal backbones lists them."""
     backbone_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Further arguments of timm.create_model, such as '{"depth": 6}'."""
     weights: str = "imagenet"
@@ -166,6 +170,16 @@ class TrainingConfig:
     """Input size in pixels: one side, or height and width (--img_size 256 128). Multiples of the patch size."""
     flip: float = 0.5
     """Probability of a horizontal flip of a training image."""
+    keep_aspect: bool = setting(False, before={1: False})
+    """Crop the center of each image to the aspect ratio of what it is resized to, so that it is not distorted."""
+    interpolation: Literal["bicubic", "bilinear"] = setting("bicubic", before={1: "bicubic"})
+    """Interpolation that images are resized by, with antialiasing."""
+    color_jitter: float = setting(0.0, before={1: 0.0})
+    """Brightness, contrast and saturation of training images are scaled by random factors from 1 - this to 1 + this,
+    as timm's color-jitter. 0: off."""
+    auto_augment: str | None = setting(None, before={1: None})
+    """Augmentation policy by timm's name: rand-m9-mstd0.5-inc1 (RandAugment), augmix-m3-w3 (AugMix), original, v0 or 3a
+    (AutoAugment). null: none."""
     image_noise: float = setting(0.0, before={1: 0.0})
     """Standard deviation of Gaussian noise added to normalized training images. An ablation of the paper."""
     label_noise: float = setting(0.0, before={1: 0.0})
@@ -280,6 +294,7 @@ class TrainingConfig:
                     f"{name} is of a weights file, and weights is {self.weights}: give a file, or --{name} null"
                 )
         self._check_pixel_stats()
+        self._check_fine_tuning()
         if self.pwca_start + self.pwca_warmup > 1 + 1e-9:
             raise InputError(
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "

@@ -16,6 +16,9 @@ OF_PWCA = (
     "pwca_warmup",
 )
 
+OF_AUGMENTATION = ("flip", "padding", "erasing", "color_jitter", "auto_augment", "mixup", "cutmix", "image_noise")
+OF_TRAINED_BACKBONE = ("layer_decay", "use_gradient_checkpointing", *OF_AUGMENTATION, *OF_PWCA)
+
 OF_DISTRACTOR_IMAGES = ("distractor_stream",)
 
 
@@ -42,10 +45,22 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
         lines.append(f"no effect: {', '.join(changed)}: ablation sa_only has one loss")
     if config.loss_weights != "learned" and (changed := _changed(config, OF_LEARNED_WEIGHTS)):
         lines.append(f"no effect: {', '.join(changed)}: loss_weights {config.loss_weights} has no learnable w")
+    if config.freeze == "all" and (changed := _changed(config, OF_TRAINED_BACKBONE)):
+        lines.append(
+            f"no effect: {', '.join(changed)}: with freeze all, the backbone is not trained, and there is neither PWCA "
+            "nor random augmentation"
+        )
+    if (config.freeze or config.lora_rank) and config.weights == "none":
+        name = f"freeze {config.freeze}" if config.freeze else f"lora_rank {config.lora_rank}"
+        lines.append(f"{name}: frozen weights stay random, because weights is none")
     return lines
 
 
 def _changed(config: TrainingConfig, names: tuple[str, ...]) -> list[str]:
     """Those that were given another value than the default."""
     default = type(config)()
-    return [name for name in names if name in (config.given or ()) and getattr(config, name) != getattr(default, name)]
+    return [
+        name
+        for name in names
+        if name in (config.given or ()) and getattr(config, name, None) != getattr(default, name, None)
+    ]

@@ -49,7 +49,7 @@ class Batches:
     """
 
     def __init__(self, dataset: ImageDataset | PairedDataset, sampler: EpochBatchSampler, **options: Any):
-        self.dataset, self.sampler = dataset, sampler
+        self.dataset, self.sampler, self.options = dataset, sampler, options
         self._request = _Request()
         self._is_abandoned = False  # the last reading, midway
         # With a seed: otherwise every epoch would draw the base seed of its workers from the global generator.

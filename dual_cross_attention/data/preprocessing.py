@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from dual_cross_attention.configs.training_config import MAX_SIDE
 from dual_cross_attention.data.images import ImageSource, read_image
@@ -31,9 +30,10 @@ class Preprocessing:
 
     Args:
         img_size: (height, width) in pixels of the center crop, the model's input.
-        resize: (height, width) in pixels before the crop; the aspect ratio is not kept.
+        resize: (height, width) in pixels before the crop.
         mean, std: per channel, for pixels in 0..1.
         interpolation: one of `INTERPOLATIONS`, with antialiasing.
+        keep_aspect: crop the center of an image to the aspect ratio of `resize` first; otherwise it is not kept.
     """
 
     img_size: tuple[int, int]
@@ -41,6 +41,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
+    keep_aspect: bool = False
 
     def __call__(self, image: ImageSource | str) -> Tensor:
         return self.transform(self.read(image))
@@ -52,7 +53,7 @@ class Preprocessing:
     @cached_property
     def transform(self) -> Transform:
         """From a PIL image in RGB to a float32 tensor (3, *img_size)."""
-        return test_transform(self.img_size, self.resize, self.mean, self.std, v2.InterpolationMode(self.interpolation))
+        return test_transform(self.img_size, self.resize, self.mean, self.std, self.interpolation, self.keep_aspect)
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
@@ -75,7 +76,10 @@ class Preprocessing:
                 raise ValueError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}")
             if resize[0] < img_size[0] or resize[1] < img_size[1]:
                 raise ValueError(f"resize {resize} is smaller than img_size {img_size}")
-            return cls(img_size, resize, mean, std, read["interpolation"])
+            keep_aspect = read.get("keep_aspect", False)  # not in files of earlier versions
+            if type(keep_aspect) is not bool:
+                raise ValueError(f"keep_aspect: expected true or false, got {short_repr(keep_aspect)}")
+            return cls(img_size, resize, mean, std, read["interpolation"], keep_aspect)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise InputError(f"{source}: preprocessing cannot be read ({type(error).__name__}: {error})") from error
 

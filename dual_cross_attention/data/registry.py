@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dual_cross_attention.configs.hub_names import HUB
+from dual_cross_attention.data.crops import Box
+from dual_cross_attention.data.download import Archive, Progress
+from dual_cross_attention.data.download import download as fetch_archive
 from dual_cross_attention.data.folders import absolute, what_is_in
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -33,7 +36,8 @@ class DatasetEntry(Generic[Data]):
         load: reads it from its own folder or the one that holds it; without arguments if it has no `layout`.
         layout: the files and folders expected; None if it is synthetic, not read from disk.
         source: where to get it.
-        no_download: why it cannot be downloaded from here; None if it can, and `load` takes `download` then.
+        no_download: why it cannot be downloaded from here; None if it can.
+        archive: what is downloaded.
         by_pattern: whether `data_root` may be a file or a pattern of files, not a folder; `load` looks for itself then.
         find: the dataset's own folder in (or below) a folder, by its official names; None if it is not there. Without
             it, the dataset has no official names, and `data_root` is always needed.
@@ -43,6 +47,8 @@ class DatasetEntry(Generic[Data]):
         has_hub_names: whether `data_root` may be hf:ORG/NAME, which `load` then gets as it is.
         has_columns: whether it is a table, and `load` takes `image_column` and `label_column`.
         may_have_other_classes: whether test images may be of classes that a model does not know.
+        boxes: the bounding box of each image that has one, by its file, from the folder that `load` takes; empty where
+            the folder has no boxes. None: the dataset has none.
         may_lack_cameras: of re-identification: whether images may have no camera, and `load` takes `cameras` and
             `bbox`.
     """
@@ -52,6 +58,7 @@ class DatasetEntry(Generic[Data]):
     layout: str | None = None
     source: str = ""
     no_download: str | None = None
+    archive: Archive | None = None
     by_pattern: bool = False
     find: Callable[[Path], Path | None] | None = None
     has_val_or_test: bool = False
@@ -60,6 +67,7 @@ class DatasetEntry(Generic[Data]):
     has_hub_names: bool = False
     may_have_other_classes: bool = False
     may_lack_cameras: bool = False
+    boxes: Callable[[Path], dict[Path, Box]] | None = None
 
     @property
     def is_synthetic(self) -> bool:
@@ -86,7 +94,7 @@ def load_by_name(
         name: one of them.
         data_root: the dataset's own folder, or the folder that holds it (or a pattern, see `DatasetEntry`); None: as
             `find_data_root` finds it, or for a synthetic one.
-        download: fetch it into `data_root` first, if it is not there.
+        download: fetch it into `data_root` (None: see `download_folder`) first, if it is not there.
         **options: passed on to the entry's `load`.
 
     Raises:
@@ -107,6 +115,8 @@ def load_by_name(
         raise InputError(f"{name} cannot be downloaded from here: {entry.no_download}{get}")
     if entry.is_synthetic:
         return entry.load(**options)
+    if download and entry.archive is not None:
+        data_root = download_data(entry, name, registry, data_root)
     wanted = f"{name} needs data_root, a folder with {entry.layout}"
     if data_root is None and (data_root := find_data_root(registry, name)) is None:
         searched = f"; none was given, and it is not in {' nor in '.join(_searched_places())}" if entry.find else ""
@@ -120,24 +130,58 @@ def load_by_name(
     except (OSError, RuntimeError) as error:  # no working directory; an unknown user
         raise InputError(f"{wanted}; {escape(typed)} was given: {error}") from error
     try:
-        return _load(entry, name, root, wanted, download, options)
+        return _load(entry, name, root, wanted, options)
     except InputError as error:
         if typed in f"{error}" or escape(typed) in f"{error}":
             raise
         raise InputError(f"{error} (data_root: {escape(typed)})") from error
 
 
-def _load(
-    entry: DatasetEntry[Data], name: str, root: Path | str, wanted: str, download: bool, options: dict[str, Any]
-) -> Data:
-    if download:
-        return entry.load(root, download=True, **options)
+def _load(entry: DatasetEntry[Data], name: str, root: Path | str, wanted: str, options: dict[str, Any]) -> Data:
     if not entry.by_pattern and not os.path.isdir(root):  # False too for what cannot be a name
         raise InputError(f"{wanted}; {escape(root)} was given, but {what_is_in(root)}; get it from {entry.source}")
     try:
         return entry.load(root, **options)
     except OSError as error:  # a folder that may not be listed, a link that leads to itself
         raise InputError(f"{name}: cannot read {escape(error.filename or root)}: {error.strerror or error}") from error
+
+
+def download_data(
+    entry: DatasetEntry[Any],
+    name: str,
+    registry: Mapping[str, DatasetEntry[Any]],
+    data_root: str | Path | None,
+    progress: Progress = lambda done, total: None,
+) -> Path:
+    """Downloads a dataset with an `archive`, unless it is there.
+
+    Args:
+        entry, name: the dataset, of `registry`.
+        data_root: as of `load_by_name`; None: where `find_data_root` finds it, else `download_folder()`.
+        progress: see `data.download`.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        InputError: see `data.download.download`.
+    """
+    if data_root is None and (found := find_data_root(registry, name)):
+        return found
+    root = download_folder() if data_root is None else absolute(Path(data_root).expanduser())
+    if root.is_dir() and (found := entry.find(root)):
+        return found
+    if root.name == entry.archive.folder:  # data_root may be the dataset's own folder
+        root = root.parent
+    try:
+        return fetch_archive(entry.archive, root, progress)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def download_folder() -> Path:
+    """Where datasets are downloaded to without a `data_root`: `$DCAL_DATA`, else `./data`; absolute."""
+    return absolute(_places()[0][1].expanduser())
 
 
 def find_data_root(registry: Mapping[str, DatasetEntry[Any]], name: str) -> Path | None:

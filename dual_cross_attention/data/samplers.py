@@ -1,10 +1,13 @@
 """Batch samplers: the images of each micro-batch, as a pure function of seed and epoch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+CLASS_BALANCE = 2**33
+"""Entropy that tells the order of `BalancedBatchSampler` from that of a block of `ShuffledBatchSampler`."""
 
 
 class SampleKey(NamedTuple):
@@ -122,6 +125,54 @@ class ShuffledBatchSampler(EpochBatchSampler):
                 shuffled = np.random.default_rng((self.seed, epoch, 1 + block)).permutation(end - start)
                 yield start + shuffled[first:]
             first = max(0, first - (end - start))
+
+
+class BalancedBatchSampler(ShuffledBatchSampler):
+    """As many images an epoch as there are, sampled with replacement so that each class is equally likely.
+
+    As torch's `WeightedRandomSampler` with a weight of 1 / (images of the class), but with the order a function of seed
+    and epoch, and in blocks where images are stored in archives. An image that comes several times in an epoch is
+    augmented differently each time.
+
+    Args:
+        labels: class of each image.
+        batch_size, min_batch, seed, block: as of `ShuffledBatchSampler`.
+    """
+
+    def __init__(
+        self, labels: Sequence[int], batch_size: int, min_batch: int = 1, seed: int = 0, block: int | None = None
+    ):
+        super().__init__(len(labels), batch_size, min_batch, seed, block)
+        _, of_image, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        self.weights = 1 / (counts[of_image] * len(counts))
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[SampleKey]]:
+        order = np.concatenate([np.empty(0, dtype=np.int64), *self._sampled_blocks(epoch)])
+        repeats = _earlier_occurrences(order)
+        for number in range(start, self.num_batches):
+            rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            yield [
+                SampleKey(epoch, index, repeat)
+                for index, repeat in zip(order[rows].tolist(), repeats[rows].tolist(), strict=True)
+            ]
+
+    def _sampled_blocks(self, epoch: int) -> Iterator[np.ndarray]:
+        """The images of each block, as often as they were sampled; blocks and images in random order."""
+        random = np.random.default_rng((self.seed, epoch, CLASS_BALANCE))
+        times = np.bincount(random.choice(self.count, self.count, p=self.weights), minlength=self.count)
+        for block in random.permutation(len(self.bounds) - 1):
+            start, end = self.bounds[block], self.bounds[block + 1]
+            yield random.permutation(np.repeat(np.arange(start, end), times[start:end]))
+
+
+def _earlier_occurrences(values: np.ndarray) -> np.ndarray:
+    """For each value, how often it occurs before."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.searchsorted(ordered, ordered)
+    earlier = np.empty(len(values), dtype=np.int64)
+    earlier[order] = np.arange(len(values)) - first
+    return earlier
 
 
 def keys_of(epoch: int, indices: Iterable[int]) -> list[SampleKey]:

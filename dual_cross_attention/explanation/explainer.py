@@ -1,4 +1,4 @@
-"""Explanations of a stream of images, by a loaded model or any plain Vision Transformer."""
+"""Explanations of a stream of images, by a loaded model or any timm model whose attention is accessible."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,8 @@ from itertools import repeat
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dual_cross_attention.backbones.plain_vit import check_is_plain
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.devices import autocast
 from dual_cross_attention.errors import InputError
@@ -138,7 +136,8 @@ def explain(
     """What a model attends to in images.
 
     Args:
-        model: of `load_model`; or a plain Vision Transformer of timm, or a `DualCrossAttentionViT`, in evaluation mode.
+        model: of `load_model`; or a timm model that `list_backbones` has, or a `DualCrossAttentionViT`, in evaluation
+            mode.
         images: as in `LoadedModel.explain`. For a model that is not loaded also float tensors, (3, H, W) or
             (B, 3, H, W), normalized as the model expects. Other images are resized to its input size without a crop,
             which changes their aspect ratio, and normalized with the mean and std of its `pretrained_cfg`.
@@ -171,19 +170,18 @@ def explain(
 
 
 def as_network(model: nn.Module) -> DualCrossAttentionViT:
-    """A plain Vision Transformer of timm as a `DualCrossAttentionViT` of SA alone, which shares its weights.
+    """A timm model as a `DualCrossAttentionViT` of SA alone, which shares its weights.
 
     Raises:
         InputError: its attention is not accessible.
     """
     if isinstance(model, DualCrossAttentionViT):
         return model
-    if not isinstance(model, VisionTransformer):
+    if not hasattr(model, "pretrained_cfg"):
         raise InputError(
-            f"model: expected a model of load_model or create_model, or a plain VisionTransformer of timm, got "
+            f"model: expected a model of load_model or create_model, or a VisionTransformer or Eva of timm, got "
             f"{type(model).__name__}"
         )
-    check_is_plain(model, f"{model.pretrained_cfg.get('architecture', type(model).__name__)}")
     network = DualCrossAttentionViT(model, "sa_only")
     return network.train(model.training)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dual_cross_attention.explanation.maps import MapName, combined_map
+from dual_cross_attention.explanation.maps import MapName, combined_map, default_map
 from dual_cross_attention.inference.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Explanation:
 
     @property
     def default_map(self) -> MapName:
-        """The most faithful map without a backward pass, by deletion and insertion on CUB: docs/explanation.md."""
-        return "rollout" if self.glca is None else "product"
+        """See `maps.default_map`."""
+        return default_map(self.glca is not None)
 
     def figure(self, show_layers: bool = False) -> "Figure":
         """Image, rollout with the local tokens outlined, GLCA's attention, their product, and predictions.

@@ -210,8 +210,8 @@ def _draw_layers(place: SubFigure, explanation: Explanation, rows: int) -> None:
 
 
 def display_name(label: str) -> str:
-    """A class name for a figure: without a leading number ("002.Ani") and with spaces for underscores."""
-    return escape(re.sub(r"^\d+\.(?=.)", "", label).replace("_", " "))
+    """A class name for a figure: without a leading number ("002.Ani"; "1.5" has none), with spaces for underscores."""
+    return escape(re.sub(r"^\d+\.(?=\D)", "", label).replace("_", " "))
 
 
 def shortened(text: str, length: int) -> str:

@@ -7,18 +7,13 @@ r ← r + r Āₗ.
 Notable:
 - ∇Aₗ is the gradient of the attention weights. With the output Oₗ = Aₗ Vₗ of a head, it is ∇Oₗ Vₗᵀ, so autograd only
   holds ∇Oₗ, and attention is fused; products of tokens × tokens are formed outside of autograd, a layer at a time;
+- of a pooled backbone, the row starts as the weights of its pool, in place of CLS's;
 - it needs a backward pass: 2.5 times the time of the maps of `maps.py`, on a CPU at 96×96.
 """
 
-from collections.abc import Sequence
-from typing import cast
-
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from dual_cross_attention.backbones.opened_block import attend, attention_of, finish_block, project
-from dual_cross_attention.backbones.plain_vit import embed_patches
 from dual_cross_attention.explanation.maps import patch_grid
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
@@ -31,22 +26,26 @@ def gradient_rollout(model: DualCrossAttentionViT, images: Tensor, target: Tenso
         images: (B, 3, H, W) normalized.
         target: (B,) class of each image.
     """
-    backbone = model.backbone
+    backbone, family, read_out = model.backbone, model.family, model.read_out
     queries, keys, values, attended = [], [], [], []
     with torch.enable_grad():
-        tokens = embed_patches(backbone, images.detach().requires_grad_())
-        for block in cast(Sequence[Block], backbone.blocks):
-            attention, normed = attention_of(block), block.norm1(tokens)
-            query, key, value = project(attention, normed)
-            out = attend(attention, query, key, value)
+        tokens, positions = family.embed(backbone, images.detach().requires_grad_())
+        for place, block in enumerate(family.blocks(backbone)):
+            normed = family.normalize(block, tokens)
+            query, key, value = family.project(block, normed, family.positions_of_block(positions, place))
+            out = family.attend(block, query, key, value)
             for kept, tensor in zip((queries, keys, values, attended), (query, key, value, out), strict=True):
                 kept.append(tensor)
-            tokens = finish_block(block, tokens, normed, out, None)
-        logits = backbone.forward_head(backbone.norm(tokens[:, : backbone.num_prefix_tokens]))
+            tokens = family.close(block, tokens, normed, out, None)
+        normed = backbone.norm(tokens if read_out.reads_patches else tokens[:, : backbone.num_prefix_tokens])
+        logits = read_out.logits(backbone, normed, read_out.feature(backbone, normed))
         gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), attended)
 
-    row = tokens.new_zeros(tokens.shape[:2], dtype=torch.float32)
-    row[:, 0] = 1.0  # e_CLS
+    start = read_out.start_row(backbone, normed.detach())
+    if start is None:
+        start = tokens.new_zeros(tokens.shape[:2], dtype=torch.float32)
+        start[:, 0] = 1.0  # e_CLS
+    row = start
     layers = zip(reversed(queries), reversed(keys), reversed(values), reversed(gradients), strict=True)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         for query, key, value, gradient in layers:

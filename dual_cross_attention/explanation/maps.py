@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dual_cross_attention.attention.rollout import attention_rollout
+from dual_cross_attention.attention.rollout import attention_rollout, row_times_attention
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.attention_trace import AttentionTrace
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -23,6 +23,11 @@ MAP_TITLES: dict[str, str] = {
 """Names for people."""
 
 
+def default_map(has_glca: bool) -> MapName:
+    """The most faithful map without a backward pass, by deletion and insertion on CUB: docs/explanation.md."""
+    return "product" if has_glca else "rollout"
+
+
 @dataclass
 class AttentionMaps:
     """Attention maps of B images over a grid of h × w patches, and the logits of the same forward pass.
@@ -30,7 +35,7 @@ class AttentionMaps:
     Args:
         rollout: (B, h, w) float32. CLS's row of attention rollout through all layers of SA, without prefix tokens.
         layers: (B, L, h, w) float32. CLS's attention in each layer of SA, mean over heads, the first layer first;
-            not accumulated.
+            not accumulated. Of a pooled backbone, the weights of its pool take the place of CLS's row, here too.
         local: (B, h, w) bool. GLCA's local tokens; None without GLCA, or before it is trained.
         glca: (B, h, w) float32. CLS's attention in GLCA's last block, mean over heads; None likewise.
         logits: of "sa" and, where it is there, "glca": (B, classes) float32; of a re-ID model, those of the training
@@ -95,8 +100,9 @@ def attention_maps(model: DualCrossAttentionViT, images: Tensor, trace: Attentio
         """(…, prefix + N) → (…, h, w)"""
         return rows[..., prefix:].unflatten(-1, grid)
 
-    rollout = attention_rollout(trace.queries, trace.keys)
-    layers = torch.stack([_class_attention(*layer) for layer in zip(trace.queries, trace.keys, strict=True)], dim=1)
+    rollout = attention_rollout(trace.queries, trace.keys, start=trace.start)
+    rows = [_class_attention(*layer, trace.start) for layer in zip(trace.queries, trace.keys, strict=True)]
+    layers = torch.stack(rows, dim=1)
     local = None
     if trace.output.local is not None:
         is_local = torch.zeros(len(images), grid[0] * grid[1], dtype=torch.bool, device=images.device)
@@ -117,8 +123,14 @@ def patch_grid(model: DualCrossAttentionViT, images: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def _class_attention(query: Tensor, key: Tensor) -> Tensor:
-    """CLS's attention weights, mean over heads: (B, heads, n, d), (B, heads, T, d) → (B, T) float32."""
+def _class_attention(query: Tensor, key: Tensor, start: Tensor | None) -> Tensor:
+    """CLS's attention weights, mean over heads: (B, heads, n, d), (B, heads, T, d) → (B, T) float32.
+
+    Args:
+        start: (B, n) weights of the queries' rows, in place of CLS's.
+    """
+    if start is not None:
+        return row_times_attention(start, query, key)
     with torch.autocast(query.device.type, enabled=False):
         scores = query[:, :, :1].float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
     return scores.softmax(dim=-1).mean(1)[:, 0]

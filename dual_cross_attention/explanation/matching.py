@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dual_cross_attention.backbones.opened_block import attention_of, project
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.maps import attention_maps
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -49,8 +48,9 @@ def match_scores(
         one, other = weighted.chunk(2)
         with torch.autocast(images.device.type, enabled=False):
             return (one @ other.transpose(-2, -1)).clamp(min=0)
-    block = model.backbone.blocks[-1]
-    query, key, _ = project(attention_of(block), block.norm1(trace.last_input))
+    block = model.family.blocks(model.backbone)[-1]
+    normed = model.family.normalize(block, trace.last_input)
+    query, key, _ = model.family.project(block, normed, trace.last_positions)
     (first_query, second_query), (first_key, second_key) = (each.float().chunk(2) for each in (query, key))
     there = distractor_attention(first_query[:, :, prefix:], first_key, second_key)[..., prefix:]
     back = distractor_attention(second_query[:, :, prefix:], second_key, first_key)[..., prefix:]

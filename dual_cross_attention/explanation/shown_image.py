@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from dual_cross_attention.data.augmentation import resize_steps
 from dual_cross_attention.data.images import ImageSource, read_image
 from dual_cross_attention.data.preprocessing import Preprocessing
 
@@ -31,8 +32,8 @@ class ShownPreprocessing:
     def transform(self) -> v2.Compose:
         """From a PIL image in RGB to uint8 (3, H', W')."""
         interpolation = v2.InterpolationMode(self.preprocessing.interpolation)
-        resize = v2.Resize(self.resize, interpolation, antialias=True)
-        return v2.Compose([v2.PILToTensor(), resize, v2.CenterCrop(self.size)])
+        resize = resize_steps(self.resize, interpolation, self.preprocessing.keep_aspect)
+        return v2.Compose([*resize, v2.CenterCrop(self.size)])
 
     def __call__(self, image: ImageSource) -> tuple[Tensor, Tensor]:
         read = self.preprocessing.read(image)

@@ -1,10 +1,13 @@
 """`export_model`: reads a trained model, exports it in a format, and says what was compared."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
-from dual_cross_attention.inference.onnx_files import import_onnx
+from dual_cross_attention.inference.onnx_files import DTYPES, import_onnx
 from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.runs.run_folder import RunFolder
 
@@ -18,6 +21,9 @@ def export_model(
     branch: str | None = None,
     output: Path | None = None,
     data_root: str | None = None,
+    dtype: str = "fp32",
+    max_loss: float | None = None,
+    console: Console | None = None,
 ) -> tuple[Path, list[str]]:
     """Exports a trained model.
 
@@ -27,6 +33,9 @@ def export_model(
         branch: "sa" or "glca" alone; None: all that predict.
         output: the file, or the directory of timm; None: named after the model, in the current folder.
         data_root: of the run's dataset; None: where the run found it.
+        dtype: of onnx: one of `DTYPES`.
+        max_loss: of fp16 and int8: see `export_reduced`; None: `MAX_LOSS`.
+        console: shows the progress of the evaluation of fp16 and int8; None: not shown.
 
     Returns:
         The file or directory, and lines that say what was compared.
@@ -38,6 +47,10 @@ def export_model(
         raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     if format == "timm" and branch not in (None, "sa"):
         raise InputError("--format timm holds SA alone: GLCA is no model of timm")
+    if dtype not in DTYPES or (dtype != "fp32" and format != "onnx"):
+        raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, with --format onnx, or fp32, got {dtype}")
+    if max_loss is not None and (dtype == "fp32" or not max_loss >= 0):
+        raise InputError(f"--max_loss: expected points of 0 or more with --dtype fp16 or int8, got {max_loss}")
     if format == "onnx":
         for name in ("onnx", "onnxruntime", "onnxscript"):
             import_onnx(name)
@@ -46,7 +59,8 @@ def export_model(
     if isinstance(saved.model, OnnxModel):
         raise InputError(f"'{file}' is an exported model: expected the model that it was exported from")
     branches = exported_branches(saved, branch)
-    target = output or Path(f"{default_name(file)}{'' if branch is None else f'-{branch}'}{SUFFIXES[format]}")
+    ending = "".join(f"-{word}" for word in (branch, dtype) if word not in (None, "fp32"))
+    target = output or Path(f"{default_name(file)}{ending}{SUFFIXES[format]}")
     check_target(target, format)
     if format == "timm":
         from dual_cross_attention.export.timm_directory import write_timm_directory
@@ -56,16 +70,26 @@ def export_model(
         from dual_cross_attention.export.program import write_program
 
         return target, write_program(saved, branches, target)
-    from dual_cross_attention.export.onnx_export import export_fp32
+    from dual_cross_attention.export.onnx_export import make_proto, write_checked
+    from dual_cross_attention.export.reduced import MAX_LOSS, export_reduced, read_labeled
     from dual_cross_attention.export.sample_images import sample_images
 
+    labeled = None if dtype == "fp32" else read_labeled(saved, data_root)
     images, images_are = sample_images(saved, data_root)
-    result = export_fp32(saved, branches, target, images, images_are)
-    return target, [
+    proto = make_proto(saved, branches)
+    with TemporaryDirectory() as folder:
+        in_fp32 = target if dtype == "fp32" else Path(folder) / "fp32.onnx"
+        result = write_checked(proto, saved, branches, in_fp32, images, images_are)
+    lines = [
         f"compared with PyTorch on {result.images} images ({images_are}), batches of "
         f"{', '.join(map(str, result.batches))}:",
         *result.lines(saved.config.task, "glca" in branches),
     ]
+    if labeled:
+        allowed = MAX_LOSS if max_loss is None else max_loss
+        accuracy = export_reduced(proto, saved, branches, target, dtype, labeled, allowed, console)
+        lines = [f"in fp32, {lines[0]}", *lines[1:], *accuracy.lines(saved.config.task, allowed)]
+    return target, lines
 
 
 def exported_branches(saved: SavedModel, branch: str | None) -> list[str]:

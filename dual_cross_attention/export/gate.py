@@ -112,9 +112,7 @@ def compare(saved: SavedModel, branches: list[str], exported: SavedModel, images
     """
     graph, largest = InferenceGraph(saved, branches).eval(), _Largest()
     result = largest.result
-    result.labels = all(
-        getattr(exported, name) == getattr(saved, name) for name in ("classes", "preprocessing", "calibration")
-    )
+    result.labels = same_metadata(saved, exported)
     for batch in _batches(images):
         with torch.no_grad():
             expected = graph(torch.stack([saved.preprocessing(image) for image in batch]))
@@ -127,6 +125,28 @@ def compare(saved: SavedModel, branches: list[str], exported: SavedModel, images
         given = {name: torch.from_numpy(value) for name, value in found.items()}
         _compare_outputs(wanted, given, largest)
     return result
+
+
+def same_metadata(saved: SavedModel, exported: SavedModel) -> bool:
+    """Whether names and order of the classes, the preprocessing and the calibration are equal."""
+    names = ("classes", "preprocessing", "calibration")
+    return all(getattr(exported, name) == getattr(saved, name) for name in names)
+
+
+def check_answers(saved: SavedModel, exported: SavedModel) -> None:
+    """Checks what is independent of the dtype: metadata, and one finite row per image for the sizes in `BATCHES`.
+
+    Raises:
+        InputError: something differs, or values are NaN or infinite.
+    """
+    if not same_metadata(saved, exported):
+        raise InputError("the exported file has other labels, preprocessing or calibration than the model")
+    generator = torch.Generator().manual_seed(0)
+    for size in BATCHES:
+        found = exported.model.run(torch.randn(size, 3, *saved.preprocessing.img_size, generator=generator))
+        for name, value in found.items():
+            if len(value) != size or not np.isfinite(value).all():
+                raise InputError(f"the exported graph's {name} of {size} images is not {size} rows of finite numbers")
 
 
 def _compare_outputs(wanted: dict[str, Tensor], given: dict[str, Tensor], largest: _Largest) -> None:

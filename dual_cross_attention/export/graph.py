@@ -61,4 +61,5 @@ def trace_graph(graph: InferenceGraph, img_size: tuple[int, int]) -> ExportedPro
         ValueError, RuntimeError: of torch.export, where the model fixes the batch size or cannot be traced.
     """
     images = torch.zeros(EXAMPLE_BATCH, 3, *img_size)
-    return torch.export.export(graph.eval(), (images,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
+    graph.eval()(images)  # raises what eager raises; constants that do not depend on images are made before the tracing
+    return torch.export.export(graph, (images,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)

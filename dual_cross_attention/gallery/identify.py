@@ -7,16 +7,17 @@ Notable:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.gallery.cluster import MOST, group
 from dual_cross_attention.gallery.index import GalleryIndex, Match
-from dual_cross_attention.gallery.tracks import Track
+from dual_cross_attention.gallery.tracks import Track, TrackFinder
+from dual_cross_attention.inference.prediction import Embedding
 
 CANDIDATES = 10
 """Nearest gallery images of each image of a track, whose identities are compared over the whole track."""
@@ -91,6 +92,64 @@ def decide_by(index: GalleryIndex, calibration: OpenSetCalibration | None) -> De
     return Decision(size, threshold, calibration.fpir)
 
 
+class Seen(NamedTuple):
+    """An image of a stream: its path, why it cannot be read (None: it can), and the number of its track."""
+
+    path: str
+    error: str | None
+    track: int | None
+
+
+class Identified(NamedTuple):
+    """What `identify_all` found: the images in their order, the tracks, and an answer for each of these."""
+
+    images: list[Seen]
+    tracks: list[Track]
+    answers: list[Answer]
+
+
+def identify_all(
+    index: GalleryIndex,
+    calibration: OpenSetCalibration,
+    decision: Decision,
+    embeddings: Iterable[Embedding],
+    folders: Sequence[str],
+    keep_new: bool,
+) -> Identified:
+    """Answers for a stream of images.
+
+    Features are kept for as long as they are needed: those of a single image until it is answered, those of tracks to
+    the end, and with `keep_new` those of new individuals.
+
+    Args:
+        index, calibration, decision: as of `identify`.
+        embeddings: of the images.
+        folders: see `TrackFinder`.
+        keep_new: keep the features of new individuals, to group or enroll them.
+    """
+    finder, images = TrackFinder(folders), []
+    answers: dict[int, Answer] = {}
+    waiting: list[int] = []
+
+    def answer(numbers: Sequence[int]) -> None:
+        found = identify(index, calibration, decision, [finder.tracks[number] for number in numbers])
+        for number, each in zip(numbers, found, strict=True):
+            answers[number] = each
+            if each.is_known or not keep_new:
+                finder.tracks[number].rows.clear()
+
+    for each in embeddings:
+        images.append(Seen(each.path, each.error, None if each.error else finder.add(each)))
+        number = images[-1].track
+        if number is not None and finder.tracks[number].name is None:
+            waiting.append(number)
+        if len(waiting) == AT_ONCE:
+            answer(waiting)
+            waiting.clear()
+    answer([number for number in range(len(finder.tracks)) if number not in answers])
+    return Identified(images, finder.tracks, [answers[number] for number in range(len(finder.tracks))])
+
+
 def identify(
     index: GalleryIndex, calibration: OpenSetCalibration, decision: Decision, tracks: Sequence[Track]
 ) -> list[Answer]:
@@ -103,7 +162,7 @@ def identify(
         tracks: with at least one feature each.
     """
     answers: dict[int, Answer] = {}
-    single = [number for number, track in enumerate(tracks) if len(track.features) == 1]
+    single = [number for number, track in enumerate(tracks) if len(track.paths) == 1]
     for start in range(0, len(single), AT_ONCE):
         numbers = single[start : start + AT_ONCE]
         found = index.search(np.concatenate([tracks[number].features for number in numbers]), 1, named_only=True)
@@ -119,17 +178,14 @@ def group_new(index: GalleryIndex, tracks: Sequence[Track], threshold: float) ->
     """Groups tracks of new individuals, see `cluster.group`; the distance of two tracks is the mean of all pairs."""
     if len(tracks) > MOST:
         raise InputError(f"--cluster: expected at most {MOST:,} new images or tracks to group, got {len(tracks):,}")
-    means = [index.settings.prepare(track.features).astype(np.float64) for track in tracks]
     distances = np.zeros((len(tracks), len(tracks)))
-    if all(len(each) == 1 for each in means):
-        stacked = np.concatenate(means) if means else np.empty((0, index.settings.dimension))
-        for row, features in enumerate(stacked):
-            distances[row] = index.settings.distances(features, stacked)
-    else:
-        for row, features in enumerate(means):
-            for column in range(row):
-                pairs = [index.settings.distances(feature, means[column]).mean() for feature in features]
-                distances[row, column] = distances[column, row] = np.mean(pairs)
+    if tracks:
+        stacked = index.settings.prepare(np.concatenate([track.features for track in tracks])).astype(np.float64)
+        sizes = np.array([len(track.paths) for track in tracks])
+        starts = np.cumsum(sizes) - sizes
+        for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            summed = sum(index.settings.distances(feature, stacked) for feature in stacked[start : start + size])
+            distances[row] = np.add.reduceat(summed, starts) / (size * sizes)
     np.fill_diagonal(distances, 0)
     return group(distances, threshold)
 

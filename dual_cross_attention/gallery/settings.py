@@ -75,7 +75,7 @@ class IndexSettings:
         """Distances, (N,) float64, of one prepared query, (D,), to vectors of the index, (N, D)."""
         query, vectors = query.astype(np.float64), vectors.astype(np.float64)
         if self.distance == "cosine":
-            return 1 - vectors @ query
+            return np.maximum(1 - vectors @ query, 0)  # of equal float32 vectors, rounding may leave less than 0
         return np.linalg.norm(vectors - query, axis=1)
 
     def to_json(self) -> str:

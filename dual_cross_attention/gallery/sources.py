@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dual_cross_attention.data.boxes import MISSING
 from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.data.listed_paths import listed_path
 from dual_cross_attention.data.listing import left_out_warnings, list_images
@@ -75,16 +76,22 @@ def _in_folder(folder: Path, notes: list[str]) -> list[NamedImage]:
 def read_csv(path: Path, notes: list[str]) -> list[NamedImage]:
     """The images of a CSV file with the columns path and identity; a missing or empty identity is unknown.
 
-    Columns and separator are as in `data.tables.read_rows`. Paths are relative to the folder of the file, and must not
-    lead out of it.
+    Images are read whole: a note says so if the file has boxes. Columns and separator are as in
+    `data.tables.read_rows`. Paths are relative to the folder of the file, and must not lead out of it.
 
     Raises:
         InputError: the file cannot be read, lists no image, or has a row without a path or with too many fields.
     """
-    found = []
-    for line, fields in read_rows(path, ["path"], "gallery", notes, optional=["identity"]):
+    found, boxes = [], 0
+    for line, fields in read_rows(path, ["path"], "gallery", notes, optional=["identity", "bbox"]):
+        boxes += fields["bbox"].casefold() not in MISSING
         image = listed_path(path.parent, fields["path"], f"gallery: {escape(path)}, line {line}")
         found.append(NamedImage(os.path.abspath(image), fields["identity"] or None))
+    if boxes:
+        notes.append(
+            f"{boxes:,} of {len(found):,} rows of '{escape(path)}' have a bbox, which an index does not read: images "
+            "are compared whole, so crop the files if the model was trained on crops"
+        )
     return found
 
 

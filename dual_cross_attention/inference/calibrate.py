@@ -75,6 +75,8 @@ def calibrate(
     if split == "train":
         raise InputError("--split: a model is never calibrated on training images: give val or test")
     source = find_model_file(model)
+    if f"{model}".startswith("hf:") and output is None:
+        raise InputError("--output: a calibration is not written into downloaded files: give a .safetensors file")
     if source.suffix == ".onnx":
         raise InputError(
             f"'{source}' is an exported model: calibrate the model that it was exported from, and export it again"

@@ -54,8 +54,9 @@ def load_model(path: str | Path, device: str = "auto", precision: str | None = N
     """Loads a trained model for `predict` and `embed`.
 
     Args:
-        path: a run's folder (its best model), a .safetensors file of one, a directory of `save_pretrained`, or an .onnx
-            file of `dcal export`, which ONNX Runtime runs on the CPU.
+        path: a run's folder (its best model), a .safetensors file of one, a directory of `save_pretrained`, an .onnx
+            file of `dcal export`, which ONNX Runtime runs on the CPU, or "hf:ORG/NAME@REVISION" (a str), a model of
+            `dcal publish` on the Hugging Face Hub, whose model.safetensors is downloaded.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda" or "mps".
         precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device has it in hardware, fp16 on older CUDA,
             fp32 elsewhere; None: as in training, where the device has it.

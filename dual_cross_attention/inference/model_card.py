@@ -101,8 +101,9 @@ def model_card(
             "",
             f"Images are resized to {preprocessing.resize[0]}×{preprocessing.resize[1]} (height×width, "
             f"{preprocessing.interpolation}), center-cropped to {preprocessing.img_size[0]}×{preprocessing.img_size[1]}"
-            f", and normalized by mean {list(preprocessing.mean)} and std {list(preprocessing.std)}. All settings are "
-            "in `config.json`.",
+            f", and normalized by mean {list(preprocessing.mean)} and std {list(preprocessing.std)}. "
+            + ("They are cropped to the aspect ratio of that size first. " if preprocessing.keep_aspect else "")
+            + "All settings are in `config.json`.",
             "",
             "## License",
             "",

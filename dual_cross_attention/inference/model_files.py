@@ -35,7 +35,12 @@ from dual_cross_attention.text import escape
 from dual_cross_attention.weights.fitting import check_finite
 
 BEST_ON_TEST, LAST_EPOCH = "best score on the test split", "last epoch"
-CHOSEN_BY = {"best.safetensors": BEST_ON_TEST, "last.safetensors": LAST_EPOCH}
+CHOSEN_BY = {
+    "best.safetensors": BEST_ON_TEST,
+    "last.safetensors": LAST_EPOCH,
+    "best_raw.safetensors": BEST_ON_TEST,
+    "last_raw.safetensors": LAST_EPOCH,
+}
 """How the epoch of a model file was chosen."""
 PRETRAINED_NAME = "model.safetensors"
 """File name of the model in a directory of `save_pretrained`."""
@@ -177,11 +182,16 @@ def header_of(
 
 
 def find_model_file(run_or_checkpoint: str | Path) -> Path:
-    """Resolves a run's folder (its best model), a directory of `save_pretrained`, or a file to the model file.
+    """Resolves a run's folder (its best model), a directory of `save_pretrained`, a file, or "hf:ORG/NAME@REVISION" (a
+    model on the Hugging Face Hub, which is downloaded) to the model file.
 
     Raises:
         InputError: none of these.
     """
+    if f"{run_or_checkpoint}".startswith("hf:"):
+        from dual_cross_attention.inference.hub import download_model
+
+        return download_model(f"{run_or_checkpoint}")
     path = Path(run_or_checkpoint)
     in_folder = [RunFolder(path).best, RunFolder(path).last, path / PRETRAINED_NAME]
     candidates = in_folder if path.is_dir() else [path]
@@ -190,7 +200,7 @@ def find_model_file(run_or_checkpoint: str | Path) -> Path:
             return candidate
     raise InputError(
         f"no model at '{path}': expected a run's folder (with best.safetensors), a .safetensors file of one, a "
-        "directory of save_pretrained, or an .onnx file of dcal export"
+        "directory of save_pretrained, an .onnx file of dcal export, or hf:ORG/NAME"
     )
 
 

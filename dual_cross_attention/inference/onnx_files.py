@@ -24,7 +24,7 @@ from dual_cross_attention.untrusted_files import open_regular
 SUFFIX = ".onnx"
 MAX_BYTES = 2**31 - 1
 """Of a file: the limit of protobuf."""
-DTYPES = ("fp32",)
+DTYPES = ("fp32", "fp16", "int8")
 OWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Operator sets that ONNX Runtime implements itself; others would need a library that the file names."""
 BRANCHES = (["sa"], ["glca"], ["sa", "glca"])

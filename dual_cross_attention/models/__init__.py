@@ -1,6 +1,7 @@
 """The DCAL model on a timm backbone, and what creates it."""
 
-from dual_cross_attention.backbones.plain_vit import create_backbone, list_backbones
+from dual_cross_attention.backbones.create import create_backbone
+from dual_cross_attention.backbones.registry import list_backbones
 from dual_cross_attention.models.dual_vit import ABLATIONS, DualCrossAttentionViT, DualOutput
 from dual_cross_attention.models.factory import create_model
 

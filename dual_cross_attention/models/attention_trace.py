@@ -1,8 +1,22 @@
 """What a forward pass gives: logits and features, and for explanations the queries and keys of its layers."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class EncodedImages(NamedTuple):
+    """What heads and GLCA read of images: the backbone's output, before its final norm.
+
+    Args:
+        tokens: (B, prefix + N, D) SA's tokens after the last block; without GLCA (B, prefix, D).
+        scores: (B, N) of the patch tokens, by which GLCA's local tokens are chosen, float32; None without GLCA, or
+            where they are sampled in each pass (`local_queries` "random").
+    """
+
+    tokens: Tensor
+    scores: Tensor | None
 
 
 @dataclass
@@ -24,20 +38,25 @@ class AttentionTrace:
     Args:
         with_patch_tokens: whether `tokens` has SA's patch tokens also where no branch reads them.
         queries: of SA, one tensor a layer, each (B, heads, prefix + N, head_dim); the last layer's is CLS's alone,
-            (B, heads, 1, head_dim).
+            (B, heads, 1, head_dim), unless the backbone is pooled.
         keys: likewise, all tokens in every layer.
+        start: (B, prefix + N) float32 of a pooled backbone, the weights of its pool, where rollout starts; None: CLS.
         last_input: (B, prefix + N, D) the tokens that enter the last block.
+        last_positions: their positions in it, where the family has some.
         tokens: (B, prefix + N, D) SA's tokens after the last block, before the norm; (B, prefix, D) without patch
             tokens.
         glca: (B, prefix + N) CLS's attention in GLCA's last block, mean over heads, float32; rows sum to 1. None
-            without GLCA, or before it is trained.
+            without GLCA, or before it is trained. Of a pooled backbone, the query tokens' rows, weighted as GLCA's pool
+            does.
         output: logits, features, scores and local tokens.
     """
 
     with_patch_tokens: bool = False
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
+    start: Tensor | None = None
     last_input: Tensor | None = None
+    last_positions: Tensor | None = None
     tokens: Tensor | None = None
     glca: Tensor | None = None
     output: DualOutput = field(default_factory=DualOutput)

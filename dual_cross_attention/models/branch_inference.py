@@ -1,14 +1,15 @@
 """A DCAL model's branches, and the model at inference: probabilities, features, and a trace of its attention."""
 
 from abc import abstractmethod
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock
+from dual_cross_attention.backbones.family import BackboneFamily
+from dual_cross_attention.backbones.readout import ReadOut, TokenPool
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
 from dual_cross_attention.models.glca import LocalQueries
@@ -19,7 +20,9 @@ from dual_cross_attention.models.neck import NeckClassifier
 class BranchInference(nn.Module):
     """The branches of `DualCrossAttentionViT` by name, and its `predict`, `embed` and `trace`."""
 
-    backbone: VisionTransformer
+    backbone: Any  # a timm model of one of the families
+    family: BackboneFamily
+    read_out: ReadOut
     ablation: str
     local_queries: LocalQueries
     has_glca: bool
@@ -28,6 +31,7 @@ class BranchInference(nn.Module):
     has_necks: bool
     sa_head: NeckClassifier
     glca_block: GlobalLocalBlock
+    glca_pool: TokenPool | None
     glca_head: nn.Module
 
     @property
@@ -99,7 +103,7 @@ class BranchInference(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor, branch: Literal["sa", "glca"] | None = None, after_neck: bool = False) -> Tensor:
-        """Image features, (B, 2D): SA's and GLCA's class tokens concatenated, or (B, D) of one branch.
+        """Image features, (B, 2D): those of SA and GLCA concatenated, or (B, D) of one branch.
 
         A model without GLCA, or one that was saved before GLCA's training started, gives SA's (B, D).
 
@@ -131,7 +135,7 @@ class BranchInference(nn.Module):
     def _check_inference(self, images: Tensor) -> None:
         if self.training:
             raise InputError("the model is in training mode: call model.eval() before predict or embed")
-        check_images(self.backbone, images)
+        check_images(self.backbone, images, self.family.patch_size(self.backbone))
 
     def _infer(self, images: Tensor, branch: str | None) -> DualOutput:
         if branch not in (None, *self.branches) or branch == "pwca":
@@ -145,12 +149,13 @@ class BranchInference(nn.Module):
 
     @property
     def _local_tokens_matter(self) -> bool:
-        """Whether GLCA's class token depends on which patch tokens are local.
+        """Whether GLCA's feature depends on which patch tokens are local.
 
-        In one block it attends to all tokens, and tokens with a query do not see each other: neither the rollout nor
-        the local tokens are computed for predictions and features alone.
+        A class token attends to all tokens in one block, and tokens with a query do not see each other: neither the
+        rollout nor the local tokens are computed for predictions and features alone. GLCA's pool reads local tokens.
         """
-        return len(self.glca_blocks) > 1 or self.local_queries in ("local_only", "cross")
+        of_class_token = len(self.glca_blocks) == 1 and self.local_queries not in ("local_only", "cross")
+        return self.read_out.reads_patches or not of_class_token
 
     def _empty(self, images: Tensor) -> DualOutput:
         """Logits (0, num_classes) and features (0, D) of every branch of inference, for an empty batch."""

@@ -1,4 +1,4 @@
-"""DualCrossAttentionViT: one timm ViT, one forward pass, three branches.
+"""DualCrossAttentionViT: one timm backbone, one forward pass, three branches.
 
 Notable:
 - SA and PWCA share all weights, so they run as one stack of 2B rows through the backbone's own blocks;
@@ -7,25 +7,29 @@ Notable:
 - rollout uses detached queries and keys of the SA rows, so no attention matrix and no graph is kept for it;
 - GLCA is one more block (or M) with its own weights, norm and head, on few query tokens;
 - PWCA exists in training only. `sa_only` is timm's model with its head;
-- for re-identification, a BN neck and a bias-free classifier replace timm's head.
+- for re-identification, a BN neck and a bias-free classifier replace timm's head;
+- what a backbone's stem and blocks do, and where its feature comes from, is said by its family and read-out
+  (`backbones/`): nothing here depends on one.
 """
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer, init_weights_vit_timm
+from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors
-from dual_cross_attention.backbones.opened_block import attention_of, sample_drop_path
-from dual_cross_attention.backbones.plain_vit import embed_patches
+from dual_cross_attention.backbones.drop_path import sample_drop_path
+from dual_cross_attention.backbones.registry import open_backbone
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
+from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput, EncodedImages
 from dual_cross_attention.models.branch_inference import BranchInference
+from dual_cross_attention.models.freezing import FreezableBackbone
 from dual_cross_attention.models.glca import (
     GLCA_INITS,
     LOCAL_QUERIES,
@@ -43,11 +47,11 @@ ABLATIONS = ("full", "sa_only", "sa_glca", "sa_pwca")
 Ablation = Literal["full", "sa_only", "sa_glca", "sa_pwca"]
 
 
-class DualCrossAttentionViT(BranchInference):
-    """Dual Cross-Attention Learning over a plain timm ViT (arXiv 2205.02151). Made by `create_model`.
+class DualCrossAttentionViT(FreezableBackbone, BranchInference):
+    """Dual Cross-Attention Learning over a timm backbone (arXiv 2205.02151). Made by `create_model`.
 
     Args:
-        backbone: a timm `VisionTransformer` with a class token, and a head unless there are `neck_classes`.
+        backbone: a timm model of one of the families in `backbones/`, with a head unless there are `neck_classes`.
         ablation: which branches there are: "full" is SA + GLCA + PWCA.
         local_ratio: R, the share of patch tokens that are local, in (0, 1].
         glca_init: "random", or "last_block": GLCA's M blocks and norm start as copies of the backbone's last ones.
@@ -68,17 +72,20 @@ class DualCrossAttentionViT(BranchInference):
     Attributes:
         glca_is_trained: False before `glca_start` is reached in training: `predict` and `embed` then use SA only,
             unless `branch` is given.
+        family, read_out: of the backbone; see `backbones/`.
+
+    Raises:
+        InputError: a backbone of no family, or an argument that does not fit it.
     """
 
-    backbone: VisionTransformer
     sa_head: NeckClassifier
     glca_block: GlobalLocalBlock
-    glca_norm: nn.LayerNorm
+    glca_norm: nn.Module
     glca_head: nn.Module
 
     def __init__(
         self,
-        backbone: VisionTransformer,
+        backbone: Any,
         ablation: Ablation = "full",
         local_ratio: float = 0.1,
         glca_init: Literal["random", "last_block"] = "random",
@@ -101,7 +108,9 @@ class DualCrossAttentionViT(BranchInference):
                 raise InputError(f"unknown {name} '{value}': there are {', '.join(known)}")
         if not 0.0 < local_ratio <= 1.0:
             raise InputError(f"local_ratio is the share R of patch tokens that are local, in (0, 1]; got {local_ratio}")
-        depth = len(backbone.blocks)
+        self.family, self.read_out = open_backbone(backbone, name_of(backbone))
+        blocks = self.family.blocks(backbone)
+        depth = len(blocks)
         if pwca_blocks is not None and not 1 <= pwca_blocks <= depth:
             raise InputError(
                 f"pwca_blocks: expected a number of the backbone's blocks, from 1 to {depth}; got {pwca_blocks}"
@@ -109,6 +118,11 @@ class DualCrossAttentionViT(BranchInference):
         if not 0.0 <= distractor_tokens <= 1.0:
             raise InputError(
                 f"distractor_tokens: expected a share of the patch tokens, in [0, 1]; got {distractor_tokens}"
+            )
+        if local_queries == "cross" and self.read_out.reads_patches:
+            raise InputError(
+                f"local_queries cross: expected a backbone that classifies its class token, got one that classifies "
+                f"the {self.read_out.name} of its tokens (global_pool {backbone.global_pool!r})"
             )
         self.backbone = backbone
         self.ablation = ablation
@@ -129,15 +143,16 @@ class DualCrossAttentionViT(BranchInference):
             self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
 
         if self.has_glca:
-            norm = cast(nn.LayerNorm, copy.deepcopy(backbone.norm))
-            if glca_init == "random":
+            norm = copy.deepcopy(backbone.norm)
+            if glca_init == "random" and hasattr(norm, "reset_parameters"):
                 norm.reset_parameters()
-            blocks = cast(Sequence[Block], backbone.blocks)
-            first, *more = make_glca_blocks(blocks, backbone.num_prefix_tokens, glca_init, local_queries, glca_blocks)
+            prefix = backbone.num_prefix_tokens
+            first, *more = make_glca_blocks(self.family, blocks, prefix, glca_init, local_queries, glca_blocks)
             self.glca_block = first
             if more:
                 self.more_glca_blocks = nn.ModuleList(more)
             self.glca_norm = norm
+            self.glca_pool = self.read_out.make_pool(backbone, glca_init)
             if neck_classes is not None:
                 self.glca_head = NeckClassifier(backbone.embed_dim, neck_classes)
             else:
@@ -145,8 +160,12 @@ class DualCrossAttentionViT(BranchInference):
                 init_weights_vit_timm(self.glca_head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of keeping its activations; also those of a convolutional
+        stem, where timm can."""
         self.grad_checkpointing = enable
+        stem = self.backbone.patch_embed
+        if hasattr(stem, "set_grad_checkpointing"):
+            stem.set_grad_checkpointing(enable)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile the blocks, one graph for all that differ in weights only; a graph break is an error.
@@ -224,37 +243,107 @@ class DualCrossAttentionViT(BranchInference):
     ) -> DualOutput:
         scored = with_glca and choose_local
         encoded = images if distractor_images is None else torch.cat([images, distractor_images])
-        sa_tokens, pwca_tokens, queries, keys = self._encode(encoded, distractors, with_glca, scored, trace)
+        sa_tokens, pwca_tokens, queries, keys, positions = self._encode(encoded, distractors, with_glca, scored, trace)
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
             queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
-        prefix = self.backbone.num_prefix_tokens
-        classified = [sa_tokens[:, :prefix], *([] if pwca_tokens is None else [pwca_tokens])]
-        normed = self.backbone.norm(torch.cat(classified))
+        score = partial(self._score_patches, sa_tokens, queries, keys) if scored else None
+        return self._decide(sa_tokens, pwca_tokens, positions, score, with_glca, trace)
 
-        features = dict(zip(("sa", "pwca"), _streams(normed[:, 0], len(classified)), strict=False))
-        out = DualOutput(self._classify(normed, features), features)
+    def _score_patches(self, tokens: Tensor, queries: list[Tensor], keys: list[Tensor], start: Tensor | None) -> Tensor:
+        prefix = self.backbone.num_prefix_tokens
+        return score_patches(tokens, queries, keys, prefix, self.local_queries, self.training, start)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> EncodedImages:
+        """What heads and GLCA read of images, for a frozen backbone: (B, 3, H, W) normalized → `EncodedImages`."""
+        scored = self.has_glca and self.local_queries != "random"
+        tokens, _, queries, keys, _ = self._encode(images, None, self.has_glca, scored)
+        if not scored:
+            return EncodedImages(tokens, None)
+        start = self.read_out.start_row(self.backbone, self.backbone.norm(tokens))
+        return EncodedImages(tokens, self._score_patches(tokens, queries, keys, start))
+
+    def forward_encoded(self, encoded: EncodedImages, branches: Collection[str] | None = None) -> DualOutput:
+        """Logits and features of SA and GLCA from what `encode` returns.
+
+        Args:
+            branches: branches to compute, including "sa"; None: all but PWCA.
+        """
+        tokens, scores = encoded
+        score = partial(self._score_patches, tokens, [], []) if scores is None else lambda _: scores
+        with_glca = "glca" in (self.test_branches if branches is None else branches)
+        return self._decide(tokens, None, self.family.positions(self.backbone), score, with_glca)
+
+    def _decide(
+        self,
+        sa_tokens: Tensor,
+        pwca_tokens: Tensor | None,
+        positions: Tensor | None,
+        score: Callable[[Tensor | None], Tensor] | None,
+        with_glca: bool,
+        trace: AttentionTrace | None = None,
+    ) -> DualOutput:
+        """Logits and features from the tokens after the last block.
+
+        Args:
+            positions: of all blocks, as the family's `embed` returns them.
+            score: of the row that rollout starts in (None: CLS) returns (B, N), scores of the patch tokens for the
+                choice of the local ones; None: none are local.
+        """
+        prefix, rows, device = self.backbone.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
+        sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
+        normed = self.backbone.norm(sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens]))
+
+        both = self.read_out.feature(self.backbone, normed)
+        streams = 1 if pwca_tokens is None else 2
+        features = dict(zip(("sa", "pwca"), _streams(both, streams), strict=False))
+        out = DualOutput(self._classify(normed, both, features), features)
+        start = None
+        if (score is not None or trace is not None) and self.read_out.reads_patches:
+            start = self.read_out.start_row(self.backbone, _streams(normed, streams)[0].detach())
+        if trace is not None:
+            trace.start = start
         if with_glca:
-            local = torch.zeros(images.shape[0], 0, dtype=torch.int64, device=images.device)
-            if scored:
-                out.rollout = score_patches(sa_tokens, queries, keys, prefix, self.local_queries, self.training)
+            local = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+            if score is not None:
+                out.rollout = score(start)
                 out.local = local = select_local(out.rollout, self.local_ratio)
-            *blocks, last = self.glca_blocks
-            for block in blocks:
-                drop_path = sample_drop_path(block.block, images.shape[0], images.device)
-                sa_tokens = block.update(sa_tokens, local, drop_path)
-            drop_path = sample_drop_path(last.block, images.shape[0], images.device)
-            if trace is not None:
-                trace.glca = last.class_attention(sa_tokens, local)
-            out.features["glca"] = self.glca_norm(last(sa_tokens, local, drop_path)[:, 0])
+            out.features["glca"] = self._glca_feature(sa_tokens, local, positions, trace)
             out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
         return out
 
-    def _classify(self, normed: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of SA and, where it is there, PWCA, from their stack of prefix tokens after the norm."""
+    def _glca_feature(
+        self, tokens: Tensor, local: Tensor, positions: Tensor | None, trace: AttentionTrace | None
+    ) -> Tensor:
+        """SA's tokens (B, prefix + N, D) and local patch indices (B, n) → GLCA's feature (B, D)."""
+        *earlier, last = self.glca_blocks
+        # Positions are those of the backbone's last M blocks; where it has fewer, of its first.
+        first = max(0, len(self.family.blocks(self.backbone)) - len(self.glca_blocks))
+        of_block = self.family.positions_of_block(positions, first)
+        for place, glca in enumerate(earlier, start=first + 1):
+            drop_path = sample_drop_path(glca.block, tokens.shape[0], tokens.device)
+            tokens = glca.update(tokens, local, drop_path, of_block)
+            of_block = self.family.positions_of_block(positions, place)
+        drop_path = sample_drop_path(last.block, tokens.shape[0], tokens.device)
+        out = last(tokens, local, drop_path, of_block)
+        normed = self.glca_norm(out[:, 0] if self.glca_pool is None else out)
+        if trace is not None:
+            weights = None if self.glca_pool is None else self.glca_pool.row(normed)
+            trace.glca = last.class_attention(tokens, local, of_block, weights)
+        return normed if self.glca_pool is None else self.glca_pool(normed)
+
+    def _classify(self, normed: Tensor, both: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of SA and, where it is there, PWCA.
+
+        Args:
+            normed: the stack of their tokens after the norm, as far as the feature depends on them.
+            both: the stack of their features.
+        """
         if self.has_necks:
             return {name: self.sa_head(feature, passing=name == "pwca") for name, feature in features.items()}
-        return dict(zip(features, _streams(self.backbone.forward_head(normed), len(features)), strict=True))
+        logits = self.read_out.logits(self.backbone, normed, both)
+        return dict(zip(features, _streams(logits, len(features)), strict=True))
 
     def _encode(
         self,
@@ -263,7 +352,7 @@ class DualCrossAttentionViT(BranchInference):
         with_glca: bool,
         scored: bool,
         trace: AttentionTrace | None = None,
-    ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor], Tensor | None]:
         """Applies stem and blocks.
 
         Args:
@@ -271,22 +360,23 @@ class DualCrossAttentionViT(BranchInference):
             trace: takes those of all layers, and SA's tokens.
 
         Returns:
-            SA's tokens (B, prefix + N, D), or without GLCA the prefix alone; PWCA's prefix (B, prefix, D), or None; for
-            GLCA, queries (of the last layer: CLS's) and keys of SA, (B, heads, tokens, head_dim), of every layer that
-            the choice of the local tokens needs.
+            SA's tokens (B, prefix + N, D), or the prefix alone where nothing reads the others; PWCA's tokens, likewise,
+            or None; for GLCA, queries (of the last layer: CLS's, if that is classified) and keys of SA, (B, heads,
+            tokens, head_dim), of every layer that the choice of the local tokens needs; and positions, of all blocks.
         """
-        tokens = embed_patches(self.backbone, images)
-        # In training, autograd holds the projection that query and key are views of, and they cost nothing (a compiled
-        # block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's rows.
-        copied = self.grad_checkpointing or not torch.is_grad_enabled()
+        with self._gradients(0):
+            tokens, positions = self.family.embed(self.backbone, images)
         queries: list[Tensor] = []
         keys: list[Tensor] = []
 
         def keep(place: int, *query_and_key: Tensor) -> None:
-            is_kept = scored and is_scored(place, len(blocks) + 1, self.local_queries)
+            is_kept = scored and is_scored(place, depth, self.local_queries)
             if not is_kept and trace is None:
                 return
-            if copied:
+            # In training, autograd holds the projection that query and key are views of, and they cost nothing (a
+            # compiled block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's
+            # rows.
+            if self.grad_checkpointing or not torch.is_grad_enabled():
                 query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
             if is_kept:
                 queries.append(query_and_key[0])
@@ -302,25 +392,41 @@ class DualCrossAttentionViT(BranchInference):
             tokens_of_distractors = sample_distractor_tokens(
                 len(tokens), prefix, patches, self.distractor_tokens, tokens.device
             )
-        *blocks, last = cast(Sequence[Block], self.backbone.blocks)
+        *blocks, last = self.family.blocks(self.backbone)
+        if self.read_out.reads_patches:
+            blocks = [*blocks, last]
+        depth = len(self.family.blocks(self.backbone))
+        both: tuple[Tensor | None, Tensor | None] = (None, None)
         for place, block in enumerate(blocks):
-            both = place >= len(blocks) + 1 - self.pwca_blocks  # else PWCA's stream is SA's
-            of_pwca = (distractors, tokens_of_distractors) if both else (None, None)
-            tokens, *query_and_key = self._run(self._stacked_block, block, tokens, *of_pwca)
-            keep(place, *query_and_key)
-        of_pwca = distractors, tokens_of_distractors
-        whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
-        sa, pwca, *query_and_key = self._run(self._last_block, last, tokens, *of_pwca, prefix, whole_sa)
-        keep(len(blocks), *query_and_key)
+            if trace is not None:
+                trace.last_input = tokens
+            if place >= depth - self.pwca_blocks:  # else PWCA's stream is SA's
+                both = distractors, tokens_of_distractors
+            of_block = self.family.positions_of_block(positions, place)
+            with self._gradients(place):
+                tokens, *query_and_key = self._run(self._stacked_block, block, tokens, of_block, *both)
+                keep(place, *query_and_key)
+        if self.read_out.reads_patches:
+            sa, pwca = (tokens, None) if distractors is None else tokens.chunk(2)
+        else:
+            if trace is not None:
+                trace.last_input = tokens
+            of_block = self.family.positions_of_block(positions, depth - 1)
+            whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
+            given = tokens, of_block, distractors, tokens_of_distractors, prefix, whole_sa
+            with self._gradients(depth - 1):
+                sa, pwca, *query_and_key = self._run(self._last_block, last, *given)
+                keep(depth - 1, *query_and_key)
         if trace is not None:
-            trace.tokens, trace.last_input = sa, tokens
-        return sa, pwca, queries, keys
+            trace.tokens, trace.last_positions = sa, of_block
+        return sa, pwca, queries, keys, positions
 
     def _run(
         self,
         run_block: Callable,
-        block: Block,
+        block: nn.Module,
         tokens: Tensor,
+        positions: Tensor | None,
         distractors: Tensor | None,
         distractor_tokens: Tensor | None,
         *options: Any,
@@ -330,13 +436,19 @@ class DualCrossAttentionViT(BranchInference):
         drop_path = sample_drop_path(block, rows, tokens.device)
         noise = None
         if distractors is not None and self.distractor_noise:
-            attention = attention_of(block)
-            shape = 2, len(distractors), attention.num_heads, tokens.shape[1], attention.head_dim
+            heads, head_dim = self.family.heads(block)
+            shape = 2, len(distractors), heads, tokens.shape[1], head_dim
             noise = torch.randn(shape, device=tokens.device)
-        given = block, tokens, distractors, drop_path, self.clean_distractors, distractor_tokens, noise, *options
+        of_pwca = distractors, drop_path, self.clean_distractors, distractor_tokens, noise
+        given = block, self.family, tokens, positions, *of_pwca, *options
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(run_block, *given, use_reentrant=False)
         return run_block(*given)
+
+
+def name_of(backbone: Any) -> str:
+    """timm's name of a model, or that of its class."""
+    return str((getattr(backbone, "pretrained_cfg", None) or {}).get("architecture") or type(backbone).__name__)
 
 
 def _streams(stacked: Tensor, streams: int) -> Sequence[Tensor]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from dual_cross_attention.backbones.plain_vit import create_backbone, load_pretrained
+from dual_cross_attention.backbones.create import create_backbone, load_pretrained
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import Ablation, DualCrossAttentionViT
 from dual_cross_attention.models.glca import LocalQueries
@@ -34,7 +34,7 @@ def create_model(
     """A DCAL model over a timm backbone.
 
     Args:
-        backbone: timm's name of a plain ViT, such as `deit_tiny_patch16_224`; `list_backbones()` has them all.
+        backbone: timm's name of a model, such as `deit_tiny_patch16_224`; `list_backbones()` has all that there are.
         num_classes: width of each classifier: classes, or training identities.
         task: "fgvc", or "reid": a BN neck before a bias-free classifier in every branch. It decides the default of R.
         img_size: input size in pixels, int or (height, width); position embeddings are resampled to it.

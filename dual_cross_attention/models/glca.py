@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
-from timm.models import named_apply
-from timm.models.vision_transformer import Block, init_weights_vit_timm
-from torch import Tensor
+from torch import Tensor, nn
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock
-from dual_cross_attention.attention.rollout import attention_rollout
+from dual_cross_attention.attention.rollout import attention_rollout, row_times_attention
+from dual_cross_attention.backbones.family import BackboneFamily
 from dual_cross_attention.errors import InputError
 
 LOCAL_QUERIES = ("rollout", "random", "penultimate", "local_only", "cross")
@@ -21,11 +21,17 @@ LocalQueries = Literal["rollout", "random", "penultimate", "local_only", "cross"
 
 
 def make_glca_blocks(
-    blocks: Sequence[Block], num_prefix_tokens: int, glca_init: str, local_queries: LocalQueries, number: int
+    family: BackboneFamily,
+    blocks: Sequence[nn.Module],
+    num_prefix_tokens: int,
+    glca_init: str,
+    local_queries: LocalQueries,
+    number: int,
 ) -> list[GlobalLocalBlock]:
     """Makes GLCA's M blocks, with their own weights.
 
     Args:
+        family: of the backbone.
         blocks: of the backbone.
         num_prefix_tokens: of the backbone.
         glca_init: "last_block" copies the backbone's last M blocks, in their order; "random" initializes them.
@@ -43,9 +49,9 @@ def make_glca_blocks(
     own = [copy.deepcopy(blocks[place - number if glca_init == "last_block" else -1]) for place in range(number)]
     if glca_init == "random":
         for block in own:
-            named_apply(init_weights_vit_timm, block)
+            family.initialize(block)
     attends = local_queries if local_queries in ("local_only", "cross") else "global"
-    return [GlobalLocalBlock(block, num_prefix_tokens, attends) for block in own]
+    return [GlobalLocalBlock(block, num_prefix_tokens, attends, family) for block in own]
 
 
 def is_scored(layer: int, layers: int, local_queries: LocalQueries) -> bool:
@@ -60,6 +66,7 @@ def score_patches(
     num_prefix_tokens: int,
     local_queries: LocalQueries,
     training: bool,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Scores the patch tokens, (B, N), float32; the tokens with the largest scores are local.
 
@@ -71,12 +78,22 @@ def score_patches(
     Args:
         tokens: (B, prefix + N, D), for shape and device.
         queries, keys: of the layers that `is_scored` names, each (B, heads, prefix + N, head_dim).
+        start: (B, prefix + N) of a pooled backbone, the row that takes CLS's place; None: CLS.
     """
     if local_queries == "random":
         batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
         if training:
             return torch.rand(batch, patches, device=tokens.device)
-        scores = torch.rand(patches, generator=torch.Generator().manual_seed(0))
-        return scores.to(tokens.device, non_blocking=True).expand(batch, -1)
-    scores = attention_rollout(queries, keys)[:, num_prefix_tokens:]
-    return 2 * scores if local_queries == "penultimate" else scores  # of one layer, it is half the attention
+        return _fixed_scores(patches).to(tokens.device, non_blocking=True).expand(batch, -1)
+    if local_queries != "penultimate":
+        return attention_rollout(queries, keys, start=start)[:, num_prefix_tokens:]
+    query, key = queries[0], keys[0]
+    if start is None:
+        query, start = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
+    return row_times_attention(start, query, key)[:, num_prefix_tokens:]
+
+
+@cache
+def _fixed_scores(patches: int) -> Tensor:
+    """(patches,) uniform in [0, 1), always the same. It is kept: an exported graph holds it as a constant."""
+    return torch.rand(patches, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
@@ -20,17 +19,21 @@ LARGEST_NORMALIZED = 30.0
 """Normalized pixels are within a few units of 0; beyond this they are taken for pixels of 0 ... 255."""
 
 
-def check_images(backbone: VisionTransformer, images: Tensor) -> None:
+def check_images(backbone: Any, images: Tensor, patch_size: tuple[int, int]) -> None:
     """Checks that `images` is a normalized float batch (B, C, H, W) of the backbone's input size; B may be 0.
 
     A warning is logged for values that look like pixels of 0 ... 255, in CPU memory only.
+
+    Args:
+        backbone: a timm model with a `patch_embed`.
+        patch_size: (height, width) in pixels.
 
     Raises:
         InputError: another type, rank, number of channels, size, dtype or device, or (in CPU memory) values that are
             not finite; the message says how to convert.
     """
     patches = backbone.patch_embed
-    channels, weight = patches.proj.in_channels, patches.proj.weight
+    channels, weight = backbone.in_chans, next(patches.parameters())
     size = tuple(patches.img_size) if patches.img_size is not None and patches.strict_img_size else None
     sides = f"{size[0]}, {size[1]}" if size else "H, W"
     expected = f"images: expected a tensor of normalized images, (B, {channels}, {sides})"
@@ -46,8 +49,8 @@ def check_images(backbone: VisionTransformer, images: Tensor) -> None:
     if size:
         if (height, width) != size:
             raise InputError(f"{expected}, got shape {shape}: resize to {size[0]} x {size[1]} pixels, as in training")
-    elif not patches.dynamic_img_pad and (height % patches.patch_size[0] or width % patches.patch_size[1]):
-        raise InputError(f"{expected}, got shape {shape}: height and width must be multiples of {patches.patch_size}")
+    elif not patches.dynamic_img_pad and (height % patch_size[0] or width % patch_size[1]):
+        raise InputError(f"{expected}, got shape {shape}: height and width must be multiples of {patch_size}")
     if not images.is_floating_point():
         raise InputError(
             f"{expected}, got {images.dtype}: scale pixels to 0 ... 1 and normalize them as in training, as "

@@ -4,37 +4,36 @@ Notable:
 - at PWCA's first block both streams have the same tokens, so it takes B rows and returns 2B: norm, query, key and value
   are computed once;
 - in the last block, query, output projection and MLP are computed for the prefix tokens only (CLS, distillation,
-  registers) where nothing reads the patch tokens. Keys and values are computed for all tokens.
+  registers) where nothing reads the patch tokens. Keys and values are computed for all tokens. A pooled backbone reads
+  all tokens, and its last block is as any other.
 """
 
-from timm.models.vision_transformer import Block
-from torch import Tensor
+from functools import partial
+
+from torch import Tensor, nn
 
 from dual_cross_attention.attention.pairwise import pairwise_attention, stacked_attention
-from dual_cross_attention.backbones.opened_block import (
-    DropPathMasks,
-    attend,
-    attention_of,
-    finish_block,
-    project,
-    project_key_value,
-    project_query,
-)
+from dual_cross_attention.backbones.drop_path import DropPathMasks
+from dual_cross_attention.backbones.family import BackboneFamily
 
 
 def stacked_block(
-    block: Block,
+    block: nn.Module,
+    family: BackboneFamily,
     tokens: Tensor,
+    positions: Tensor | None,
     distractors: Tensor | None,
     drop_path: DropPathMasks | None = None,
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
     distractor_noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Applies any block but the last.
+    """Applies any block, or any but the last where that one is computed for prefix tokens only.
 
     Args:
+        family: of the block.
         tokens: (2B, N, D), SA above PWCA; (B, N, D) at PWCA's first block, or where there is no PWCA.
+        positions: of the tokens in this block; None: the family has none.
         distractors: (B,) the index of each image's distractor; None: no PWCA.
         drop_path: factors for the rows of the output.
         clean_distractors, distractor_tokens, distractor_noise: see `stacked_attention`.
@@ -43,20 +42,22 @@ def stacked_block(
         tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
         detached views.
     """
-    attention, normed = attention_of(block), block.norm1(tokens)
-    query, key, value = project(attention, normed)
+    normed = family.normalize(block, tokens)
+    query, key, value = family.project(block, normed, positions)
     if distractors is None:
-        attended = attend(attention, query, key, value)
+        attended = family.attend(block, query, key, value)
     else:
         options = clean_distractors, distractor_tokens, distractor_noise
-        attended = stacked_attention(attention, query, key, value, distractors, *options)
+        attended = stacked_attention(partial(family.attend, block), query, key, value, distractors, *options)
     batch = tokens.shape[0] if distractors is None else len(distractors)
-    return finish_block(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
+    return family.close(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
 
 
 def last_block(
-    block: Block,
+    block: nn.Module,
+    family: BackboneFamily,
     tokens: Tensor,
+    positions: Tensor | None,
     distractors: Tensor | None,
     drop_path: DropPathMasks | None = None,
     clean_distractors: bool = False,
@@ -75,15 +76,17 @@ def last_block(
         SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and SA's query of CLS alone
         (B, heads, 1, head_dim) and key (B, heads, N, head_dim) for rollout, detached.
     """
-    attention, batch = attention_of(block), tokens.shape[0] if distractors is None else len(distractors)
-    normed = block.norm1(tokens)
-    key, value = project_key_value(attention, normed)
+    batch = tokens.shape[0] if distractors is None else len(distractors)
+    normed = family.normalize(block, tokens)
+    key, value = family.project_key_value(block, normed, positions)
     sa_drop, pwca_drop = (None, None) if drop_path is None else _halves(drop_path, batch)
+    of_prefix = None if positions is None else positions[..., :prefix, :]
 
     queried = slice(None) if whole_sa else slice(prefix)
-    query, query_normed = project_query(attention, normed[:batch, queried]), normed[:batch, queried]
-    attended = attend(attention, query, key[:batch], value[:batch])
-    sa = finish_block(block, tokens[:batch, queried], query_normed, attended, sa_drop)
+    query_normed = normed[:batch, queried]
+    query = family.project_query(block, query_normed, positions if whole_sa else of_prefix)
+    attended = family.attend(block, query, key[:batch], value[:batch])
+    sa = family.close(block, tokens[:batch, queried], query_normed, attended, sa_drop)
     for_rollout = query[:, :, :1].detach(), key[:batch].detach()
     if distractors is None:
         return sa, None, *for_rollout
@@ -91,12 +94,12 @@ def last_block(
     own = slice(-batch, None)  # all rows, where the first block is also the last
     query_normed = normed[own, :prefix]
     distractor = slice(batch) if clean_distractors else own
-    query = project_query(attention, query_normed)
+    query = family.project_query(block, query_normed, of_prefix)
     other_key, other_value = key[distractor], value[distractor]
     if distractor_noise is not None:
         other_key, other_value = distractor_noise.to(key.dtype)
     attended = pairwise_attention(
-        attention,
+        partial(family.attend, block),
         query,
         key[own],
         value[own],
@@ -105,7 +108,7 @@ def last_block(
         distractors,
         distractor_tokens,
     )
-    pwca = finish_block(block, tokens[own, :prefix], query_normed, attended, pwca_drop)
+    pwca = family.close(block, tokens[own, :prefix], query_normed, attended, pwca_drop)
     return sa, pwca, *for_rollout
 
 

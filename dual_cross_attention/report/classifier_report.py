@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from dual_cross_attention.explanation.figures import display_name
+from dual_cross_attention.report.box_share import measure_inside
 from dual_cross_attention.report.charts import histogram_chart, reliability_chart
 from dual_cross_attention.report.classification import ClassifierResult, ConfusedPair, evaluate_classifier
 from dual_cross_attention.report.faithfulness import measure_default_map
@@ -12,6 +13,8 @@ from dual_cross_attention.report.opened_run import OpenedRun, short_path
 from dual_cross_attention.report.thumbnails import Thumbnail, make_thumbnails
 
 PAIRS, IMAGES_A_SIDE, MISTAKES = 8, 2, 12
+LOWEST, MOST_CLASSES = 10, 1000
+"""Classes in the table of the lowest accuracies, and in that of all."""
 SECTIONS = [
     ("classes", "Classes"),
     ("confused", "Mistaken classes"),
@@ -28,20 +31,24 @@ def classifier_values(opened: OpenedRun, console: Console) -> tuple[str, dict[st
     mistakes = result.confident_mistakes(MISTAKES)
     rows = [*mistakes, *(row for _, sides in pairs for side in sides for row in side)]
     thumbnails = make_thumbnails(opened, result.positions[rows], console)
-    images = {each.label: each.images for each in result.by_class()}
+    by_class = result.by_class()
+    images = {each.label: each.images for each in by_class}
     names = shown_names(opened.loaded.labels)
 
     def shown(row: int) -> dict[str, Any]:
         return _shown(opened, result, names, thumbnails, row)
 
     faithfulness = measure_default_map(opened, result.positions, console)
+    inside = measure_inside(opened, result.positions, console)
     return (
         "classifier.html.j2",
         result.metrics,
         {
             "sections": SECTIONS,
             "names": names,
-            "by_class": result.by_class(),
+            "lowest": by_class[:LOWEST],
+            "by_class": by_class[:MOST_CLASSES],
+            "number_of_classes": len(by_class),
             "coarse": result.by_coarse_class(opened.setup.coarse_classes),
             "pairs": [
                 {
@@ -59,6 +66,7 @@ def classifier_values(opened: OpenedRun, console: Console) -> tuple[str, dict[st
             "calibration": _calibration(opened),
             "reliability": _reliability(opened, result),
             "faithfulness": faithfulness,
+            "inside": inside,
         },
     )
 

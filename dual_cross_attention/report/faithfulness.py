@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
 from dual_cross_attention.data.images import UnreadableImage
 from dual_cross_attention.explanation.faithfulness import measure_faithfulness
@@ -43,7 +44,7 @@ def measure_default_map(opened: OpenedRun, readable: np.ndarray, console: Consol
     Args:
         readable: positions of the test images that can be read.
     """
-    name = "product" if "glca" in opened.loaded.model.predicting_branches else "rollout"
+    name = opened.default_map
     positions = readable[sample_positions(len(readable))].tolist()
 
     def images() -> Iterator[Image.Image]:
@@ -55,8 +56,10 @@ def measure_default_map(opened: OpenedRun, readable: np.ndarray, console: Consol
 
     found = measure_faithfulness(opened.loaded, images(), [name])[name]
 
-    def interval(gains) -> tuple[float, float]:
-        spread = gains.std().item() if len(gains) > 1 else 0.0
-        return gains.mean().item(), 1.96 * spread / len(gains) ** 0.5
-
     return FaithfulnessRow(MAP_TITLES[name], len(found.deletion), interval(found.deletion), interval(found.insertion))
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval over images."""
+    spread = values.std().item() if len(values) > 1 else 0.0
+    return values.mean().item(), 1.96 * spread / len(values) ** 0.5

@@ -12,6 +12,8 @@ TESTED = {
     "val/mAP_sa": "mAP, SA",
     "val/mAP_glca": "mAP, GLCA",
     "val/rank1": "rank-1, as used",
+    "val/top1_raw": "top-1, weights without averaging",
+    "val/mAP_raw": "mAP, weights without averaging",
 }
 CHARTS = {
     "Training loss": (

@@ -16,6 +16,7 @@ from dual_cross_attention.devices import (
     precision_setting,
 )
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.explanation.maps import MapName, default_map
 from dual_cross_attention.inference.evaluation import read_test_images
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.inference.model_files import read_model
@@ -57,6 +58,11 @@ class OpenedRun:
     def name(self, position: int) -> str:
         """Path of a test image, or "image 3" of an image in memory."""
         return self.loader.dataset.name(position)
+
+    @property
+    def default_map(self) -> MapName:
+        """The map of the model that the report shows and measures."""
+        return default_map("glca" in self.loaded.model.predicting_branches)
 
     @property
     def num_workers(self) -> int:

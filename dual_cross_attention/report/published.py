@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.parse import parse_config
-from dual_cross_attention.configs.recipes import BACKBONES, DATASETS, read_config
+from dual_cross_attention.configs.recipes import BACKBONES, DATASETS, is_published, read_config
 from dual_cross_attention.configs.recipes.published import PublishedResult, published_results
 from dual_cross_attention.report.settings import OF_THE_MACHINE, RESOLVED, different
 
@@ -75,7 +75,7 @@ def recipe_of(config: TrainingConfig) -> TrainingConfig | None:
     """The settings of the recipe for a run's dataset, backbone and branches; None if there is no such recipe."""
     short = next((name for name, full in BACKBONES.items() if full == config.backbone), None)
     for dataset in DATASETS:
-        if short and read_config(dataset)[1]["dataset"] == config.dataset:
+        if short and is_published(dataset, short) and read_config(dataset)[1]["dataset"] == config.dataset:
             return parse_config(["--config", f"{dataset}_{short}", "--ablation", config.ablation])
     return None
 

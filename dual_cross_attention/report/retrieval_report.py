@@ -24,6 +24,8 @@ def retrieval_values(opened: OpenedRun, console: Console) -> tuple[str, dict[str
     ranks = list(range(1, SHOWN_RANKS + 1))
     titles = BRANCHES if len(result.cmc) > 1 else {"": "SA"}
     lines = [Line(titles[name], ranks, curve[:SHOWN_RANKS].tolist()) for name, curve in result.cmc.items()]
+    source = opened.setup.data.camera_source
+    camera = source.camera if source else str
     return (
         "retrieval.html.j2",
         result.metrics,
@@ -31,7 +33,7 @@ def retrieval_values(opened: OpenedRun, console: Console) -> tuple[str, dict[str
             "sections": [each for each in SECTIONS if each[0] != "cameras" or result.by_camera],
             "valid_queries": result.metrics["valid_queries"],
             "cmc": [lines_chart("Cumulative matching characteristics (CMC)", lines, "rank k", "% of queries")],
-            "cameras": [(each.camera, f"{each.queries:,}", f"{each.mAP:.2f}") for each in result.by_camera],
+            "cameras": [(camera(each.camera), f"{each.queries:,}", f"{each.mAP:.2f}") for each in result.by_camera],
             "ranked_text": (
                 f"The first {QUERIES // 2} queries are those with the lowest average precision, the others are evenly "
                 f"spaced over all other queries up to the best one. Shown are their first {DEPTH} gallery images, with "

@@ -1,5 +1,6 @@
 """The report of one run: evaluates one of its models on the test split, and writes a page."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from dual_cross_attention.runs.run_summary import RunSummary, read_run
 
 BRANCHES = {"_sa": "SA", "_glca": "GLCA", "": "SA + GLCA"}
 METRICS = {"top1": "top-1 %", "top5": "top-5 %", "mAP": "mAP %"} | {f"rank{k}": f"rank-{k} %" for k in (1, 5, 10)}
+MOST_UNREADABLE = 200
+"""Unreadable images that a report names."""
 RESULTS = {"fgvc": classifier_values, "reid": retrieval_values}
 """By task: evaluates the model; see `classifier_values`."""
 
@@ -45,7 +48,7 @@ def report_run(
         console: shows notes, warnings and progress; None: not shown.
 
     Returns:
-        Number of test images that could not be read, which the report names.
+        Number of test images that could not be read, the first `MOST_UNREADABLE` of which the report names.
 
     Raises:
         InputError: not a run folder, no such model, or test images that cannot be found.
@@ -55,7 +58,6 @@ def report_run(
     opened = open_run(RunFolder(run), model, data_root, split, device, precision, batch_size, num_workers, console)
     template, metrics, values = RESULTS[summary.config.task](opened, console)
     published = published_for(summary.config, len(opened.loaded.labels), _tested(opened))
-    has_glca = "glca" in opened.loaded.model.predicting_branches
     page = render(
         template,
         run=summary,
@@ -69,8 +71,9 @@ def report_run(
         differences=[(each.name, *each.values) for each in from_defaults(summary.config)],
         settings=all_settings(summary.config),
         history=history_charts(summary),
-        unreadable=list(opened.unreadable.found.items()),
-        map_title=MAP_TITLES["product" if has_glca else "rollout"],
+        unreadable=list(islice(opened.unreadable.found.items(), MOST_UNREADABLE)),
+        number_unreadable=len(opened.unreadable),
+        map_title=MAP_TITLES[opened.default_map],
         **values,
     )
     write_page(Path(output), page)
@@ -95,7 +98,7 @@ def _notes(run: RunSummary, opened: OpenedRun) -> list[str]:
         notes.append(f"The run has not ended: epoch {run.epochs} of {run.config.epochs}.")
     notes += [f"Not the test data of the run: {difference}" for difference in opened.differences]
     if len(opened.unreadable):
-        notes.append(f"{len(opened.unreadable)} test images could not be read; they are named at the end.")
+        notes.append(f"{len(opened.unreadable)} test images could not be read; see the end of this page.")
     return notes
 
 
@@ -159,7 +162,8 @@ def _overview(run: RunSummary, opened: OpenedRun) -> list[tuple[str, str]]:
         ("initial weights", config.weights),
         (
             "images",
-            f"resized to {pixels.resize[0]}×{pixels.resize[1]}, cropped to {pixels.img_size[0]}×{pixels.img_size[1]} "
+            ("cropped to the aspect ratio of the input, " if pixels.keep_aspect else "")
+            + f"resized to {pixels.resize[0]}×{pixels.resize[1]}, cropped to {pixels.img_size[0]}×{pixels.img_size[1]} "
             f"(height×width), mean {shown(list(pixels.mean))}, std {shown(list(pixels.std))}",
         ),
         ("epochs", f"{run.epochs} of {config.epochs}"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from dual_cross_attention.configs.recipes import BACKBONES, DATASETS
+from dual_cross_attention.configs.recipes import is_published
 from dual_cross_attention.configs.recipes.published import PublishedResult, published_results
 from dual_cross_attention.errors import InputError
 
@@ -170,7 +170,7 @@ def _row(
         name = ""
     recipe = RECIPE_DATASETS.get(dataset, dataset)
     missing = None
-    if recipe not in DATASETS or backbone not in BACKBONES:
+    if not is_published(recipe, backbone):
         missing = f"there is no recipe {recipe}_{backbone}: the backbone is not supported"
     is_baseline = ablation == "sa_only" and not name
     return TableRow(

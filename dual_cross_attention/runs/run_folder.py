@@ -40,6 +40,9 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.best = self.path / "best.safetensors"
         self.last = self.path / "last.safetensors"
+        # The weights themselves, of runs in which best and last are an average of the weights.
+        self.best_raw = self.path / "best_raw.safetensors"
+        self.last_raw = self.path / "last_raw.safetensors"
         self.checkpoints = self.path / "checkpoints"
         self.diverged = self.path / "diverged"
         self.memory = self.path / "memory.json"
@@ -54,6 +57,8 @@ class RunFolder:
             self.metrics,
             self.best,
             self.last,
+            self.best_raw,
+            self.last_raw,
             self.memory,
             self.eval_memory,
         )

@@ -60,5 +60,6 @@ def _exact(share: float) -> Fraction:
 
 
 def branch_schedule(config: TrainingConfig) -> BranchSchedule:
-    """When the branches of the model are trained."""
-    return BranchSchedule(config.pwca_start, config.pwca_warmup, config.glca_start, config.pwca_every)
+    """When the branches of the model are trained; with `freeze` all, PWCA never is."""
+    pwca_start, pwca_warmup = (1.0, 0.0) if config.freeze == "all" else (config.pwca_start, config.pwca_warmup)
+    return BranchSchedule(pwca_start, pwca_warmup, config.glca_start, config.pwca_every)

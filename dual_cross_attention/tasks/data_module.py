@@ -127,7 +127,7 @@ def preprocessing_of(config: TrainingConfig, model: DualCrossAttentionViT | None
     mean, std, _ = pixel_stats(config, model)
     img_size = tuple(config.img_size)
     resize = tuple(config.resize()) if isinstance(config, FGVCConfig) else img_size
-    return Preprocessing(img_size, resize, tuple(mean), tuple(std))
+    return Preprocessing(img_size, resize, tuple(mean), tuple(std), config.interpolation, config.keep_aspect)
 
 
 def pixel_stats_warning(config: TrainingConfig, model: DualCrossAttentionViT) -> str | None:

@@ -24,7 +24,7 @@ def list_distractors(config: TrainingConfig) -> tuple[ImageList | None, list[str
     Raises:
         InputError: the folder cannot be listed, or holds no image.
     """
-    if config.distractors != "dataset" or config.ablation not in HAVE_PWCA:
+    if config.distractors != "dataset" or config.ablation not in HAVE_PWCA or config.freeze == "all":
         return None, []
     folder = Path(cast(str, config.distractor_root))
     try:
@@ -47,7 +47,7 @@ def pair(config: TrainingConfig, targets: ImageDataset, distractor_images: Image
     Raises:
         InputError: as of `DistractorSampler`.
     """
-    if config.distractors in IN_BATCH or config.ablation not in HAVE_PWCA:
+    if config.distractors in IN_BATCH or config.ablation not in HAVE_PWCA or config.freeze == "all":
         return None
     images = targets.image_list if distractor_images is None else distractor_images
     sampler = DistractorSampler(cast(Rule, config.distractors), targets.image_list.labels, len(images))

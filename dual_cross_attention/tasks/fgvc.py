@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from dual_cross_attention.errors import InputError, TrainingDivergedError
 from dual_cross_attention.metrics.retrieval import Progress
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.batch_mixing import BatchMixing
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task, vote
 from dual_cross_attention.tasks.training_noise import TrainingNoise
@@ -24,6 +25,7 @@ class FGVCTask(Task):
         weight_bound: largest |w| of the loss weights.
         label_smoothing: of the cross-entropy, in [0, 1].
         schedule, loss_weights, noise: see `Task`.
+        mixing: of training images and their labels; None: none.
     """
 
     best_metric = "top1"
@@ -37,20 +39,26 @@ class FGVCTask(Task):
         schedule: BranchSchedule | None = None,
         loss_weights: LossWeights = "learned",
         noise: TrainingNoise | None = None,
+        mixing: BatchMixing | None = None,
     ):
         super().__init__(model, weight_bound, schedule, loss_weights, noise)
         self.label_smoothing = label_smoothing
+        self.mixing = mixing or BatchMixing(0.0, 0.0, 0)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction."""
-        batch = self.noise.add(batch)
+        """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction.
+
+        Mixed images have the labels of both, weighted, in every branch; label smoothing applies to the result, and the
+        accuracy is that of the label with the larger weight.
+        """
+        batch = self.mixing.mix(self.noise.add(batch))
         labels = batch["labels"]
-        logits = self.model(batch["images"], None, self.scales, batch.get("distractor_images")).logits
+        logits = self.run_model(batch, self.scales).logits
         losses = {
             branch: F.cross_entropy(logits[branch].float(), labels, label_smoothing=self.label_smoothing)
             for branch in self.scales
         }
-        return self.combine(losses, logits, labels)
+        return self.combine(losses, logits, labels.argmax(-1) if labels.ndim == 2 else labels)
 
     def reset_metrics(self) -> None:
         """See `Task.reset_metrics`."""
@@ -62,11 +70,10 @@ class FGVCTask(Task):
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.eval_step`."""
-        images, labels, valid = (
-            batch[name].to(self.device, non_blocking=True) for name in ("images", "labels", "valid")
-        )
+        batch = self.to_device(batch)
+        labels, valid = batch["labels"], batch["valid"]
         self._num_valid.update(valid.sum())
-        out = self.model(images).logits
+        out = self.run_model(batch).logits
         out = {branch: out[branch] for branch in self.test_branches}
         if not valid.any():
             return out

@@ -10,8 +10,11 @@ from dual_cross_attention.data.cache import check_memory
 from dual_cross_attention.data.fgvc import FineGrainedData
 from dual_cross_attention.data.fingerprint import DataFingerprint, digest_names, fingerprint_split
 from dual_cross_attention.data.loaders import Batches
+from dual_cross_attention.data.samplers import BalancedBatchSampler
+from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
+from dual_cross_attention.tasks.batch_mixing import BatchMixing
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import RunSetup, UnknownClasses, pixel_stats, reading_processes
 from dual_cross_attention.tasks.distractors import list_distractors, pair
@@ -78,21 +81,28 @@ class FGVCSetup(RunSetup):
             schedule=branch_schedule(self.config),
             loss_weights=self.config.loss_weights,
             noise=training_noise(self.config, len(self.classes)),
+            mixing=BatchMixing(self.config.mixup, self.config.cutmix, len(self.classes)),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         config = self.config
+        min_batch = 2 if model.has_pwca and config.distractors == "any" else 1
         return train_loader(
             self.data.train,
-            train_transform(*self._sizes_and_stats(model), config.flip),
+            self._train_transform(model),
             config.batch_size,
             reading_processes(config, device),
             config.seed,
             device.type,
-            min_batch=2 if model.has_pwca and config.distractors == "any" else 1,
+            min_batch=min_batch,
+            sampler=self._balanced_sampler(min_batch) if config.class_balance else None,
             cache=self.cache,
             pair=partial(pair, config, distractor_images=self.distractor_images),
         )
+
+    def _balanced_sampler(self, min_batch: int) -> BalancedBatchSampler:
+        config, train = self.config, self.data.train
+        return BalancedBatchSampler(train.labels, config.batch_size, min_batch, config.seed, train.block)
 
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         return test_loader(
@@ -104,6 +114,10 @@ class FGVCSetup(RunSetup):
             self.cache,
         )
 
-    def _sizes_and_stats(self, model: DualCrossAttentionViT) -> tuple:
-        mean, std, _ = pixel_stats(self.config, model)
-        return tuple(self.config.img_size), tuple(self.config.resize()), mean, std
+    def _train_transform(self, model: DualCrossAttentionViT) -> Transform:
+        config = self.config
+        if config.freeze == "all":
+            return self.preprocessing(model).transform
+        mean, std, _ = pixel_stats(config, model)
+        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
+        return train_transform(tuple(config.img_size), tuple(config.resize()), mean, std, config.flip, *further)

@@ -146,10 +146,10 @@ class ReIDTask(Task):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
         batch = self.noise.add(batch)
-        images, identities, distractor_images = batch["images"], batch["labels"], batch.get("distractor_images")
-        in_batch = "pwca" in self.scales and distractor_images is None and not self.model.distractor_noise
-        distractors = sample_distractors(len(images), images.device, identities) if in_batch else None
-        out = self.model(images, distractors, self.scales, distractor_images)
+        identities = batch["labels"]
+        in_batch = "pwca" in self.scales and "distractor_images" not in batch and not self.model.distractor_noise
+        distractors = sample_distractors(len(identities), identities.device, identities) if in_batch else None
+        out = self.run_model(batch, self.scales, distractors)
         losses = {
             branch: self.identity_loss(out.logits[branch], out.features[branch], identities) for branch in self.scales
         }
@@ -162,10 +162,9 @@ class ReIDTask(Task):
     @torch.no_grad()
     def eval_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.eval_step`; keeps features on the device."""
-        images, positions, valid = (
-            batch[name].to(self.device, non_blocking=True) for name in ("images", "indices", "valid")
-        )
-        features = self.model(images).features
+        batch = self.to_device(batch)
+        positions, valid = batch["indices"], batch["valid"]
+        features = self.run_model(batch).features
         self._kept.append((positions[valid], *(features[branch][valid].float() for branch in self.test_branches)))
         return features
 

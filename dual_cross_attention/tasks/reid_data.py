@@ -21,6 +21,7 @@ from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.reid import ReIDData
 from dual_cross_attention.data.reid.blocks import BlockIdentitySampler
 from dual_cross_attention.data.samplers import EpochBatchSampler
+from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
@@ -98,9 +99,7 @@ class ReIDSetup(RunSetup):
         config, train = self.config, self.data.train
         return train_loader(
             ImageList(train.images, train.identities),
-            reid_train_transform(
-                tuple(config.img_size), *self._stats(model), config.flip, config.padding, config.erasing
-            ),
+            self._train_transform(model),
             config.batch_size,
             reading_processes(config, device),
             config.seed,
@@ -129,10 +128,14 @@ class ReIDSetup(RunSetup):
             self.cache,
         )
 
-    def _stats(self, model: DualCrossAttentionViT) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the pixels."""
-        mean, std, _ = pixel_stats(self.config, model)
-        return mean, std
+    def _train_transform(self, model: DualCrossAttentionViT) -> Transform:
+        config = self.config
+        if config.freeze == "all":
+            return self.preprocessing(model).transform
+        mean, std, _ = pixel_stats(config, model)
+        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
+        geometry = config.flip, config.padding, config.erasing
+        return reid_train_transform(tuple(config.img_size), mean, std, *geometry, *further)
 
 
 def _retrieval_split(data: ReIDData) -> RetrievalSplit:

@@ -19,6 +19,7 @@ from dual_cross_attention.configs.parse import check_fgvc_options, choose_settin
 from dual_cross_attention.data.fgvc import FineGrainedData, load_fgvc
 from dual_cross_attention.data.images import ImageSource
 from dual_cross_attention.data.reid import ReIDData, load_reid
+from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.shards.discovery import DESCRIPTION, Description, read_description, write_description
 from dual_cross_attention.data.shards.writing import ArchiveWriter, encode_all
 from dual_cross_attention.data.unreadable import Unreadable, UnreadableImages, allowed_unreadable
@@ -28,7 +29,7 @@ from dual_cross_attention.program import train_command
 from dual_cross_attention.progress import ProgressBar
 from dual_cross_attention.tasks.data_roots import is_synthetic
 
-OURS = re.compile(r"(train|val|query|gallery)-(\d{6,}\.tar(\.tmp)?|[0-9a-f]{8}\.index(\.tmp)?)")
+OURS = re.compile(r"(train|val|query|gallery|test)-(\d{6,}\.tar(\.tmp)?|[0-9a-f]{8}\.index(\.tmp)?)")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def shard(
     val_fraction: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    cameras: CameraMode = "auto",
 ) -> list[str]:
     """Writes a dataset into archives, and their index.
 
@@ -79,6 +81,7 @@ def shard(
         console: where progress is shown.
         val_fraction: of a folder without a split, see `load_fgvc`.
         image_column, label_column: of classification from a table, see `load_fgvc`.
+        cameras: of re-identification, see `load_reid`.
 
     Returns:
         What was written, and what to type next.
@@ -97,10 +100,10 @@ def shard(
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
     given = {"val_fraction": val_fraction, "image_column": image_column, "label_column": label_column}
     check_fgvc_options(task, name, **given)
-    data = load_fgvc(name, data_root, **given) if task == "fgvc" else load_reid(name, data_root)
+    data = load_fgvc(name, data_root, **given) if task == "fgvc" else load_reid(name, data_root, cameras=cameras)
     for note in data.notes:  # of re-ID: cameras become numbers in the archives
         console.print(note, soft_wrap=True, markup=False)
-    for warning in data.warnings:
+    for warning in (*data.warnings, *(_lost_files(data) if isinstance(data, ReIDData) else [])):
         console.print(f"warning: {warning}", style="yellow")
     splits = _fgvc(data, seed) if isinstance(data, FineGrainedData) else _reid(data)
     classes = data.classes if isinstance(data, FineGrainedData) else data.identities
@@ -146,20 +149,43 @@ def _fgvc(data: FineGrainedData, seed: int) -> dict[str, Split]:
 
 
 def _reid(data: ReIDData) -> dict[str, Split]:
+    if not data.leave_one_out and data.test_files is not None:
+        queries, gallery = np.split(data.test_files, [len(data.query)])
+        if own := int(np.isin(queries, gallery).sum()):
+            raise InputError(
+                f"{data.name}: expected queries that are not in the gallery, got {own:,} of {len(queries):,} that are: "
+                "archives do not say which gallery image is the query itself; with all of them in test/ in place of "
+                "query/ and gallery/, each is searched for among all others"
+            )
+
     def split(listed, order: np.ndarray, names: Sequence[str] | None = None) -> Split:
         def label_member(number: int) -> tuple[str, bytes]:
             identity = int(listed.identities[number])
-            said = {"identity": names[identity] if names else identity, "camera": int(listed.cameras[number])}
+            said: dict[str, int | str] = {"identity": names[identity] if names else identity}
+            if listed.cameras is not None:
+                said["camera"] = int(listed.cameras[number])
             return "json", json.dumps(said).encode()
 
         return Split(listed.images, order, listed.identities, label_member)
 
     by_identity = np.argsort(np.asarray(data.train.identities), kind="stable")
-    return {
-        "train": split(data.train, by_identity, data.identities),
-        "query": split(data.query, np.arange(len(data.query))),
-        "gallery": split(data.gallery, np.arange(len(data.gallery))),
+    sides = {"test": data.query} if data.leave_one_out else {"query": data.query, "gallery": data.gallery}
+    return {"train": split(data.train, by_identity, data.identities)} | {
+        name: split(side, np.arange(len(side))) for name, side in sides.items()
     }
+
+
+def _lost_files(data: ReIDData) -> list[str]:
+    """A warning if test images are crops of one file, which the archives do not say."""
+    if not data.leave_one_out or data.test_files is None:
+        return []
+    _, counts = np.unique(data.test_files, return_counts=True)
+    if not (shared := int(counts[counts > 1].sum())):
+        return []
+    return [
+        f"{data.name}: {shared:,} of {len(data.query):,} test images are crops of a file that has others: archives do "
+        "not say so, and a query finds those of its own file, which are left out where the files are read"
+    ]
 
 
 def _claim(folder: Path, plan: Description) -> None:

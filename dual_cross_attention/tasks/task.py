@@ -1,6 +1,7 @@
 """The interface between a task and the training and evaluation loops."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention.losses import FixedWeighting, UncertaintyWeighting
 from dual_cross_attention.metrics.retrieval import Progress
+from dual_cross_attention.models.attention_trace import DualOutput, EncodedImages
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
 from dual_cross_attention.tasks.training_noise import TrainingNoise
@@ -21,8 +23,8 @@ class Task(nn.Module, ABC):
     """A model with its losses and metrics.
 
     A batch is what `data.dataset.collate` returns, on any device: "images" (B, 3, H, W), "labels" (B,), "indices" (B,)
-    and "valid" (B,). An evaluation is `reset_metrics`, then `eval_step` on every batch, then `compute_metrics`; see
-    `inference.evaluation_loop`.
+    and "valid" (B,); or it has the fields of `EncodedImages` in place of images. An evaluation is `reset_metrics`, then
+    `eval_step` on every batch, then `compute_metrics`; see `inference.evaluation_loop`.
 
     Args:
         model: a model of `create_model`.
@@ -131,6 +133,26 @@ class Task(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The training step: wrappers of modules, such as DDP, hook `forward`."""
         return self.training_step(batch)
+
+    def run_model(
+        self, batch: Batch, branches: Collection[str] | None = None, distractors: Tensor | None = None
+    ) -> DualOutput:
+        """The model's pass over a batch: of images, or of features of the frozen backbone ("tokens" and "scores").
+
+        Args:
+            batch: on the device of the model.
+            branches, distractors: see `DualCrossAttentionViT.forward`.
+        """
+        if "tokens" in batch:
+            return self.model.forward_encoded(EncodedImages(batch["tokens"], batch.get("scores")), branches)
+        return self.model(batch["images"], distractors, branches, batch.get("distractor_images"))
+
+    def to_device(self, batch: Batch) -> Batch:
+        """A test batch with its tensors on the device of the model."""
+        return {
+            name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
 
     def combine(self, losses: dict[str, Tensor], logits: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """What `training_step` returns: the combined loss, its parts, and the accuracy of SA and GLCA together.

@@ -42,5 +42,5 @@ class TrainingNoise:
 
 
 def training_noise(config: TrainingConfig, num_classes: int) -> TrainingNoise:
-    """The noise of the settings."""
-    return TrainingNoise(config.image_noise, config.label_noise, num_classes)
+    """The noise of the settings; with `freeze` all, images have none."""
+    return TrainingNoise(0.0 if config.freeze == "all" else config.image_noise, config.label_noise, num_classes)

@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.distributed.fsdp import is_sharded
+from dual_cross_attention.training.layer_decay import layer_scales
 
 MOMENTUM = 0.9
 
@@ -25,6 +26,7 @@ def build_optimizer(
     kind: Literal["adamw", "sgd"] = "adamw",
     bias_lr_factor: float = 1.0,
     w_lr_factor: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> Optimizer:
     """Builds AdamW as in DeiT (no weight decay of vectors and embeddings) or SGD as in TransReID (decays everything).
 
@@ -33,18 +35,23 @@ def build_optimizer(
 
     Args:
         bias_lr_factor, w_lr_factor: the learning rate of biases and of the loss weights, in units of `lr`.
+        layer_decay: factor on the learning rate from each block of the backbone to the one below, see `layer_scales`;
+            it multiplies with `bias_lr_factor`.
     """
     exempt = {f"model.{name}" for name in task.model.no_weight_decay()}
+    layers = layer_scales(task.model, layer_decay) if layer_decay != 1.0 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by lr_scale and weight decay
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             is_w, is_bias = name == "weighting.w", name.endswith("bias")
             decays = not is_w and (kind == "sgd" or (parameter.ndim > 1 and name not in exempt))
             scale = w_lr_factor if is_w else bias_lr_factor if is_bias else 1.0
+            scale *= layers.get(name.removeprefix("model."), 1.0)
             groups.setdefault((scale, weight_decay if decays else 0.0), []).append(parameter)
     given = [
         {"params": own, "lr": lr, "lr_scale": scale, "weight_decay": decay} for (scale, decay), own in groups.items()
     ]
+    given.insert(0, given.pop(next((place for place, group in enumerate(given) if group["lr_scale"] == 1.0), 0)))
     # Fused: one kernel for all parameters, and a step can be skipped without a host sync, see `NonFiniteGuard` and the
     # loss scaling of fp16.
     if kind == "adamw":

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from rich.console import Console
 from safetensors import SafetensorError
+from torch import nn
 
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.without_effect import settings_without_effect
@@ -26,6 +27,7 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError
 from dual_cross_attention.inference.model_files import build_model
+from dual_cross_attention.models.lora import add_lora
 from dual_cross_attention.program import train_command
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, pixel_stats_warning
@@ -246,6 +248,9 @@ def _build_trainer(
     if config.format_version > 1:  # else None stays: the rule of that time
         config = setup.config = config.replaced(mean=list(stats.mean), std=list(stats.std))
     model.set_grad_checkpointing(config.use_gradient_checkpointing)
+    model.freeze(config.freeze)
+    if config.lora_rank:
+        add_lora(model, config.lora_rank, in_glca=config.glca_init == "last_block")
     task = setup.build_task(model)
     loaders = setup.train_loader(model, device), setup.test_loader(model, device)
 
@@ -256,7 +261,8 @@ def _build_trainer(
     console.print(
         "\n".join([f"{config.dataset}: {setup.description}", *setup.notes]) + "\n"
         f"{config.backbone} at {config.img_size[0]}x{config.img_size[1]}, {config.ablation}: "
-        f"{parameters / 1e6:.1f} M parameters, on {device.type} in {precision}, weights from {config.weights}\n"
+        f"{parameters / 1e6:.1f} M parameters{_trained(model)}, on {device.type} in {precision}, weights from "
+        f"{config.weights}\n"
         f"pixels: {stats}\n"
         f"run folder: {folder.path}"
     )
@@ -267,6 +273,13 @@ def _build_trainer(
         )
     run = RunContext(config, setup.classes, folder, console, opened.data)
     return Trainer(task, *loaders, run, checkpoint, interruptions)
+
+
+def _trained(model: nn.Module) -> str:
+    """A clause on how many of the parameters are trained, where some of the backbone are not."""
+    if all(parameter.requires_grad for parameter in model.backbone.parameters()):
+        return ""
+    return f", {sum(each.numel() for each in model.parameters() if each.requires_grad) / 1e6:.2f} M of them trained"
 
 
 def _report(

@@ -32,13 +32,19 @@ def shard_if_configured(run: RunContext, task: Task, accelerator: Accelerator) -
     """Shards the task over the ranks where `--parallel` is fsdp and there are several.
 
     Raises:
-        InputError: in fp16, whose loss scaling FSDP does not support here.
+        InputError: in fp16, whose loss scaling FSDP does not support here; or with an average of the weights or LoRA.
     """
     config = run.config
     if config.parallel != "fsdp" or accelerator.num_processes == 1:
         return
     if accelerator.mixed_precision == "fp16":
         raise InputError("--parallel fsdp takes --precision bf16 or fp32, not fp16, which scales its losses")
+    if config.ema is not None:
+        raise InputError(
+            "--parallel fsdp does not average weights that are sharded: take --parallel ddp, or --ema null"
+        )
+    if config.lora_rank:
+        raise InputError("--parallel fsdp does not shard LoRA's weights: take --parallel ddp, or --lora_rank 0")
     if accelerator.mixed_precision == "bf16" and not config.use_gradient_checkpointing:
         run.warn(
             "in bf16, each process keeps a cast copy of all blocks' weights until the backward pass, which "
@@ -51,9 +57,15 @@ def build_strategy(run: RunContext, task: Task, accelerator: Accelerator, peak_l
     """The task on the device, with its optimizer."""
     config = run.config
     optimizer = build_optimizer(
-        task, peak_lr, config.weight_decay, config.optimizer, config.bias_lr_factor, config.w_lr_factor
+        task,
+        peak_lr,
+        config.weight_decay,
+        config.optimizer,
+        config.bias_lr_factor,
+        config.w_lr_factor,
+        config.layer_decay,
     )
-    return DistributedStrategy(accelerator, task, optimizer)
+    return DistributedStrategy(accelerator, task, optimizer, config.ema)
 
 
 def compile_if_worthwhile(run: RunContext, strategy: DistributedStrategy, micro_batches: int) -> None:
@@ -67,5 +79,7 @@ def compile_if_worthwhile(run: RunContext, strategy: DistributedStrategy, micro_
     )
     if is_compiled:
         strategy.task.model.compile_blocks()
+        if strategy.average:
+            strategy.average.compile_blocks()
     elif why_not:
         run.warn(why_not)

@@ -21,7 +21,7 @@ from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDive
 from dual_cross_attention.progress import ProgressBar
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training import messages
-from dual_cross_attention.training.checkpointing.artifacts import is_better
+from dual_cross_attention.training.checkpointing.artifacts import RAW, is_better
 from dual_cross_attention.training.checkpointing.checkpoints import read_progress
 from dual_cross_attention.training.checkpointing.manager import CheckpointManager
 from dual_cross_attention.training.checkpointing.restore import check_fits, restore
@@ -29,6 +29,7 @@ from dual_cross_attention.training.distributed.partition import MicroBatchPartit
 from dual_cross_attention.training.distributed.requests import RankRequests, Request
 from dual_cross_attention.training.divergence import EvaluationDivergedError, save_divergence
 from dual_cross_attention.training.evaluation_loop import EvaluationLoop
+from dual_cross_attention.training.feature_cache import cache_features
 from dual_cross_attention.training.oom import MicroBatchChunks, Shortage, catch_out_of_memory
 from dual_cross_attention.training.optimizers import build_schedule, peak_learning_rate
 from dual_cross_attention.training.run_context import RunContext
@@ -125,6 +126,8 @@ class Trainer:
             self.console.print(messages.resumed(self.state, self.steps_per_epoch))
             if per_step % world_size:
                 run.warn(messages.uneven_ranks(per_step, world_size))
+        if config.freeze == "all":
+            self._cache_features()
 
     def _build_chunks(self) -> tuple[MicroBatchChunks, MicroBatchChunks]:
         """Chunks of training and of evaluation, as many as the rank with the smallest memory needs."""
@@ -135,6 +138,16 @@ class Trainer:
         for chunks in (training, evaluation):
             chunks.count = self.strategy.all_reduce_max(chunks.count)
         return training, evaluation
+
+    def _cache_features(self) -> None:
+        """Replaces images by features of the frozen backbone, whose weights are final here."""
+        if self.strategy.sharded:
+            self.run.warn("--parallel fsdp: features of the frozen backbone are not cached: each step computes its own")
+            return
+        shared = self.strategy, self.unreadable, self.run
+        self.train_batches = cache_features(self.train_batches, "features of the training images", *shared)
+        self.eval_batches = cache_features(self.eval_batches, "features of the test images", *shared)
+        self.evaluation.batches = self.eval_batches
 
     def fit(self) -> dict[str, float]:
         """Trains to the last epoch; returns the best epoch's row of metrics.jsonl.
@@ -221,6 +234,8 @@ class Trainer:
             self.state.finish_step()
             self.schedule.step_update(self.state.step)
             self.step_log.add(scalars, weight)
+            if self.strategy.average:
+                self.strategy.average.update(self.state.step)
             self.on_step_end()
 
     def _read(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
@@ -238,11 +253,21 @@ class Trainer:
             self.checkpoints.save(self.state)
 
     def _evaluate(self) -> dict[str, float]:
-        """The epoch's metrics on the test split."""
+        """The epoch's metrics on the test split; with an average of the weights, its own, and "_raw" ones of the
+        weights themselves."""
+        title = f"evaluate {self.state.epoch + 1}"
+        metrics = self._evaluate_model(title)
+        if not self.strategy.average:
+            return metrics
+        with self.strategy.average.in_use():
+            averaged = self._evaluate_model(f"{title}, EMA")
+        return averaged | {f"{name}{RAW}": value for name, value in metrics.items()}
+
+    def _evaluate_model(self, title: str) -> dict[str, float]:
         # Sets the branches that predict, also for a run that resumes right before an evaluation.
         self.task.begin_step(self.state.step, self.steps_per_epoch * self.config.epochs)
         try:
-            metrics = self.evaluation.run(f"evaluate {self.state.epoch + 1}")
+            metrics = self.evaluation.run(title)
         except TrainingDivergedError as error:
             raise EvaluationDivergedError(f"{error}, after step {self.state.step}") from error
         return {f"val/{name}": metrics[name] for name in self.task.epoch_metrics if name in metrics}

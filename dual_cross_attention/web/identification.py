@@ -73,7 +73,7 @@ def identify_upload(model: LoadedModel, folder: str | Path, upload: Upload) -> I
             found = Identification(upload, feature, matches)
             try:
                 decision = decide_by(index, model.calibration)
-                answer = identify(index, model.calibration, decision, [Track(None, [upload.path], feature)])[0]
+                answer = identify(index, model.calibration, decision, [Track(None, [upload.path], [*feature])])[0]
             except InputError as error:  # not calibrated, or not for so many identities
                 return replace(found, error=f"{error}")
             return replace(found, answer=answer, decision=decision)

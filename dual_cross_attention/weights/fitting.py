@@ -1,11 +1,14 @@
 """Compares a state dict, in any layout that timm reads, with the backbone that it is loaded into."""
 
+import contextlib
+import io
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor
 
 from dual_cross_attention.errors import InputError
@@ -48,9 +51,7 @@ class Fit:
         return not (self.missing or self.unexpected or self.shapes)
 
 
-def fit(
-    state: dict[str, Tensor], backbone: VisionTransformer, with_head: bool = True, patch: tuple[int, int] | None = None
-) -> Fit:
+def fit(state: dict[str, Tensor], backbone: Any, with_head: bool = True, patch: tuple[int, int] | None = None) -> Fit:
     """Compares a state dict with a backbone, whose weights are not changed.
 
     Args:
@@ -90,25 +91,50 @@ def fit(
     )
 
 
-def _patch_size(state: dict[str, Tensor], backbone: VisionTransformer) -> tuple[int, int] | None:
+def _patch_size(state: dict[str, Tensor], backbone: Any) -> tuple[int, int] | None:
     """(height, width) in pixels of a file's patches, from its patch embedding; None: it has none."""
     kernel = next((value for name, value in state.items() if name.endswith(KERNELS)), None)
     if kernel is None:
         return None
-    if kernel.ndim == 4:
-        return tuple(kernel.shape[-2:])
-    return tuple(backbone.patch_embed.patch_size)  # a linear layer on flat patches, which timm reshapes to these
+    # A linear layer on flat patches is reshaped by timm to the backbone's.
+    patch = kernel.shape[-2:] if kernel.ndim == 4 else backbone.patch_embed.patch_size
+    return in_pixels((patch[0], patch[1]), backbone)
 
 
-def _to_timm(state: dict[str, Tensor], backbone: VisionTransformer, with_positions: bool) -> dict[str, Tensor]:
-    """Converts layouts that timm knows (DINOv2, CLIP, DeiT III, …) by timm's own function.
+def in_pixels(patch: tuple[int, int], backbone: Any) -> tuple[int, int]:
+    """(height, width) of a patch, which a hybrid gives in cells of its feature map, in pixels of the image."""
+    stem = backbone.patch_embed
+    ratio = stem.feat_ratio(as_scalar=False)  # pixels of a patch of the backbone
+    return patch[0] * ratio[0] // stem.patch_size[0], patch[1] * ratio[1] // stem.patch_size[1]
+
+
+def _to_timm(state: dict[str, Tensor], backbone: Any, with_positions: bool) -> dict[str, Tensor]:
+    """Converts layouts that timm knows (DINOv2, CLIP, DeiT III, Meta's DINOv3, …) by timm's own function.
 
     Args:
         with_positions: whether timm resamples the position embedding, too: of RADIO, whose grid it also crops.
     """
     stem = SimpleNamespace(pos_embed=None, patch_embed=backbone.patch_embed, head=backbone.head)
     with torch.no_grad():
-        return checkpoint_filter_fn(dict(state), backbone if with_positions else stem, adapt_layer_scale=True)
+        if isinstance(backbone, eva.Eva):
+            stem.get_parameter = backbone.get_parameter
+            with contextlib.redirect_stdout(io.StringIO()):  # timm prints each bias that it leaves out
+                converted = eva.checkpoint_filter_fn(dict(state), stem)
+            return converted | _left_out_biases(state, converted)
+        target = backbone if with_positions else stem
+        return vision_transformer.checkpoint_filter_fn(dict(state), target, adapt_layer_scale=True)
+
+
+def _left_out_biases(state: dict[str, Tensor], converted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Biases of query and value in Meta's DINOv3 that timm leaves out where the backbone has none, unless they are 0.
+
+    Those of keys are multiplied by 0 there.
+    """
+    if "storage_tokens" not in state:
+        return {}
+    left = {name: value for name, value in state.items() if name.endswith("attn.qkv.bias") and value.ndim == 1}
+    left = {name: value for name, value in left.items() if name.replace("qkv.bias", "q_bias") not in converted}
+    return {name: value for name, value in left.items() if any(part.any() for part in value.chunk(3)[::2])}
 
 
 def check_finite(state: dict[str, Tensor], source: str) -> None:

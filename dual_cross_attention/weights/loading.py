@@ -3,9 +3,9 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import timm
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
@@ -22,7 +22,7 @@ from dual_cross_attention.weights.reasons import refusal, shortened
 
 logger = logging.getLogger(__name__)
 
-GLCA = ("glca_block.", "more_glca_blocks.", "glca_norm.")
+GLCA = ("glca_block.", "more_glca_blocks.", "glca_norm.", "glca_pool.")
 """Prefixes in a model of this project, next to `backbone.`, of the tensors that another run starts from."""
 OWN = (*GLCA, "sa_head.", "glca_head.")
 
@@ -44,7 +44,7 @@ class Loaded:
     glca: dict[str, Tensor] = field(default_factory=dict)
 
 
-def fetch_imagenet_weights(backbone: VisionTransformer, name: str) -> None:
+def fetch_imagenet_weights(backbone: Any, name: str) -> None:
     """Loads timm's published weights for `name`, downloaded once and cached.
 
     Raises:
@@ -63,12 +63,12 @@ def fetch_imagenet_weights(backbone: VisionTransformer, name: str) -> None:
     given = fit(state, backbone)
     if not given.is_complete:
         raise InputError(refusal(source, given, state, backbone))
-    size = tuple(p * n for p, n in zip(model.patch_embed.patch_size, model.patch_embed.grid_size, strict=True))
+    size = tuple(model.patch_embed.img_size)
     _fill(backbone, given, SourceGrid(size, given.patch, source), source, source)
 
 
 def load_weights(
-    backbone: VisionTransformer,
+    backbone: Any,
     path: str | Path,
     key: str | None = None,
     img_size: tuple[int, int] | None = None,
@@ -146,7 +146,7 @@ def load_glca(model: nn.Module, loaded: Loaded, glca_init: str) -> None:
     logger.info("weights: backbone, GLCA's block and norm are taken; heads, necks and loss weights are initialized")
 
 
-def _choose(backbone: VisionTransformer, path: Path, key: str | None) -> tuple[Candidate, Fit, Metadata]:
+def _choose(backbone: Any, path: Path, key: str | None) -> tuple[Candidate, Fit, Metadata]:
     """Returns the part of a file that fits best."""
     if path.name.lower().endswith(".npz"):
         if key is not None:
@@ -215,7 +215,7 @@ def _tensors_of_own_model(candidate: Candidate) -> dict[str, Tensor]:
     return {name.removeprefix(outer): value for name, value in candidate.outside.items() if name.startswith(outer)}
 
 
-def _fill(backbone: VisionTransformer, given: Fit, grid: SourceGrid, description: str, source: str) -> None:
+def _fill(backbone: Any, given: Fit, grid: SourceGrid, description: str, source: str) -> None:
     """The tensors of a complete fit into the backbone, the position embedding resampled."""
     state, expected = given.state, backbone.state_dict()
     positions = None

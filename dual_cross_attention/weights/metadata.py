@@ -10,7 +10,6 @@ from typing import Any
 import timm
 import torch
 from timm.models import get_pretrained_cfg
-from timm.models.vision_transformer import VisionTransformer
 
 from dual_cross_attention.configs.versions import check_header_version, check_version
 from dual_cross_attention.configs.yaml_files import read_yaml
@@ -100,15 +99,14 @@ def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
 
 
 def _heads_of(name: Any) -> int | None:
-    """Attention heads of a ViT of timm, by its name; None: another model, whose tensors will not fit anyway."""
+    """Attention heads of a backbone, by its name in timm; None: another model, whose tensors will not fit anyway."""
     if not isinstance(name, str) or not timm.is_model(name):
         return None
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, depth=1)
-    except Exception:  # a model without a depth: each family raises something else
+            return timm.create_model(name, depth=1).blocks[0].attn.num_heads
+    except Exception:  # a model without a depth, or blocks: each family raises something else
         return None
-    return model.blocks[0].attn.num_heads if isinstance(model, VisionTransformer) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

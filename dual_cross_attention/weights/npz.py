@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -9,16 +10,17 @@ from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.weights.archives import npz_shapes
+from dual_cross_attention.weights.fitting import in_pixels
 from dual_cross_attention.weights.pixel_stats import HALF, PixelStats
 
 PREFIXES = ("opt/target/", "params/img/", "params/", "")
 STATS = PixelStats(HALF, HALF, "Google's .npz files")
 """Google scales pixels to -1 ... 1, whatever the name of the timm model that the file fits."""
-ABSENT = ("reg_token", "dist_token", "norm_pre", ".ls1.", ".ls2.", ".q_norm.", ".k_norm.")
+ABSENT = ("reg_token", "dist_token", "norm_pre", ".ls1.", ".ls2.", ".q_norm.", ".k_norm.", "fc_norm.")
 """Parts of names that the format does not have."""
 
 
-def read_npz(path: Path, backbone: VisionTransformer) -> tuple[dict[str, Tensor], tuple[int, int]]:
+def read_npz(path: Path, backbone: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """timm's reader fills a copy of the backbone that has the position embedding of the file.
 
     Args:
@@ -31,6 +33,8 @@ def read_npz(path: Path, backbone: VisionTransformer) -> tuple[dict[str, Tensor]
     Raises:
         InputError: another layout, or depth or heads of another model, which timm's reader would accept silently.
     """
+    if not isinstance(backbone, VisionTransformer):
+        raise InputError(f"weights from {path}: an .npz holds a plain ViT, the backbone is of another family")
     shapes = npz_shapes(path)
     prefix = next((each for each in PREFIXES if f"{each}embedding/kernel" in shapes), None)
     if prefix is None:
@@ -58,10 +62,18 @@ def read_npz(path: Path, backbone: VisionTransformer) -> tuple[dict[str, Tensor]
     if positions and copied.pos_embed is not None:
         copied.pos_embed = nn.Parameter(torch.zeros(positions))
     copied.load_pretrained(str(path))
+    has_pool = "MAPHead_0/probe" in shapes
+    absent = ABSENT if has_pool else (*ABSENT, "attn_pool.")
     has_head = shapes.get("head/bias") == (backbone.num_classes,)
     state = {
         name: value.detach()
         for name, value in copied.state_dict().items()
-        if not any(part in name for part in ABSENT) and (has_head or not name.startswith("head."))
+        if not any(part in name for part in absent) and (has_head or not name.startswith("head."))
     }
-    return state, shapes["embedding/kernel"][:2]
+    # Parts that timm's reader passes over, since the backbone has none, are unexpected ones, as in other files.
+    if has_pool and copied.attn_pool is None:
+        state["attn_pool.latent"] = torch.zeros(shapes["MAPHead_0/probe"])
+    if "Transformer/encoder_norm/scale" in shapes and isinstance(copied.norm, nn.Identity):
+        state["norm.weight"] = torch.zeros(shapes["Transformer/encoder_norm/scale"])
+    height, width = shapes["embedding/kernel"][:2]
+    return state, in_pixels((height, width), backbone)

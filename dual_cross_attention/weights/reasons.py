@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import timm
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from dual_cross_attention.text import escape
@@ -30,9 +30,7 @@ SEPARATE = {
 """Other libraries with a ViT of other names."""
 
 
-def refusal(
-    source: str, given: Fit, names: Iterable[str], backbone: VisionTransformer, model: str | None = None
-) -> str:
+def refusal(source: str, given: Fit, names: Iterable[str], backbone: Any, model: str | None = None) -> str:
     """The message of a file that does not fit, of `MAX_LENGTH` characters at most.
 
     Args:
@@ -93,7 +91,7 @@ def _other_model(names: list[str]) -> str | None:
     return None
 
 
-def _other_vit(given: Fit, backbone: VisionTransformer) -> str | None:
+def _other_vit(given: Fit, backbone: Any) -> str | None:
     """The reason, if the file is of a ViT with timm's names."""
     state = given.state
     if not given.fitting and not _depth(state):
@@ -124,8 +122,22 @@ def _other_vit(given: Fit, backbone: VisionTransformer) -> str | None:
                 return f"{has} {meaning}, the other has not"
     if "norm_pre" in named:
         return "a norm before the first block, as CLIP: the other has none"
-    if "fc_norm" in named:
-        return "the file was trained with average pooling (fc_norm in place of norm), not with a class token"
+    if any(name.startswith("attn_pool.") for name in given.unexpected):
+        return 'the file has an attention pool, as SigLIP: --backbone_kwargs \'{"global_pool": "map"}\' takes it'
+    if any(name.startswith("attn_pool.") for name in given.missing):
+        return "the backbone has an attention pool (global_pool map), the file has none"
+    if any(name.startswith("fc_norm.") for name in given.unexpected):
+        return (
+            "the file was trained with average pooling (fc_norm in place of norm), not with a class token: "
+            '--backbone_kwargs \'{"global_pool": "avg"}\' takes it'
+        )
+    if any(name.startswith("fc_norm.") for name in given.missing):
+        return (
+            "the backbone pools its tokens and norms the mean (fc_norm), the file norms the tokens: "
+            '--backbone_kwargs \'{"global_pool": "token"}\' takes its class token'
+        )
+    if any(name.endswith("attn.qkv.bias") for name in given.unexpected):
+        return "the file has biases of query and value, the backbone has none: take a --backbone that ends in _qkvb"
     if given.missing and all(name.endswith("attn.qkv.bias") for name in given.missing):
         return "attention without biases of query, key and value"
     return None
@@ -136,7 +148,7 @@ def _take(*architectures: str) -> str:
     return f"; take --backbone {known}" if known else ""
 
 
-def _architecture(backbone: VisionTransformer) -> str:
+def _architecture(backbone: Any) -> str:
     return str((backbone.pretrained_cfg or {}).get("architecture") or type(backbone).__name__)
 
 

@@ -9,7 +9,6 @@ import torch
 
 from benchmarks import gallery, grouping
 from benchmarks.unknown_identities import Features, limit_gallery, right_of_accepted, together
-from dual_cross_attention.metrics.identification import identity_distances
 
 
 def test_clusters_are_of_20_images(monkeypatch):
@@ -70,7 +69,7 @@ def test_gallery_of_few_images_an_identity(features):
 
 
 def test_queries_of_an_identity_together(features):
-    probe_ids, distances = torch.from_numpy(features.query_ids), identity_distances(*features)
+    probe_ids, distances = torch.from_numpy(features.query_ids), features.distances()
     joined = together(distances, probe_ids)
     assert joined.distances.shape == (14, 12) and joined.own.tolist() == [*range(12), -1, -1]
     for identity, other in itertools.product(range(14), range(12)):

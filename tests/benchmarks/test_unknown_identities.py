@@ -7,9 +7,9 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.unknown_identities import Features, main, split_rates
-from dual_cross_attention.metrics.identification import identity_distances
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def features(tmp_path):
     )
     cameras = [random.integers(0, 3, len(ids)) for ids in (query_ids, gallery_ids)]
     found = Features(query, gallery, query_ids, gallery_ids, *cameras, "euclidean")
-    np.savez(tmp_path / "features.npz", **found._asdict())
+    found.save(tmp_path / "features.npz")
     return found
 
 
 def test_a_split_is_counted_again(features):
     seed, rate = 3, 0.1
-    distances = identity_distances(*features)
+    distances = features.distances()
     row = split_rates(distances, torch.from_numpy(features.query_ids), [rate], seed)["10 %"]
     order = torch.randperm(42, generator=torch.Generator().manual_seed(seed)).tolist()
     fitted_on, reported = set(order[:21]), set(order[21:])
@@ -59,7 +59,7 @@ def test_a_split_is_counted_again(features):
 
 def test_the_fitted_threshold_is_of_other_identities(features):
     """Queries of the reported half come nearer, and nothing notices."""
-    probe_ids, distances = torch.from_numpy(features.query_ids), identity_distances(*features)
+    probe_ids, distances = torch.from_numpy(features.query_ids), features.distances()
     order = torch.randperm(42, generator=torch.Generator().manual_seed(3))
     nearer = distances.distances.clone()
     nearer[torch.isin(probe_ids, order[21:])] *= 0.01
@@ -98,3 +98,27 @@ def test_features_of_a_model_are_computed_once(make_model, people, tmp_path, cap
     with np.load(cache) as file:
         assert sorted({*file["query_ids"].tolist()}) == [0, 2]  # bob and eva
         assert file["query"].shape == (4, 96) and file["gallery"].shape == (8, 96)
+
+
+def test_leave_one_out_without_cameras(make_model, tmp_path, capsys):
+    """Each image is a query and in the gallery, where it does not find its own file."""
+    images = np.random.default_rng(0)
+    for name in ("ann", "bob", "cat", "dan", "eve", "fay", "gus", "hal"):
+        (tmp_path / "data/test" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = images.integers(0, 256, (32, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data/test" / name / f"{name}{number}.png")
+    path = make_model("reid", labels=["zoe", "yan"], dataset="folder", data_root=f"{tmp_path / 'data'}")
+    cache = tmp_path / "features.npz"
+    arguments = [f"--features={cache}", "--splits=2", "--fpir=0.5", "--device=cpu"]
+    assert main([f"{path}", *arguments]) == 0
+    assert "8 gallery identities, 24 queries" in (printed := capsys.readouterr().out) and "no cameras" in printed
+    found = Features.load(cache)
+    assert found.query_cameras is None and np.array_equal(found.query, found.gallery)
+    own = found.distances().own_distances.numpy()
+    for place, identity in enumerate(found.query_ids):
+        others = [g for g in np.flatnonzero(found.gallery_ids == identity) if g != place]
+        expected = min(math.dist(found.query[place].tolist(), found.gallery[g].tolist()) for g in others)
+        assert own[place] == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--cross_camera_only"])

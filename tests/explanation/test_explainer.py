@@ -121,8 +121,8 @@ def test_loaded_models_and_refusals(make_model):
         explain(timm_model(), noisy(0), labels=["a"])
     with pytest.raises(InputError, match="VisionTransformer"):
         explain(nn.Linear(2, 2), noisy(0))
-    with pytest.raises(InputError, match="class token"):
-        explain(timm.create_model("vit_tiny_patch16_224", global_pool="avg", **TINY_VIT).eval(), noisy(0))
+    with pytest.raises(InputError, match="class token, mean"):
+        explain(timm.create_model("vit_tiny_patch16_224", global_pool="avgmax", **TINY_VIT).eval(), noisy(0))
     with pytest.raises(InputError, match="eval"):
         explain(timm_model().train(), noisy(0))
     with pytest.raises(InputError, match="top_k"):

@@ -100,7 +100,7 @@ def test_an_image_that_was_not_read_or_kept_is_refused(explanation):
 
 def test_names_for_people():
     assert display_name("002.Groove_billed_Ani") == "Groove billed Ani"
-    assert display_name("7") == "7" and display_name("3.14") == "14" and display_name("a\nb") == "a\\nb"
+    assert display_name("7") == "7" and display_name("3.14") == "3.14" and display_name("a\nb") == "a\\nb"
 
 
 @pytest.mark.parametrize("method", ["pwca", "cosine"])

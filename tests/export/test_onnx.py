@@ -65,6 +65,7 @@ def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp
         (("predict", classifier.file, "a.png", "--device", "cuda"), "CPU"),
         (("calibrate", classifier.file, "--output", tmp_path / "x.safetensors"), "exported"),
         (("explain", classifier.file, "a.png", "--output", tmp_path / "maps"), "exported"),
+        (("demo", classifier.file), "exported"),
         (("export", classifier.file), "exported"),
     ):
         (tmp_path / "a.png").touch()

@@ -70,6 +70,13 @@ def test_hostile_csv_files(tmp_path, text, said):
     assert said in f"{refused.value}" and "\n" not in f"{refused.value}"
 
 
+def test_boxes_of_a_csv_file_are_said_to_be_ignored(photos):
+    (photos / "boxes.csv").write_text('path,identity,bbox\na.png,ann,"[1, 2, 3, 4]"\nb.png,bob,\nc.png,cat,nan\n')
+    notes = []
+    assert len(find_named_images(f"{photos / 'boxes.csv'}", notes)) == 3
+    assert len(notes) == 1 and "1 of 3 rows" in notes[0] and "bbox" in notes[0]
+
+
 def test_nothing_there(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("missing", "empty"):

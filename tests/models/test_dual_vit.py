@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from benchmarks.measure import count_flops
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
-from dual_cross_attention.backbones.opened_block import DropPathMasks, sample_drop_path
+from dual_cross_attention.backbones.drop_path import DropPathMasks, sample_drop_path
+from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.models import ABLATIONS
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
 from tests.helpers import TINY_VIT, random_images, tiny_model
@@ -227,8 +228,8 @@ def test_every_block_has_its_stochastic_depth(monkeypatch):
 
     one_block = Block(dim=48, num_heads=3)
     tokens, nothing = torch.randn(4, 6, 48), DropPathMasks(torch.zeros(4, 1, 1), torch.zeros(4, 1, 1))
-    assert torch.equal(stacked_block(one_block, tokens, None, nothing)[0], tokens)
-    sa, pwca, *_ = last_block(one_block, tokens, torch.tensor([1, 0]), nothing)
+    assert torch.equal(stacked_block(one_block, PlainViT(), tokens, None, None, nothing)[0], tokens)
+    sa, pwca, *_ = last_block(one_block, PlainViT(), tokens, None, torch.tensor([1, 0]), nothing)
     assert torch.equal(sa, tokens[:2]) and torch.equal(pwca, tokens[2:, :1])
 
 
@@ -237,9 +238,9 @@ def test_rollout_holds_queries_and_keys_of_sa_and_nothing_else(mode, monkeypatch
     """A view of the fused projection would keep Q, K and V of both streams alive, in every layer."""
     kept = []
 
-    def watch(queries, keys):
+    def watch(queries, keys, **options):
         kept.extend([*queries, *keys])
-        return attention_rollout(queries, keys)
+        return attention_rollout(queries, keys, **options)
 
     monkeypatch.setattr("dual_cross_attention.models.glca.attention_rollout", watch)
     model = tiny_model("full").train()
@@ -458,12 +459,13 @@ def test_state_dict_goes_back_to_timm_with_original_names(tmp_path):
     ("arguments", "message"),
     [
         ({"backbone": "deit_tiny_patch16"}, "did you mean deit_tiny_patch16_224"),
-        ({"backbone": "resnet50"}, "not a plain ViT"),
-        ({"backbone": "vit_medium_patch16_gap_256"}, "no class token"),
+        ({"backbone": "resnet50"}, "none of the families"),
+        ({"backbone": "deit_tiny_patch16_224", "global_pool": "avgmax"}, "no class token, mean"),
+        ({"backbone": "vit_tiny_patch16_224", "global_pool": "avg", "local_queries": "cross"}, "class token"),
         ({"backbone": "deit_tiny_patch16_224", "img_size": 100}, "take 96x96 or 112x112"),
         ({"backbone": "deit_tiny_patch16_224", "img_size": (64, 60)}, "64x60 is not a multiple"),
         ({"backbone": "deit_tiny_patch16_224", "patch_drop_rate": 0.2}, "patch_drop_rate"),
-        ({"backbone": "deit_tiny_patch16_224", "final_norm": False}, "final LayerNorm"),
+        ({"backbone": "vit_base_patch16_xp_224", "depth": 1}, "ParallelScalingBlock"),
         ({"backbone": "deit_tiny_patch16_224", "nonsense": 1}, "nonsense"),
         ({"backbone": "deit_tiny_patch16_224", "ablation": "glca"}, "there are full, sa_only, sa_glca, sa_pwca"),
         ({"backbone": "deit_tiny_patch16_224", "num_classes": 1}, "at least two classes"),

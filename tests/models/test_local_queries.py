@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention import InputError
 from dual_cross_attention.attention import GlobalLocalBlock, attention_rollout
-from dual_cross_attention.backbones.opened_block import project
+from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
@@ -89,7 +89,7 @@ def layers_of(model, inputs):
     vit, queries, keys = model.backbone, [], []
     tokens = vit._pos_embed(vit.patch_embed(inputs))
     for block in vit.blocks:
-        query, key, _ = project(block.attn, block.norm1(tokens))
+        query, key, _ = PlainViT().project(block, block.norm1(tokens), None)
         queries.append(query)
         keys.append(key)
         tokens = block(tokens)

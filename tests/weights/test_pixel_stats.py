@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 
 from dual_cross_attention import InputError, create_model
-from dual_cross_attention.backbones import plain_vit
+from dual_cross_attention.backbones import create
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.data import preprocessing
 from dual_cross_attention.inference.model_files import read_model
@@ -255,7 +255,7 @@ def test_stats_out_of_another_runs_config_get_a_warning_with_another_file(train,
 def test_stats_out_of_another_runs_config_get_a_warning_with_another_backbone(small, train, monkeypatch):
     _, run = train(*small)
     assert of_run(run) == HALF
-    monkeypatch.setattr(plain_vit, "fetch_imagenet_weights", lambda *_: None)
+    monkeypatch.setattr(create, "fetch_imagenet_weights", lambda *_: None)
     config = ["--config", run / "config.yaml", "--resume=auto"]
     command = [*config, "--backbone=deit_tiny_patch16_224", "--weights=imagenet"]
     (warning,) = warnings_of(train(*command)[0])
@@ -266,7 +266,7 @@ def test_stats_out_of_another_runs_config_get_a_warning_with_another_backbone(sm
 
 
 def test_re_ids_pixel_stats_is_no_reason_for_a_warning_but_a_file_is(train, small_reid, weights, monkeypatch):
-    monkeypatch.setattr(plain_vit, "fetch_imagenet_weights", lambda *_: None)
+    monkeypatch.setattr(create, "fetch_imagenet_weights", lambda *_: None)
     outcome, run = train(*small_reid, "--backbone=deit_tiny_patch16_224", "--weights=imagenet")
     assert not warnings_of(outcome) and of_run(run) == HALF
     path = weights({"pretrained_cfg": {"mean": IMAGENET[0], "std": IMAGENET[1]}}, (32, 16))

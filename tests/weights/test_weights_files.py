@@ -464,7 +464,11 @@ def test_positions_of_another_layout_are_explained(tmp_path):
 
 
 def test_an_unknown_backbone_names_the_three_nearest():
-    for name, word in (("deit_tiny_patch61_224", "unknown"), ("resnet50", "not a plain ViT"), ("x" * 300, "unknown")):
+    for name, word in (
+        ("deit_tiny_patch61_224", "unknown"),
+        ("resnet50", "none of the families"),
+        ("x" * 300, "unknown"),
+    ):
         with pytest.raises(InputError, match=word) as caught:
             create_model(name, 5)
         assert len(str(caught.value)) < 300 and str(caught.value).count(", ") <= 3

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 
 from dual_cross_attention import InputError, create_model
-from dual_cross_attention.backbones.plain_vit import create_backbone
+from dual_cross_attention.backbones.create import create_backbone
 from dual_cross_attention.weights import fetch_imagenet_weights, loading
 from tests.weights.test_weights import TINY, write_npz
 

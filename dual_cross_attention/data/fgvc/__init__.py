@@ -23,8 +23,9 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         cub.load_cub,
         cub.LAYOUT,
         cub.SOURCE,
-        no_download="its source asks for a visit to the page",
+        archive=cub.ARCHIVE,
         find=cub.find_cub,
+        boxes=cub.read_boxes,
     ),
     "cars": DatasetEntry(
         "Stanford Cars: 196 models of cars",
@@ -39,6 +40,7 @@ FGVC_DATASETS: dict[str, DatasetEntry[FineGrainedData]] = {
         torchvision_sets.load_aircraft,
         torchvision_sets.AIRCRAFT_LAYOUT,
         torchvision_sets.AIRCRAFT_SOURCE,
+        archive=torchvision_sets.AIRCRAFT_ARCHIVE,
         find=torchvision_sets.find_aircraft,
     ),
     "folder": DatasetEntry(

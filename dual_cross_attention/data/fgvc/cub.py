@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from dual_cross_attention.data.boxes import parse_box
+from dual_cross_attention.data.crops import Box
+from dual_cross_attention.data.download import Archive
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.folders import inner_folder_lines, own_folder, undoubled, what_is_in
 from dual_cross_attention.data.images import ImageList
@@ -13,7 +16,13 @@ from dual_cross_attention.untrusted_files import inside, read_text
 
 NAME = "CUB_200_2011"
 LAYOUT = "CUB_200_2011/ with images/, images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
-SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+SOURCE = "https://www.vision.caltech.edu/datasets/cub_200_2011/ or by dcal download cub (1.2 GB)"
+ARCHIVE = Archive(
+    "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+    "97eceeb196236b17998738112f37df78",
+    1_150_585_339,
+    NAME,
+)
 
 
 def find_cub(folder: Path) -> Path | None:
@@ -58,6 +67,27 @@ def load_cub(data_root: Path) -> FineGrainedData:
         return ImageList([images[i] for i in chosen], [index[labels[i]] for i in chosen])
 
     return FineGrainedData("cub", [composed(name) for name in classes.values()], split("1"), split("0"), warnings)
+
+
+def read_boxes(data_root: Path) -> dict[Path, Box]:
+    """The bounding boxes of bounding_boxes.txt, by image file; empty if there is no such file.
+
+    Args:
+        data_root: as of `load_cub`.
+
+    Raises:
+        InputError: the layout is another one, or a line is no box.
+    """
+    folder = own_folder(data_root, NAME, "images.txt")
+    if folder is None or not (table := folder / "bounding_boxes.txt").is_file():
+        return {}
+    images = _images(folder, undoubled(folder / "images"), _read_table(folder / "images.txt"))
+    found = {}
+    for image, field in _read_table(table).items():
+        box = parse_box(field, f"cub: {table}, image {escape(image)}")
+        if image in images and box is not None:
+            found[images[image]] = box
+    return found
 
 
 def _images(folder: Path, image_folder: Path, paths: dict[str, str]) -> dict[str, Path]:

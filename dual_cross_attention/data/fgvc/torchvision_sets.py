@@ -1,11 +1,11 @@
-"""Stanford Cars and FGVC-Aircraft, which torchvision can download."""
+"""Stanford Cars and FGVC-Aircraft, laid out as torchvision has them."""
 
 from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
-from torchvision.datasets import FGVCAircraft
 
+from dual_cross_attention.data.download import Archive
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.folders import holding_folder, inner_folder_lines, own_folder, undoubled, what_is_in
 from dual_cross_attention.data.images import ImageList
@@ -26,7 +26,13 @@ CARS_SOURCE = "a copy (the official page is gone): https://github.com/pytorch/vi
 AIRCRAFT_LAYOUT = (
     "fgvc-aircraft-2013b/ with data/ (variants.txt, images_variant_trainval.txt, images_variant_test.txt, images/)"
 )
-AIRCRAFT_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ or with download (2.75 GB)"
+AIRCRAFT_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/ or by dcal download aircraft (2.75 GB)"
+AIRCRAFT_ARCHIVE = Archive(
+    "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+    "d4acdd33327262359767eeaa97a4f732",
+    2_753_340_328,
+    AIRCRAFT,
+)
 
 
 def find_cars(folder: Path) -> Path | None:
@@ -103,25 +109,16 @@ def _read_mat(path: Path, name: str) -> np.ndarray:
         return np.atleast_1d(loadmat(file, squeeze_me=True)[name])
 
 
-def load_aircraft(data_root: Path, download: bool = False) -> FineGrainedData:
+def load_aircraft(data_root: Path) -> FineGrainedData:
     """100 variants of aircraft; training is the official "trainval", 6,667 images, and test has 3,333.
 
     Args:
         data_root: the folder fgvc-aircraft-2013b, or the one that holds it.
-        download: fetch it if it is not there.
 
     Raises:
-        InputError: the layout is another one, its files cannot be read, or the download failed.
+        InputError: the layout is another one, or its files cannot be read.
     """
     home = own_folder(data_root, AIRCRAFT, "data/variants.txt")
-    if download and home is None:
-        root = holding_folder(data_root, AIRCRAFT)
-        try:
-            FGVCAircraft(root, "trainval", loader=Path, download=True)
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"aircraft: the download to {root} failed ({_reason(error)}); get it from {AIRCRAFT_SOURCE}"
-            ) from error
     data = (home or holding_folder(data_root, AIRCRAFT) / AIRCRAFT) / "data"
     images = undoubled(data / "images")
     try:

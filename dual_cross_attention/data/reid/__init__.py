@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dual_cross_attention.data.boxes import BoxMode
 from dual_cross_attention.data.folders import own_folder
 from dual_cross_attention.data.registry import DatasetEntry, load_by_name, names_where
 from dual_cross_attention.data.reid import folder, market1501, msmt17, shards, veri776
-from dual_cross_attention.data.reid.boxes import BoxMode
 from dual_cross_attention.data.reid.camera_names import CameraMode
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.data.reid.release import Release

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dual_cross_attention.data.boxes import BoxMode
 from dual_cross_attention.data.crops import file_of
 from dual_cross_attention.data.folders import (
     image_files,
@@ -14,7 +15,6 @@ from dual_cross_attention.data.folders import (
     unwrapped,
     what_is_in,
 )
-from dual_cross_attention.data.reid.boxes import BoxMode
 from dual_cross_attention.data.reid.camera_names import (
     BY_PREFIX,
     NO_CAMERA,

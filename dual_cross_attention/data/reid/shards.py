@@ -1,5 +1,6 @@
 """Re-identification from tar archives."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from dual_cross_attention.text import escape
 
 LAYOUT = (
     "train-*.tar, query-*.tar and gallery-*.tar, or a pattern of the first, DIR/train-{000000..000127}.tar; "
-    "members are KEY.jpg with KEY.json (identity, camera)"
+    "members are KEY.jpg with KEY.json (identity, and camera if there are any); test-*.tar in place of "
+    "query and gallery"
 )
 SOURCE = "dcal shard, or any writer of WebDataset's convention"
 CAMERA_REMEDY = "write the archives anew with other cameras (dcal shard takes those of the dataset that it reads)"
+SIDES = ("query", "gallery")
 BLOCK = 65_536
 """Approximate number of images that are shuffled at a time, of complete identities."""
 
@@ -30,7 +33,7 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
     sorted.
 
     Numeric identities and cameras of query and gallery are kept; names are numbered in sorted order, and both share the
-    numbers.
+    numbers. Without query and gallery, the images of test-*.tar are evaluated leave-one-out.
 
     Args:
         data_root: see `find_shards`.
@@ -39,15 +42,32 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
     Raises:
         InputError: archives are missing or cannot be used.
     """
-    shards = find_shards(data_root, "reid", [["query"], ["gallery"]], train)
+    shards = find_shards(data_root, "reid", [["query", "test"], ["gallery", "test"]], train)
     warnings = shards.warnings
-    query, gallery = (index_of(shards.splits[split], "reid", split, warnings) for split in ("query", "gallery"))
-    numbers = [_numbers(query.labels, gallery.labels), _numbers(query.cameras, gallery.cameras)]
-    sides = [_listed(side, *numbers) for side in (query, gallery)]
+    test_names = [*dict.fromkeys(shards.names.values())]
+    if "test" in test_names and len(test_names) > 1:
+        raise InputError(
+            f"shards: expected query-*.tar and gallery-*.tar, or test-*.tar alone, in {escape(shards.folder)}, got "
+            f"{' and '.join(sorted(test_names))}"
+        )
+    leave_one_out = test_names == ["test"]
+    tested = [index_of(shards.splits[split], "reid", split, warnings) for split in SIDES[: 1 if leave_one_out else 2]]
+    if len({bool(side.cameras) for side in tested}) > 1:
+        raise InputError(
+            f"shards: expected a camera of each image of query and gallery, or of none, in {escape(shards.folder)}, "
+            f"got none in {SIDES[1 if tested[0].cameras else 0]}"
+        )
+    numbers = [_numbers(*(getattr(side, name) for side in tested)) for name in ("labels", "cameras")]
+    sides = [_listed(side, *numbers) for side in tested]
     identity_names, camera_names = map(_names, numbers)
     source = CameraSource("the camera of each KEY.json", CAMERA_REMEDY, camera_names, identity_names)
+    notes = [] if tested[0].cameras else ["cameras: none (no KEY.json names one): a query finds all gallery images"]
+    if leave_one_out:
+        notes = ["cameras: none (no KEY.json names one)"] if notes else []
+        notes.append("shards: test is evaluated leave-one-out: each image is searched for among all others")
+    make = partial(ReIDData, "shards", notes=notes, camera_source=source, leave_one_out=leave_one_out)
     if not train:
-        return ReIDData("shards", [], None, *sides, warnings, camera_source=source)
+        return make([], None, sides[0], sides[-1], warnings)
     index = index_of(shards.splits["train"], "reid", "train", warnings)
     identities = [composed(f"{label}") for label in (index.labels if shards.classes is None else shards.classes)]
     if len({*identities}) < len(identities):
@@ -68,7 +88,7 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
     warnings += in_both(
         "shards", (composed(name) for name in index.labels if isinstance(name, str)), identity_names or []
     )
-    return ReIDData("shards", identities, training, *sides, warnings, camera_source=source)
+    return make(identities, training, sides[0], sides[-1], warnings)
 
 
 def _numbers(*sides: list[Label]) -> dict[Label, int]:
@@ -100,5 +120,5 @@ def _listed(
         np.array([identities[label] for label in index.labels], dtype=np.int64),
         np.array([cameras[label] for label in index.cameras], dtype=np.int64),
     )
-    columns = (IndexedNumbers(index, field, table) for field, table in zip(("label", "camera"), tables, strict=True))
-    return IdentityList(IndexedImages(index), *columns, block)
+    columns = [IndexedNumbers(index, field, table) for field, table in zip(("label", "camera"), tables, strict=True)]
+    return IdentityList(IndexedImages(index), columns[0], columns[1] if index.cameras else None, block)

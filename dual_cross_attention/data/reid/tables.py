@@ -6,10 +6,10 @@ The names of the columns are those of WildlifeDatasets.
 from pathlib import Path
 from typing import NamedTuple
 
+from dual_cross_attention.data.boxes import BoxMode, parse_box
 from dual_cross_attention.data.crops import CroppedFile, file_of
 from dual_cross_attention.data.listed_paths import absent, listed_path
 from dual_cross_attention.data.names import composed
-from dual_cross_attention.data.reid.boxes import BoxMode, parse_box
 from dual_cross_attention.data.reid.camera_names import NO_CAMERA, CameraMode
 from dual_cross_attention.data.reid.records import Sighting
 from dual_cross_attention.data.tables import TableRow, read_rows

@@ -52,6 +52,7 @@ class Shards:
         classes: names of the labels; None without a description.
         coarse_classes: coarse class of each; None: there are none.
         warnings: warnings about archives that are not read.
+        names: what the archives of each test split are called, of its alternative names.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class Shards:
     classes: list[str] | None
     coarse_classes: list[str] | None = None
     warnings: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], train: bool = True) -> Shards:
@@ -90,20 +92,22 @@ def find_shards(data_root: Path, task: str, tests: Sequence[Sequence[str]], trai
             "again"
         )
     splits: dict[str, list[Path]] = {}
+    test_names: dict[str, str] = {}
     if train:
         found = named or _split(folder, prefix, TRAINING, description)
         if not found:
             raise InputError(f"shards: expected {prefix}{TRAINING}-*.tar in {escape(folder)}, but {what_is_in(folder)}")
         splits[TRAINING] = found
     for names in tests:
-        found = next(filter(None, (_split(folder, prefix, name, description) for name in names)), None)
+        there = ((name, files) for name in names if (files := _split(folder, prefix, name, description)))
+        called, found = next(there, ("", None))
         if found is None:
             wanted = " or ".join(f"{prefix}{name}-*.tar" for name in names)
             raise InputError(f"shards: expected {wanted} in {escape(folder)}, to test on, but {what_is_in(folder)}")
-        splits[names[0]] = found
+        splits[names[0]], test_names[names[0]] = found, called
     warnings += _not_read(folder, prefix, splits, tests, named)
     classes, coarse_classes = (description.classes, description.coarse_classes) if description else (None, None)
-    return Shards(folder, splits, classes, coarse_classes, warnings)
+    return Shards(folder, splits, classes, coarse_classes, warnings, test_names)
 
 
 def read_description(folder: Path) -> Description | None:

@@ -45,7 +45,7 @@ class Index:
         archives: the archives, in order.
         labels: the distinct classes or identities, sorted; all are numbers, or all are names.
         counts: number of images of each label.
-        cameras: the distinct cameras, sorted, likewise.
+        cameras: the distinct cameras, sorted, likewise; empty if the images have none.
         rows: "archive", "offset", "size", "name", and "label" and "camera", positions in those lists.
 
     Raises:
@@ -203,9 +203,9 @@ class _Numbers:
 
     def __init__(self, what: str):
         self.what = what
-        self.seen: dict[Label, list[int]] = {}  # its number and count
+        self.seen: dict[Label | None, list[int]] = {}  # its number and count
 
-    def number(self, label: Label, where: object) -> int:
+    def number(self, label: Label | None, where: object) -> int:
         found = self.seen.setdefault(label, [len(self.seen), 0])
         found[1] += 1
         if not found[0] and found[1] == 1:
@@ -214,12 +214,13 @@ class _Numbers:
             first = next(iter(self.seen))
             raise InputError(
                 f"shards: {escape(where)}: expected every {self.what} as a number, or every one as a name, got "
-                f"{escape(repr(label)):.60} after {escape(repr(first)):.60}"
+                f"{_named(label)} after {_named(first)}"
             )
         return found[0]
 
     def sorted(self) -> list[Label]:
-        return sorted(self.seen)
+        """The distinct labels; none if all are None."""
+        return sorted(label for label in self.seen if label is not None)
 
     def counts(self) -> list[int]:
         return [self.seen[label][1] for label in self.sorted()]
@@ -230,6 +231,10 @@ class _Numbers:
         for place, label in enumerate(self.sorted()):
             places[self.seen[label][0]] = place
         return places
+
+
+def _named(label: Label | None) -> str:
+    return "none" if label is None else f"{escape(repr(label)):.60}"
 
 
 def _read_rows(archives: Sequence[Path], task: str, labels: _Numbers, cameras: _Numbers) -> Iterator[np.ndarray]:

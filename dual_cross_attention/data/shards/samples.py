@@ -30,20 +30,20 @@ class Sample(NamedTuple):
     Args:
         image: its position in the archive.
         label: its class or identity, as a number or a name.
-        camera: in re-identification; otherwise 0.
+        camera: in re-identification, None if it has none; otherwise 0.
     """
 
     image: Member
     label: Label
-    camera: Label
+    camera: Label | None
 
 
 def samples(archive: Path, task: str) -> Iterator[Sample]:
     """Yields the samples of an archive in order.
 
     In fine-grained recognition, the label is in KEY.cls (an integer) or KEY.json, {"label": number or name}; in
-    re-identification, in KEY.json, {"identity": number or name, "camera": number or name}. Other members and hidden
-    files are skipped.
+    re-identification, in KEY.json, {"identity": number or name, "camera": number or name}; the camera may be absent.
+    Other members and hidden files are skipped.
 
     Args:
         archive: a plain .tar.
@@ -88,12 +88,13 @@ def _sample(file: BinaryIO, parts: dict[str, Member], archive: Path, task: str) 
     if task == "fgvc" and "cls" in parts:
         return Sample(image, _class_number(file, parts["cls"]), 0)
     if "json" not in parts:
-        expected = "its class in KEY.cls or KEY.json" if task == "fgvc" else "identity and camera in KEY.json"
+        expected = "its class in KEY.cls or KEY.json" if task == "fgvc" else "its identity in KEY.json"
         raise _error(archive, image.name, f"expected {expected} beside it, there is none")
     said = _json(file, parts["json"])
     if task == "fgvc":
         return Sample(image, _label(said, "label", parts["json"]), 0)
-    return Sample(image, _label(said, "identity", parts["json"]), _label(said, "camera", parts["json"]))
+    camera = _label(said, "camera", parts["json"]) if "camera" in said else None
+    return Sample(image, _label(said, "identity", parts["json"]), camera)
 
 
 def _class_number(file: BinaryIO, member: Member) -> int:

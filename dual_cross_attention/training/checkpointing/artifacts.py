@@ -1,4 +1,8 @@
-"""Artifacts of a run: metrics.jsonl, last.safetensors and best.safetensors."""
+"""Artifacts of a run: metrics.jsonl, last.safetensors and best.safetensors.
+
+In a run with an average of the weights (EMA), these two files have the average, as timm loads it from its checkpoints,
+and last_raw.safetensors and best_raw.safetensors the weights themselves.
+"""
 
 import json
 from pathlib import Path
@@ -11,9 +15,14 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.model_files import save_model
+from dual_cross_attention.models.lora import merge_lora
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.checkpointing.checkpoints import checkpoint_name, read_state, verify
 from dual_cross_attention.training.checkpointing.train_progress import TrainProgress
+
+RAW = "_raw"
+"""End of the names of metrics of the weights themselves, where there is an average of them."""
+Weights = dict[str, Tensor]
 
 
 class ArtifactWriter:
@@ -35,7 +44,7 @@ class ArtifactWriter:
         self.folder, self.config, self.classes, self.data = folder, config, classes, data
         self.rows: list[dict[str, float]] = []
         self._best_row: dict[str, float] | None = None
-        self._best: tuple[dict[str, Tensor], dict[str, float]] | None = None
+        self._best: tuple[dict[str, Any], dict[str, float]] | None = None
 
     def add(self, row: dict[str, float], is_best: bool) -> None:
         """Adds the row of the epoch whose state `write` gets next."""
@@ -51,18 +60,18 @@ class ArtifactWriter:
         Raises:
             OSError, SafetensorError: it cannot be written.
         """
-        model = _model_of(state)
         if self._best_row:
-            self._best = model, self._best_row
-        self._save(self.folder.last, model, self.rows[-1])
+            self._best = state, self._best_row
+        self._save("last", state, self.rows[-1])
         if self._best:
-            self._save(self.folder.best, *self._best)
+            self._save("best", *self._best)
         for row in self.rows:
             self.folder.write_metrics(row)
         self.rows, self._best, self._best_row = [], None, None
 
-    def _save(self, path: Path, model: dict[str, Tensor], row: dict[str, float]) -> None:
-        save_model(path, model, self.config, self.classes, row, self.data)
+    def _save(self, name: str, state: dict[str, Any], row: dict[str, float]) -> None:
+        for path, model, metrics in _model_files(self.folder, name, state, row):
+            save_model(path, model, self.config, self.classes, metrics, self.data)
 
 
 def complete_results(
@@ -85,20 +94,52 @@ def complete_results(
     written = folder.read_metrics()
     missing = [row for row in progress.rows if row not in written]
     newest = next((row for row in (*written, *missing) if row["epoch"] == progress.state.epoch), None)
-    for path, row in ((folder.last, newest), (folder.best, progress.state.best)):
-        if row and _metrics_in(path) != row:
+    for name, row in (("last", newest), ("best", progress.state.best)):
+        if row and not _is_written(folder, name, row, config.ema is not None):
             source = folder.checkpoints / checkpoint_name(row["epoch"])
             if verify(source) is None:
-                save_model(path, _model_of(read_state(source)), config, progress.classes, row, data)
+                for path, model, metrics in _model_files(folder, name, read_state(source), row):
+                    save_model(path, model, config, progress.classes, metrics, data)
     for row in missing:  # last: as long as a row is missing, the next start checks the models again
         folder.write_metrics(row)
 
 
-def _model_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The model's state dict out of a checkpoint's state."""
+def _model_files(
+    folder: RunFolder, name: str, state: dict[str, Any], row: dict[str, float]
+) -> list[tuple[Path, Weights, dict[str, float]]]:
+    """The model files of a checkpoint's state: path, weights, and metrics of these weights.
+
+    Args:
+        name: "last" or "best".
+        row: of metrics.jsonl, of the epoch.
+    """
+    model = _model_of(state)
+    if "ema" not in state:
+        return [(getattr(folder, name), model, row)]
+    return [
+        (getattr(folder, name), merge_lora(state["ema"]), row),
+        (getattr(folder, f"{name}{RAW}"), model, _raw_metrics(row)),
+    ]
+
+
+def _is_written(folder: RunFolder, name: str, row: dict[str, float], averaged: bool) -> bool:
+    """Whether the model files of an epoch are there; `averaged`: also those of the weights themselves."""
+    raw = _metrics_in(getattr(folder, f"{name}{RAW}")) if averaged else _raw_metrics(row)
+    return _metrics_in(getattr(folder, name)) == row and raw == _raw_metrics(row)
+
+
+def _raw_metrics(row: dict[str, float]) -> dict[str, float]:
+    """A row with the metrics of the weights themselves in place of those of their average."""
+    return {name: row.get(f"{name}{RAW}", value) for name, value in row.items() if not name.endswith(RAW)}
+
+
+def _model_of(state: dict[str, Any]) -> Weights:
+    """The model's state dict out of a checkpoint's state, with LoRA merged."""
     inner = "model."
     try:
-        return {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
+        return merge_lora(
+            {name[len(inner) :]: value for name, value in state["task"].items() if name.startswith(inner)}
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError("a checkpoint of this run holds no model") from error
 

@@ -29,7 +29,7 @@ def shard(task: Task, device: torch.device, world_size: int) -> None:
         world_size: number of ranks.
     """
     mesh, model = init_device_mesh(device.type, (world_size,)), task.model
-    for block in model.backbone.blocks:
+    for block in model.family.blocks(model.backbone):
         fully_shard(block, mesh=mesh)
         block.run_opened = MethodType(_run_opened, block)
         register_fsdp_forward_method(block, "run_opened")

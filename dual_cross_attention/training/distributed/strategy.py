@@ -20,6 +20,7 @@ from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training.distributed.fsdp import is_sharded
 from dual_cross_attention.training.held_weights import hold_absent_weights
 from dual_cross_attention.training.optimizers import complete_state
+from dual_cross_attention.training.weight_average import WeightAverage
 
 
 def ddp_options(has_unused_parameters: bool) -> DistributedDataParallelKwargs:
@@ -42,15 +43,17 @@ class DistributedStrategy:
         accelerator: device, precision and ranks; created with `ddp_options`.
         task: is moved to the device, unless `shard` has.
         optimizer: of the task's parameters.
+        ema: decay of an average of the weights; None: there is none.
 
     Attributes:
         wrapped: call this in place of the task in a training step.
         optimizer: step this in place of `plain_optimizer`; with fp16 it unscales gradients.
         plain_optimizer: the given optimizer.
         sharded: whether parameters are sharded (FSDP).
+        average: of the weights; alike on all ranks, as they are.
     """
 
-    def __init__(self, accelerator: Accelerator, task: Task, optimizer: Optimizer):
+    def __init__(self, accelerator: Accelerator, task: Task, optimizer: Optimizer, ema: float | None = None):
         self.accelerator, self.task, self.plain_optimizer = accelerator, task, optimizer
         self.sharded = is_sharded(task)
         self.wrapped: nn.Module
@@ -65,6 +68,7 @@ class DistributedStrategy:
             self.wrapped.broadcast_buffers = False
         if isinstance(task.weighting, UncertaintyWeighting):
             hold_absent_weights(optimizer, task.weighting)
+        self.average = None if ema is None else WeightAverage(task, ema)
 
     @property
     def rank(self) -> int:
@@ -114,7 +118,7 @@ class DistributedStrategy:
         self.all_reduce_max(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer state and loss scale, keyed by parameter name, so that any number of ranks can load it.
+        """Weights, their average, optimizer state and loss scale, by parameter name, for any number of ranks.
 
         A collective, to be called after at least one step; the result is complete on rank 0.
         """
@@ -122,7 +126,8 @@ class DistributedStrategy:
         options = StateDictOptions(full_state_dict=True, cpu_offload=self.world_size > 1)
         task, optimizer = get_state_dict(self.task, self.plain_optimizer, options=options)
         scaler = self.accelerator.scaler
-        return {"task": task, "optimizer": optimizer, "scaler": scaler.state_dict() if scaler else None}
+        state = {"task": task, "optimizer": optimizer, "scaler": scaler.state_dict() if scaler else None}
+        return state | ({"ema": self.average.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Loads what `state_dict` returns; a collective.
@@ -139,6 +144,8 @@ class DistributedStrategy:
         )
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state.get("ema"))
 
 
 def refuse_accelerate_plugins() -> None:

@@ -9,7 +9,7 @@ ON_DISK = ["cub", "cars", "aircraft", "folder"]  # in a folder of their own
 
 
 def test_what_exists():
-    assert list(FGVC_DATASETS) == ["toy", *ON_DISK, "shards"]
+    assert list(FGVC_DATASETS) == ["toy", *ON_DISK, "lists", "csv", "hf", "shards"]
     assert all(dataset.description for dataset in FGVC_DATASETS.values())
 
 
@@ -39,7 +39,7 @@ def test_data_root_missing_or_wrong(tmp_path, refused, name):
         load_fgvc(name, tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", ["toy", "cub", "cars", "folder"])
+@pytest.mark.parametrize("name", ["toy", "cars", "folder", "lists", "csv", "hf"])
 def test_no_download_where_there_is_none(tmp_path, refused, name):
     with refused(name, "cannot be downloaded", FGVC_DATASETS[name].no_download):
         load_fgvc(name, None if name == "toy" else tmp_path, download=True)

@@ -99,7 +99,7 @@ def test_drawn_people(shard_set, tmp_path, monkeypatch):
     people = reid_toy.draw_toy_people(True, 1, 1)
     monkeypatch.setattr(
         "dual_cross_attention.tasks.sharding.load_reid",
-        lambda *given: people if given[0] == "toy" else load_reid(*given),
+        lambda *given, **more: people if given[0] == "toy" else load_reid(*given, **more),
     )
     shard_set("reid", "toy", None, tmp_path)
     assert_same_people(load_reid("shards", tmp_path), people)

@@ -1,4 +1,4 @@
-"""Bounding boxes in CSV files."""
+"""Bounding boxes as text, in CSV files and in CUB-200-2011."""
 
 import math
 import re

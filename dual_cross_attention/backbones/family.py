@@ -1,0 +1,145 @@
+"""The interface between the method and timm's models: what a backbone family must say of its stem and its blocks.
+
+Notable:
+- a family is stateless: one instance serves all models. Modules and parameters stay timm's, so state dicts fit both
+  ways;
+- a block is run in parts, in the order normalize, project, attend, close, so that the caller computes the attention
+  between queries, keys and values of its own choice;
+- the positions of tokens that a family encodes in queries and keys (rotary embeddings) are one tensor, which is
+  indexed by token. Where the family has none, it is None.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, cast
+
+from timm.models import named_apply
+from timm.models.vision_transformer import init_weights_vit_timm
+from torch import Tensor, nn
+
+from dual_cross_attention.backbones.drop_path import DropPathMasks
+from dual_cross_attention.backbones.fused_attention import attend
+
+
+class BackboneFamily(ABC):
+    """How the models of one timm family are run in parts.
+
+    Attributes:
+        name: as of `dcal backbones --family`.
+        timm_modules: timm's modules with models of the family; each model is checked when it is created.
+        summary: one line on what the method means here.
+    """
+
+    name: str
+    timm_modules: tuple[str, ...]
+    summary: str
+
+    # the whole backbone
+
+    @abstractmethod
+    def reason_against(self, backbone: nn.Module) -> str | None:
+        """Why this backbone cannot be run in parts, to be read after "it does not fit: "; None: it can."""
+
+    @abstractmethod
+    def runs(self, block: nn.Module) -> bool:
+        """Whether it runs this block, before anything has wrapped it."""
+
+    @abstractmethod
+    def embed(self, backbone: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Applies the stem, up to the first block: (B, 3, H, W) → tokens (B, prefix + N, D), and all positions."""
+
+    def blocks(self, backbone: Any) -> Sequence[nn.Module]:
+        """The blocks in their order."""
+        return cast(Sequence[nn.Module], backbone.blocks)
+
+    def positions(self, backbone: Any) -> Tensor | None:
+        """All positions at the backbone's input size, as `embed` returns them in evaluation mode."""
+        return None
+
+    def positions_of_block(self, positions: Tensor | None, place: int) -> Tensor | None:
+        """Those of the block at a place, counted from 0: (prefix + N, …) or (heads, prefix + N, …)."""
+        return positions
+
+    def patch_size(self, backbone: Any) -> tuple[int, int]:
+        """(height, width) of a patch in pixels: of the image, not of a feature map before the patches."""
+        height, width = backbone.patch_embed.patch_size
+        return height, width
+
+    # a block
+
+    @abstractmethod
+    def heads(self, block: nn.Module) -> tuple[int, int]:
+        """Number of heads and their width, of queries, keys and values as `project` returns them."""
+
+    @abstractmethod
+    def project(self, block: nn.Module, normed: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) → query, key, value as they enter the softmax, each (B, heads, N, d).
+
+        Args:
+            normed: of `normalize`.
+            positions: of these tokens.
+        """
+
+    @abstractmethod
+    def project_query(self, block: nn.Module, normed: Tensor, positions: Tensor | None) -> Tensor:
+        """The queries alone: (B, n, D) → (B, heads, n, d)."""
+
+    @abstractmethod
+    def project_key_value(self, block: nn.Module, normed: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values alone: (B, N, D) → two (B, heads, N, d)."""
+
+    @abstractmethod
+    def close(
+        self, block: nn.Module, tokens: Tensor, normed: Tensor, attended: Tensor, drop_path: DropPathMasks | None
+    ) -> Tensor:
+        """Applies what follows the attention: output projection, residual, MLP, residual.
+
+        Args:
+            tokens: (B, n, D) the residual stream of the query tokens.
+            normed: (B, n, D) of `normalize` (for gated attention).
+            attended: (B, n, heads · d) the attention's output; or (k·B, n, …), k outputs for the same tokens.
+            drop_path: factors for `attended`'s rows; None: nothing is dropped.
+
+        Returns:
+            (B, n, D), or (k·B, n, D).
+        """
+
+    def normalize(self, block: Any, tokens: Tensor) -> Tensor:
+        """What the projections read: (B, N, D) → (B, N, D)."""
+        return block.norm1(tokens)
+
+    def attend(self, block: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention over keys of the caller's choice, heads merged: see `fused_attention.attend`."""
+        return attend(query, key, value, block.attn.attn_drop.p if block.attn.training else 0.0)
+
+    def initialize(self, block: nn.Module) -> None:
+        """Initializes a block's weights anew, as timm does when it creates one."""
+        named_apply(init_weights_vit_timm, block)
+
+
+def select_positions(positions: Tensor | None, index: Tensor) -> Tensor | None:
+    """Positions of some tokens of each image.
+
+    Args:
+        positions: of all tokens, (N, …) or (heads, N, …); None: the family has none.
+        index: (B, m) of the tokens.
+
+    Returns:
+        (B, 1 or heads, m, …), which broadcasts over (B, heads, m, d).
+    """
+    if positions is None:
+        return None
+    if positions.ndim == 2:
+        return positions[index].unsqueeze(1)
+    return positions[:, index].transpose(0, 1)
+
+
+def split_heads(projected: Tensor, num_heads: int) -> Tensor:
+    """(B, N, heads · d) → (B, heads, N, d)."""
+    return projected.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def repeat_rows(tokens: Tensor, rows: int) -> Tensor:
+    """Repeats (B, n, D) to (rows, n, D)."""
+    batch = tokens.shape[0]  # len() would fix the batch size under torch.export
+    return tokens if batch == rows else tokens.repeat(rows // batch, 1, 1)

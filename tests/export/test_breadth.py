@@ -1,0 +1,41 @@
+"""Every kind of model that can be trained is exported and passes the gate, or is refused with what it is."""
+
+import pytest
+
+from dual_cross_attention.export.onnx_export import export_fp32
+from dual_cross_attention.export.sample_images import synthetic_images
+from dual_cross_attention.inference.model_files import read_model
+from tests.export.models import TINY, write_model
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+SIZES = TINY["backbone_kwargs"]
+KINDS = {
+    "sa_only": {"ablation": "sa_only"},
+    "sa_pwca": {"ablation": "sa_pwca"},
+    "sa_glca": {"ablation": "sa_glca"},
+    "distilled": {"backbone": "deit_tiny_distilled_patch16_224"},
+    "registers": {"backbone_kwargs": SIZES | {"reg_tokens": 4}},
+    "layer scale, RMS norm of queries and keys": {"backbone_kwargs": SIZES | {"init_values": 0.1, "qk_norm": True}},
+    "a rectangle": {"img_size": [24, 48], "resize_size": [28, 50]},
+    "penultimate": {"local_queries": "penultimate"},
+    "random": {"local_queries": "random"},
+    "local_only": {"local_queries": "local_only", "local_ratio": 0.4},
+    "cross": {"local_queries": "cross", "local_ratio": 0.4},
+    "two GLCA blocks": {"glca_blocks": 2, "local_ratio": 0.4},
+    "all patches local": {"local_ratio": 1.0},
+    "re-ID": {"task": "reid"},
+    "re-ID, SA alone": {"task": "reid", "ablation": "sa_only", "feature": "after_neck", "normalize_features": False},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gate_passes(kind, tmp_path):
+    settings = {"task": "fgvc"} | KINDS[kind]
+    task = settings.pop("task")
+    saved = read_model(write_model(tmp_path / "x.safetensors", task, ["ant", "bee", "cat"], **settings))
+    branches, file = saved.model.predicting_branches, tmp_path / "x.onnx"
+    result = export_fp32(saved, branches, file, synthetic_images(task, 8), "synthetic images")
+    assert not result.failures() and file.exists()
+    assert branches == (["sa"] if settings.get("ablation") in ("sa_only", "sa_pwca") else ["sa", "glca"])
