@@ -145,7 +145,11 @@ class Task(nn.Module, ABC):
         """
         if "tokens" in batch:
             return self.model.forward_encoded(EncodedImages(batch["tokens"], batch.get("scores")), branches)
-        further = {"distractors": distractors, "branches": branches, "distractor_images": batch.get("distractor_images")}
+        further = {
+            "distractors": distractors,
+            "branches": branches,
+            "distractor_images": batch.get("distractor_images"),
+        }
         given = {name: value for name, value in further.items() if value is not None}
         return self.model(batch["images"], **given)  # of an exported model: images alone
 
