@@ -85,8 +85,12 @@ class OnnxModel(nn.Module):
             raise InputError(f"ONNX Runtime: {' '.join(str(error).split()):.300}") from error
         return dict(zip(self.outputs, found, strict=True))
 
-    def forward(self, images: Tensor) -> DualOutput:
-        """Logits, features, scores and local tokens; the logits of a re-identification model are absent."""
+    def forward(self, images: Tensor, *of_training: None) -> DualOutput:
+        """Logits, features, scores and local tokens; the logits of a re-identification model are absent.
+
+        Args:
+            of_training: what else `DualCrossAttentionViT.forward` takes; None in an evaluation.
+        """
         found = {name: torch.from_numpy(value) for name, value in self.run(images).items()}
         logits, features = (
             {branch: found[f"{kind}_{branch}"] for branch in self.branches if f"{kind}_{branch}" in found}

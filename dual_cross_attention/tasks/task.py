@@ -145,13 +145,7 @@ class Task(nn.Module, ABC):
         """
         if "tokens" in batch:
             return self.model.forward_encoded(EncodedImages(batch["tokens"], batch.get("scores")), branches)
-        further = {
-            "distractors": distractors,
-            "branches": branches,
-            "distractor_images": batch.get("distractor_images"),
-        }
-        given = {name: value for name, value in further.items() if value is not None}
-        return self.model(batch["images"], **given)  # of an exported model: images alone
+        return self.model(batch["images"], distractors, branches, batch.get("distractor_images"))
 
     def to_device(self, batch: Batch) -> Batch:
         """A test batch with its tensors on the device of the model."""

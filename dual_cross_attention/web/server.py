@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -120,6 +121,7 @@ def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, st
     # Fonts of the system: Gradio's themes would load theirs from another server.
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
+        _try_address(host)
         page.queue(max_size=WAITING).launch(
             inline=inline,
             share=False,
@@ -174,6 +176,13 @@ def is_remote(path: str) -> bool:
     """Whether a request for this path would have the server fetch a file of another machine."""
     path = unquote(path).lower()
     return "/proxy=" in path or "/file=http" in path
+
+
+def _try_address(host: str) -> None:
+    """Raises OSError if the address is not of this machine: Gradio would wait 5 s at each of its ports."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as tried:
+        tried.bind(address)
 
 
 def is_local(host: str) -> bool:
