@@ -121,7 +121,7 @@ def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, st
     # Fonts of the system: Gradio's themes would load theirs from another server.
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
-        _try_address(host)
+        _check_address(host)
         page.queue(max_size=WAITING).launch(
             inline=inline,
             share=False,
@@ -150,6 +150,13 @@ def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, st
         ) from error
 
 
+def _check_address(host: str) -> None:
+    """Raises OSError if the address is not of this machine: Gradio would try it at each port, for minutes."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as tried:
+        tried.bind(address)
+
+
 def wait_in_script(server: DemoServer) -> None:
     """Waits until Ctrl-C and closes the server; in a notebook or an interactive Python, does nothing."""
     if getattr(sys, "ps1", sys.flags.interactive):
@@ -176,13 +183,6 @@ def is_remote(path: str) -> bool:
     """Whether a request for this path would have the server fetch a file of another machine."""
     path = unquote(path).lower()
     return "/proxy=" in path or "/file=http" in path
-
-
-def _try_address(host: str) -> None:
-    """Raises OSError if the address is not of this machine: Gradio would wait 5 s at each of its ports."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as tried:
-        tried.bind(address)
 
 
 def is_local(host: str) -> bool:
