@@ -59,7 +59,7 @@ def test_the_lowest_versions_are_those_of_pyproject(wheel):
 @pytest.mark.slow
 def test_the_wheel_works_in_an_environment_of_its_own(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "environment"], check=True)
-    (site,) = (tmp_path / "environment").glob("[Ll]ib*/**/site-packages")
+    (site,) = (tmp_path / "environment").glob("[Ll]ib/**/site-packages")
     with ZipFile(wheel) as file:
         file.extractall(site)
     # A .pth file inside of a folder that a .pth file names is not read: no editable install of this repository.
