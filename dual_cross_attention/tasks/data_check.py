@@ -61,12 +61,10 @@ def check_data(
     dataset, data_root = split_hub_name(dataset, data_root)
     name = dataset or choose_settings({"task": task}).dataset
     choose_settings({"task": task, "dataset": name})  # refuses what is not there
-    check_fgvc_options(task, name, val_fraction=val_fraction, image_column=image_column, label_column=label_column)
+    given = {"val_fraction": val_fraction, "image_column": image_column, "label_column": label_column}
+    check_fgvc_options(task, name, **given)
     if task == "fgvc":
-        data = load_fgvc(
-            name, data_root, val_fraction=val_fraction, image_column=image_column, label_column=label_column
-        )
-        images, report = _fgvc(data, console)
+        images, report = _fgvc(load_fgvc(name, data_root, **given), console)
     else:
         images, report = _reid(name, data_root, cameras, console)
     total = sum(split.images for split in report.splits.values())
