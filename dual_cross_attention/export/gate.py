@@ -121,9 +121,7 @@ def compare(saved: SavedModel, branches: list[str], exported: SavedModel, images
         result.images += len(batch)
         shapes = {name: tuple(value.shape) for name, value in wanted.items()}
         if {name: value.shape for name, value in found.items()} != shapes:
-            raise InputError(
-                f"the exported graph has other outputs or shapes than PyTorch for a batch of {len(batch)}"
-            )
+            raise InputError(f"the exported graph has other outputs or shapes than PyTorch for a batch of {len(batch)}")
         given = {name: torch.from_numpy(value) for name, value in found.items()}
         _compare_outputs(wanted, given, largest)
     return result

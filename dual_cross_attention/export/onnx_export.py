@@ -129,10 +129,12 @@ def metadata_of(saved: SavedModel, branches: list[str], dtype: str, check: dict[
 def preprocess_steps(preprocessing: Preprocessing) -> list[str]:
     """The steps from an image file to the input of the graph, in words; the numbers are in "preprocessing"."""
     (height, width), (crop_height, crop_width) = preprocessing.resize, preprocessing.img_size
+    crop = [f"crop the center to the aspect ratio {width}:{height} (width:height)"] if preprocessing.keep_aspect else []
+    kept = "" if preprocessing.keep_aspect else "; the aspect ratio is not kept"
     return [
         "decode, apply the EXIF orientation, convert to RGB",
-        f"resize to {width} x {height} (width x height), {preprocessing.interpolation} with antialiasing; the aspect "
-        "ratio is not kept",
+        *crop,
+        f"resize to {width} x {height} (width x height), {preprocessing.interpolation} with antialiasing{kept}",
         f"crop {crop_width} x {crop_height} at the center",
         "divide by 255, subtract mean, divide by std, per channel; NCHW float32",
     ]

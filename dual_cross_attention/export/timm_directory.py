@@ -47,7 +47,7 @@ def write_timm_directory(saved: SavedModel, directory: Path, images: Sequence[Im
     written: Path | None = None
     try:
         written = Path(mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.absolute().parent))
-        _write(saved, written)
+        write_files(saved, written)
         largest = compare_timm(saved, written, images)
         written.chmod(0o755)  # of a temporary folder, only its owner may read it
         if directory.is_dir():
@@ -59,11 +59,13 @@ def write_timm_directory(saved: SavedModel, directory: Path, images: Sequence[Im
         if written is not None:
             rmtree(written, ignore_errors=True)
     height, width = saved.preprocessing.resize
+    is_kept = saved.preprocessing.keep_aspect
+    shape = "after a crop to that aspect ratio" if is_kept else "without keeping the aspect ratio"
     return [
         f"loaded by timm: weights and labels equal; |Δ logit| ≤ {largest:.1e} (limit {MAX_LOGIT:g}) on {len(images)} "
         "images",
-        f"SA alone; it was tested on images resized to {height}x{width} (height x width) without keeping the aspect "
-        "ratio, which timm's transform keeps: see preprocessing.json",
+        f"SA alone; it was tested on images resized to {height}x{width} (height x width) {shape}; timm's transform "
+        "resizes the shorter side: see preprocessing.json",
         starting_license(without_paths(saved.config))[1],
     ]
 
@@ -101,7 +103,8 @@ def compare_timm(saved: SavedModel, directory: Path, images: Sequence[ImageSourc
     return largest
 
 
-def _write(saved: SavedModel, directory: Path) -> None:
+def write_files(saved: SavedModel, directory: Path) -> None:
+    """Writes weights, timm's config.json and preprocessing.json, without a comparison."""
     backbone, preprocessing = saved.model.backbone, saved.preprocessing
     license_, _ = starting_license(without_paths(saved.config))
     described = {
