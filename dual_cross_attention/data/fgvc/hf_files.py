@@ -67,7 +67,9 @@ def open_tables(data_root: Path | str) -> Opened:
     try:
         if isinstance(data_root, str):
             path, _, subset = data_root.removeprefix(HUB).partition(":")
-            return Opened(name, _by_split(datasets.load_dataset(path, subset or None)))
+            tables = _by_split(datasets.load_dataset(path, subset or None))
+            # Of a repository of image files, rows have the paths of these in the cache of the Hub.
+            return Opened(name, tables, Path(datasets.config.HF_CACHE_HOME))
         return _open_local(data_root, name, datasets)
     except InputError:
         raise

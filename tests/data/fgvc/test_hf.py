@@ -288,6 +288,22 @@ def test_a_dataset_of_the_hub(dcal, small, tmp_path, monkeypatch):
         assert [row["path"] for row in csv.DictReader(file)] == [f"hf:org/birds:small/test[{n}]" for n in range(3)]
 
 
+def test_image_files_of_the_hub_are_those_in_its_cache(tmp_path, monkeypatch):
+    """Of a repository of image files, the library gives paths in the cache of the Hub; no others are read."""
+    cache, elsewhere = tmp_path / "home" / "hub" / "birds" / "0.png", tmp_path / "1.png"
+    for path in (cache, elsewhere):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png((7, 8, 9)))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    table = datasets.Dataset.from_dict({"image": [f"{cache}", f"{elsewhere}"], "label": [0, 1]}, features=features)
+    monkeypatch.setattr(datasets.config, "HF_CACHE_HOME", f"{tmp_path / 'home'}")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"test": table}))
+    first, second = load_fgvc("hf", "hf:org/birds", train=False).test.images
+    assert read_image(first).getpixel((0, 0)) == (7, 8, 9)
+    with pytest.raises(UnreadableImage, match="inside"):
+        read_image(second)
+
+
 def test_commands(dcal, small, inputs, tmp_path):
     run, root = tmp_path / "run", inputs["parquet"][1]
     flags = [flag for flag in small if not flag.startswith(("--data", "--epochs"))]
