@@ -1,4 +1,4 @@
-"""An index takes the exported float32 file of its model, and the other way round; it records what computed its vectors."""
+"""An index takes the exported float32 file of its model, and the other way round, and records what computed vectors."""
 
 import json
 
