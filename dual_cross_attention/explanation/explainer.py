@@ -109,6 +109,7 @@ class Explainer:
                 image=None if shown is None else shown[row].numpy(),
                 local_queries=self.network.local_queries,
                 crop=crop,
+                keep_aspect=self.preprocessing.keep_aspect,
                 is_calibrated=self.is_calibrated,
                 model_name=self.name,
             )

@@ -109,8 +109,7 @@ def maps_section(explanation: Explanation | None) -> str:
     """The image as the model sees it, and each map over it."""
     if explanation is None or explanation.error:
         return ""
-    size = "{} % of height and {} % of width".format(*(round(100 * share) for share in explanation.crop))
-    seen = "the image, as the model sees it" + ("" if explanation.crop == (1.0, 1.0) else f": the center, {size}")
+    seen = "the image, as the model sees it" + (f": {explanation.crop_words}" if explanation.crop_words else "")
     figures = [figure(Image.fromarray(explanation.image), seen)]
     names = ["rollout"] if explanation.glca is None else ["product", "rollout", "glca"]
     for each in names:
