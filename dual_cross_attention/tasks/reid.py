@@ -145,7 +145,7 @@ class ReIDTask(Task):
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
-        batch = self.noise.add(batch)
+        batch = self.prepare(batch)
         identities = batch["labels"]
         in_batch = "pwca" in self.scales and "distractor_images" not in batch and not self.model.distractor_noise
         distractors = sample_distractors(len(identities), identities.device, identities) if in_batch else None
