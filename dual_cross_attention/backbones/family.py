@@ -48,6 +48,11 @@ class BackboneFamily(ABC):
     def embed(self, backbone: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Applies the stem, up to the first block: (B, 3, H, W) → tokens (B, prefix + N, D), and all positions."""
 
+    def token_width(self, backbone: Any) -> int:
+        """D of the tokens that `embed` returns."""
+        width: int = backbone.embed_dim
+        return width
+
     def blocks(self, backbone: Any) -> Sequence[nn.Module]:
         """The blocks in their order."""
         return cast(Sequence[nn.Module], backbone.blocks)

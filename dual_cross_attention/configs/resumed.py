@@ -33,6 +33,7 @@ LEFT_OPEN = {
     "std": ("auto", None),
     "cameras": ("auto",),
     "bbox": ("crop",),
+    "sie_cameras": ((),),
 }
 
 

@@ -36,7 +36,7 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
         "auto_augment mixup cutmix class_balance image_noise label_noise mean std pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
         "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
-        "pwca_blocks drop_path_rate",
+        "pwca_blocks drop_path_rate sie sie_coe sie_dropout sie_cameras",
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",

@@ -78,7 +78,7 @@ def _convert(hint: Any, value: Any) -> Any:
             return _convert(hint, read)
     elif kind is list and isinstance(value, list):
         return [_convert(parts[0], each) for each in value]
-    elif kind is tuple and isinstance(value, list):
+    elif kind is tuple and isinstance(value, list | tuple):
         return tuple(_convert(parts[0], each) for each in value)
     elif kind is tuple and parts[0] is not str:
         return (_convert(parts[0], value),)

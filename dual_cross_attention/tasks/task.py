@@ -152,7 +152,8 @@ class Task(nn.Module, ABC):
         """
         if "tokens" in batch:
             return self.model.forward_encoded(EncodedImages(batch["tokens"], batch.get("scores")), branches)
-        return self.model(batch["images"], distractors, branches, batch.get("distractor_images"))
+        given = batch["images"], distractors, branches, batch.get("distractor_images")
+        return self.model(*given, batch["cameras"]) if "cameras" in batch else self.model(*given)
 
     def to_device(self, batch: Batch) -> Batch:
         """A test batch with its tensors on the device of the model."""

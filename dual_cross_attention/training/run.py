@@ -239,6 +239,7 @@ def _build_trainer(
 ) -> Trainer:
     """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
     config, checkpoint, folder = opened.decision.config, opened.decision.checkpoint, RunFolder(opened.path)
+    config = setup.config = setup.resolve(config)
     set_seed(config.seed)
     pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:

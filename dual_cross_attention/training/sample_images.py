@@ -21,10 +21,10 @@ from dual_cross_attention.weights.pixel_stats import PixelStats
 COLUMNS = 4
 SMALLEST_SIDE, LARGEST_SIDE = 128, 256
 """Pixels of the longer side of an image on the sheet."""
-MARGIN, LINE, LETTERS = 8, 20, 14
+MARGIN, LINE, LETTERS = 8, 16, 12
 LONGEST_LABEL = 60
 SHOWN_SHARES = 2
-"""Labels of a mixed image that are named, the largest shares first."""
+"""Labels of a mixed image that are named, the largest shares first, a line each."""
 
 
 class SampleImages(NamedTuple):
@@ -82,10 +82,12 @@ def draw_sheet(samples: SampleImages, stats: PixelStats, classes: list[str]) -> 
     height, width = _shown_size(*pixels.shape[-2:])
     columns = min(COLUMNS, len(pixels))
     rows = -(-len(pixels) // columns)
-    cell_width, cell_height = max(width, SMALLEST_SIDE) + MARGIN, height + LINE + MARGIN
+    lines = [_label_lines(label, classes) for label in samples.labels]
+    text_height = LINE * max(map(len, lines))
+    cell_width, cell_height = max(width, SMALLEST_SIDE) + MARGIN, height + text_height + MARGIN
     sheet = Image.new("RGB", (columns * cell_width + MARGIN, rows * cell_height + MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), _font()
-    for number, (each, label) in enumerate(zip(pixels, samples.labels, strict=True)):
+    for number, (each, label) in enumerate(zip(pixels, lines, strict=True)):
         row, column = divmod(number, columns)
         left, top = MARGIN + column * cell_width, MARGIN + row * cell_height
         image = Image.fromarray(np.ascontiguousarray(each.permute(1, 2, 0).numpy()))
@@ -93,7 +95,7 @@ def draw_sheet(samples: SampleImages, stats: PixelStats, classes: list[str]) -> 
             is_enlarged = width > image.width
             image = image.resize((width, height), Image.Resampling.NEAREST if is_enlarged else Image.Resampling.BICUBIC)
         sheet.paste(image, (left, top))
-        text = _shortened(draw, font, _label_text(label, classes), cell_width - MARGIN)
+        text = "\n".join(_shortened(draw, font, line, cell_width - MARGIN) for line in label)
         draw.text((left, top + height + 2), text, fill="black", font=font)
     return sheet
 
@@ -115,12 +117,12 @@ def _shown_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _label_text(label: Tensor, classes: list[str]) -> str:
+def _label_lines(label: Tensor, classes: list[str]) -> list[str]:
     if label.ndim == 0:
-        return escape(classes[int(label)])
+        return [escape(classes[int(label)])]
     shares, indices = label.sort(descending=True, stable=True)
     named = [(share, index) for share, index in zip(shares.tolist(), indices.tolist(), strict=True) if share > 0]
-    return " + ".join(f"{share:.2f} {escape(classes[index])}" for share, index in named[:SHOWN_SHARES])
+    return [f"{share:.2f} {escape(classes[index])}" for share, index in named[:SHOWN_SHARES]]
 
 
 def _font() -> Any:

@@ -103,10 +103,7 @@ class Trackers:
                 if not self.run.folder.metrics.exists():
                     tracker.tracker.add_text("settings", f"```yaml\n{_settings_text(self.run)}```")
                 return
-            if name == "wandb":
-                # Epochs as the horizontal axis: W&B's own steps may not go back, as a run may that resumes.
-                tracker.tracker.define_metric("*", step_metric="epoch")
-            if not continued or name == "wandb":  # MLflow refuses other values of a setting, such as num_workers
+            if not (continued and name == "mlflow"):  # which refuses other values of a setting, such as num_workers
                 _send_settings(name, tracker, asdict(self.run.config))
         except OSError as error:
             if name != "tensorboard":
@@ -130,13 +127,10 @@ class Trackers:
         Args:
             row: of metrics.jsonl.
         """
-        epoch = int(row["epoch"])
         values = {name: value for name, value in row.items() if name != "epoch"}
         for name, connection in self._connections.items():
-            if name == "wandb":
-                connection.send(_call(connection.tracker.log, values | {"epoch": epoch}))
-            else:
-                connection.send(_call(connection.tracker.log, values, step=epoch))
+            at_once = {"commit": True} if name == "wandb" else {}  # which else waits for the next epoch
+            connection.send(_call(connection.tracker.log, values, step=int(row["epoch"]), **at_once))
 
     def log_image(self, name: str, image: Image.Image) -> None:
         """Sends an image in RGB."""
@@ -250,7 +244,7 @@ def _send_image(name: str, tracker: Any, title: str, image: Image.Image) -> None
     if name == "tensorboard":
         tracker.log_images({title: np.asarray(image)[None]}, step=0, dataformats="NHWC")
     elif name == "wandb":
-        tracker.log_images({title: [image]})
+        tracker.log_images({title: [image]}, step=0)
     elif name == "mlflow":
         import mlflow
 
