@@ -37,7 +37,7 @@ def gradient_rollout(model: DualCrossAttentionViT, images: Tensor, target: Tenso
             for kept, tensor in zip((queries, keys, values, attended), (query, key, value, out), strict=True):
                 kept.append(tensor)
             tokens = family.close(block, tokens, normed, out, None)
-        normed = backbone.norm(tokens if read_out.reads_patches else tokens[:, : backbone.num_prefix_tokens])
+        normed = backbone.norm(tokens if read_out.reads_patches else tokens[:, : model.num_prefix_tokens])
         logits = read_out.logits(backbone, normed, read_out.feature(backbone, normed))
         gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), attended)
 
@@ -53,4 +53,4 @@ def gradient_rollout(model: DualCrossAttentionViT, images: Tensor, target: Tenso
             weights = (query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
             weights *= heads @ value.float().transpose(-2, -1)
             row = row + (row[:, None] @ weights.clamp(min=0).mean(1))[:, 0]
-    return row[:, backbone.num_prefix_tokens :].unflatten(1, patch_grid(model, images))
+    return row[:, model.num_prefix_tokens :].unflatten(1, patch_grid(model, images))

@@ -94,7 +94,7 @@ def attention_maps(model: DualCrossAttentionViT, images: Tensor, trace: Attentio
         InputError: as `DualCrossAttentionViT.trace` does.
     """
     trace = model.trace(images) if trace is None else trace
-    prefix, grid = model.backbone.num_prefix_tokens, patch_grid(model, images)
+    prefix, grid = model.num_prefix_tokens, patch_grid(model, images)
 
     def on_grid(rows: Tensor) -> Tensor:
         """(…, prefix + N) → (…, h, w)"""

@@ -40,7 +40,7 @@ def match_scores(
     """
     if method not in METHODS:
         raise InputError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
-    images, prefix = torch.cat([first, second]), model.backbone.num_prefix_tokens
+    images, prefix = torch.cat([first, second]), model.num_prefix_tokens
     trace = model.trace(images, patch_tokens=True)
     if method == "cosine":
         tokens = F.normalize(model.backbone.norm(trace.tokens)[:, prefix:].float(), dim=-1)

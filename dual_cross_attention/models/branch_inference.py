@@ -40,6 +40,11 @@ class BranchInference(nn.Module):
         return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patch tokens in the backbone's blocks."""
+        return self.family.num_prefix_tokens(self.backbone)
+
+    @property
     def embed_dim(self) -> int:
         """D, the width of a branch's feature."""
         return self.backbone.embed_dim

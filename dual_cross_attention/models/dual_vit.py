@@ -156,8 +156,9 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             norm = copy.deepcopy(backbone.norm)
             if glca_init == "random" and hasattr(norm, "reset_parameters"):
                 norm.reset_parameters()
-            prefix = backbone.num_prefix_tokens
-            first, *more = make_glca_blocks(self.family, blocks, prefix, glca_init, local_queries, glca_blocks)
+            first, *more = make_glca_blocks(
+                self.family, blocks, self.num_prefix_tokens, glca_init, local_queries, glca_blocks
+            )
             self.glca_block = first
             if more:
                 self.more_glca_blocks = nn.ModuleList(more)
@@ -274,8 +275,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         return self._decide(sa_tokens, pwca_tokens, positions, score, with_glca, trace)
 
     def _score_patches(self, tokens: Tensor, queries: list[Tensor], keys: list[Tensor], start: Tensor | None) -> Tensor:
-        prefix = self.backbone.num_prefix_tokens
-        return score_patches(tokens, queries, keys, prefix, self.local_queries, self.training, start)
+        return score_patches(tokens, queries, keys, self.num_prefix_tokens, self.local_queries, self.training, start)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> EncodedImages:
@@ -314,7 +314,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             score: of the row that rollout starts in (None: CLS) returns (B, N), scores of the patch tokens for the
                 choice of the local ones; None: none are local.
         """
-        prefix, rows, device = self.backbone.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
+        prefix, rows, device = self.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
         normed = self.backbone.norm(sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens]))
 
@@ -411,7 +411,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
                 trace.queries.append(query_and_key[0])
                 trace.keys.append(query_and_key[1])
 
-        prefix = self.backbone.num_prefix_tokens
+        prefix = self.num_prefix_tokens
         tokens_of_distractors = None
         if distractors is not None:
             patches = tokens.shape[1] - prefix

@@ -59,7 +59,7 @@ def cache_features(
     """
     model, size = strategy.task.model, len(batches.dataset)
     patches = model.backbone.patch_embed.num_patches if model.has_glca or model.read_out.reads_patches else 0
-    num_bytes = 4 * size * (model.backbone.num_prefix_tokens + patches) * model.backbone.embed_dim
+    num_bytes = 4 * size * (model.num_prefix_tokens + patches) * model.backbone.embed_dim
     needed, usable = num_bytes * strategy.world_size, USABLE * available_memory()
     if needed > usable:
         run.warn(
