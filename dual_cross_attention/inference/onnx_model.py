@@ -56,6 +56,7 @@ class OnnxModel(nn.Module):
     """
 
     has_glca = has_pwca = False  # of training
+    side_information = None  # the graph has none: all cameras are unknown
 
     def __init__(
         self,
