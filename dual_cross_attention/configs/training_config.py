@@ -125,8 +125,9 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
     """Branches that are trained. full: SA + GLCA + PWCA; sa_only: the plain backbone, which is the baseline."""
     local_ratio: float
     """R: share of the patch tokens, from 0 to 1, that are local queries of GLCA."""
-    glca_init: Literal["random", "last_block"] = "random"
-    """Initial weights of the M blocks of GLCA: random, or a copy of the last M blocks of the backbone."""
+    glca_init: Literal["random", "last_block"] = setting("last_block", before={2: "random"})
+    """Initial weights of the M blocks of GLCA: a copy of the last M blocks of the backbone, or random as in the
+    paper."""
     local_queries: Literal["rollout", "random", "penultimate", "local_only", "cross"] = setting(
         "rollout", before={1: "rollout"}
     )

@@ -93,7 +93,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         backbone: Any,
         ablation: Ablation = "full",
         local_ratio: float = 0.1,
-        glca_init: Literal["random", "last_block"] = "random",
+        glca_init: Literal["random", "last_block"] = "last_block",
         distractor_stream: Literal["pwca", "sa"] = "pwca",
         neck_classes: int | None = None,
         pwca_blocks: int | None = None,

@@ -20,7 +20,7 @@ def create_model(
     ablation: Ablation = "full",
     local_ratio: float | None = None,
     pretrained: bool | str = False,
-    glca_init: Literal["random", "last_block"] = "random",
+    glca_init: Literal["random", "last_block"] = "last_block",
     distractor_stream: Literal["pwca", "sa"] = "pwca",
     pwca_blocks: int | None = None,
     distractor_tokens: float = 1.0,

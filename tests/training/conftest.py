@@ -65,6 +65,7 @@ def make_trainer(birds, tmp_path):
                 "weights": "none",
                 "img_size": 64,
                 "epochs": 2,
+                "pwca_start": 0.0,
                 "batch_size": 16,
                 "lr": 1e-3,
                 "device": "cpu",
