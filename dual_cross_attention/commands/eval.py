@@ -115,6 +115,8 @@ def _table(result: dict[str, Any]) -> Table:
         table.add_column(METRICS[name], justify="right")
     branches = {"SA": "_sa", "GLCA": "_glca", "SA + GLCA": ""}
     for branch, suffix in branches.items():
-        if f"{metrics[0]}{suffix}" in result and (suffix or f"{metrics[0]}_glca" in result):
+        if f"{metrics[0]}{suffix}" in result and (
+            suffix or all(f"{metrics[0]}{each}" in result for each in ("_sa", "_glca"))
+        ):
             table.add_row(branch, *(f"{result[f'{name}{suffix}']:.2f}" for name in metrics))
     return table

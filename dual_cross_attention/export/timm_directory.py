@@ -121,7 +121,13 @@ def write_files(saved: SavedModel, directory: Path) -> None:
         "crop_mode": "center",
     }
     arguments = {**saved.config.backbone_kwargs, "img_size": list(preprocessing.img_size)}
-    save_config_for_hf(backbone, str(directory / "config.json"), described, arguments, pixels)
+    config = directory / "config.json"
+    save_config_for_hf(backbone, str(config), described, arguments, pixels)
+    if saved.config.weights != "imagenet":  # timm fills in what its own weights are, which were not used
+        read = json.loads(config.read_text(encoding="utf-8"))
+        for name in ("license", "tag"):
+            read["pretrained_cfg"].pop(name, None)
+        config.write_text(json.dumps(read, indent=2) + "\n", encoding="utf-8")
     state = {name: value.contiguous() for name, value in backbone.state_dict().items()}
     save_file(state, directory / PRETRAINED_NAME, {"format": "pt"})
     text = json.dumps(json.loads(preprocessing.to_json()), indent=2) + "\n"

@@ -73,5 +73,11 @@ def write_directory(
 
 def without_paths(config: TrainingConfig) -> TrainingConfig:
     """Settings without paths of the machine that they were trained on."""
-    name = PureWindowsPath(PurePosixPath(config.weights).name).name or config.weights
-    return replace(config, data_root=None, output_dir=None, resume="auto", weights=name)
+    names = {"weights": _last_part(config.weights)}
+    if config.distractor_root is not None:
+        names["distractor_root"] = _last_part(config.distractor_root)
+    return replace(config, data_root=None, output_dir=None, resume="auto", **names)
+
+
+def _last_part(path: str) -> str:
+    return PureWindowsPath(PurePosixPath(path).name).name or path

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dual_cross_attention.backbones.family import BackboneFamily, Part
 from dual_cross_attention.errors import InputError
@@ -46,8 +47,12 @@ class FreezableBackbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "FreezableBackbone":
-        """Training or evaluation mode; frozen modules stay in evaluation mode."""
+        """Training or evaluation mode; frozen modules and batch norms whose weights are frozen stay in evaluation
+        mode."""
         super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
         for part in self._frozen_parts():
             if isinstance(part, nn.Module):
                 part.eval()

@@ -76,6 +76,7 @@ def add_lora(model: DualCrossAttentionViT, rank: int, in_glca: bool) -> None:
             if not 1 <= rank <= most:
                 raise InputError(f"lora_rank: expected a rank from 1 to {most}, that of the smallest layer; got {rank}")
             parametrize.register_parametrization(layer, "weight", LowRankUpdate(layer.weight, rank))
+    model.train(model.training)  # batch norms of the stem are frozen now
 
 
 def _heads(model: DualCrossAttentionViT) -> Iterator[nn.Module]:

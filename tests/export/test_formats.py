@@ -17,6 +17,8 @@ from dual_cross_attention.export.exporting import default_name
 def test_timm_loads_sa_without_this_project(dcal, make_model, tmp_path):
     path, directory = make_model(), tmp_path / "for_timm"
     assert dcal("export", path, "--format", "timm", "--output", directory).status == 0
+    described = json.loads((directory / "config.json").read_text())["pretrained_cfg"]
+    assert not {"license", "tag"} & described.keys()  # of timm's weights, which this model did not start from
     model = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
     expected = {n.removeprefix("backbone."): v for n, v in load_file(path).items() if n.startswith("backbone.")}
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())

@@ -57,6 +57,13 @@ def test_eval_gives_the_metrics_of_pytorch(name, request, images, people, dcal, 
     assert found[0] == pytest.approx(found[1])
 
 
+def test_the_table_of_one_branch_has_no_row_of_both(classifier, images, dcal, tmp_path):
+    file = tmp_path / "glca.onnx"
+    assert dcal("export", classifier.source, "--branch", "glca", "--output", file).status == 0
+    outcome = dcal("eval", file, "--data_root", images, "--num_workers", 0)
+    assert outcome.status == 0 and "GLCA" in outcome.out and "SA + GLCA" not in outcome.out
+
+
 def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp_path):
     for words, token in (
         (("eval", reid.file, "--feature", "before_neck"), "after_neck"),

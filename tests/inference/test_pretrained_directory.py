@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from dual_cross_attention import InputError, load_model
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.fingerprint import DataFingerprint, SplitFingerprint
 from dual_cross_attention.inference.model_files import LAST_EPOCH, read_model_file, save_model
 
@@ -22,7 +23,13 @@ def card_of(directory):
 
 
 def test_round_trip_of_a_directory(tmp_path, make_model, calibration):
-    path = make_model(data_root="/home/me/birds", output_dir="/home/me/runs/1", weights="/home/me/deit.pth")
+    path = make_model(
+        data_root="/home/me/birds",
+        output_dir="/home/me/runs/1",
+        weights="/home/me/deit.pth",
+        distractors="dataset",
+        distractor_root="/home/me/clutter",
+    )
     model = load_model(path, device="cpu")
     model.calibration = calibration
     model.save_pretrained(tmp_path / "new" / "birds")
@@ -89,7 +96,7 @@ def test_a_run_is_not_written_over(tmp_path, make_model):
 def test_other_directories_are_refused(tmp_path, make_model):
     load_model(make_model(), device="cpu").save_pretrained(tmp_path / "out")
     good = (tmp_path / "out" / "model.safetensors").read_bytes()
-    version = b'"format_version":"2"'
+    version = f'"format_version":"{FORMAT_VERSION}"'.encode()
     assert version in good
     for bad, said in (
         (good[: len(good) // 2], "safetensors"),

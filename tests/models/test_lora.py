@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dual_cross_attention import InputError
+from dual_cross_attention import InputError, create_model
 from dual_cross_attention.models.lora import add_lora, merge_lora
 from tests.helpers import is_frozen, random_images, tiny_model
 
@@ -127,6 +127,17 @@ def test_frozen_blocks_have_none():
     add_lora(model, RANK, in_glca=False)
     adapted = {name.split(".parametrizations")[0] for name, _ in model.named_parameters() if "parametrizations" in name}
     assert adapted and all(name.startswith("backbone.blocks.2.") for name in adapted)
+
+
+def test_batch_norms_of_a_frozen_stem_keep_their_statistics():
+    """A hybrid's stem is frozen, so its batch norms normalize by the statistics of the pretraining."""
+    small = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    model = create_model("vit_small_resnet26d_224", 4, pretrained=False, ablation="sa_only", **small)
+    add_lora(model, RANK, in_glca=False)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    model.train()(torch.randn(2, 3, 64, 64))
+    assert len(before) > 20
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers() if "running" in name)
 
 
 @pytest.mark.parametrize("rank", [-1, 0, 49])
