@@ -15,7 +15,7 @@ from dual_cross_attention.export.exporting import default_name
 
 
 def test_timm_loads_sa_without_this_project(dcal, make_model, tmp_path):
-    path, directory = make_model(), tmp_path / "for_timm"
+    path, directory = make_model(weights="none"), tmp_path / "for_timm"
     assert dcal("export", path, "--format", "timm", "--output", directory).status == 0
     described = json.loads((directory / "config.json").read_text())["pretrained_cfg"]
     assert not {"license", "tag"} & described.keys()  # of timm's weights, which this model did not start from
