@@ -7,7 +7,7 @@ weights with which the pool reads the tokens, and GLCA has a pool of its own ove
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import AttentionPoolLatent
@@ -34,6 +34,14 @@ class ReadOut(ABC):
     @abstractmethod
     def logits(self, backbone: Any, normed: Tensor, feature: Tensor) -> Tensor:
         """Of the backbone's own head: (B, n, D) and the feature of it → (B, num_classes)."""
+
+    def classifier(self, backbone: Any) -> nn.Module:
+        """The layer that classifies the feature."""
+        return cast(nn.Module, backbone.head)
+
+    def drop(self, backbone: Any, feature: Tensor) -> Tensor:
+        """The dropout before the classifier: (B, D) → (B, D)."""
+        return cast(Tensor, backbone.head_drop(feature))
 
     @abstractmethod
     def start_row(self, backbone: Any, normed: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ from dual_cross_attention.backbones.eva import EvaFamily
 from dual_cross_attention.backbones.family import BackboneFamily
 from dual_cross_attention.backbones.hybrid import Hybrid
 from dual_cross_attention.backbones.plain_vit import PlainViT
-from dual_cross_attention.backbones.readout import ReadOut, read_out_of
+from dual_cross_attention.backbones.readout import ReadOut
 from dual_cross_attention.errors import InputError
 
 FAMILIES: tuple[BackboneFamily, ...] = (PlainViT(), Hybrid(), EvaFamily())
@@ -45,7 +45,7 @@ def open_backbone(backbone: nn.Module, name: str) -> tuple[BackboneFamily, ReadO
         nearest = family_of_name(name) if timm.is_model(name) else None
         reason = reasons[0 if nearest is None else FAMILIES.index(nearest)]
         raise InputError(f"backbone '{name}' does not fit: {reason}; try {SUGGESTED}")
-    read_out = read_out_of(backbone)
+    read_out = family.read_out(backbone)
     if read_out is None:
         raise InputError(
             f"backbone '{name}' does not fit: it has no class token, mean or attention pool to classify (global_pool="

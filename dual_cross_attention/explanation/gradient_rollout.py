@@ -14,6 +14,7 @@ Notable:
 import torch
 from torch import Tensor
 
+from dual_cross_attention.attention.rollout import AttentionLayer
 from dual_cross_attention.explanation.maps import patch_grid
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
@@ -27,17 +28,23 @@ def gradient_rollout(model: DualCrossAttentionViT, images: Tensor, target: Tenso
         target: (B,) class of each image.
     """
     backbone, family, read_out = model.backbone, model.family, model.read_out
-    queries, keys, values, attended = [], [], [], []
+    prefix, first = family.num_prefix_tokens(backbone), family.first_on_last_grid(backbone)
+    layers: list[AttentionLayer] = []
+    values, attended = [], []
     with torch.enable_grad():
         tokens, positions = family.embed(backbone, images.detach().requires_grad_())
         for place, block in enumerate(family.blocks(backbone)):
+            tokens = family.enter(backbone, place, tokens)
             normed = family.normalize(block, tokens)
             query, key, value = family.project(block, normed, family.positions_of_block(positions, place))
-            out = family.attend(block, query, key, value)
-            for kept, tensor in zip((queries, keys, values, attended), (query, key, value, out), strict=True):
-                kept.append(tensor)
+            bias = family.bias(block)
+            out = family.attend(block, query, key, value, bias)
+            if place >= first:
+                layers.append(AttentionLayer(query, key, bias, family.windows(block)))
+                values.append(value)
+                attended.append(out)
             tokens = family.close(block, tokens, normed, out, None)
-        normed = backbone.norm(tokens if read_out.reads_patches else tokens[:, : backbone.num_prefix_tokens])
+        normed = backbone.norm(tokens if read_out.reads_patches else tokens[:, :prefix])
         logits = read_out.logits(backbone, normed, read_out.feature(backbone, normed))
         gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), attended)
 
@@ -46,11 +53,17 @@ def gradient_rollout(model: DualCrossAttentionViT, images: Tensor, target: Tenso
         start = tokens.new_zeros(tokens.shape[:2], dtype=torch.float32)
         start[:, 0] = 1.0  # e_CLS
     row = start
-    layers = zip(reversed(queries), reversed(keys), reversed(values), reversed(gradients), strict=True)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        for query, key, value, gradient in layers:
+        for layer, value, gradient in zip(reversed(layers), reversed(values), reversed(gradients), strict=True):
+            query, key, bias, windows = layer
             heads = gradient.float().unflatten(-1, (query.shape[1], -1)).transpose(1, 2)  # (B, heads, T, d)
-            weights = (query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
+            scores = query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
+            weights = (scores if bias is None else scores + bias.float()).softmax(dim=-1)
             weights *= heads @ value.float().transpose(-2, -1)
-            row = row + (row[:, None] @ weights.clamp(min=0).mean(1))[:, 0]
-    return row[:, backbone.num_prefix_tokens :].unflatten(1, patch_grid(model, images))
+            weights = weights.clamp(min=0)
+            if windows is None:
+                mean = weights.mean(1)
+            else:
+                mean = windows.scatter(weights.unflatten(1, (windows.count, -1)).mean(2))
+            row = row + (row[:, None] @ mean)[:, 0]
+    return row[:, prefix:].unflatten(1, patch_grid(model, images))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dual_cross_attention.backbones.windows import Windows
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.maps import attention_maps
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -40,7 +41,7 @@ def match_scores(
     """
     if method not in METHODS:
         raise InputError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
-    images, prefix = torch.cat([first, second]), model.backbone.num_prefix_tokens
+    images, prefix = torch.cat([first, second]), model.family.num_prefix_tokens(model.backbone)
     trace = model.trace(images, patch_tokens=True)
     if method == "cosine":
         tokens = F.normalize(model.backbone.norm(trace.tokens)[:, prefix:].float(), dim=-1)
@@ -52,22 +53,34 @@ def match_scores(
     normed = model.family.normalize(block, trace.last_input)
     query, key, _ = model.family.project(block, normed, trace.last_positions)
     (first_query, second_query), (first_key, second_key) = (each.float().chunk(2) for each in (query, key))
-    there = distractor_attention(first_query[:, :, prefix:], first_key, second_key)[..., prefix:]
-    back = distractor_attention(second_query[:, :, prefix:], second_key, first_key)[..., prefix:]
+    of_block = model.family.bias(block), model.family.windows(block)
+    there = distractor_attention(first_query[:, :, prefix:], first_key, second_key, *of_block)[..., prefix:]
+    back = distractor_attention(second_query[:, :, prefix:], second_key, first_key, *of_block)[..., prefix:]
     return (there + back.transpose(-2, -1)) / 2
 
 
-def distractor_attention(query: Tensor, key: Tensor, distractor_key: Tensor) -> Tensor:
-    """The distractor's half of softmax(Q₁[K₁; K₂]ᵀ/√d), mean over heads: (B, n, T).
+def distractor_attention(
+    query: Tensor,
+    key: Tensor,
+    distractor_key: Tensor,
+    bias: Tensor | None = None,
+    windows: Windows | None = None,
+) -> Tensor:
+    """The distractor's half of softmax(Q₁[K₁; K₂]ᵀ/√d + bias), mean over heads: (B, n, T).
 
     Args:
         query: (B, heads, n, d) of the target.
         key, distractor_key: (B, heads, T, d).
+        bias: of the scores of both images' keys, (1, heads, n, T); None: there is none.
+        windows: of all tokens, which have the place of heads; the weights between windows are 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         both = torch.cat([key, distractor_key], dim=2)
-        weights = (query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
-    return weights[..., key.shape[2] :].mean(1)
+        scores = query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5
+        if bias is not None:
+            scores = scores + bias.float().repeat(1, 1, 1, 2)
+        weights = scores.softmax(dim=-1)[..., key.shape[2] :]
+    return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.count, -1)).mean(2))
 
 
 def best_pairs(scores: np.ndarray, number: int) -> np.ndarray:

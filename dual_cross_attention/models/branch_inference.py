@@ -42,7 +42,7 @@ class BranchInference(nn.Module):
     @property
     def embed_dim(self) -> int:
         """D, the width of a branch's feature."""
-        return self.backbone.embed_dim
+        return self.backbone.num_features
 
     @property
     def num_classes(self) -> int:

@@ -27,7 +27,7 @@ def stacked_block(
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
     distractor_noise: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Applies any block, or any but the last where that one is computed for prefix tokens only.
 
     Args:
@@ -40,17 +40,19 @@ def stacked_block(
 
     Returns:
         tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
-        detached views.
+        detached views; and the bias of the scores, detached, or None.
     """
     normed = family.normalize(block, tokens)
     query, key, value = family.project(block, normed, positions)
+    bias = family.bias(block)
     if distractors is None:
-        attended = family.attend(block, query, key, value)
+        attended = family.attend(block, query, key, value, bias)
     else:
-        options = clean_distractors, distractor_tokens, distractor_noise
-        attended = stacked_attention(partial(family.attend, block), query, key, value, distractors, *options)
+        attend, options = partial(family.attend, block, bias=bias), (clean_distractors, distractor_tokens)
+        attended = stacked_attention(attend, query, key, value, distractors, *options, distractor_noise)
     batch = tokens.shape[0] if distractors is None else len(distractors)
-    return family.close(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
+    for_rollout = query[:batch].detach(), key[:batch].detach(), None if bias is None else bias.detach()
+    return family.close(block, tokens, normed, attended, drop_path), *for_rollout
 
 
 def last_block(

@@ -58,8 +58,10 @@ def cache_features(
         `FeatureBatches`; or `batches`, with a warning, where the features do not fit into memory.
     """
     model, size = strategy.task.model, len(batches.dataset)
-    patches = model.backbone.patch_embed.num_patches if model.has_glca or model.read_out.reads_patches else 0
-    num_bytes = 4 * size * (model.backbone.num_prefix_tokens + patches) * model.backbone.embed_dim
+    img_size = run.config.img_size[0], run.config.img_size[1]
+    rows, columns = model.family.grid(model.backbone, img_size)
+    patches = rows * columns if model.has_glca or model.read_out.reads_patches else 0
+    num_bytes = 4 * size * (model.family.num_prefix_tokens(model.backbone) + patches) * model.embed_dim
     needed, usable = num_bytes * strategy.world_size, USABLE * available_memory()
     if needed > usable:
         run.warn(
