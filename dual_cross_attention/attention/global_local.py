@@ -95,7 +95,7 @@ class GlobalLocalBlock(nn.Module):
         if weights is None:
             query, weights = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
         with torch.autocast(tokens.device.type, enabled=False):
-            row = row_times_attention(weights.float(), query, key)
+            row = row_times_attention(weights.float(), query, key, mixing=self.family.score_mixing(self.block))
         keys = self.key_tokens(local)
         return row if keys is None else row.new_zeros(tokens.shape[:2]).scatter(1, keys, row)
 

@@ -31,7 +31,11 @@ KERNEL_HEAD_DIM = 128  # the tiles of longer heads may be more than a multiproce
 
 @torch.no_grad()
 def attention_rollout(
-    queries: Sequence[Tensor], keys: Sequence[Tensor], max_scores: int | None = None, start: Tensor | None = None
+    queries: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    max_scores: int | None = None,
+    start: Tensor | None = None,
+    mixings: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """The class token's row of Ŝ = S̄_L · … · S̄₂ · S̄₁, with S̄ₗ = 0.5·Sₗ + 0.5·E and Sₗ the mean over heads.
 
@@ -46,6 +50,7 @@ def attention_rollout(
             rounding, the result does not depend on it.
         start: (B, tokens), a row that is multiplied by Ŝ in place of CLS's: the weights with which a pool reads the
             tokens of the last layer, where it takes CLS's place.
+        mixings: of talking-heads attention, one a layer, see `row_times_attention`; None: heads are not mixed.
 
     Returns:
         (B, tokens), float32; rows sum to 1, or to what those of `start` do.
@@ -71,12 +76,13 @@ def attention_rollout(
                 f"and {tuple(key.shape)}, after keys of {tuple(shape)} in the first layer"
             )
 
+    *earlier, mixing = [None] * len(keys) if mixings is None else mixings
     batch, _, tokens, _ = shape
     row = torch.zeros(batch, tokens, dtype=torch.float32, device=keys[0].device)
     row[:, 0] = 1.0  # e_CLS
     if start is None:
         # The last layer is entered with e_CLS alone: one query row is enough there.
-        row = 0.5 * row + 0.5 * row_times_attention(row[:, :1], queries[-1][:, :, :1], keys[-1], max_scores)
+        row = 0.5 * row + 0.5 * row_times_attention(row[:, :1], queries[-1][:, :, :1], keys[-1], max_scores, mixing)
     else:
         if start.shape != row.shape or queries[-1].shape != shape:
             raise ValueError(
@@ -84,21 +90,31 @@ def attention_rollout(
                 f"{tuple(start.shape)} and {tuple(queries[-1].shape)}"
             )
         row = start.float()
-        row = 0.5 * row + 0.5 * row_times_attention(row, queries[-1], keys[-1], max_scores)
-    for query, key in zip(reversed(queries[:-1]), reversed(keys[:-1]), strict=True):
-        row = 0.5 * row + 0.5 * row_times_attention(row, query, key, max_scores)
+        row = 0.5 * row + 0.5 * row_times_attention(row, queries[-1], keys[-1], max_scores, mixing)
+    for query, key, mixing in zip(reversed(queries[:-1]), reversed(keys[:-1]), reversed(earlier), strict=True):
+        row = 0.5 * row + 0.5 * row_times_attention(row, query, key, max_scores, mixing)
     return row
 
 
 @torch.no_grad()
-def row_times_attention(row: Tensor, query: Tensor, key: Tensor, max_scores: int | None = None) -> Tensor:
+def row_times_attention(
+    row: Tensor, query: Tensor, key: Tensor, max_scores: int | None = None, mixing: Tensor | None = None
+) -> Tensor:
     """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N).
 
     In float32, whatever autocast says around it; arguments as of `attention_rollout`.
+
+    Args:
+        mixing: (h, h) of talking-heads attention (arXiv 2003.02436): row i mixes the scores of all heads to those of
+            the i-th before the softmax. A bias in it is the same for all keys, and changes no softmax.
     """
     with torch.autocast(row.device.type, enabled=False):
         if torch.compiler.is_exporting():
-            return _row_times_plain(row, query, key)
+            return _row_times_plain(row, query, key, mixing)
+        if mixing is not None:
+            if max_scores is None:
+                max_scores = MAX_SCORES_CPU if row.device.type == "cpu" else MAX_SCORES
+            return _row_times_mixed(row, query, key, mixing.float(), max_scores)
         if max_scores is None and has_kernel(query, key):
             from dual_cross_attention.attention.rollout_kernel import row_times_attention as kernel  # needs Triton
 
@@ -138,10 +154,27 @@ def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool
     return True
 
 
-def _row_times_plain(row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def _row_times_plain(row: Tensor, query: Tensor, key: Tensor, mixing: Tensor | None) -> Tensor:
     """The same with all attention weights at once, for `torch.export`: no loop that depends on the batch, no buffer."""
     scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if mixing is not None:
+        scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
     return (row[:, None, None] @ scores.softmax(dim=-1)).mean(1)[:, 0]
+
+
+def _row_times_mixed(row: Tensor, query: Tensor, key: Tensor, mixing: Tensor, max_scores: int) -> Tensor:
+    """The same of talking heads: `max_scores` attention weights at a time, those of all heads together."""
+    (batch, heads, rows, _), tokens = query.shape, key.shape[2]
+    query, key = query.float(), key.float()
+    out = row.new_zeros(batch, tokens)
+    step = min(rows, max(1, max_scores // (heads * tokens)))
+    group = max(1, max_scores // (heads * step * tokens))  # several images at once where they are small
+    for first in range(0, batch, group):
+        of = slice(first, first + group)
+        for start in range(0, rows, step):
+            chunk = slice(start, start + step)
+            out[of] += _row_times_plain(row[of, chunk], query[of, :, chunk], key[of], mixing)
+    return out
 
 
 def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int) -> Tensor:

@@ -153,6 +153,14 @@ class BackboneFamily(ABC):
         """Attention over keys of the caller's choice, heads merged: see `fused_attention.attend`."""
         return attend(query, key, value, block.attn.attn_drop.p if block.attn.training else 0.0)
 
+    def score_mixing(self, block: nn.Module) -> Tensor | None:
+        """(heads, heads) by which talking heads mix the scores of all heads before the softmax; None: they do not."""
+        return None
+
+    def weight_mixing(self, block: nn.Module) -> Tensor | None:
+        """(heads, heads) by which talking heads mix the attention weights of all heads after the softmax, likewise."""
+        return None
+
     def initialize(self, block: nn.Module) -> None:
         """Initializes a block's weights anew, as timm does when it creates one."""
         named_apply(init_weights_vit_timm, block)

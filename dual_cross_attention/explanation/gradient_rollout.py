@@ -7,7 +7,8 @@ r ← r + r Āₗ.
 Notable:
 - ∇Aₗ is the gradient of the attention weights. With the output Oₗ = Aₗ Vₗ of a head, it is ∇Oₗ Vₗᵀ, so autograd only
   holds ∇Oₗ, and attention is fused; products of tokens × tokens are formed outside of autograd, a layer at a time;
-- of a pooled backbone, the row starts as the weights of its pool, in place of CLS's;
+- where CLS is not among the tokens or not classified, the row starts as the weights with which the read-out reads them;
+- of talking heads, A is the softmax between the two mixings; its gradient goes through the second one;
 - it needs a backward pass: 2.5 times the time of the maps of `maps.py`, on a CPU at 96×96.
 """
 
@@ -37,20 +38,28 @@ def gradient_rollout(model: DualCrossAttentionViT, images: Tensor, target: Tenso
             for kept, tensor in zip((queries, keys, values, attended), (query, key, value, out), strict=True):
                 kept.append(tensor)
             tokens = family.close(block, tokens, normed, out, None)
-        normed = backbone.norm(tokens if read_out.reads_patches else tokens[:, : model.num_prefix_tokens])
+        read = tokens if read_out.reads_patches else tokens[:, : model.num_prefix_tokens]
+        normed = read_out.normalize(backbone, read)
         logits = read_out.logits(backbone, normed, read_out.feature(backbone, normed))
         gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), attended)
 
-    start = read_out.start_row(backbone, normed.detach())
+    start = read_out.start_row(backbone, tokens.detach(), normed.detach())
     if start is None:
         start = tokens.new_zeros(tokens.shape[:2], dtype=torch.float32)
         start[:, 0] = 1.0  # e_CLS
     row = start
-    layers = zip(reversed(queries), reversed(keys), reversed(values), reversed(gradients), strict=True)
+    mixings = [(family.score_mixing(block), family.weight_mixing(block)) for block in family.blocks(backbone)]
+    layers = zip(*map(reversed, (queries, keys, values, gradients, mixings)), strict=True)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        for query, key, value, gradient in layers:
+        for query, key, value, gradient, (of_scores, of_weights) in layers:
             heads = gradient.float().unflatten(-1, (query.shape[1], -1)).transpose(1, 2)  # (B, heads, T, d)
-            weights = (query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
-            weights *= heads @ value.float().transpose(-2, -1)
+            scores = query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
+            if of_scores is not None:
+                scores = torch.einsum("gh,bhnm->bgnm", of_scores.float(), scores)
+            weights = scores.softmax(dim=-1)
+            of_attention = heads @ value.float().transpose(-2, -1)  # ∇A
+            if of_weights is not None:
+                of_attention = torch.einsum("gh,bgnm->bhnm", of_weights.float(), of_attention)
+            weights *= of_attention
             row = row + (row[:, None] @ weights.clamp(min=0).mean(1))[:, 0]
     return row[:, model.num_prefix_tokens :].unflatten(1, patch_grid(model, images))

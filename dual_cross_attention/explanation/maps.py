@@ -35,7 +35,8 @@ class AttentionMaps:
     Args:
         rollout: (B, h, w) float32. CLS's row of attention rollout through all layers of SA, without prefix tokens.
         layers: (B, L, h, w) float32. CLS's attention in each layer of SA, mean over heads, the first layer first;
-            not accumulated. Of a pooled backbone, the weights of its pool take the place of CLS's row, here too.
+            not accumulated. Where CLS is not among the tokens or not classified, the weights with which the read-out
+            reads the tokens (a pool, class-attention layers) take the place of its row, here too.
         local: (B, h, w) bool. GLCA's local tokens; None without GLCA, or before it is trained.
         glca: (B, h, w) float32. CLS's attention in GLCA's last block, mean over heads; None likewise.
         logits: of "sa" and, where it is there, "glca": (B, classes) float32; of a re-ID model, those of the training
@@ -100,8 +101,9 @@ def attention_maps(model: DualCrossAttentionViT, images: Tensor, trace: Attentio
         """(…, prefix + N) → (…, h, w)"""
         return rows[..., prefix:].unflatten(-1, grid)
 
-    rollout = attention_rollout(trace.queries, trace.keys, start=trace.start)
-    rows = [_class_attention(*layer, trace.start) for layer in zip(trace.queries, trace.keys, strict=True)]
+    rollout = attention_rollout(trace.queries, trace.keys, start=trace.start, mixings=trace.mixings)
+    of_layers = zip(trace.queries, trace.keys, trace.mixings, strict=True)
+    rows = [_class_attention(query, key, trace.start, mixing) for query, key, mixing in of_layers]
     layers = torch.stack(rows, dim=1)
     local = None
     if trace.output.local is not None:
@@ -123,14 +125,15 @@ def patch_grid(model: DualCrossAttentionViT, images: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def _class_attention(query: Tensor, key: Tensor, start: Tensor | None) -> Tensor:
+def _class_attention(query: Tensor, key: Tensor, start: Tensor | None, mixing: Tensor | None) -> Tensor:
     """CLS's attention weights, mean over heads: (B, heads, n, d), (B, heads, T, d) → (B, T) float32.
 
     Args:
         start: (B, n) weights of the queries' rows, in place of CLS's.
+        mixing: of talking heads, which have no class token among the queries.
     """
     if start is not None:
-        return row_times_attention(start, query, key)
+        return row_times_attention(start, query, key, mixing=mixing)
     with torch.autocast(query.device.type, enabled=False):
         scores = query[:, :, :1].float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
     return scores.softmax(dim=-1).mean(1)[:, 0]

@@ -52,21 +52,26 @@ def match_scores(
     normed = model.family.normalize(block, trace.last_input)
     query, key, _ = model.family.project(block, normed, trace.last_positions)
     (first_query, second_query), (first_key, second_key) = (each.float().chunk(2) for each in (query, key))
-    there = distractor_attention(first_query[:, :, prefix:], first_key, second_key)[..., prefix:]
-    back = distractor_attention(second_query[:, :, prefix:], second_key, first_key)[..., prefix:]
+    mixing = model.family.score_mixing(block)
+    there = distractor_attention(first_query[:, :, prefix:], first_key, second_key, mixing)[..., prefix:]
+    back = distractor_attention(second_query[:, :, prefix:], second_key, first_key, mixing)[..., prefix:]
     return (there + back.transpose(-2, -1)) / 2
 
 
-def distractor_attention(query: Tensor, key: Tensor, distractor_key: Tensor) -> Tensor:
+def distractor_attention(query: Tensor, key: Tensor, distractor_key: Tensor, mixing: Tensor | None = None) -> Tensor:
     """The distractor's half of softmax(Q₁[K₁; K₂]ᵀ/√d), mean over heads: (B, n, T).
 
     Args:
         query: (B, heads, n, d) of the target.
         key, distractor_key: (B, heads, T, d).
+        mixing: (heads, heads) of talking heads, before the softmax; see `BackboneFamily.score_mixing`.
     """
     with torch.autocast(query.device.type, enabled=False):
         both = torch.cat([key, distractor_key], dim=2)
-        weights = (query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
+        scores = query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5
+        if mixing is not None:
+            scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
+        weights = scores.softmax(dim=-1)
     return weights[..., key.shape[2] :].mean(1)
 
 

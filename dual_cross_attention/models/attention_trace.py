@@ -32,28 +32,51 @@ class DualOutput:
 
 
 @dataclass
-class AttentionTrace:
+class LayerAttentions:
+    """What gives the attention weights of SA's layers, the first layer first.
+
+    Args:
+        queries: one tensor a layer, each (B, heads, prefix + N, head_dim); the last layer's is CLS's alone,
+            (B, heads, 1, head_dim), unless the read-out reads the patch tokens.
+        keys: likewise, all tokens in every layer.
+        mixings: (heads, heads) of each layer, see `BackboneFamily.score_mixing`; None: its heads are not mixed.
+    """
+
+    queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    mixings: list[Tensor | None] = field(default_factory=list)
+
+    def append(self, query: Tensor, key: Tensor, mixing: Tensor | None) -> None:
+        """Adds a layer."""
+        self.queries.append(query)
+        self.keys.append(key)
+        self.mixings.append(mixing)
+
+    def of_first(self, rows: int) -> "LayerAttentions":
+        """Those of the first images."""
+        queries, keys = ([layer[:rows] for layer in layers] for layers in (self.queries, self.keys))
+        return LayerAttentions(queries, keys, self.mixings)
+
+
+@dataclass
+class AttentionTrace(LayerAttentions):
     """What `DualCrossAttentionViT.trace` keeps of one forward pass.
 
     Args:
         with_patch_tokens: whether `tokens` has SA's patch tokens also where no branch reads them.
-        queries: of SA, one tensor a layer, each (B, heads, prefix + N, head_dim); the last layer's is CLS's alone,
-            (B, heads, 1, head_dim), unless the backbone is pooled.
-        keys: likewise, all tokens in every layer.
-        start: (B, prefix + N) float32 of a pooled backbone, the weights of its pool, where rollout starts; None: CLS.
+        start: (B, prefix + N) float32, where rollout starts: weights of a pool, or the class token's rollout through
+            class-attention layers; None: CLS.
         last_input: (B, prefix + N, D) the tokens that enter the last block.
         last_positions: their positions in it, where the family has some.
         tokens: (B, prefix + N, D) SA's tokens after the last block, before the norm; (B, prefix, D) without patch
             tokens.
         glca: (B, prefix + N) CLS's attention in GLCA's last block, mean over heads, float32; rows sum to 1. None
-            without GLCA, or before it is trained. Of a pooled backbone, the query tokens' rows, weighted as GLCA's pool
-            does.
+            without GLCA, or before it is trained. Where GLCA has a pool of its own, the query tokens' rows, weighted as
+            it reads them; rows sum to its weights' sum.
         output: logits, features, scores and local tokens.
     """
 
     with_patch_tokens: bool = False
-    queries: list[Tensor] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
     start: Tensor | None = None
     last_input: Tensor | None = None
     last_positions: Tensor | None = None

@@ -27,7 +27,7 @@ from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sa
 from dual_cross_attention.backbones.drop_path import sample_drop_path
 from dual_cross_attention.backbones.registry import open_backbone
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput, EncodedImages
+from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput, EncodedImages, LayerAttentions
 from dual_cross_attention.models.branch_inference import BranchInference
 from dual_cross_attention.models.freezing import FreezableBackbone
 from dual_cross_attention.models.glca import (
@@ -121,8 +121,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             )
         if local_queries == "cross" and self.read_out.reads_patches:
             raise InputError(
-                f"local_queries cross: expected a backbone that classifies its class token, got one that classifies "
-                f"the {self.read_out.name} of its tokens (global_pool {backbone.global_pool!r})"
+                "local_queries cross: expected a backbone with a class token in its blocks, got one that classifies by "
+                f"{self.read_out.name} (global_pool {backbone.global_pool!r})"
             )
         self.backbone = backbone
         self.ablation = ablation
@@ -244,25 +244,25 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
     ) -> DualOutput:
         scored = with_glca and choose_local
         encoded = images if distractor_images is None else torch.cat([images, distractor_images])
-        sa_tokens, pwca_tokens, queries, keys, positions = self._encode(encoded, distractors, with_glca, scored, trace)
+        sa_tokens, pwca_tokens, layers, positions = self._encode(encoded, distractors, with_glca, scored, trace)
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
-            queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
-        score = partial(self._score_patches, sa_tokens, queries, keys) if scored else None
+            layers = layers.of_first(len(images))
+        score = partial(self._score_patches, sa_tokens, layers) if scored else None
         return self._decide(sa_tokens, pwca_tokens, positions, score, with_glca, trace)
 
-    def _score_patches(self, tokens: Tensor, queries: list[Tensor], keys: list[Tensor], start: Tensor | None) -> Tensor:
-        return score_patches(tokens, queries, keys, self.num_prefix_tokens, self.local_queries, self.training, start)
+    def _score_patches(self, tokens: Tensor, layers: LayerAttentions, start: Tensor | None) -> Tensor:
+        return score_patches(tokens, layers, self.num_prefix_tokens, self.local_queries, self.training, start)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> EncodedImages:
         """What heads and GLCA read of images, for a frozen backbone: (B, 3, H, W) normalized → `EncodedImages`."""
         scored = self.has_glca and self.local_queries != "random"
-        tokens, _, queries, keys, _ = self._encode(images, None, self.has_glca, scored)
+        tokens, _, layers, _ = self._encode(images, None, self.has_glca, scored)
         if not scored:
             return EncodedImages(tokens, None)
-        start = self.read_out.start_row(self.backbone, self.backbone.norm(tokens))
-        return EncodedImages(tokens, self._score_patches(tokens, queries, keys, start))
+        start = self.read_out.start_row(self.backbone, tokens, self.read_out.normalize(self.backbone, tokens))
+        return EncodedImages(tokens, self._score_patches(tokens, layers, start))
 
     def forward_encoded(self, encoded: EncodedImages, branches: Collection[str] | None = None) -> DualOutput:
         """Logits and features of SA and GLCA from what `encode` returns.
@@ -271,7 +271,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             branches: branches to compute, including "sa"; None: all but PWCA.
         """
         tokens, scores = encoded
-        score = partial(self._score_patches, tokens, [], []) if scores is None else lambda _: scores
+        score = partial(self._score_patches, tokens, LayerAttentions()) if scores is None else lambda _: scores
         with_glca = "glca" in (self.test_branches if branches is None else branches)
         return self._decide(tokens, None, self.family.positions(self.backbone), score, with_glca)
 
@@ -293,15 +293,16 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         """
         prefix, rows, device = self.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
-        normed = self.backbone.norm(sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens]))
-
+        read = sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens])
+        normed = self.read_out.normalize(self.backbone, read)
         both = self.read_out.feature(self.backbone, normed)
         streams = 1 if pwca_tokens is None else 2
         features = dict(zip(("sa", "pwca"), _streams(both, streams), strict=False))
         out = DualOutput(self._classify(normed, both, features), features)
         start = None
         if (score is not None or trace is not None) and self.read_out.reads_patches:
-            start = self.read_out.start_row(self.backbone, _streams(normed, streams)[0].detach())
+            of_sa = _streams(normed, streams)[0].detach()
+            start = self.read_out.start_row(self.backbone, sa_tokens.detach(), of_sa)
         if trace is not None:
             trace.start = start
         if with_glca:
@@ -327,11 +328,10 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             of_block = self.family.positions_of_block(positions, place)
         drop_path = sample_drop_path(last.block, tokens.shape[0], tokens.device)
         out = last(tokens, local, drop_path, of_block)
-        normed = self.glca_norm(out[:, 0] if self.glca_pool is None else out)
         if trace is not None:
-            weights = None if self.glca_pool is None else self.glca_pool.row(normed)
+            weights = None if self.glca_pool is None else self.glca_pool.row(out, self.glca_norm)
             trace.glca = last.class_attention(tokens, local, of_block, weights)
-        return normed if self.glca_pool is None else self.glca_pool(normed)
+        return self.glca_norm(out[:, 0]) if self.glca_pool is None else self.glca_pool(out, self.glca_norm)
 
     def _classify(self, normed: Tensor, both: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of SA and, where it is there, PWCA.
@@ -352,7 +352,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         with_glca: bool,
         scored: bool,
         trace: AttentionTrace | None = None,
-    ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor], Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, LayerAttentions, Tensor | None]:
         """Applies stem and blocks.
 
         Args:
@@ -361,15 +361,14 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
 
         Returns:
             SA's tokens (B, prefix + N, D), or the prefix alone where nothing reads the others; PWCA's tokens, likewise,
-            or None; for GLCA, queries (of the last layer: CLS's, if that is classified) and keys of SA, (B, heads,
-            tokens, head_dim), of every layer that the choice of the local tokens needs; and positions, of all blocks.
+            or None; for GLCA, queries and keys of SA in every layer that the choice of the local tokens needs; and
+            positions, of all blocks.
         """
         with self._gradients(0):
             tokens, positions = self.family.embed(self.backbone, images)
-        queries: list[Tensor] = []
-        keys: list[Tensor] = []
+        layers = LayerAttentions()
 
-        def keep(place: int, *query_and_key: Tensor) -> None:
+        def keep(place: int, query: Tensor, key: Tensor, mixing: Tensor | None) -> None:
             is_kept = scored and is_scored(place, depth, self.local_queries)
             if not is_kept and trace is None:
                 return
@@ -377,13 +376,11 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             # compiled block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's
             # rows.
             if self.grad_checkpointing or not torch.is_grad_enabled():
-                query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
+                query, key = (each.clone(memory_format=torch.contiguous_format) for each in (query, key))
             if is_kept:
-                queries.append(query_and_key[0])
-                keys.append(query_and_key[1])
+                layers.append(query, key, mixing)
             if trace is not None:
-                trace.queries.append(query_and_key[0])
-                trace.keys.append(query_and_key[1])
+                trace.append(query, key, mixing)
 
         prefix = self.num_prefix_tokens
         tokens_of_distractors = None
@@ -404,8 +401,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
                 both = distractors, tokens_of_distractors
             of_block = self.family.positions_of_block(positions, place)
             with self._gradients(place):
-                tokens, *query_and_key = self._run(self._stacked_block, block, tokens, of_block, *both)
-                keep(place, *query_and_key)
+                tokens, *of_layer = self._run(self._stacked_block, block, tokens, of_block, *both)
+                keep(place, *of_layer)
         if self.read_out.reads_patches:
             sa, pwca = (tokens, None) if distractors is None else tokens.chunk(2)
         else:
@@ -415,11 +412,11 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
             given = tokens, of_block, distractors, tokens_of_distractors, prefix, whole_sa
             with self._gradients(depth - 1):
-                sa, pwca, *query_and_key = self._run(self._last_block, last, *given)
-                keep(depth - 1, *query_and_key)
+                sa, pwca, *of_layer = self._run(self._last_block, last, *given)
+                keep(depth - 1, *of_layer)
         if trace is not None:
             trace.tokens, trace.last_positions = sa, of_block
-        return sa, pwca, queries, keys, positions
+        return sa, pwca, layers, positions
 
     def _run(
         self,
@@ -430,7 +427,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         distractors: Tensor | None,
         distractor_tokens: Tensor | None,
         *options: Any,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """Runs a block, under gradient checkpointing if enabled."""
         rows = tokens.shape[0] if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)

@@ -12,6 +12,7 @@ from dual_cross_attention.attention.global_local import GlobalLocalBlock
 from dual_cross_attention.attention.rollout import attention_rollout, row_times_attention
 from dual_cross_attention.backbones.family import BackboneFamily
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.models.attention_trace import LayerAttentions
 
 LOCAL_QUERIES = ("rollout", "random", "penultimate", "local_only", "cross")
 GLCA_INITS = ("random", "last_block")
@@ -61,8 +62,7 @@ def is_scored(layer: int, layers: int, local_queries: LocalQueries) -> bool:
 
 def score_patches(
     tokens: Tensor,
-    queries: Sequence[Tensor],
-    keys: Sequence[Tensor],
+    layers: LayerAttentions,
     num_prefix_tokens: int,
     local_queries: LocalQueries,
     training: bool,
@@ -77,8 +77,8 @@ def score_patches(
 
     Args:
         tokens: (B, prefix + N, D), for shape and device.
-        queries, keys: of the layers that `is_scored` names, each (B, heads, prefix + N, head_dim).
-        start: (B, prefix + N) of a pooled backbone, the row that takes CLS's place; None: CLS.
+        layers: those that `is_scored` names.
+        start: (B, prefix + N) of a read-out that reads patch tokens, the row that takes CLS's place; None: CLS.
     """
     if local_queries == "random":
         batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
@@ -86,11 +86,12 @@ def score_patches(
             return torch.rand(batch, patches, device=tokens.device)
         return _fixed_scores(patches).to(tokens.device, non_blocking=True).expand(batch, -1)
     if local_queries != "penultimate":
-        return attention_rollout(queries, keys, start=start)[:, num_prefix_tokens:]
-    query, key = queries[0], keys[0]
+        rows = attention_rollout(layers.queries, layers.keys, start=start, mixings=layers.mixings)
+        return rows[:, num_prefix_tokens:]
+    query, key = layers.queries[0], layers.keys[0]
     if start is None:
         query, start = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
-    return row_times_attention(start, query, key)[:, num_prefix_tokens:]
+    return row_times_attention(start, query, key, mixing=layers.mixings[0])[:, num_prefix_tokens:]
 
 
 @cache
