@@ -98,7 +98,8 @@ class GlobalLocalBlock(nn.Module):
             query, weights = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
             bias = None if bias is None else bias[:, :, :1]
         with torch.autocast(tokens.device.type, enabled=False):
-            row = row_times_attention(weights.float(), query, key, bias=bias)
+            mixing = self.family.score_mixing(self.block)
+            row = row_times_attention(weights.float(), query, key, mixing=mixing, bias=bias)
         return row if keys is None else row.new_zeros(tokens.shape[:2]).scatter(1, keys, row)
 
     def forward(

@@ -37,12 +37,14 @@ class AttentionLayer(NamedTuple):
 
     Args:
         query, key: (B, heads, tokens, head_dim); in windows of n tokens, (B, windows · heads, n, head_dim).
+        mixing: (heads, heads) of talking-heads attention, see `row_times_attention`; None: heads are not mixed.
         bias: (1 or B, heads, tokens, tokens), in windows (1 or B, windows · heads, n, n); None: nothing is added.
         windows: None: all tokens attend to all.
     """
 
     query: Tensor
     key: Tensor
+    mixing: Tensor | None = None
     bias: Tensor | None = None
     windows: Windows | None = None
 
@@ -58,6 +60,7 @@ def attention_rollout(
     keys: Sequence[Tensor],
     max_scores: int | None = None,
     start: Tensor | None = None,
+    mixings: Sequence[Tensor | None] | None = None,
     biases: Sequence[Tensor | None] | None = None,
     windows: Sequence[Windows | None] | None = None,
 ) -> Tensor:
@@ -74,7 +77,8 @@ def attention_rollout(
             rounding, the result does not depend on it.
         start: (B, tokens), a row that is multiplied by Ŝ in place of CLS's: the weights with which a pool reads the
             tokens of the last layer, where it takes CLS's place.
-        biases, windows: of each layer, see `AttentionLayer`; None: no layer has any. With windows, a start is needed.
+        mixings, biases, windows: of each layer, see `AttentionLayer`; None: no layer has any. With biases or windows, a
+            start is needed.
 
     Returns:
         (B, tokens), float32; rows sum to 1, or to what those of `start` do. Where windows are padded, to less: the
@@ -101,10 +105,8 @@ def attention_rollout(
                 f"and {tuple(key.shape)}, after keys of {tuple(shape)} in the first layer"
             )
 
-    layers = [
-        AttentionLayer(*layer)
-        for layer in zip(queries, keys, biases or [None] * len(keys), windows or [None] * len(keys), strict=True)
-    ]
+    further = [[None] * len(keys) if each is None else each for each in (mixings, biases, windows)]
+    layers = [AttentionLayer(*layer) for layer in zip(queries, keys, *further, strict=True)]
     batch, tokens = shape[0], layers[-1].num_tokens
     row = torch.zeros(batch, tokens, dtype=torch.float32, device=keys[0].device)
     row[:, 0] = 1.0  # e_CLS
@@ -112,7 +114,8 @@ def attention_rollout(
         if layers[-1].windows is not None or layers[-1].bias is not None:
             raise ValueError("start: expected the row of a pool, since the last layer has windows or a bias; got None")
         # The last layer is entered with e_CLS alone: one query row is enough there.
-        row = 0.5 * row + 0.5 * row_times_attention(row[:, :1], queries[-1][:, :, :1], keys[-1], max_scores)
+        of_class = queries[-1][:, :, :1], keys[-1], max_scores, layers[-1].mixing
+        row = 0.5 * row + 0.5 * row_times_attention(row[:, :1], *of_class)
     else:
         if start.shape != row.shape or queries[-1].shape != shape:
             raise ValueError(
@@ -129,28 +132,40 @@ def attention_rollout(
 @torch.no_grad()
 def row_times_layer(row: Tensor, layer: AttentionLayer, max_scores: int | None = None) -> Tensor:
     """row · S of a layer, all tokens of which have a query: (B, tokens) → (B, tokens), float32."""
-    query, key, bias, windows = layer
+    query, key, mixing, bias, windows = layer
     if windows is None:
-        return row_times_attention(row, query, key, max_scores, bias)
+        return row_times_attention(row, query, key, max_scores, mixing, bias)
     of_windows = windows.split(row.unsqueeze(-1)).squeeze(-1)
-    return windows.join(row_times_attention(of_windows, query, key, max_scores, bias).unsqueeze(-1)).squeeze(-1)
+    of_windows = row_times_attention(of_windows, query, key, max_scores, mixing, bias)
+    return windows.join(of_windows.unsqueeze(-1)).squeeze(-1)
 
 
 @torch.no_grad()
 def row_times_attention(
-    row: Tensor, query: Tensor, key: Tensor, max_scores: int | None = None, bias: Tensor | None = None
+    row: Tensor,
+    query: Tensor,
+    key: Tensor,
+    max_scores: int | None = None,
+    mixing: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """row · S, with S the mean over heads of softmax(QKᵀ/√d): (B, n), (B, h, n, d), (B, h, N, d) → (B, N).
 
-    In float32, whatever autocast says around it; arguments as of `attention_rollout`. With a row for each window,
+    In float32, whatever autocast says around it; arguments as of `attention_rollout`. With a row for each of w windows,
     (B, w, n), (B, w · h, n, d), (B, w · h, N, d) → (B, w, N).
 
     Args:
-        bias: (1 or B, h, n, N) added to QKᵀ/√d.
+        mixing: (h, h) of talking-heads attention (arXiv 2003.02436): row i mixes the scores of all heads to those of
+            the i-th before the softmax. A bias in it is the same for all keys, and changes no softmax.
+        bias: (1 or B, h, n, N) added to QKᵀ/√d; not with a mixing.
     """
     with torch.autocast(row.device.type, enabled=False):
         if torch.compiler.is_exporting():
-            return _row_times_plain(row, query, key, bias)
+            return _row_times_plain(row, query, key, mixing, bias)
+        if mixing is not None:
+            if max_scores is None:
+                max_scores = MAX_SCORES_CPU if row.device.type == "cpu" else MAX_SCORES
+            return _row_times_mixed(row, query, key, mixing.float(), max_scores)
         if max_scores is None and bias is None and row.ndim == 2 and has_kernel(query, key):
             from dual_cross_attention.attention.rollout_kernel import row_times_attention as kernel  # needs Triton
 
@@ -190,14 +205,32 @@ def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool
     return True
 
 
-def _row_times_plain(row: Tensor, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+def _row_times_plain(
+    row: Tensor, query: Tensor, key: Tensor, mixing: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     """The same with all attention weights at once, for `torch.export`: no loop that depends on the batch, no buffer."""
     scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    if mixing is not None:
+        scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
     weights = (scores if bias is None else scores + bias.float()).softmax(dim=-1)
     if row.ndim == 2:
         return (row[:, None, None] @ weights).mean(1)[:, 0]
-    windows = row.shape[1]
-    return (row[:, :, None, None] @ weights.unflatten(1, (windows, -1))).mean(2)[:, :, 0]
+    return (row[:, :, None, None] @ weights.unflatten(1, (row.shape[1], -1))).mean(2)[:, :, 0]
+
+
+def _row_times_mixed(row: Tensor, query: Tensor, key: Tensor, mixing: Tensor, max_scores: int) -> Tensor:
+    """The same of talking heads: `max_scores` attention weights at a time, those of all heads together."""
+    (batch, heads, rows, _), tokens = query.shape, key.shape[2]
+    query, key = query.float(), key.float()
+    out = row.new_zeros(batch, tokens)
+    step = min(rows, max(1, max_scores // (heads * tokens)))
+    group = max(1, max_scores // (heads * step * tokens))  # several images at once where they are small
+    for first in range(0, batch, group):
+        of = slice(first, first + group)
+        for start in range(0, rows, step):
+            chunk = slice(start, start + step)
+            out[of] += _row_times_plain(row[of, chunk], query[of, :, chunk], key[of], mixing)
+    return out
 
 
 def _row_times_chunks(row: Tensor, query: Tensor, key: Tensor, max_scores: int, bias: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ Notable:
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from timm.models import named_apply
 from timm.models.vision_transformer import init_weights_vit_timm
@@ -24,6 +24,13 @@ from dual_cross_attention.backbones.drop_path import DropPathMasks
 from dual_cross_attention.backbones.fused_attention import attend
 from dual_cross_attention.backbones.readout import ReadOut, read_out_of
 from dual_cross_attention.backbones.windows import Windows
+
+Part: TypeAlias = nn.Module | nn.Parameter
+"""Of a backbone: a module, or a parameter of the backbone itself, such as a class token."""
+
+HEADS = {"head_drop", "head", "head_dist"}
+FINAL = ("norm", "fc_norm", "attn_pool")
+"""timm's names of the modules of a backbone after its blocks."""
 
 
 class BackboneFamily(ABC):
@@ -55,17 +62,42 @@ class BackboneFamily(ABC):
     def embed(self, backbone: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Applies the stem, up to the first block: (B, 3, H, W) → tokens (B, prefix + N, D), and all positions."""
 
-    def blocks(self, backbone: Any) -> Sequence[nn.Module]:
-        """The blocks in their order."""
-        return cast(Sequence[nn.Module], backbone.blocks)
-
     def read_out(self, backbone: Any) -> ReadOut | None:
-        """Where the feature comes from; None: of nothing that has a row of weights."""
+        """Where the feature that is classified comes from; None: it has no row of weights over the tokens."""
         return read_out_of(backbone)
 
     def num_prefix_tokens(self, backbone: Any) -> int:
-        """Number of tokens before the patch tokens."""
-        return int(backbone.num_prefix_tokens)
+        """Number of tokens before the patch tokens in all blocks: class, distillation and register tokens."""
+        return backbone.num_prefix_tokens
+
+    def blocks(self, backbone: Any) -> Sequence[nn.Module]:
+        """The blocks in their order, of all stages: SA and PWCA run through them."""
+        return cast(Sequence[nn.Module], backbone.blocks)
+
+    def final_blocks(self, backbone: Any) -> Sequence[nn.Module]:
+        """Blocks after `blocks` which the read-out runs, such as class-attention layers."""
+        return ()
+
+    # parts that are frozen from below: the stem, then one layer a block, then the rest below the head
+
+    def stem_parts(self, backbone: Any) -> list[Part]:
+        """All before the first block."""
+        blocks = {id(module) for block in self.blocks(backbone) for module in block.modules()}
+        later = {id(part) for part in self.final_parts(backbone)}
+
+        def is_stem(name: str, module: nn.Module) -> bool:
+            return name not in HEADS and id(module) not in later and not any(id(m) in blocks for m in module.modules())
+
+        modules = [module for name, module in backbone.named_children() if is_stem(name, module)]
+        return [*modules, *(each for each in backbone.parameters(recurse=False) if id(each) not in later)]
+
+    def layer_parts(self, backbone: Any) -> list[list[Part]]:
+        """For each block, the block, and what comes between it and the one before."""
+        return [[block] for block in self.blocks(backbone)]
+
+    def final_parts(self, backbone: Any) -> list[Part]:
+        """All after the last block, without heads."""
+        return [part for name in FINAL if (part := getattr(backbone, name, None)) is not None]
 
     def grid(self, backbone: Any, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patch tokens after the last block, of images of (height, width) pixels."""
@@ -168,6 +200,14 @@ class BackboneFamily(ABC):
     def copy_for_glca(self, backbone: Any, block: nn.Module) -> nn.Module:
         """A copy of a block for GLCA, in which each token may attend to all."""
         return copy.deepcopy(block)
+
+    def score_mixing(self, block: nn.Module) -> Tensor | None:
+        """(heads, heads) by which talking heads mix the scores of all heads before the softmax; None: they do not."""
+        return None
+
+    def weight_mixing(self, block: nn.Module) -> Tensor | None:
+        """(heads, heads) by which talking heads mix the attention weights of all heads after the softmax, likewise."""
+        return None
 
     def initialize(self, block: nn.Module) -> None:
         """Initializes a block's weights anew, as timm does when it creates one."""

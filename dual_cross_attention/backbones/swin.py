@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dual_cross_attention.backbones.drop_path import DropPathMasks
-from dual_cross_attention.backbones.family import BackboneFamily, repeat_rows, split_heads
+from dual_cross_attention.backbones.family import BackboneFamily, Part, repeat_rows, split_heads
 from dual_cross_attention.backbones.readout import ReadOut, TokenPool, pool_row
 from dual_cross_attention.backbones.windows import Windows
 
@@ -40,7 +40,7 @@ class GridAverage(ReadOut):
     def logits(self, backbone: Any, normed: Tensor, feature: Tensor) -> Tensor:
         return backbone.head.fc(backbone.head.drop(feature))
 
-    def start_row(self, backbone: Any, normed: Tensor) -> Tensor:
+    def start_row(self, backbone: Any, tokens: Tensor, normed: Tensor) -> Tensor:
         return pool_row(None, normed, 0)
 
     def make_pool(self, backbone: Any, glca_init: str) -> TokenPool:
@@ -111,6 +111,13 @@ class Swin(BackboneFamily):
 
     def first_on_last_grid(self, backbone: Any) -> int:
         return len(self.blocks(backbone)) - len(backbone.layers[-1].blocks)
+
+    def layer_parts(self, backbone: Any) -> list[list[Part]]:
+        parts: list[list[Part]] = []
+        for stage in backbone.layers:
+            first, *others = stage.blocks
+            parts += [[stage.downsample, first], *([block] for block in others)]
+        return parts
 
     # a block
 

@@ -36,8 +36,9 @@ class AttentionMaps:
     Args:
         rollout: (B, h, w) float32. CLS's row of attention rollout through all layers of SA, without prefix tokens.
         layers: (B, L, h, w) float32. CLS's attention in each layer of SA, mean over heads, the first layer first;
-            not accumulated. Of a pooled backbone, the weights of its pool take the place of CLS's row, here too. Where
-            a backbone merges tokens, the L layers are those after the last merging.
+            not accumulated. Where CLS is not among the tokens or not classified, the weights with which the read-out
+            reads the tokens (a pool, class-attention layers) take the place of its row, here too. Where a backbone
+            merges tokens, the L layers are those after the last merging.
         local: (B, h, w) bool. GLCA's local tokens; None without GLCA, or before it is trained.
         glca: (B, h, w) float32. CLS's attention in GLCA's last block, mean over heads; None likewise.
         logits: of "sa" and, where it is there, "glca": (B, classes) float32; of a re-ID model, those of the training
@@ -96,7 +97,7 @@ def attention_maps(model: DualCrossAttentionViT, images: Tensor, trace: Attentio
         InputError: as `DualCrossAttentionViT.trace` does.
     """
     trace = model.trace(images) if trace is None else trace
-    prefix, grid = model.family.num_prefix_tokens(model.backbone), patch_grid(model, images)
+    prefix, grid = model.num_prefix_tokens, patch_grid(model, images)
 
     def on_grid(rows: Tensor) -> Tensor:
         """(…, prefix + N) → (…, h, w)"""
@@ -129,6 +130,7 @@ def _class_attention(layer: AttentionLayer, start: Tensor | None) -> Tensor:
 
     Args:
         start: (B, n) weights of the queries' rows, in place of CLS's.
+        mixing: of talking heads, which have no class token among the queries.
     """
     if start is not None:
         return row_times_layer(start, layer)

@@ -41,7 +41,7 @@ def match_scores(
     """
     if method not in METHODS:
         raise InputError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
-    images, prefix = torch.cat([first, second]), model.family.num_prefix_tokens(model.backbone)
+    images, prefix = torch.cat([first, second]), model.num_prefix_tokens
     trace = model.trace(images, patch_tokens=True)
     if method == "cosine":
         tokens = F.normalize(model.backbone.norm(trace.tokens)[:, prefix:].float(), dim=-1)
@@ -53,7 +53,7 @@ def match_scores(
     normed = model.family.normalize(block, trace.last_input)
     query, key, _ = model.family.project(block, normed, trace.last_positions)
     (first_query, second_query), (first_key, second_key) = (each.float().chunk(2) for each in (query, key))
-    of_block = model.family.bias(block), model.family.windows(block)
+    of_block = model.family.score_mixing(block), model.family.bias(block), model.family.windows(block)
     there = distractor_attention(first_query[:, :, prefix:], first_key, second_key, *of_block)[..., prefix:]
     back = distractor_attention(second_query[:, :, prefix:], second_key, first_key, *of_block)[..., prefix:]
     return (there + back.transpose(-2, -1)) / 2
@@ -63,6 +63,7 @@ def distractor_attention(
     query: Tensor,
     key: Tensor,
     distractor_key: Tensor,
+    mixing: Tensor | None = None,
     bias: Tensor | None = None,
     windows: Windows | None = None,
 ) -> Tensor:
@@ -71,12 +72,15 @@ def distractor_attention(
     Args:
         query: (B, heads, n, d) of the target.
         key, distractor_key: (B, heads, T, d).
-        bias: of the scores of both images' keys, (1, heads, n, T); None: there is none.
-        windows: of all tokens, which have the place of heads; the weights between windows are 0.
+        mixing: (heads, heads) of talking heads, before the softmax; see `BackboneFamily.score_mixing`.
+        bias: of the scores of each image's keys, (1, heads, n, T); None: there is none.
+        windows: of all tokens, which are in the axis of heads; the weights between windows are 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         both = torch.cat([key, distractor_key], dim=2)
         scores = query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5
+        if mixing is not None:
+            scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
         if bias is not None:
             scores = scores + bias.float().repeat(1, 1, 1, 2)
         weights = scores.softmax(dim=-1)[..., key.shape[2] :]

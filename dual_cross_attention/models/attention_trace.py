@@ -40,15 +40,16 @@ class AttentionTrace:
     Args:
         with_patch_tokens: whether `tokens` has SA's patch tokens also where no branch reads them.
         layers: of SA, those with the tokens of the last one; see `AttentionLayer`. The last layer's query is CLS's
-            alone, (B, heads, 1, head_dim), unless the backbone is pooled.
-        start: (B, prefix + N) float32 of a pooled backbone, the weights of its pool, where rollout starts; None: CLS.
+            alone, (B, heads, 1, head_dim), unless the read-out reads the patch tokens.
+        start: (B, prefix + N) float32, where rollout starts: weights of a pool, or the class token's rollout through
+            class-attention layers; None: CLS.
         last_input: (B, prefix + N, D) the tokens that enter the last block.
         last_positions: their positions in it, where the family has some.
         tokens: (B, prefix + N, D) SA's tokens after the last block, before the norm; (B, prefix, D) without patch
             tokens.
         glca: (B, prefix + N) CLS's attention in GLCA's last block, mean over heads, float32; rows sum to 1. None
-            without GLCA, or before it is trained. Of a pooled backbone, the query tokens' rows, weighted as GLCA's pool
-            does.
+            without GLCA, or before it is trained. Where GLCA has a pool of its own, the query tokens' rows, weighted as
+            it reads them; rows sum to its weights' sum.
         output: logits, features, scores and local tokens.
     """
 
@@ -70,3 +71,8 @@ class AttentionTrace:
     def keys(self) -> list[Tensor]:
         """Likewise, all tokens in every layer."""
         return [layer.key for layer in self.layers]
+
+    @property
+    def mixings(self) -> list[Tensor | None]:
+        """(heads, heads) of each layer, of talking heads; see `layers`."""
+        return [layer.mixing for layer in self.layers]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock
 from dual_cross_attention.backbones.family import BackboneFamily
-from dual_cross_attention.backbones.readout import ReadOut, TokenPool
+from dual_cross_attention.backbones.readout import Pool, ReadOut
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
 from dual_cross_attention.models.glca import LocalQueries
@@ -31,13 +31,18 @@ class BranchInference(nn.Module):
     has_necks: bool
     sa_head: NeckClassifier
     glca_block: GlobalLocalBlock
-    glca_pool: TokenPool | None
+    glca_pool: Pool | None
     glca_head: nn.Module
 
     @property
     def branches(self) -> list[str]:
         """The branches with a loss in training, "sa" first."""
         return ["sa", *(["glca"] if self.has_glca else []), *(["pwca"] if self.has_pwca else [])]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patch tokens in the backbone's blocks."""
+        return self.family.num_prefix_tokens(self.backbone)
 
     @property
     def embed_dim(self) -> int:

@@ -127,8 +127,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             )
         if local_queries == "cross" and self.read_out.reads_patches:
             raise InputError(
-                f"local_queries cross: expected a backbone that classifies its class token, got one that classifies "
-                f"the {self.read_out.name} of its tokens (global_pool {backbone.global_pool!r})"
+                "local_queries cross: expected a backbone with a class token in its blocks, got one that classifies by "
+                f"{self.read_out.name} (global_pool {backbone.global_pool!r})"
             )
         self.backbone = backbone
         self.ablation = ablation
@@ -263,8 +263,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         return self._decide(sa_tokens, pwca_tokens, positions, score, with_glca, trace)
 
     def _score_patches(self, tokens: Tensor, layers: list[AttentionLayer], start: Tensor | None) -> Tensor:
-        prefix = self.family.num_prefix_tokens(self.backbone)
-        return score_patches(tokens, layers, prefix, self.local_queries, self.training, start)
+        return score_patches(tokens, layers, self.num_prefix_tokens, self.local_queries, self.training, start)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> EncodedImages:
@@ -273,7 +272,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         tokens, _, layers, _ = self._encode(images, None, self.has_glca, scored)
         if not scored:
             return EncodedImages(tokens, None)
-        start = self.read_out.start_row(self.backbone, self.backbone.norm(tokens))
+        start = self.read_out.start_row(self.backbone, tokens, self.read_out.normalize(self.backbone, tokens))
         return EncodedImages(tokens, self._score_patches(tokens, layers, start))
 
     def forward_encoded(self, encoded: EncodedImages, branches: Collection[str] | None = None) -> DualOutput:
@@ -303,17 +302,18 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             score: of the row that rollout starts in (None: CLS) returns (B, N), scores of the patch tokens for the
                 choice of the local ones; None: none are local.
         """
-        prefix, rows, device = self.family.num_prefix_tokens(self.backbone), sa_tokens.shape[0], sa_tokens.device
+        prefix, rows, device = self.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
-        normed = self.backbone.norm(sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens]))
-
+        read = sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens])
+        normed = self.read_out.normalize(self.backbone, read)
         both = self.read_out.feature(self.backbone, normed)
         streams = 1 if pwca_tokens is None else 2
         features = dict(zip(("sa", "pwca"), _streams(both, streams), strict=False))
         out = DualOutput(self._classify(normed, both, features), features)
         start = None
         if (score is not None or trace is not None) and self.read_out.reads_patches:
-            start = self.read_out.start_row(self.backbone, _streams(normed, streams)[0].detach())
+            of_sa = _streams(normed, streams)[0].detach()
+            start = self.read_out.start_row(self.backbone, sa_tokens.detach(), of_sa)
         if trace is not None:
             trace.start = start
         if with_glca:
@@ -339,11 +339,10 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             of_block = self.family.positions_of_block(positions, place)
         drop_path = sample_drop_path(last.block, tokens.shape[0], tokens.device)
         out = last(tokens, local, drop_path, of_block)
-        normed = self.glca_norm(out[:, 0] if self.glca_pool is None else out)
         if trace is not None:
-            weights = None if self.glca_pool is None else self.glca_pool.row(normed)
+            weights = None if self.glca_pool is None else self.glca_pool.row(out, self.glca_norm)
             trace.glca = last.class_attention(tokens, local, of_block, weights)
-        return normed if self.glca_pool is None else self.glca_pool(normed)
+        return self.glca_norm(out[:, 0]) if self.glca_pool is None else self.glca_pool(out, self.glca_norm)
 
     def _classify(self, normed: Tensor, both: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of SA and, where it is there, PWCA.
@@ -373,15 +372,15 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
 
         Returns:
             SA's tokens (B, prefix + N, D), or the prefix alone where nothing reads the others; PWCA's tokens, likewise,
-            or None; for GLCA, queries (of the last layer: CLS's, if that is classified) and keys of SA, of every layer
-            that the choice of the local tokens needs; and positions, of all blocks.
+            or None; for GLCA, queries and keys of SA in every layer that the choice of the local tokens needs; and
+            positions, of all blocks.
         """
         with self._gradients(0):
             tokens, positions = self.family.embed(self.backbone, images)
         layers: list[AttentionLayer] = []
         first_kept = self.family.first_on_last_grid(self.backbone)
 
-        def keep(place: int, query: Tensor, key: Tensor, bias: Tensor | None = None) -> None:
+        def keep(place: int, query: Tensor, key: Tensor, mixing: Tensor | None, bias: Tensor | None = None) -> None:
             is_kept = scored and is_scored(place, depth, self.local_queries)
             if place < first_kept or not (is_kept or trace is not None):
                 return
@@ -390,13 +389,13 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             # rows.
             if self.grad_checkpointing or not torch.is_grad_enabled():
                 query, key = (each.clone(memory_format=torch.contiguous_format) for each in (query, key))
-            layer = AttentionLayer(query, key, bias, self.family.windows(all_blocks[place]))
+            layer = AttentionLayer(query, key, mixing, bias, self.family.windows(all_blocks[place]))
             if is_kept:
                 layers.append(layer)
             if trace is not None:
                 trace.layers.append(layer)
 
-        prefix = self.family.num_prefix_tokens(self.backbone)
+        prefix = self.num_prefix_tokens
         tokens_of_distractors = None
         if distractors is not None:
             patches = tokens.shape[1] - prefix
@@ -444,7 +443,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         distractors: Tensor | None,
         distractor_tokens: Tensor | None,
         *options: Any,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """Runs a block, under gradient checkpointing if enabled."""
         rows = tokens.shape[0] if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)

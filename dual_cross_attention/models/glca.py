@@ -80,7 +80,7 @@ def score_patches(
     Args:
         tokens: (B, prefix + N, D), for shape and device.
         layers: those that `is_scored` names.
-        start: (B, prefix + N) of a pooled backbone, the row that takes CLS's place; None: CLS.
+        start: (B, prefix + N) of a read-out that reads patch tokens, the row that takes CLS's place; None: CLS.
     """
     if local_queries == "random":
         batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
@@ -89,21 +89,17 @@ def score_patches(
         return _fixed_scores(patches).to(tokens.device, non_blocking=True).expand(batch, -1)
     if local_queries != "penultimate":
         return rollout_of(layers, start)[:, num_prefix_tokens:]
-    return row_of(layers[0], start)[:, num_prefix_tokens:]
+    if start is not None:
+        return row_times_layer(start, layers[0])[:, num_prefix_tokens:]
+    query, key, mixing, *_ = layers[0]
+    row = torch.ones(tokens.shape[0], 1, device=tokens.device)
+    return row_times_attention(row, query[:, :, :1], key, mixing=mixing)[:, num_prefix_tokens:]
 
 
 def rollout_of(layers: Sequence[AttentionLayer], start: Tensor | None) -> Tensor:
     """Attention rollout through layers, (B, prefix + N), see `attention_rollout`; of CLS, or from a row of weights."""
-    queries, keys, biases, windows = zip(*layers, strict=True)
-    return attention_rollout(queries, keys, start=start, biases=biases, windows=windows)
-
-
-def row_of(layer: AttentionLayer, start: Tensor | None) -> Tensor:
-    """A layer's attention weights, mean over heads, (B, prefix + N): of CLS, or of all queries in a row of weights."""
-    if start is not None:
-        return row_times_layer(start, layer)
-    start = torch.ones(len(layer.query), 1, device=layer.query.device)
-    return row_times_attention(start, layer.query[:, :, :1], layer.key)
+    queries, keys, mixings, biases, windows = zip(*layers, strict=True)
+    return attention_rollout(queries, keys, start=start, mixings=mixings, biases=biases, windows=windows)
 
 
 @cache

@@ -66,7 +66,9 @@ def add_lora(model: DualCrossAttentionViT, rank: int, in_glca: bool) -> None:
     for parameter in model.backbone.parameters():
         if id(parameter) not in heads:
             parameter.requires_grad_(False)
-    blocks = list(model.backbone.blocks)[model.frozen_blocks :]
+    blocks = list(model.family.blocks(model.backbone))[model.frozen_blocks :]
+    if not model.norm_is_frozen:
+        blocks += model.family.final_blocks(model.backbone)
     for block in [*blocks, *(model.glca_blocks if in_glca else [])]:
         block.requires_grad_(False)
         for layer in [each for each in block.modules() if isinstance(each, nn.Linear)]:

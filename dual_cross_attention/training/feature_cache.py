@@ -58,10 +58,9 @@ def cache_features(
         `FeatureBatches`; or `batches`, with a warning, where the features do not fit into memory.
     """
     model, size = strategy.task.model, len(batches.dataset)
-    img_size = run.config.img_size[0], run.config.img_size[1]
-    rows, columns = model.family.grid(model.backbone, img_size)
+    rows, columns = model.family.grid(model.backbone, (run.config.img_size[0], run.config.img_size[1]))
     patches = rows * columns if model.has_glca or model.read_out.reads_patches else 0
-    num_bytes = 4 * size * (model.family.num_prefix_tokens(model.backbone) + patches) * model.embed_dim
+    num_bytes = 4 * size * (model.num_prefix_tokens + patches) * model.embed_dim
     needed, usable = num_bytes * strategy.world_size, USABLE * available_memory()
     if needed > usable:
         run.warn(

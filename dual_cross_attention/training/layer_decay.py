@@ -17,5 +17,6 @@ def layer_scales(model: DualCrossAttentionViT, layer_decay: float) -> dict[str, 
     """
     backbone = model.backbone
     layers = group_parameters(backbone, backbone.group_matcher(), reverse=True)
-    top = len(backbone.blocks) + 1
+    of_last = {id(parameter) for parameter in model.family.blocks(backbone)[-1].parameters()}
+    top = 1 + max(layers[name] for name, parameter in backbone.named_parameters() if id(parameter) in of_last)
     return {f"backbone.{name}": layer_decay ** (top - layer) for name, layer in layers.items() if layer < top}

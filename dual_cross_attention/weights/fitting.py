@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from timm.models import eva, vision_transformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import escape
@@ -89,6 +89,13 @@ def fit(state: dict[str, Tensor], backbone: Any, with_head: bool = True, patch: 
         patch,
         is_radio,
     )
+
+
+def blocks_of(backbone: Any) -> list[nn.Module]:
+    """The blocks of a timm model in their order: `blocks`, or those of its stages, `layers[i].blocks`."""
+    if hasattr(backbone, "blocks"):
+        return list(backbone.blocks)
+    return [block for stage in backbone.layers for block in stage.blocks]
 
 
 def _patch_size(state: dict[str, Tensor], backbone: Any) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from dual_cross_attention.weights import npz
 from dual_cross_attention.weights.archives import check_archive
 from dual_cross_attention.weights.candidates import Candidate, list_candidates, select
 from dual_cross_attention.weights.files import check_tensors, find_weights, read_content
-from dual_cross_attention.weights.fitting import HEADS, Fit, check_finite, fit
+from dual_cross_attention.weights.fitting import HEADS, Fit, blocks_of, check_finite, fit
 from dual_cross_attention.weights.metadata import Metadata, read_metadata
 from dual_cross_attention.weights.pixel_stats import PixelStats
 from dual_cross_attention.weights.positions import SourceGrid, resample_positions
@@ -97,7 +97,7 @@ def load_weights(
     if not given.is_complete:
         raise InputError(refusal(str(path), given, [*chosen.state, *chosen.outside], backbone, metadata.model))
 
-    heads = backbone.blocks[0].attn.num_heads
+    heads = blocks_of(backbone)[0].attn.num_heads
     if metadata.num_heads not in (None, heads):  # the shapes are alike, the attention is not
         raise InputError(
             f"weights from {path} do not fit the backbone: {metadata.num_heads} attention heads for {heads}; the file "

@@ -8,7 +8,7 @@ import timm
 from torch import Tensor
 
 from dual_cross_attention.text import escape
-from dual_cross_attention.weights.fitting import Fit
+from dual_cross_attention.weights.fitting import Fit, blocks_of
 
 MAX_LENGTH = 600
 """Largest length of a message, in characters."""
@@ -110,11 +110,12 @@ def _other_vit(given: Fit, backbone: Any) -> str | None:
         return f"a file with {count} register tokens{_take(f'vit_{size}_patch{patch}_reg{count}_dinov2')}"
     if "reg_token" in given.missing:
         return "the backbone has register tokens, the file has none"
-    if (width, depth) != (backbone.embed_dim, len(backbone.blocks)) and width and depth:
+    blocks = len(blocks_of(backbone))
+    if (width, depth) != (backbone.embed_dim, blocks) and width and depth:
         other = re.sub(r"_(tiny|small|base|large|huge)_patch\d+", f"_{size}_patch{patch}", architecture)
         return (
             f"the file is of width {width} and depth {depth}, the backbone of {backbone.embed_dim} and "
-            f"{len(backbone.blocks)}{_take(other, f'vit_{size}_patch{patch}_224') if size else ''}"
+            f"{blocks}{_take(other, f'vit_{size}_patch{patch}_224') if size else ''}"
         )
     for part, meaning in (("ls1", "layer scale, as DINOv2 and DeiT III"), ("attn.q_norm", "norms of query and key")):
         for names, has in ((given.unexpected, "the file has"), (given.missing, "the backbone has")):
