@@ -132,7 +132,7 @@ class Swin(BackboneFamily):
 
     def key_shape(self, block: Any, num_tokens: int) -> tuple[int, int, int]:
         (heads, head_dim), windows = self.heads(block), self.windows(block)
-        return (heads, num_tokens, head_dim) if windows is None else (windows.count * heads, windows.area, head_dim)
+        return (heads, num_tokens, head_dim) if windows is None else (windows.number * heads, windows.area, head_dim)
 
     def bias(self, block: Any, queries: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         attention, windows = block.attn, self.windows(block)
@@ -146,7 +146,7 @@ class Swin(BackboneFamily):
         if windows is None:
             return of_heads.unsqueeze(0)
         if block.attn_mask is None:
-            return of_heads.repeat(windows.count, 1, 1).unsqueeze(0)
+            return of_heads.repeat(windows.number, 1, 1).unsqueeze(0)
         return (of_heads + block.attn_mask.unsqueeze(1)).flatten(0, 1).unsqueeze(0)
 
     def project(self, block: Any, normed: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,7 +168,7 @@ class Swin(BackboneFamily):
     ) -> Tensor:
         attention, windows = block.attn, self.windows(block)
         if windows is not None:
-            attended = windows.join(attended.unflatten(-1, (windows.count, -1)).transpose(1, 2))
+            attended = windows.join(attended.unflatten(-1, (windows.number, -1)).transpose(1, 2))
         residual = attention.proj_drop(attention.proj(attended))
         if drop_path is not None:
             residual = residual * drop_path.attention.to(residual.dtype)

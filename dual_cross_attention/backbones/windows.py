@@ -34,7 +34,7 @@ class Windows(NamedTuple):
         return rows, columns
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """Number of windows."""
         return self.divided[0] * self.divided[1]
 
@@ -69,7 +69,7 @@ class Windows(NamedTuple):
 
         Columns of the padding are left out, so rows of its windows sum to less than 1.
         """
-        windows = self.count
+        windows = self.number
         full = weights.new_zeros(len(weights), windows, self.area, windows, self.area)
         place = torch.arange(windows, device=weights.device)
         full[:, place, :, place] = weights.transpose(0, 1)

@@ -81,4 +81,4 @@ def _weighted_attention(layer: AttentionLayer, value: Tensor, gradient: Tensor, 
         of_attention = torch.einsum("gh,bgnm->bhnm", mixing.float(), of_attention)
     weights *= of_attention
     weights = weights.clamp(min=0)
-    return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.count, -1)).mean(2))
+    return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.number, -1)).mean(2))

@@ -84,7 +84,7 @@ def distractor_attention(
         if bias is not None:
             scores = scores + bias.float().repeat(1, 1, 1, 2)
         weights = scores.softmax(dim=-1)[..., key.shape[2] :]
-    return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.count, -1)).mean(2))
+    return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.number, -1)).mean(2))
 
 
 def best_pairs(scores: np.ndarray, number: int) -> np.ndarray:
