@@ -194,11 +194,13 @@ def test_glcas_copy_gets_its_table_as_timm_resizes_it():
         ({"glca_blocks": 3, "glca_init": "last_block"}, "glca_blocks"),
         ({"dynamic_img_size": True}, "dynamic_img_size"),
         ({"global_pool": "max"}, "global_pool"),
+        ({"depths": (2, 10**6)}, "depths"),
+        ({"depths": (1,) * 40}, "depths"),
     ],
 )
 def test_what_cannot_be_exact_is_refused(options, token):
     with pytest.raises(InputError, match=token):
-        create_model(NAMES[0], 5, img_size=48, **TWO_STAGES, **options)
+        create_model(NAMES[0], 5, img_size=48, **TWO_STAGES | options)
 
 
 @pytest.mark.parametrize("local_queries", ["random", "penultimate", "local_only"])
