@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from dual_cross_attention import InputError, create_model, explain, load_model
 from dual_cross_attention.backbones.swin import Swin
 from dual_cross_attention.backbones.windows import Windows
+from dual_cross_attention.configs.recipes import read_config
 from dual_cross_attention.explanation.maps import attention_maps
 from dual_cross_attention.explanation.matching import match_scores
 from dual_cross_attention.models.lora import add_lora
@@ -329,3 +330,9 @@ def test_maps_matches_and_cached_features():
     found = explain(model.backbone.float(), Image.new("RGB", (36, 56), (9, 99, 199)), gradient=True)
     assert found.rollout.shape == (7, 5)
     assert Swin().grid(model.backbone, (56, 36)) == (7, 5)
+
+
+@pytest.mark.parametrize("name", ["cub_swin_tiny", "msmt17_swin_tiny"])
+def test_recipes_have_the_papers_branches(name):
+    _, settings = read_config(name)
+    assert settings["ablation"] == "sa_pwca" and settings["backbone"].startswith("swin_tiny_patch4_window7_224")
