@@ -92,11 +92,14 @@ class GlobalLocalBlock(nn.Module):
             weights: (B, m) of the query tokens' rows, where their weighted sum takes the place of CLS's row.
         """
         query, key, *_ = self._project(tokens, local, positions)
+        keys = self.key_tokens(local)
+        bias = self.family.bias(self.block, self.query_tokens(local), keys)
         if weights is None:
             query, weights = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
+            bias = None if bias is None else bias[:, :, :1]
         with torch.autocast(tokens.device.type, enabled=False):
-            row = row_times_attention(weights.float(), query, key)
-        keys = self.key_tokens(local)
+            mixing = self.family.score_mixing(self.block)
+            row = row_times_attention(weights.float(), query, key, mixing=mixing, bias=bias)
         return row if keys is None else row.new_zeros(tokens.shape[:2]).scatter(1, keys, row)
 
     def forward(
@@ -109,8 +112,10 @@ class GlobalLocalBlock(nn.Module):
             positions: of all tokens, as the family's `positions_of_block` gives them; None: the family has none.
         """
         query, key, value, normed = self._project(tokens, local, positions)
-        attended = self.family.attend(self.block, query, key, value)
-        own = tokens.gather(1, _rows_of(self.query_tokens(local), tokens))
+        queried = self.query_tokens(local)
+        bias = self.family.bias(self.block, queried, self.key_tokens(local))
+        attended = self.family.attend(self.block, query, key, value, bias)
+        own = tokens.gather(1, _rows_of(queried, tokens))
         return self.family.close(self.block, own, normed, attended, drop_path)
 
     def _project(

@@ -22,7 +22,9 @@ READING_KWARGS = {
 }
 """Arguments of timm.create_model that have it load weights."""
 LARGEST_KWARG = 100_000
-LARGEST_KWARGS = {"depth": 1000}
+LARGEST_KWARGS = {"depth": 1000, "depths": 100}
+LONGEST_LIST = 16
+"""Of a kwarg with a number for each stage."""
 
 
 def create_backbone(
@@ -106,5 +108,8 @@ def _check_kwargs(timm_kwargs: dict[str, Any]) -> None:
                 f"backbone_kwargs: expected what shapes the model, got '{name}': --weights says what to load"
             )
         largest = LARGEST_KWARGS.get(name, LARGEST_KWARG)
-        if isinstance(value, int | float) and not abs(value) <= largest:
+        if isinstance(value, list | tuple) and len(value) > LONGEST_LIST:
+            raise InputError(f"backbone_kwargs: expected {name} of at most {LONGEST_LIST} numbers, got {len(value)}")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, int | float) and not abs(each) <= largest for each in numbers):
             raise InputError(f"backbone_kwargs: expected {name} of at most {largest:,}, got {short_repr(value)}")

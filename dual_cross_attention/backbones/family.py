@@ -6,9 +6,12 @@ Notable:
 - a block is run in parts, in the order normalize, project, attend, close, so that the caller computes the attention
   between queries, keys and values of its own choice;
 - the positions of tokens that a family encodes in queries and keys (rotary embeddings) are one tensor, which is
-  indexed by token. Where the family has none, it is None.
+  indexed by token. Where the family has none, it is None;
+- what a family adds to the scores (relative positions, masks) is the bias of a block;
+- attention within windows has the windows in the axis of heads (`windows.py`).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from dual_cross_attention.backbones.drop_path import DropPathMasks
 from dual_cross_attention.backbones.fused_attention import attend
 from dual_cross_attention.backbones.readout import ReadOut, read_out_of
+from dual_cross_attention.backbones.windows import Windows
 
 Part: TypeAlias = nn.Module | nn.Parameter
 """Of a backbone: a module, or a parameter of the backbone itself, such as a class token."""
@@ -36,11 +40,13 @@ class BackboneFamily(ABC):
         name: as of `dcal backbones --family`.
         timm_modules: timm's modules with models of the family; each model is checked when it is created.
         summary: one line on what the method means here.
+        is_windowed: whether blocks attend within windows.
     """
 
     name: str
     timm_modules: tuple[str, ...]
     summary: str
+    is_windowed: bool = False
 
     # the whole backbone
 
@@ -98,6 +104,20 @@ class BackboneFamily(ABC):
         """All after the last block, without heads."""
         return [part for name in FINAL if (part := getattr(backbone, name, None)) is not None]
 
+    def grid(self, backbone: Any, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patch tokens after the last block, of images of (height, width) pixels."""
+        height, width = backbone.patch_embed.dynamic_feat_size(img_size)
+        return height, width
+
+    def enter(self, backbone: Any, place: int, tokens: Tensor) -> Tensor:
+        """Applies what lies before the block at a place, counted from 0, and after the one below: (B, n, D) tokens →
+        (B, n', D'), as the block takes them."""
+        return tokens
+
+    def first_on_last_grid(self, backbone: Any) -> int:
+        """The place of the first block with the tokens of the last one, by which rollout is computed."""
+        return 0
+
     def positions(self, backbone: Any) -> Tensor | None:
         """All positions at the backbone's input size, as `embed` returns them in evaluation mode."""
         return None
@@ -115,11 +135,30 @@ class BackboneFamily(ABC):
 
     @abstractmethod
     def heads(self, block: nn.Module) -> tuple[int, int]:
-        """Number of heads and their width, of queries, keys and values as `project` returns them."""
+        """Number of heads and their width."""
+
+    def key_shape(self, block: nn.Module, num_tokens: int) -> tuple[int, int, int]:
+        """(heads, N, d) of the keys and values that `project` returns of N tokens."""
+        heads, head_dim = self.heads(block)
+        return heads, num_tokens, head_dim
+
+    def windows(self, block: Any) -> Windows | None:
+        """The windows that `project` divides tokens into; None: all tokens attend to all."""
+        return None
+
+    def bias(self, block: Any, queries: Tensor | None = None, keys: Tensor | None = None) -> Tensor | None:
+        """What is added to the scores before the softmax: (1 or B, heads, n, N); None: nothing.
+
+        Args:
+            queries, keys: (B, m) of the tokens that have a query, or a key; None: all. In a block of GLCA only.
+        """
+        return None
 
     @abstractmethod
     def project(self, block: nn.Module, normed: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) → query, key, value as they enter the softmax, each (B, heads, N, d).
+
+        In windows of n tokens, each (B, windows · heads, n, d).
 
         Args:
             normed: of `normalize`.
@@ -143,7 +182,8 @@ class BackboneFamily(ABC):
         Args:
             tokens: (B, n, D) the residual stream of the query tokens.
             normed: (B, n, D) of `normalize` (for gated attention).
-            attended: (B, n, heads · d) the attention's output; or (k·B, n, …), k outputs for the same tokens.
+            attended: (B, n, heads · d) the attention's output, as of `attend`; or (k·B, n, …), k outputs for the same
+                tokens.
             drop_path: factors for `attended`'s rows; None: nothing is dropped.
 
         Returns:
@@ -154,9 +194,25 @@ class BackboneFamily(ABC):
         """What the projections read: (B, N, D) → (B, N, D)."""
         return block.norm1(tokens)
 
-    def attend(self, block: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention over keys of the caller's choice, heads merged: see `fused_attention.attend`."""
-        return attend(query, key, value, block.attn.attn_drop.p if block.attn.training else 0.0)
+    def attend(self, block: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attention over keys of the caller's choice, heads merged: see `fused_attention.attend`.
+
+        Args:
+            bias: of `bias`, for these queries and keys.
+        """
+        return attend(query, key, value, block.attn.attn_drop.p if block.attn.training else 0.0, bias)
+
+    def copy_for_glca(self, backbone: Any, block: nn.Module) -> nn.Module:
+        """A copy of a block for GLCA, in which each token may attend to all."""
+        return copy.deepcopy(block)
+
+    def score_mixing(self, block: nn.Module) -> Tensor | None:
+        """(heads, heads) by which talking heads mix the scores of all heads before the softmax; None: they do not."""
+        return None
+
+    def weight_mixing(self, block: nn.Module) -> Tensor | None:
+        """(heads, heads) by which talking heads mix the attention weights of all heads after the softmax, likewise."""
+        return None
 
     def initialize(self, block: nn.Module) -> None:
         """Initializes a block's weights anew, as timm does when it creates one."""

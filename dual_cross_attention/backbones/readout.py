@@ -7,7 +7,7 @@ weights with which the pool reads the tokens, and GLCA has a pool of its own ove
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import AttentionPoolLatent
@@ -27,23 +27,40 @@ class ReadOut(ABC):
     name: str
     reads_patches: bool
 
+    def normalize(self, backbone: Any, tokens: Tensor) -> Tensor:
+        """What `feature` and `logits` read, after the backbone's norm: (B, n, D) tokens after the last block →
+        (B, m, D)."""
+        return backbone.norm(tokens)
+
     @abstractmethod
     def feature(self, backbone: Any, normed: Tensor) -> Tensor:
-        """(B, n, D) tokens after the backbone's norm → (B, D)."""
+        """(B, m, D) of `normalize` → (B, D)."""
 
     @abstractmethod
     def logits(self, backbone: Any, normed: Tensor, feature: Tensor) -> Tensor:
-        """Of the backbone's own head: (B, n, D) and the feature of it → (B, num_classes)."""
+        """Of the backbone's own head: (B, m, D) of `normalize` and the feature of it → (B, num_classes)."""
+
+    def classifier(self, backbone: Any) -> nn.Module:
+        """The layer that classifies the feature."""
+        return cast(nn.Module, backbone.head)
+
+    def drop(self, backbone: Any, feature: Tensor) -> Tensor:
+        """The dropout before the classifier: (B, D) → (B, D)."""
+        return cast(Tensor, backbone.head_drop(feature))
 
     @abstractmethod
-    def start_row(self, backbone: Any, normed: Tensor) -> Tensor | None:
-        """The weights with which the feature reads the tokens, where rollout starts: (B, n) float32; rows sum to 1.
+    def start_row(self, backbone: Any, tokens: Tensor, normed: Tensor) -> Tensor | None:
+        """The weights with which the feature reads the tokens, where rollout starts: (B, n) float32.
 
-        None: all of it is on the first token.
+        Rows sum to 1, or to less where a part is of no token of the image. None: all of it is on the first token.
+
+        Args:
+            tokens: (B, n, D) after the last block.
+            normed: of `normalize`.
         """
 
     @abstractmethod
-    def make_pool(self, backbone: Any, glca_init: str) -> "TokenPool | None":
+    def make_pool(self, backbone: Any, glca_init: str) -> "Pool | None":
         """GLCA's own pool; None where its feature is the class token.
 
         Args:
@@ -63,7 +80,7 @@ class ClassToken(ReadOut):
     def logits(self, backbone: Any, normed: Tensor, feature: Tensor) -> Tensor:
         return backbone.forward_head(normed)  # of a distilled DeiT, from two tokens
 
-    def start_row(self, backbone: Any, normed: Tensor) -> None:
+    def start_row(self, backbone: Any, tokens: Tensor, normed: Tensor) -> None:
         return None
 
     def make_pool(self, backbone: Any, glca_init: str) -> None:
@@ -84,7 +101,7 @@ class Pooled(ReadOut):
     def logits(self, backbone: Any, normed: Tensor, feature: Tensor) -> Tensor:
         return backbone.head(backbone.head_drop(feature))
 
-    def start_row(self, backbone: Any, normed: Tensor) -> Tensor:
+    def start_row(self, backbone: Any, tokens: Tensor, normed: Tensor) -> Tensor:
         skipped = tokens_not_pooled(backbone)
         return pool_row(backbone.attn_pool, normed, skipped)
 
@@ -122,8 +139,24 @@ def tokens_not_pooled(backbone: Any) -> int:
     return 0 if includes_prefix else backbone.num_prefix_tokens
 
 
-class TokenPool(nn.Module):
-    """A pool with weights of its own, of the kind of a backbone's: (B, n, D) tokens after the norm → (B, D).
+class Pool(nn.Module, ABC):
+    """GLCA's pool, with weights of its own, of the kind of a backbone's read-out."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, norm: nn.Module) -> Tensor:
+        """(B, n, D) tokens after GLCA's blocks → its feature, (B, D).
+
+        Args:
+            norm: GLCA's.
+        """
+
+    @abstractmethod
+    def row(self, tokens: Tensor, norm: nn.Module) -> Tensor:
+        """The weights with which the tokens are read, (B, n) float32; sums as those of `ReadOut.start_row`."""
+
+
+class TokenPool(Pool):
+    """The mean or a learned query's attention.
 
     Args:
         attn_pool: of the backbone, or None for the mean; it is copied.
@@ -137,13 +170,12 @@ class TokenPool(nn.Module):
         self.fc_norm = copy.deepcopy(fc_norm)
         self.skipped = skipped
 
-    def forward(self, normed: Tensor) -> Tensor:
-        pooled = normed[:, self.skipped :]
+    def forward(self, tokens: Tensor, norm: nn.Module) -> Tensor:
+        pooled = norm(tokens)[:, self.skipped :]
         return self.fc_norm(pooled.mean(dim=1) if self.attn_pool is None else self.attn_pool(pooled))
 
-    def row(self, normed: Tensor) -> Tensor:
-        """The weights with which the tokens are pooled, (B, n) float32; rows sum to 1."""
-        return pool_row(self.attn_pool, normed, self.skipped)
+    def row(self, tokens: Tensor, norm: nn.Module) -> Tensor:
+        return pool_row(self.attn_pool, norm(tokens), self.skipped)
 
 
 @torch.no_grad()

@@ -9,9 +9,10 @@ from dual_cross_attention.backbones.family import BackboneFamily
 from dual_cross_attention.backbones.hybrid import Hybrid
 from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.backbones.readout import ReadOut
+from dual_cross_attention.backbones.swin import Swin
 from dual_cross_attention.errors import InputError
 
-FAMILIES: tuple[BackboneFamily, ...] = (PlainViT(), Hybrid(), EvaFamily())
+FAMILIES: tuple[BackboneFamily, ...] = (PlainViT(), Hybrid(), EvaFamily(), Swin())
 SUGGESTED = "deit_tiny_patch16_224, vit_base_patch16_224 or vit_small_patch16_dinov3"
 
 

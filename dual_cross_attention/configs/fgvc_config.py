@@ -100,7 +100,7 @@ class ToyConfig(FGVCConfig):
 
     dataset: str = "toy"
     backbone: str = "vit_tiny_patch16_224"
-    backbone_kwargs: dict[str, int | float | bool | str] = field(
+    backbone_kwargs: dict[str, int | float | bool | str | list[int]] = field(
         default_factory=lambda: {"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
     )
     weights: str = "none"

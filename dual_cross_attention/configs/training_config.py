@@ -111,8 +111,8 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
     # --- model and method ---
     backbone: str
     """timm name, such as deit_small_patch16_224 or vit_base_patch16_224.augreg_in21k; dcal backbones lists them."""
-    backbone_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Further arguments of timm.create_model, such as '{"depth": 6}'."""
+    backbone_kwargs: dict[str, int | float | bool | str | list[int]] = field(default_factory=dict)
+    """Further arguments of timm.create_model, such as '{"depth": 6}'; a list has a number for each stage."""
     weights: str = "imagenet"
     """Initial weights. imagenet: timm's pretrained weights; none: random; a weights file (.safetensors, .pth, .npz,
     ...); or a run folder, of whose best model the backbone and GLCA are loaded, not the heads."""

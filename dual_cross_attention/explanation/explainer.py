@@ -181,8 +181,8 @@ def as_network(model: nn.Module) -> DualCrossAttentionViT:
         return model
     if not hasattr(model, "pretrained_cfg"):
         raise InputError(
-            f"model: expected a model of load_model or create_model, or a VisionTransformer or Eva of timm, got "
-            f"{type(model).__name__}"
+            f"model: expected a model of load_model or create_model, or a VisionTransformer, Eva or SwinTransformer of "
+            f"timm, got {type(model).__name__}"
         )
     network = DualCrossAttentionViT(model, "sa_only")
     return network.train(model.training)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dual_cross_attention.attention.rollout import attention_rollout, row_times_attention
+from dual_cross_attention.attention.rollout import AttentionLayer, row_times_layer
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.attention_trace import AttentionTrace
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.models.glca import rollout_of
 
 MapName = Literal["rollout", "glca", "product", "gradient"]
 MAP_NAMES: tuple[MapName, ...] = get_args(MapName)
@@ -35,7 +36,9 @@ class AttentionMaps:
     Args:
         rollout: (B, h, w) float32. CLS's row of attention rollout through all layers of SA, without prefix tokens.
         layers: (B, L, h, w) float32. CLS's attention in each layer of SA, mean over heads, the first layer first;
-            not accumulated. Of a pooled backbone, the weights of its pool take the place of CLS's row, here too.
+            not accumulated. Where CLS is not among the tokens or not classified, the weights with which the read-out
+            reads the tokens (a pool, class-attention layers) take the place of its row, here too. Where a backbone
+            merges tokens, the L layers are those after the last merging.
         local: (B, h, w) bool. GLCA's local tokens; None without GLCA, or before it is trained.
         glca: (B, h, w) float32. CLS's attention in GLCA's last block, mean over heads; None likewise.
         logits: of "sa" and, where it is there, "glca": (B, classes) float32; of a re-ID model, those of the training
@@ -100,8 +103,8 @@ def attention_maps(model: DualCrossAttentionViT, images: Tensor, trace: Attentio
         """(…, prefix + N) → (…, h, w)"""
         return rows[..., prefix:].unflatten(-1, grid)
 
-    rollout = attention_rollout(trace.queries, trace.keys, start=trace.start)
-    rows = [_class_attention(*layer, trace.start) for layer in zip(trace.queries, trace.keys, strict=True)]
+    rollout = rollout_of(trace.layers, trace.start)
+    rows = [_class_attention(layer, trace.start) for layer in trace.layers]
     layers = torch.stack(rows, dim=1)
     local = None
     if trace.output.local is not None:
@@ -119,18 +122,19 @@ def vote(logits: dict[str, Tensor]) -> Tensor:
 
 def patch_grid(model: DualCrossAttentionViT, images: Tensor) -> tuple[int, int]:
     """Rows and columns of patches of images (B, 3, H, W)."""
-    height, width = model.backbone.patch_embed.dynamic_feat_size(images.shape[-2:])
-    return height, width
+    return model.family.grid(model.backbone, (images.shape[-2], images.shape[-1]))
 
 
-def _class_attention(query: Tensor, key: Tensor, start: Tensor | None) -> Tensor:
-    """CLS's attention weights, mean over heads: (B, heads, n, d), (B, heads, T, d) → (B, T) float32.
+def _class_attention(layer: AttentionLayer, start: Tensor | None) -> Tensor:
+    """CLS's attention weights in a layer, mean over heads: (B, T) float32.
 
     Args:
         start: (B, n) weights of the queries' rows, in place of CLS's.
+        mixing: of talking heads, which have no class token among the queries.
     """
     if start is not None:
-        return row_times_attention(start, query, key)
+        return row_times_layer(start, layer)
+    query, key, *_ = layer
     with torch.autocast(query.device.type, enabled=False):
         scores = query[:, :, :1].float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
     return scores.softmax(dim=-1).mean(1)[:, 0]

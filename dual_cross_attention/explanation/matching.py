@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dual_cross_attention.backbones.windows import Windows
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.maps import attention_maps
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -52,22 +53,38 @@ def match_scores(
     normed = model.family.normalize(block, trace.last_input)
     query, key, _ = model.family.project(block, normed, trace.last_positions)
     (first_query, second_query), (first_key, second_key) = (each.float().chunk(2) for each in (query, key))
-    there = distractor_attention(first_query[:, :, prefix:], first_key, second_key)[..., prefix:]
-    back = distractor_attention(second_query[:, :, prefix:], second_key, first_key)[..., prefix:]
+    of_block = model.family.score_mixing(block), model.family.bias(block), model.family.windows(block)
+    there = distractor_attention(first_query[:, :, prefix:], first_key, second_key, *of_block)[..., prefix:]
+    back = distractor_attention(second_query[:, :, prefix:], second_key, first_key, *of_block)[..., prefix:]
     return (there + back.transpose(-2, -1)) / 2
 
 
-def distractor_attention(query: Tensor, key: Tensor, distractor_key: Tensor) -> Tensor:
-    """The distractor's half of softmax(Q₁[K₁; K₂]ᵀ/√d), mean over heads: (B, n, T).
+def distractor_attention(
+    query: Tensor,
+    key: Tensor,
+    distractor_key: Tensor,
+    mixing: Tensor | None = None,
+    bias: Tensor | None = None,
+    windows: Windows | None = None,
+) -> Tensor:
+    """The distractor's half of softmax(Q₁[K₁; K₂]ᵀ/√d + bias), mean over heads: (B, n, T).
 
     Args:
         query: (B, heads, n, d) of the target.
         key, distractor_key: (B, heads, T, d).
+        mixing: (heads, heads) of talking heads, before the softmax; see `BackboneFamily.score_mixing`.
+        bias: of the scores of each image's keys, (1, heads, n, T); None: there is none.
+        windows: of all tokens, which are in the axis of heads; the weights between windows are 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         both = torch.cat([key, distractor_key], dim=2)
-        weights = (query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
-    return weights[..., key.shape[2] :].mean(1)
+        scores = query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5
+        if mixing is not None:
+            scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
+        if bias is not None:
+            scores = scores + bias.float().repeat(1, 1, 1, 2)
+        weights = scores.softmax(dim=-1)[..., key.shape[2] :]
+    return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.number, -1)).mean(2))
 
 
 def best_pairs(scores: np.ndarray, number: int) -> np.ndarray:

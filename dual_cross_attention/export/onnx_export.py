@@ -69,8 +69,8 @@ def share_attention_weights(program: ExportedProgram) -> ExportedProgram:
     """A program whose attention is written as rollout writes it, so that ONNX Runtime computes the weights of a layer
     once for both. It finds equal nodes when it loads a graph."""
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attention_weights(query, key) @ value
+    def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+        return attention_weights(query, key, bias=attn_mask) @ value
 
     return program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: attend})
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from dual_cross_attention.attention.rollout import AttentionLayer
+
 
 class EncodedImages(NamedTuple):
     """What heads and GLCA read of images: the backbone's output, before its final norm.
@@ -37,26 +39,40 @@ class AttentionTrace:
 
     Args:
         with_patch_tokens: whether `tokens` has SA's patch tokens also where no branch reads them.
-        queries: of SA, one tensor a layer, each (B, heads, prefix + N, head_dim); the last layer's is CLS's alone,
-            (B, heads, 1, head_dim), unless the backbone is pooled.
-        keys: likewise, all tokens in every layer.
-        start: (B, prefix + N) float32 of a pooled backbone, the weights of its pool, where rollout starts; None: CLS.
+        layers: of SA, those with the tokens of the last one; see `AttentionLayer`. The last layer's query is CLS's
+            alone, (B, heads, 1, head_dim), unless the read-out reads the patch tokens.
+        start: (B, prefix + N) float32, where rollout starts: weights of a pool, or the class token's rollout through
+            class-attention layers; None: CLS.
         last_input: (B, prefix + N, D) the tokens that enter the last block.
         last_positions: their positions in it, where the family has some.
         tokens: (B, prefix + N, D) SA's tokens after the last block, before the norm; (B, prefix, D) without patch
             tokens.
         glca: (B, prefix + N) CLS's attention in GLCA's last block, mean over heads, float32; rows sum to 1. None
-            without GLCA, or before it is trained. Of a pooled backbone, the query tokens' rows, weighted as GLCA's pool
-            does.
+            without GLCA, or before it is trained. Where GLCA has a pool of its own, the query tokens' rows, weighted as
+            it reads them; rows sum to its weights' sum.
         output: logits, features, scores and local tokens.
     """
 
     with_patch_tokens: bool = False
-    queries: list[Tensor] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
+    layers: list[AttentionLayer] = field(default_factory=list)
     start: Tensor | None = None
     last_input: Tensor | None = None
     last_positions: Tensor | None = None
     tokens: Tensor | None = None
     glca: Tensor | None = None
     output: DualOutput = field(default_factory=DualOutput)
+
+    @property
+    def queries(self) -> list[Tensor]:
+        """Of SA, one tensor a layer, each (B, heads, prefix + N, head_dim); see `layers`."""
+        return [layer.query for layer in self.layers]
+
+    @property
+    def keys(self) -> list[Tensor]:
+        """Likewise, all tokens in every layer."""
+        return [layer.key for layer in self.layers]
+
+    @property
+    def mixings(self) -> list[Tensor | None]:
+        """(heads, heads) of each layer, of talking heads; see `layers`."""
+        return [layer.mixing for layer in self.layers]

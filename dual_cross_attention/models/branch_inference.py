@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock
 from dual_cross_attention.backbones.family import BackboneFamily
-from dual_cross_attention.backbones.readout import ReadOut, TokenPool
+from dual_cross_attention.backbones.readout import Pool, ReadOut
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.attention_trace import AttentionTrace, DualOutput
 from dual_cross_attention.models.glca import LocalQueries
@@ -31,7 +31,7 @@ class BranchInference(nn.Module):
     has_necks: bool
     sa_head: NeckClassifier
     glca_block: GlobalLocalBlock
-    glca_pool: TokenPool | None
+    glca_pool: Pool | None
     glca_head: nn.Module
 
     @property
@@ -47,7 +47,7 @@ class BranchInference(nn.Module):
     @property
     def embed_dim(self) -> int:
         """D, the width of a branch's feature."""
-        return self.backbone.embed_dim
+        return self.backbone.num_features
 
     @property
     def num_classes(self) -> int:

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
 from dual_cross_attention.attention.pairwise import sample_distractor_tokens, sample_distractors
+from dual_cross_attention.attention.rollout import AttentionLayer
 from dual_cross_attention.backbones.drop_path import sample_drop_path
 from dual_cross_attention.backbones.registry import open_backbone
 from dual_cross_attention.errors import InputError
@@ -126,10 +127,15 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             raise InputError(
                 f"distractor_tokens: expected a share of the patch tokens, in [0, 1]; got {distractor_tokens}"
             )
+        if distractor_tokens != 1.0 and self.family.is_windowed:
+            raise InputError(
+                f"distractor_tokens: expected 1, all tokens, of '{name_of(backbone)}', whose windows are paired as a "
+                f"whole; got {distractor_tokens}"
+            )
         if local_queries == "cross" and self.read_out.reads_patches:
             raise InputError(
-                f"local_queries cross: expected a backbone that classifies its class token, got one that classifies "
-                f"the {self.read_out.name} of its tokens (global_pool {backbone.global_pool!r})"
+                "local_queries cross: expected a backbone with a class token in its blocks, got one that classifies by "
+                f"{self.read_out.name} (global_pool {backbone.global_pool!r})"
             )
         self.backbone = backbone
         self.ablation = ablation
@@ -150,24 +156,22 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             self.side_information = SideInformation(cameras, self.family.token_width(backbone), camera_scale)
         self.has_necks = neck_classes is not None
         if neck_classes is not None:
-            self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
+            self.sa_head = NeckClassifier(self.embed_dim, neck_classes)
 
         if self.has_glca:
             norm = copy.deepcopy(backbone.norm)
             if glca_init == "random" and hasattr(norm, "reset_parameters"):
                 norm.reset_parameters()
-            first, *more = make_glca_blocks(
-                self.family, blocks, self.num_prefix_tokens, glca_init, local_queries, glca_blocks
-            )
+            first, *more = make_glca_blocks(self.family, backbone, glca_init, local_queries, glca_blocks)
             self.glca_block = first
             if more:
                 self.more_glca_blocks = nn.ModuleList(more)
             self.glca_norm = norm
             self.glca_pool = self.read_out.make_pool(backbone, glca_init)
             if neck_classes is not None:
-                self.glca_head = NeckClassifier(backbone.embed_dim, neck_classes)
+                self.glca_head = NeckClassifier(self.embed_dim, neck_classes)
             else:
-                self.glca_head = copy.deepcopy(backbone.head)
+                self.glca_head = copy.deepcopy(self.read_out.classifier(backbone))
                 init_weights_vit_timm(self.glca_head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -200,9 +204,15 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         self._stacked_block, self._last_block = wrap(self._stacked_block), wrap(self._last_block)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, beside all vectors: embeddings."""
+        """Parameters without weight decay, beside all vectors: embeddings, also those in blocks of GLCA."""
+        of_backbone = tuple(f".{name}" for name in self.backbone.no_weight_decay())
+        of_glca = {
+            name
+            for name, _ in self.named_parameters()
+            if ".block." in name and any(each.endswith(f".{name.partition('.block.')[2]}") for each in of_backbone)
+        }
         of_cameras = {"side_information.embedding"} if self.side_information is not None else set()
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()} | of_cameras
+        return {f"backbone{name}" for name in of_backbone} | of_glca | of_cameras
 
     def forward(
         self,
@@ -265,27 +275,27 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         encoded = images if distractor_images is None else torch.cat([images, distractor_images])
         if cameras is not None and distractor_images is not None:
             cameras = F.pad(cameras, (0, len(distractor_images)), value=UNKNOWN)
-        sa_tokens, pwca_tokens, queries, keys, positions = self._encode(
+        sa_tokens, pwca_tokens, layers, positions = self._encode(
             encoded, distractors, with_glca, scored, trace, cameras
         )
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
-            queries, keys = ([layer[: len(images)] for layer in layers] for layers in (queries, keys))
-        score = partial(self._score_patches, sa_tokens, queries, keys) if scored else None
+            layers = [each._replace(query=each.query[: len(images)], key=each.key[: len(images)]) for each in layers]
+        score = partial(self._score_patches, sa_tokens, layers) if scored else None
         return self._decide(sa_tokens, pwca_tokens, positions, score, with_glca, trace)
 
-    def _score_patches(self, tokens: Tensor, queries: list[Tensor], keys: list[Tensor], start: Tensor | None) -> Tensor:
-        return score_patches(tokens, queries, keys, self.num_prefix_tokens, self.local_queries, self.training, start)
+    def _score_patches(self, tokens: Tensor, layers: list[AttentionLayer], start: Tensor | None) -> Tensor:
+        return score_patches(tokens, layers, self.num_prefix_tokens, self.local_queries, self.training, start)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> EncodedImages:
         """What heads and GLCA read of images, for a frozen backbone: (B, 3, H, W) normalized → `EncodedImages`."""
         scored = self.has_glca and self.local_queries != "random"
-        tokens, _, queries, keys, _ = self._encode(images, None, self.has_glca, scored)
+        tokens, _, layers, _ = self._encode(images, None, self.has_glca, scored)
         if not scored:
             return EncodedImages(tokens, None)
-        start = self.read_out.start_row(self.backbone, self.backbone.norm(tokens))
-        return EncodedImages(tokens, self._score_patches(tokens, queries, keys, start))
+        start = self.read_out.start_row(self.backbone, tokens, self.read_out.normalize(self.backbone, tokens))
+        return EncodedImages(tokens, self._score_patches(tokens, layers, start))
 
     def forward_encoded(self, encoded: EncodedImages, branches: Collection[str] | None = None) -> DualOutput:
         """Logits and features of SA and GLCA from what `encode` returns.
@@ -294,7 +304,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             branches: branches to compute, including "sa"; None: all but PWCA.
         """
         tokens, scores = encoded
-        score = partial(self._score_patches, tokens, [], []) if scores is None else lambda _: scores
+        score = partial(self._score_patches, tokens, []) if scores is None else lambda _: scores
         with_glca = "glca" in (self.test_branches if branches is None else branches)
         return self._decide(tokens, None, self.family.positions(self.backbone), score, with_glca)
 
@@ -316,15 +326,16 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         """
         prefix, rows, device = self.num_prefix_tokens, sa_tokens.shape[0], sa_tokens.device
         sa_read = sa_tokens if self.read_out.reads_patches else sa_tokens[:, :prefix]
-        normed = self.backbone.norm(sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens]))
-
+        read = sa_read if pwca_tokens is None else torch.cat([sa_read, pwca_tokens])
+        normed = self.read_out.normalize(self.backbone, read)
         both = self.read_out.feature(self.backbone, normed)
         streams = 1 if pwca_tokens is None else 2
         features = dict(zip(("sa", "pwca"), _streams(both, streams), strict=False))
         out = DualOutput(self._classify(normed, both, features), features)
         start = None
         if (score is not None or trace is not None) and self.read_out.reads_patches:
-            start = self.read_out.start_row(self.backbone, _streams(normed, streams)[0].detach())
+            of_sa = _streams(normed, streams)[0].detach()
+            start = self.read_out.start_row(self.backbone, sa_tokens.detach(), of_sa)
         if trace is not None:
             trace.start = start
         if with_glca:
@@ -333,7 +344,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
                 out.rollout = score(start)
                 out.local = local = select_local(out.rollout, self.local_ratio)
             out.features["glca"] = self._glca_feature(sa_tokens, local, positions, trace)
-            out.logits["glca"] = self.glca_head(self.backbone.head_drop(out.features["glca"]))
+            out.logits["glca"] = self.glca_head(self.read_out.drop(self.backbone, out.features["glca"]))
         return out
 
     def _glca_feature(
@@ -350,11 +361,10 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             of_block = self.family.positions_of_block(positions, place)
         drop_path = sample_drop_path(last.block, tokens.shape[0], tokens.device)
         out = last(tokens, local, drop_path, of_block)
-        normed = self.glca_norm(out[:, 0] if self.glca_pool is None else out)
         if trace is not None:
-            weights = None if self.glca_pool is None else self.glca_pool.row(normed)
+            weights = None if self.glca_pool is None else self.glca_pool.row(out, self.glca_norm)
             trace.glca = last.class_attention(tokens, local, of_block, weights)
-        return normed if self.glca_pool is None else self.glca_pool(normed)
+        return self.glca_norm(out[:, 0]) if self.glca_pool is None else self.glca_pool(out, self.glca_norm)
 
     def _classify(self, normed: Tensor, both: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of SA and, where it is there, PWCA.
@@ -376,40 +386,39 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         scored: bool,
         trace: AttentionTrace | None = None,
         cameras: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor], Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, list[AttentionLayer], Tensor | None]:
         """Applies stem and blocks.
 
         Args:
             scored: whether queries and keys are kept for the choice of the local tokens.
-            trace: takes those of all layers, and SA's tokens.
+            trace: takes those of all layers on the last grid, and SA's tokens.
 
         Returns:
             SA's tokens (B, prefix + N, D), or the prefix alone where nothing reads the others; PWCA's tokens, likewise,
-            or None; for GLCA, queries (of the last layer: CLS's, if that is classified) and keys of SA, (B, heads,
-            tokens, head_dim), of every layer that the choice of the local tokens needs; and positions, of all blocks.
+            or None; for GLCA, queries and keys of SA in every layer that the choice of the local tokens needs; and
+            positions, of all blocks.
         """
         with self._gradients(0):
             tokens, positions = self.family.embed(self.backbone, images)
         if cameras is not None and self.side_information is not None:
             tokens = self.side_information(tokens, cameras)
-        queries: list[Tensor] = []
-        keys: list[Tensor] = []
+        layers: list[AttentionLayer] = []
+        first_kept = self.family.first_on_last_grid(self.backbone)
 
-        def keep(place: int, *query_and_key: Tensor) -> None:
+        def keep(place: int, query: Tensor, key: Tensor, mixing: Tensor | None, bias: Tensor | None = None) -> None:
             is_kept = scored and is_scored(place, depth, self.local_queries)
-            if not is_kept and trace is None:
+            if place < first_kept or not (is_kept or trace is not None):
                 return
             # In training, autograd holds the projection that query and key are views of, and they cost nothing (a
             # compiled block keeps what its compiler chose). Elsewhere a view alone would hold it, with V and PWCA's
             # rows.
             if self.grad_checkpointing or not torch.is_grad_enabled():
-                query_and_key = tuple(each.clone(memory_format=torch.contiguous_format) for each in query_and_key)
+                query, key = (each.clone(memory_format=torch.contiguous_format) for each in (query, key))
+            layer = AttentionLayer(query, key, mixing, bias, self.family.windows(all_blocks[place]))
             if is_kept:
-                queries.append(query_and_key[0])
-                keys.append(query_and_key[1])
+                layers.append(layer)
             if trace is not None:
-                trace.queries.append(query_and_key[0])
-                trace.keys.append(query_and_key[1])
+                trace.layers.append(layer)
 
         prefix = self.num_prefix_tokens
         tokens_of_distractors = None
@@ -418,20 +427,23 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             tokens_of_distractors = sample_distractor_tokens(
                 len(tokens), prefix, patches, self.distractor_tokens, tokens.device
             )
-        *blocks, last = self.family.blocks(self.backbone)
+        all_blocks = self.family.blocks(self.backbone)
+        *blocks, last = all_blocks
         if self.read_out.reads_patches:
             blocks = [*blocks, last]
-        depth = len(self.family.blocks(self.backbone))
+        depth = len(all_blocks)
         both: tuple[Tensor | None, Tensor | None] = (None, None)
         for place, block in enumerate(blocks):
+            with self._gradients(place):
+                tokens = self.family.enter(self.backbone, place, tokens)
             if trace is not None:
                 trace.last_input = tokens
             if place >= depth - self.pwca_blocks:  # else PWCA's stream is SA's
                 both = distractors, tokens_of_distractors
             of_block = self.family.positions_of_block(positions, place)
             with self._gradients(place):
-                tokens, *query_and_key = self._run(self._stacked_block, block, tokens, of_block, *both)
-                keep(place, *query_and_key)
+                tokens, *of_layer = self._run(self._stacked_block, block, tokens, of_block, *both)
+                keep(place, *of_layer)
         if self.read_out.reads_patches:
             sa, pwca = (tokens, None) if distractors is None else tokens.chunk(2)
         else:
@@ -441,11 +453,11 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             whole_sa = with_glca or (trace is not None and trace.with_patch_tokens)
             given = tokens, of_block, distractors, tokens_of_distractors, prefix, whole_sa
             with self._gradients(depth - 1):
-                sa, pwca, *query_and_key = self._run(self._last_block, last, *given)
-                keep(depth - 1, *query_and_key)
+                sa, pwca, *of_layer = self._run(self._last_block, last, *given)
+                keep(depth - 1, *of_layer)
         if trace is not None:
             trace.tokens, trace.last_positions = sa, of_block
-        return sa, pwca, queries, keys, positions
+        return sa, pwca, layers, positions
 
     def _run(
         self,
@@ -456,14 +468,13 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         distractors: Tensor | None,
         distractor_tokens: Tensor | None,
         *options: Any,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """Runs a block, under gradient checkpointing if enabled."""
         rows = tokens.shape[0] if distractors is None else 2 * len(distractors)
         drop_path = sample_drop_path(block, rows, tokens.device)
         noise = None
         if distractors is not None and self.distractor_noise:
-            heads, head_dim = self.family.heads(block)
-            shape = 2, len(distractors), heads, tokens.shape[1], head_dim
+            shape = 2, len(distractors), *self.family.key_shape(block, tokens.shape[1])
             noise = torch.randn(shape, device=tokens.device)
         of_pwca = distractors, drop_path, self.clean_distractors, distractor_tokens, noise
         given = block, self.family, tokens, positions, *of_pwca, *options

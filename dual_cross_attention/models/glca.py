@@ -1,6 +1,5 @@
 """GLCA's blocks, and the scores that select its local tokens."""
 
-import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -9,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock
-from dual_cross_attention.attention.rollout import attention_rollout, row_times_attention
+from dual_cross_attention.attention.rollout import (
+    AttentionLayer,
+    attention_rollout,
+    row_times_attention,
+    row_times_layer,
+)
 from dual_cross_attention.backbones.family import BackboneFamily
 from dual_cross_attention.errors import InputError
 
@@ -22,8 +26,7 @@ LocalQueries = Literal["rollout", "random", "penultimate", "local_only", "cross"
 
 def make_glca_blocks(
     family: BackboneFamily,
-    blocks: Sequence[nn.Module],
-    num_prefix_tokens: int,
+    backbone: nn.Module,
     glca_init: str,
     local_queries: LocalQueries,
     number: int,
@@ -32,26 +35,26 @@ def make_glca_blocks(
 
     Args:
         family: of the backbone.
-        blocks: of the backbone.
-        num_prefix_tokens: of the backbone.
         glca_init: "last_block" copies the backbone's last M blocks, in their order; "random" initializes them.
         local_queries: one of `LOCAL_QUERIES`.
         number: M.
 
     Raises:
-        InputError: more copies than there are blocks, or no second to last block for "penultimate".
+        InputError: more copies than there are blocks on the last grid, or no second to last block for "penultimate".
     """
+    blocks = family.blocks(backbone)[family.first_on_last_grid(backbone) :]
     most = len(blocks) if glca_init == "last_block" else MAX_GLCA_BLOCKS
     if not 1 <= number <= most:
         raise InputError(f"glca_blocks: expected 1 to {most} with glca_init {glca_init}, got {number}")
     if local_queries == "penultimate" and len(blocks) < 2:
         raise InputError("local_queries penultimate: expected a backbone of at least two blocks")
-    own = [copy.deepcopy(blocks[place - number if glca_init == "last_block" else -1]) for place in range(number)]
+    sources = [blocks[place - number if glca_init == "last_block" else -1] for place in range(number)]
+    own = [family.copy_for_glca(backbone, block) for block in sources]
     if glca_init == "random":
         for block in own:
             family.initialize(block)
     attends = local_queries if local_queries in ("local_only", "cross") else "global"
-    return [GlobalLocalBlock(block, num_prefix_tokens, attends, family) for block in own]
+    return [GlobalLocalBlock(block, family.num_prefix_tokens(backbone), attends, family) for block in own]
 
 
 def is_scored(layer: int, layers: int, local_queries: LocalQueries) -> bool:
@@ -61,8 +64,7 @@ def is_scored(layer: int, layers: int, local_queries: LocalQueries) -> bool:
 
 def score_patches(
     tokens: Tensor,
-    queries: Sequence[Tensor],
-    keys: Sequence[Tensor],
+    layers: Sequence[AttentionLayer],
     num_prefix_tokens: int,
     local_queries: LocalQueries,
     training: bool,
@@ -77,8 +79,8 @@ def score_patches(
 
     Args:
         tokens: (B, prefix + N, D), for shape and device.
-        queries, keys: of the layers that `is_scored` names, each (B, heads, prefix + N, head_dim).
-        start: (B, prefix + N) of a pooled backbone, the row that takes CLS's place; None: CLS.
+        layers: those that `is_scored` names.
+        start: (B, prefix + N) of a read-out that reads patch tokens, the row that takes CLS's place; None: CLS.
     """
     if local_queries == "random":
         batch, patches = tokens.shape[0], tokens.shape[1] - num_prefix_tokens
@@ -86,11 +88,18 @@ def score_patches(
             return torch.rand(batch, patches, device=tokens.device)
         return _fixed_scores(patches).to(tokens.device, non_blocking=True).expand(batch, -1)
     if local_queries != "penultimate":
-        return attention_rollout(queries, keys, start=start)[:, num_prefix_tokens:]
-    query, key = queries[0], keys[0]
-    if start is None:
-        query, start = query[:, :, :1], torch.ones(tokens.shape[0], 1, device=tokens.device)
-    return row_times_attention(start, query, key)[:, num_prefix_tokens:]
+        return rollout_of(layers, start)[:, num_prefix_tokens:]
+    if start is not None:
+        return row_times_layer(start, layers[0])[:, num_prefix_tokens:]
+    query, key, mixing, *_ = layers[0]
+    row = torch.ones(tokens.shape[0], 1, device=tokens.device)
+    return row_times_attention(row, query[:, :, :1], key, mixing=mixing)[:, num_prefix_tokens:]
+
+
+def rollout_of(layers: Sequence[AttentionLayer], start: Tensor | None) -> Tensor:
+    """Attention rollout through layers, (B, prefix + N), see `attention_rollout`; of CLS, or from a row of weights."""
+    queries, keys, mixings, biases, windows = zip(*layers, strict=True)
+    return attention_rollout(queries, keys, start=start, mixings=mixings, biases=biases, windows=windows)
 
 
 @cache

@@ -27,7 +27,7 @@ def stacked_block(
     clean_distractors: bool = False,
     distractor_tokens: Tensor | None = None,
     distractor_noise: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Applies any block, or any but the last where that one is computed for prefix tokens only.
 
     Args:
@@ -39,18 +39,21 @@ def stacked_block(
         clean_distractors, distractor_tokens, distractor_noise: see `stacked_attention`.
 
     Returns:
-        tokens (2B, N, D), or (B, N, D) without PWCA; SA's query and key for rollout, each (B, heads, N, head_dim),
-        detached views.
+        tokens (2B, N, D), or (B, N, D) without PWCA; for rollout, SA's query and key, each (B, heads, N, head_dim),
+        detached views, a copy of the family's `score_mixing`, and its `bias`, detached.
     """
     normed = family.normalize(block, tokens)
     query, key, value = family.project(block, normed, positions)
+    bias = family.bias(block)
     if distractors is None:
-        attended = family.attend(block, query, key, value)
+        attended = family.attend(block, query, key, value, bias)
     else:
-        options = clean_distractors, distractor_tokens, distractor_noise
-        attended = stacked_attention(partial(family.attend, block), query, key, value, distractors, *options)
+        attend, options = partial(family.attend, block, bias=bias), (clean_distractors, distractor_tokens)
+        attended = stacked_attention(attend, query, key, value, distractors, *options, distractor_noise)
     batch = tokens.shape[0] if distractors is None else len(distractors)
-    return family.close(block, tokens, normed, attended, drop_path), query[:batch].detach(), key[:batch].detach()
+    out = family.close(block, tokens, normed, attended, drop_path)
+    for_rollout = _copied_mixing(block, family), None if bias is None else bias.detach()
+    return out, query[:batch].detach(), key[:batch].detach(), *for_rollout
 
 
 def last_block(
@@ -65,7 +68,7 @@ def last_block(
     distractor_noise: Tensor | None = None,
     prefix: int = 1,
     whole_sa: bool = True,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
     """Applies the last block; arguments as those of `stacked_block`.
 
     Args:
@@ -73,8 +76,8 @@ def last_block(
         whole_sa: compute SA's patch tokens too (GLCA reads them).
 
     Returns:
-        SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and SA's query of CLS alone
-        (B, heads, 1, head_dim) and key (B, heads, N, head_dim) for rollout, detached.
+        SA's tokens (B, N, D), or (B, prefix, D); PWCA's (B, prefix, D), or None; and for rollout SA's query of CLS
+        alone (B, heads, 1, head_dim) and key (B, heads, N, head_dim), detached, and a copy of `score_mixing`.
     """
     batch = tokens.shape[0] if distractors is None else len(distractors)
     normed = family.normalize(block, tokens)
@@ -87,7 +90,7 @@ def last_block(
     query = family.project_query(block, query_normed, positions if whole_sa else of_prefix)
     attended = family.attend(block, query, key[:batch], value[:batch])
     sa = family.close(block, tokens[:batch, queried], query_normed, attended, sa_drop)
-    for_rollout = query[:, :, :1].detach(), key[:batch].detach()
+    for_rollout = query[:, :, :1].detach(), key[:batch].detach(), _copied_mixing(block, family)
     if distractors is None:
         return sa, None, *for_rollout
 
@@ -110,6 +113,12 @@ def last_block(
     )
     pwca = family.close(block, tokens[own, :prefix], query_normed, attended, pwca_drop)
     return sa, pwca, *for_rollout
+
+
+def _copied_mixing(block: nn.Module, family: BackboneFamily) -> Tensor | None:
+    """A copy, since FSDP frees the parameters of a block after it."""
+    mixing = family.score_mixing(block)
+    return None if mixing is None else mixing.detach().clone()
 
 
 def _halves(drop_path: DropPathMasks, batch: int) -> tuple[DropPathMasks, DropPathMasks]:

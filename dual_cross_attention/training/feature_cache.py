@@ -58,8 +58,9 @@ def cache_features(
         `FeatureBatches`; or `batches`, with a warning, where the features do not fit into memory.
     """
     model, size = strategy.task.model, len(batches.dataset)
-    patches = model.backbone.patch_embed.num_patches if model.has_glca or model.read_out.reads_patches else 0
-    num_bytes = 4 * size * (model.num_prefix_tokens + patches) * model.backbone.embed_dim
+    rows, columns = model.family.grid(model.backbone, (run.config.img_size[0], run.config.img_size[1]))
+    patches = rows * columns if model.has_glca or model.read_out.reads_patches else 0
+    num_bytes = 4 * size * (model.num_prefix_tokens + patches) * model.embed_dim
     needed, usable = num_bytes * strategy.world_size, USABLE * available_memory()
     if needed > usable:
         run.warn(

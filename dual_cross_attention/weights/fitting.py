@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import math
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timm.models import eva, vision_transformer
+from timm.models import eva, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
@@ -34,6 +35,8 @@ class Fit:
         shapes: "NAME (shape) for (expected shape)".
         patch: (height, width) of the file's patches in pixels, before they are resampled; None: unknown.
         has_positions_of_target: whether the position embedding is already that of the backbone's grid.
+        windows: of tables of relative positions, "7×7 → 6×6", where they were resized.
+        has_rectangles: whether tables are of windows that are no squares, by their number of entries.
     """
 
     state: dict[str, Tensor]
@@ -45,6 +48,8 @@ class Fit:
     shapes: list[str]
     patch: tuple[int, int] | None
     has_positions_of_target: bool = False
+    windows: tuple[str, ...] = ()
+    has_rectangles: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -60,6 +65,7 @@ def fit(state: dict[str, Tensor], backbone: Any, with_head: bool = True, patch: 
     """
     patch = patch or _patch_size(state, backbone)
     is_radio = any(name.startswith("radio_model.") for name in state)
+    tables = tables_of(state)
     state = _to_timm(state, backbone, is_radio)
     decoder = {name for name in state if name.startswith(DECODERS)}
     state = {name: value for name, value in state.items() if name not in decoder}
@@ -88,7 +94,31 @@ def fit(state: dict[str, Tensor], backbone: Any, with_head: bool = True, patch: 
         [f"{name} {tuple(state[name].shape)} for {tuple(expected[name])}" for name in common if not fits(name)],
         patch,
         is_radio,
+        _resized_windows(tables, state),
+        any(_side(table) is None for table in tables.values()),
     )
+
+
+def tables_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Swin's tables of relative positions, ((2h - 1) · (2w - 1), heads) for windows of h × w tokens, by name."""
+    return {name: value for name, value in state.items() if name.endswith("relative_position_bias_table")}
+
+
+def _side(table: Tensor) -> int | None:
+    """Of the square window that a table is for; None: the number of its entries is of no square."""
+    root = math.isqrt(table.shape[0])
+    return (root + 1) // 2 if root * root == table.shape[0] and root % 2 else None
+
+
+def _resized_windows(tables: dict[str, Tensor], converted: dict[str, Tensor]) -> tuple[str, ...]:
+    """Each change of a window once, of tables that were resized."""
+    found = {}
+    for name, table in tables.items():
+        new = converted.get(name, table)
+        if new.shape != table.shape or not torch.equal(new, table):
+            sides = (_side(each) for each in (table, new))
+            found[" → ".join(f"{side}×{side}" if side else "a rectangle" for side in sides)] = None
+    return tuple(found)
 
 
 def blocks_of(backbone: Any) -> list[nn.Module]:
@@ -123,6 +153,8 @@ def _to_timm(state: dict[str, Tensor], backbone: Any, with_positions: bool) -> d
     """
     stem = SimpleNamespace(pos_embed=None, patch_embed=backbone.patch_embed, head=backbone.head)
     with torch.no_grad():
+        if isinstance(backbone, swin_transformer.SwinTransformer):
+            return swin_transformer.checkpoint_filter_fn(dict(state), backbone)
         if isinstance(backbone, eva.Eva):
             stem.get_parameter = backbone.get_parameter
             with contextlib.redirect_stdout(io.StringIO()):  # timm prints each bias that it leaves out

@@ -226,6 +226,13 @@ def _fill(backbone: Any, given: Fit, grid: SourceGrid, description: str, source:
         except InputError as error:
             raise InputError(f"weights from {shortened(source)}: {error}") from error
         state = state | {"pos_embed": positions.embedding}
+    size = tuple(backbone.patch_embed.img_size)
+    if given.has_rectangles and grid.img_size != size:  # their shape does not tell h × w from w × h
+        raise InputError(
+            f"weights from {shortened(source)}: tables of relative positions are of windows that are no squares, as of "
+            f"images that are none: expected a file trained at {size[0]}x{size[1]} (--weights_img_size says so, where "
+            "the file does not)"
+        )
     check_finite(state, source)
     state = {name: value.to(expected[name].dtype) for name, value in state.items()}
     check_finite(state, source)  # float64 beyond float32
@@ -233,6 +240,8 @@ def _fill(backbone: Any, given: Fit, grid: SourceGrid, description: str, source:
     left_out = f"; left out, newly initialized: {', '.join(map(escape, given.left_out[:6]))}" if given.left_out else ""
     decoder = f"; left out: {given.decoder} tensors of a decoder" if given.decoder else ""
     logger.info("weights: %s%s%s", description, left_out, decoder)
+    if given.windows:
+        logger.info("weights: tables of relative positions are resized, windows %s", ", ".join(given.windows))
     if positions:
         logger.log(logging.WARNING if positions.is_guess else logging.INFO, "%s", positions.line)
 

@@ -95,6 +95,8 @@ def _of_run(settings: Mapping[str, Any], source: str) -> Metadata:
     if more:
         model += f" --backbone_kwargs '{escape(json.dumps(more)):.100}'"
     heads = more.get("num_heads") if isinstance(more, dict) else None
+    if isinstance(heads, list):  # of stages
+        heads = heads[0] if heads else None
     return Metadata(tuple(size) if is_size else None, True, stats, True, model, heads or _heads_of(name))
 
 

@@ -43,7 +43,8 @@ def refusal(source: str, given: Fit, names: Iterable[str], backbone: Any, model:
     total = len(given.fitting) + len(given.missing) + len(given.shapes)
     source = shortened(source)
     ours = f"the file is of a run with {model:.150}" if model else None
-    reason = ours or _other_model(list(names)) or _other_vit(given, backbone)
+    is_swin = hasattr(backbone, "layers")  # what follows are reasons against plain ViTs
+    reason = ours or (None if is_swin else _other_model(list(names)) or _other_vit(given, backbone))
     reason = f"; likely reason: {reason}" if reason else ""
     for examples, width in ((EXAMPLES, 60), (EXAMPLES, 30), (2, 30), (1, 30), (1, 12)):
         lists = [

@@ -50,14 +50,14 @@ def test_a_figure_names_what_it_shows(explanation):
 
 
 def test_a_figure_without_glca_and_with_all_extras(explanation):
-    for crop, keep_aspect, words in (
+    for crop, keep_aspect, tokens in (
         ((1.0, 1.0), False, []),
         ((1.0, 1.0), True, ["aspect ratio"]),
         ((0.8, 0.75), False, ["80 % of the height", "75 % of the width"]),
         ((0.8, 0.75), True, ["80 % of the height", "aspect ratio"]),
     ):
         seen = replace(explanation, crop=crop, keep_aspect=keep_aspect).crop_words
-        assert all(word in seen for word in words) and bool(seen) == bool(words)
+        assert all(token in seen for token in tokens) and bool(seen) == bool(tokens)
     plain = replace(explanation, glca=None, local=None, gradient=explanation.glca, crop=(0.8, 0.75), model_name="run_1")
     plain = replace(plain, is_calibrated=True, predictions={"sa": replace(plain.predictions["sa"], known=False)})
     figure = plain.figure(show_layers=True)
