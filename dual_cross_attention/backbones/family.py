@@ -161,6 +161,10 @@ class BackboneFamily(ABC):
         """(heads, heads) by which talking heads mix the attention weights of all heads after the softmax, likewise."""
         return None
 
+    def low_rank_layers(self, block: nn.Module) -> list[nn.Linear]:
+        """The linear layers of a block, or of one of `final_blocks`, that LoRA adds to."""
+        return [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
+
     def initialize(self, block: nn.Module) -> None:
         """Initializes a block's weights anew, as timm does when it creates one."""
         named_apply(init_weights_vit_timm, block)

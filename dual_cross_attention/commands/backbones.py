@@ -17,9 +17,9 @@ class BackbonesOptions:
 
     EXAMPLE: ClassVar = "dcal backbones --family eva --name dinov3"
 
-    family: Literal["vit", "hybrid", "eva"] | None = None
+    family: Literal["vit", "hybrid", "eva", "cait"] | None = None
     """Only those of a family: vit, plain Vision Transformers; hybrid, those over a ResNet; eva, timm's Eva: EVA-02,
-    DINOv3, RoPE-ViTs, Perception Encoder."""
+    DINOv3, RoPE-ViTs, Perception Encoder; cait, CaiT."""
     name: str = ""
     """Only those whose name contains this."""
     refused: bool = False

@@ -190,8 +190,10 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         self._stacked_block, self._last_block = wrap(self._stacked_block), wrap(self._last_block)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, beside all vectors: embeddings of the backbone."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        """Parameters without weight decay, beside all vectors: embeddings of the backbone and GLCA's pool."""
+        of_backbone = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        pool = self.glca_pool if self.has_glca else None
+        return of_backbone | ({f"glca_pool.{name}" for name in pool.no_weight_decay()} if pool is not None else set())
 
     def forward(
         self,
