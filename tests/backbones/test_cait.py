@@ -1,5 +1,7 @@
 """CaiT against timm's own code: talking heads, class-attention layers, and what the branches mean there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from timm.models.cait import TalkingHeadAttn
@@ -27,7 +29,7 @@ class TalkingHeads:
 
     def __init__(self, distractors=None):
         self.distractors = distractors
-        self.softmaxes, self.values, self.outputs = [], [], []
+        self.softmaxes = []
 
     def __call__(self, module, tokens):
         batch, number, dim = tokens.shape
@@ -38,9 +40,9 @@ class TalkingHeads:
         scores = [query[:, :, h] @ key[:, :, h].mT / (dim // heads) ** 0.5 for h in range(heads)]
         mix, then = module.proj_l, module.proj_w
         mixed = [sum(mix.weight[g, h] * scores[h] for h in range(heads)) + mix.bias[g] for g in range(heads)]
-        softmaxes = [torch.exp(each) / torch.exp(each).sum(-1, keepdim=True) for each in mixed]
+        softmaxes = torch.stack([torch.exp(each) / torch.exp(each).sum(-1, keepdim=True) for each in mixed])
         after = [sum(then.weight[g, h] * softmaxes[h] for h in range(heads)) + then.bias[g] for g in range(heads)]
-        self.softmaxes.append(torch.stack(softmaxes, dim=1))
+        self.softmaxes.append(softmaxes)  # (heads, B, n, keys)
         out = torch.cat([after[h] @ value[:, :, h] for h in range(heads)], dim=-1)
         return module.proj(out)
 
@@ -92,7 +94,7 @@ def test_rollout_is_the_explicit_product(case, monkeypatch):
     assert_close(trace.start, product[:, 0, 1:].float(), atol=1e-6, rtol=0)
     for softmax in reversed(layers):
         layer = torch.eye(product.shape[-1], dtype=torch.float64).repeat(len(images), 1, 1)
-        layer[:, 1:, 1:] = 0.5 * layer[:, 1:, 1:] + 0.5 * softmax.mean(1)
+        layer[:, 1:, 1:] = 0.5 * layer[:, 1:, 1:] + 0.5 * softmax.mean(0)
         product = product @ layer
     expected = product[:, 0, 1:]
     assert expected.std() > 1e-4
@@ -179,7 +181,7 @@ def test_gradient_rollout_is_of_the_softmax_between_the_mixings(monkeypatch):
     gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), softmaxes)
     row = model.trace(images).start.double()
     for softmax, gradient in zip(reversed(softmaxes), reversed(gradients), strict=True):
-        row = row + torch.einsum("bn,bnm->bm", row, (softmax * gradient).clamp(min=0).mean(1))
+        row = row + torch.einsum("bn,bnm->bm", row, (softmax * gradient).clamp(min=0).mean(0))
     found = gradient_rollout(model, images, target)
     assert_close(found.flatten(1), row.float(), rtol=1e-4, atol=1e-6)
 
@@ -194,7 +196,7 @@ def test_matching_is_the_distractors_half_of_the_joint_softmax(monkeypatch):
         for block in earlier:
             tokens = block(tokens)
         _, (softmax,) = run_written_out(monkeypatch, lambda: last(tokens), torch.tensor([1, 0]))
-    there, back = softmax.mean(1)[:, :, tokens.shape[1] :]
+    there, back = softmax.mean(0)[:, :, tokens.shape[1] :]
     expected = (there + back.mT) / 2
     assert_close(match_scores(model, images[:1], images[1:], "pwca")[0], expected.float(), atol=1e-6, rtol=1e-4)
 
@@ -205,8 +207,11 @@ def test_sa_only_costs_what_timms_step_does(training):
     model = case.create(ablation="sa_only").train(training)
     reference, images = case.reference(model), case.images()
 
+    for each in (model, reference):
+        each.requires_grad_(training)
+
     def cost(run):
-        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        with FlopCounterMode(display=False) as counter:
             out = run()
             if training:
                 out.sum().backward()
@@ -217,13 +222,9 @@ def test_sa_only_costs_what_timms_step_does(training):
 
 def test_stochastic_depth_is_timms():
     """The factors of both branches come from the block's one module, in timm's order."""
-    case = CAIT[0]
-    model = case.create(ablation="sa_only", drop_path_rate=0.5).train()
-    reference, images = case.reference(model), case.images().float()
-    model, reference = model.float(), reference.float()
-    for block in reference.blocks:
-        block.drop_path.drop_prob = 0.5
-    reference.train()
+    case = replace(CAIT[0], kwargs=CAIT[0].kwargs | {"drop_path_rate": 0.5})
+    model = case.create(ablation="sa_only").float().train()
+    reference, images = case.reference(model).float(), case.images().float()
     torch.manual_seed(4)
     expected = reference(images)
     torch.manual_seed(4)
