@@ -28,6 +28,7 @@ class CaitFamily(BackboneFamily):
     name = "cait"
     timm_modules = ("cait",)
     summary = "CaiT: talking heads, and class-attention layers after the blocks"
+    has_fused_attention = False
 
     def reason_against(self, backbone: nn.Module) -> str | None:
         if type(backbone) is not Cait:

@@ -36,11 +36,13 @@ class BackboneFamily(ABC):
         name: as of `dcal backbones --family`.
         timm_modules: timm's modules with models of the family; each model is checked when it is created.
         summary: one line on what the method means here.
+        has_fused_attention: whether attention runs in a fused kernel, which stores no weights.
     """
 
     name: str
     timm_modules: tuple[str, ...]
     summary: str
+    has_fused_attention: bool = True
 
     # the whole backbone
 
