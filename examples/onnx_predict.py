@@ -20,6 +20,11 @@ def read_pixels(path: str, preprocessing: dict) -> np.ndarray:
     """(3, H, W) float32, normalized."""
     (resize_height, resize_width), (height, width) = preprocessing["resize"], preprocessing["img_size"]
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    if preprocessing.get("keep_aspect"):
+        scale = min(image.width / resize_width, image.height / resize_height)
+        size = round(scale * resize_width), round(scale * resize_height)
+        corner = [round((side - kept) / 2) for side, kept in zip(image.size, size, strict=True)]
+        image = image.crop((*corner, corner[0] + size[0], corner[1] + size[1]))
     image = image.resize((resize_width, resize_height), FILTERS[preprocessing["interpolation"]])
     top, left = round((resize_height - height) / 2), round((resize_width - width) / 2)
     pixels = np.asarray(image, dtype=np.float32)[top : top + height, left : left + width] / 255

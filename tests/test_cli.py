@@ -67,6 +67,7 @@ def test_files_and_columns_of_a_run(dcal, small, tmp_path, ablation):
         "last.safetensors",
         "checkpoints",
         "tensorboard",
+        "train_images.jpg",
     }
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     assert not list(run.rglob("*.tmp"))

@@ -121,7 +121,7 @@ def _shown_default(field: Field[Any] | None) -> str:
     default = _default(field)
     if default is None:
         return "null"
-    if isinstance(default, list):
+    if isinstance(default, list | tuple):
         return f"`{' '.join(map(str, default))}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
@@ -132,6 +132,8 @@ def shown_type(hint: Any) -> str:
         return " or ".join(shown_type(part) for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"one or several of {shown_type(get_args(hint)[0])}"
     if get_origin(hint) is list:
         return f"list of {get_args(hint)[0].__name__}"
     if get_origin(hint) is dict:

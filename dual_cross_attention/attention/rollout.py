@@ -156,10 +156,19 @@ def kernel_runs(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool
 
 def _row_times_plain(row: Tensor, query: Tensor, key: Tensor, mixing: Tensor | None) -> Tensor:
     """The same with all attention weights at once, for `torch.export`: no loop that depends on the batch, no buffer."""
-    scores = query.float() @ key.float().transpose(-2, -1) / math.sqrt(query.shape[-1])
+    return (row[:, None, None] @ attention_weights(query.float(), key.float(), mixing)).mean(1)[:, 0]
+
+
+def attention_weights(query: Tensor, key: Tensor, mixing: Tensor | None = None) -> Tensor:
+    """softmax(QKᵀ/√d), all weights at once: (B, heads, n, d), (B, heads, N, d) → (B, heads, n, N).
+
+    Args:
+        mixing: of `row_times_attention`.
+    """
+    scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)
     if mixing is not None:
         scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
-    return (row[:, None, None] @ scores.softmax(dim=-1)).mean(1)[:, 0]
+    return scores.softmax(dim=-1)
 
 
 def _row_times_mixed(row: Tensor, query: Tensor, key: Tensor, mixing: Tensor, max_scores: int) -> Tensor:

@@ -58,6 +58,11 @@ class BackboneFamily(ABC):
     def embed(self, backbone: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Applies the stem, up to the first block: (B, 3, H, W) → tokens (B, prefix + N, D), and all positions."""
 
+    def token_width(self, backbone: Any) -> int:
+        """D of the tokens that `embed` returns."""
+        width: int = backbone.embed_dim
+        return width
+
     def read_out(self, backbone: Any) -> ReadOut | None:
         """Where the feature that is classified comes from; None: it has no row of weights over the tokens."""
         return read_out_of(backbone)

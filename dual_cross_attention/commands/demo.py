@@ -12,7 +12,8 @@ from dual_cross_attention.configs.arguments import read_options
 @dataclass(kw_only=True)
 class DemoOptions(NamedModelOptions, DeviceOptions):
     """Serves a web page on this machine: images that are dropped on it, pasted, or taken with the camera are classified
-    and explained, and identified with an index. No request leaves the machine. Ctrl-C stops it."""
+    and explained, and identified with an index. No request leaves the machine. Ctrl-C stops it. An exported .onnx file
+    classifies and identifies, and explains nothing."""
 
     EXAMPLE: ClassVar = "dcal demo runs/birds\ndcal demo runs/people --index people.index --port 8080"
     GROUPS: ClassVar = {
@@ -44,7 +45,6 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploaded files are deleted then, too
     auth = [read_password(word) for word in options.auth]
     model = load_model(options.model, options.device, options.precision)
-    model.check_is_pytorch("demo")
     server = serve(model, options.index, options.examples, options.host, options.port, auth, options.top_k)
     try:  # around the address, too: a user may stop the page as soon as it is printed
         with server:

@@ -65,8 +65,10 @@ def add_files_and_report(
 ) -> int:
     """Adds files, and says what was done; the exit status, 1 if images could not be read."""
     from dual_cross_attention.gallery.adding import add_files
+    from dual_cross_attention.gallery.models import computed_by
 
-    done = add_files(index, embedder(model, index.settings.branch, options), files, console)
+    embed = embedder(model, index.settings.branch, options)
+    done = add_files(index, embed, files, console, computed_by(model, index.settings))
     for path, reason in done.unreadable:
         console.print(f"warning: {escape(path)} cannot be read: {reason}", style="yellow", soft_wrap=True)
     for path, identity, other, kept in done.images.conflicts:

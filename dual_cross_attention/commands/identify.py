@@ -57,6 +57,7 @@ def run(arguments: list[str]) -> int:
     check_outputs(options.output)
     from dual_cross_attention.gallery.enroll import enroll, new_names
     from dual_cross_attention.gallery.identify import decide_by, group_new, identify_all
+    from dual_cross_attention.gallery.models import computed_by
     from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, identity_row
 
     images = find_inputs(options.images, console)
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> int:
         groups = group_new(index, [tracks[number] for number in new], limit)
     names: list[str] = []
     if options.enroll:
-        names = enroll(index, [tracks[number] for number in new], groups)
+        names = enroll(index, [tracks[number] for number in new], groups, computed_by(model, index.settings))
     elif options.cluster:
         by_group = new_names(index, len({*groups}))
         names = [by_group[group] for group in groups]

@@ -54,6 +54,8 @@ def _lines(result: dict[str, Any]) -> dict[str, str]:
         "unused": f"{result['unused']:,} vectors of removed images",
         "rebuild": f"advised: {result['rebuild']}" if result["rebuild"] else "not needed",
     }
+    if result["computed_by"]:
+        lines["added by"] = f"{', '.join(map(escape, result['computed_by']))}, too: its features differ by rounding"
     if "images_by_identity" in result:
         lines |= {f"  {escape(name)}": f"{number:,}" for name, number in result["images_by_identity"].items()}
     return lines

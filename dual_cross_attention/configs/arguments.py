@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from dual_cross_attention.configs.values import convert, type_hints, type_names, what_exists
 from dual_cross_attention.errors import InputError
@@ -17,8 +17,8 @@ from dual_cross_attention.text import escape
 
 Options = TypeVar("Options")
 
-SEVERAL_WORDS = {list[int], list[float], tuple[int, ...], tuple[str, ...]}
-"""Types of flags that take one or more words."""
+SEVERAL_WORDS = {list[int], list[float]}
+"""Types of flags that take one or more words, beside tuples."""
 
 
 def positional(metavar: str, **default: Any) -> Any:
@@ -121,7 +121,8 @@ def _number_of_words(hint: Any) -> dict[str, Any]:
     """After a flag: none or one of a truth value, one or more of a list, else one; as arguments of `add_argument`."""
     if hint is bool:
         return {"nargs": "?", "const": "true"}
-    return {"nargs": "+"} if SEVERAL_WORDS & {hint, *get_args(hint)} else {}
+    parts = {hint, *get_args(hint)}
+    return {"nargs": "+"} if SEVERAL_WORDS & parts or any(get_origin(part) is tuple for part in parts) else {}
 
 
 @cache

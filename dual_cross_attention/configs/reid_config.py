@@ -21,6 +21,8 @@ class ReIDConfig(TrainingConfig):
         "images_per_identity": (2, None),
         "padding": (0, None),
         "erasing": (0, 1),
+        "sie_coe": (0, None),
+        "sie_dropout": (0, 1),
     }
 
     # --- data ---
@@ -41,6 +43,19 @@ class ReIDConfig(TrainingConfig):
     backbone: str = "deit_tiny_patch16_224"
     local_ratio: float = 0.3
     drop_path_rate: float = 0.1
+
+    sie: Literal["none", "camera"] = setting("none", before={1: "none"})
+    """Side information embedding of TransReID. camera: a learned vector per camera, times sie_coe, is added to all
+    tokens before the first block. Images whose camera is not one of the training get none: those of other datasets, and
+    all outside of an evaluation on the dataset of the run (embed, index, export)."""
+    sie_coe: float = setting(3.0, before={1: 3.0})
+    """Factor of the side information embedding; 3 in TransReID."""
+    sie_dropout: float = setting(0.1, before={1: 0.1})
+    """Probability that a training image counts as one of an unknown camera, so that the model learns features of such
+    images too. TransReID: 0."""
+    sie_cameras: tuple[str, ...] = setting((), before={1: ()})
+    """Names of the cameras that have an embedding; images of others count as of an unknown camera. Empty: those of the
+    training images, which a run records here when it begins."""
 
     # --- images and augmentation ---
     img_size: int | list[int] = field(default_factory=lambda: [256, 128])
@@ -90,6 +105,14 @@ class ReIDConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.sie_cameras = tuple(self.sie_cameras)
+        if len({*self.sie_cameras}) < len(self.sie_cameras):
+            raise InputError("sie_cameras: expected different names, got one twice")
+        if self.sie != "none" and self.freeze:
+            raise InputError(
+                f"sie {self.sie} is trained through all blocks, and freeze {self.freeze} runs some without gradients: "
+                "take one"
+            )
         if self.batch_size % self.images_per_identity or self.batch_size < 2 * self.images_per_identity:
             raise InputError(
                 f"batch_size {self.batch_size}: the triplet loss needs at least two identities of "

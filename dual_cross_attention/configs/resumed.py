@@ -21,6 +21,9 @@ FREE_TO_CHANGE = {
     "use_gradient_checkpointing",
     "output_dir",
     "resume",
+    "log_with",
+    "tracker_project",
+    "sample_images",
 }
 
 # Settings that are resolved when a run begins, by the value that leaves them open: a resumed run keeps its own.
@@ -30,6 +33,7 @@ LEFT_OPEN = {
     "std": ("auto", None),
     "cameras": ("auto",),
     "bbox": ("crop",),
+    "sie_cameras": ((),),
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from dual_cross_attention.configs.finetuning_config import FineTuningConfig
+from dual_cross_attention.configs.tracking_config import TrackingConfig
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_version, setting
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.text import short_repr
@@ -17,7 +18,7 @@ Config = TypeVar("Config", bound="TrainingConfig")
 
 
 @dataclass(kw_only=True)
-class TrainingConfig(FineTuningConfig):
+class TrainingConfig(FineTuningConfig, TrackingConfig):
     """Settings of any task. Those without a default here get one in the config of the task.
 
     Raises:
@@ -35,7 +36,7 @@ class TrainingConfig(FineTuningConfig):
         "auto_augment mixup cutmix class_balance image_noise label_noise mean std pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
         "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
-        "pwca_blocks drop_path_rate",
+        "pwca_blocks drop_path_rate sie sie_coe sie_dropout sie_cameras",
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
@@ -43,42 +44,47 @@ class TrainingConfig(FineTuningConfig):
         "loss": "loss_weights weight_bound label_smoothing triplet_margin",
         "evaluation": "eval_batch_size eval_every feature distance normalize_features",
         "run and resume": "seed output_dir resume checkpoint_minutes",
+        "trackers and sample images": "log_with tracker_project sample_images",
         "hardware and speed": "device precision use_gradient_checkpointing compile parallel num_workers cache",
     }
 
     # Smallest and largest value of a number; None: no limit.
-    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = FineTuningConfig.RANGES | {
-        "drop_path_rate": (0, 0.99),
-        "glca_blocks": (1, 100),
-        "pwca_blocks": (1, None),
-        "distractor_tokens": (0, 1),
-        "pwca_every": (1, None),
-        "pwca_start": (0, 1),
-        "pwca_warmup": (0, 1),
-        "glca_start": (0, 1),
-        "flip": (0, 1),
-        "color_jitter": (0, None),
-        "image_noise": (0, None),
-        "label_noise": (0, 1),
-        "epochs": (1, None),
-        "batch_size": (1, None),
-        "gradient_accumulation_steps": (1, None),
-        "lr": (0, None),
-        "lr_per_512": (0, None),
-        "min_lr": (0, None),
-        "warmup_epochs": (0, None),
-        "weight_decay": (0, None),
-        "bias_lr_factor": (0, None),
-        "w_lr_factor": (0, None),
-        "clip_grad": (1e-12, None),
-        "weight_bound": (1e-12, None),
-        "num_workers": (0, None),
-        "eval_batch_size": (1, None),
-        "eval_every": (1, None),
-        "checkpoint_minutes": (0, None),
-        "max_bad_images": (0, None),
-        "seed": (0, 2**31),
-    }
+    RANGES: ClassVar[dict[str, tuple[float, float | None]]] = (
+        FineTuningConfig.RANGES
+        | TrackingConfig.RANGES
+        | {
+            "drop_path_rate": (0, 0.99),
+            "glca_blocks": (1, 100),
+            "pwca_blocks": (1, None),
+            "distractor_tokens": (0, 1),
+            "pwca_every": (1, None),
+            "pwca_start": (0, 1),
+            "pwca_warmup": (0, 1),
+            "glca_start": (0, 1),
+            "flip": (0, 1),
+            "color_jitter": (0, None),
+            "image_noise": (0, None),
+            "label_noise": (0, 1),
+            "epochs": (1, None),
+            "batch_size": (1, None),
+            "gradient_accumulation_steps": (1, None),
+            "lr": (0, None),
+            "lr_per_512": (0, None),
+            "min_lr": (0, None),
+            "warmup_epochs": (0, None),
+            "weight_decay": (0, None),
+            "bias_lr_factor": (0, None),
+            "w_lr_factor": (0, None),
+            "clip_grad": (1e-12, None),
+            "weight_bound": (1e-12, None),
+            "num_workers": (0, None),
+            "eval_batch_size": (1, None),
+            "eval_every": (1, None),
+            "checkpoint_minutes": (0, None),
+            "max_bad_images": (0, None),
+            "seed": (0, 2**31),
+        }
+    )
 
     # Names of those in `given` that are flags of the command line, which stand over what --config files say.
     flags: ClassVar[frozenset[str]] = frozenset()
@@ -119,8 +125,9 @@ class TrainingConfig(FineTuningConfig):
     """Branches that are trained. full: SA + GLCA + PWCA; sa_only: the plain backbone, which is the baseline."""
     local_ratio: float
     """R: share of the patch tokens, from 0 to 1, that are local queries of GLCA."""
-    glca_init: Literal["random", "last_block"] = "random"
-    """Initial weights of the M blocks of GLCA: random, or a copy of the last M blocks of the backbone."""
+    glca_init: Literal["random", "last_block"] = setting("last_block", before={2: "random"})
+    """Initial weights of the M blocks of GLCA: a copy of the last M blocks of the backbone, or random as in the
+    paper."""
     local_queries: Literal["rollout", "random", "penultimate", "local_only", "cross"] = setting(
         "rollout", before={1: "rollout"}
     )
@@ -295,6 +302,7 @@ class TrainingConfig(FineTuningConfig):
                 )
         self._check_pixel_stats()
         self._check_fine_tuning()
+        self._check_tracking()
         if self.pwca_start + self.pwca_warmup > 1 + 1e-9:
             raise InputError(
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "

@@ -41,6 +41,9 @@ def type_names(hint: Any) -> tuple[str, str]:
     """A type as help shows it (`FLOAT|null`), and as errors do (`a number, or null`)."""
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint)), f"one of {', '.join(get_args(hint))}"
+    if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
+        short, long = type_names(get_args(hint)[0])
+        return short, long.replace("one of", "one or several of", 1)
     if get_origin(hint) in UNIONS:
         short, long = zip(*map(type_names, get_args(hint)), strict=True)
         return "|".join(dict.fromkeys(short)), ", or ".join(long)
@@ -64,6 +67,8 @@ def _convert(hint: Any, value: Any) -> Any:
                 return _convert(part, value)
     elif kind is Literal and value in parts:
         return value
+    elif kind is tuple and get_origin(parts[0]) is Literal and isinstance(value, str):
+        return tuple(_convert(parts[0], word.strip()) for word in value.strip("[]").split(","))
     elif isinstance(value, str) and kind is not str:
         if kind in (int, float):  # YAML 1.1 takes 1e-4 for text, and 010 for 8
             with suppress(ValueError):
@@ -73,7 +78,7 @@ def _convert(hint: Any, value: Any) -> Any:
             return _convert(hint, read)
     elif kind is list and isinstance(value, list):
         return [_convert(parts[0], each) for each in value]
-    elif kind is tuple and isinstance(value, list):
+    elif kind is tuple and isinstance(value, list | tuple):
         return tuple(_convert(parts[0], each) for each in value)
     elif kind is tuple and parts[0] is not str:
         return (_convert(parts[0], value),)

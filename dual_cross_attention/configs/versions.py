@@ -15,7 +15,7 @@ from typing import Any
 
 from dual_cross_attention.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of all files that are written. Raise it when you declare a `before` that is not the default."""
 FIRST_VERSION = 1
 """Of files that were written before they had a `format_version`."""

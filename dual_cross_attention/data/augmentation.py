@@ -105,8 +105,12 @@ class CropToAspect(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(3, H, W) → the largest centered (3, H', W') of the ratio."""
-        scale = min(image.shape[-2] / self.size[0], image.shape[-1] / self.size[1])
-        return F.center_crop(image, [max(1, round(scale * side)) for side in self.size])
+        return F.center_crop(image, self.kept(image.shape[-2], image.shape[-1]))
+
+    def kept(self, height: int, width: int) -> list[int]:
+        """Height and width of what is left of an image, in pixels."""
+        scale = min(height / self.size[0], width / self.size[1])
+        return [max(1, round(scale * side)) for side in self.size]
 
 
 def resize_steps(size: tuple[int, int], interpolation: InterpolationMode, keep_aspect: bool) -> list[nn.Module]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from dual_cross_attention.atomic_io import flush
+from dual_cross_attention.data.folders import what_is_in
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import escape
+from dual_cross_attention.text import escape, few
 from dual_cross_attention.version import __version__
 
 TIMEOUT = 60.0
@@ -44,12 +45,14 @@ class Archive:
         md5: its checksum, in hexadecimal.
         size: in bytes, about, for messages.
         folder: the folder in it that is the dataset.
+        contents: files and folders in that folder, of which none may be missing.
     """
 
     url: str
     md5: str
     size: int
     folder: str
+    contents: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -71,13 +74,13 @@ def download(archive: Archive, root: Path, progress: Progress = lambda done, tot
 
     Raises:
         InputError: the download failed (what is there is kept), the checksum is another one (it is removed), the
-            archive cannot be unpacked safely, or `root` cannot be written.
+            archive cannot be unpacked safely, `root` cannot be written, or the folder exists and is incomplete.
     """
     folder = root / archive.folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{archive.folder}.lock"):
-            if folder.exists():
+            if _is_there(folder, archive):
                 return folder
             path = root / f"{archive.file_name}.part"
             if not _is_complete(path, archive):
@@ -101,13 +104,13 @@ def download(archive: Archive, root: Path, progress: Progress = lambda done, tot
 def fetch(url: str, path: Path, progress: Progress = lambda done, total: None) -> None:
     """Downloads a file; bytes of `path` that are there already are not requested again (HTTP Range).
 
-    A broken connection is retried, as long as new bytes come.
+    A broken connection is retried: `ATTEMPTS` times, and as long as the file gets longer than it ever was.
 
     Raises:
         InputError: it cannot be downloaded; what is there is kept.
         OSError: `path` cannot be written.
     """
-    failures = 0
+    failures = longest = 0
     while True:
         before = path.stat().st_size if path.exists() else 0
         try:
@@ -115,9 +118,10 @@ def fetch(url: str, path: Path, progress: Progress = lambda done, total: None) -
             return
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             have = path.stat().st_size if path.exists() else 0
-            failures = 1 if have > before else failures + 1
+            failures = 1 if have > longest else failures + 1
+            longest = max(longest, have)
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if refused or not have or failures >= ATTEMPTS:
+            if refused or failures >= ATTEMPTS:
                 reason = " ".join(f"{getattr(error, 'reason', None) or error or type(error).__name__}".split())
                 resumes = f"; {have:,} bytes are there, and the same command continues after them" if have else ""
                 code = f"HTTP {error.code}: " if isinstance(error, urllib.error.HTTPError) else ""
@@ -152,6 +156,23 @@ def _receive(url: str, path: Path, have: int, progress: Progress) -> None:
                 progress(start, expected)
     if expected is not None and start < expected:
         raise ConnectionError(f"the connection ended after {start:,} of {expected:,} bytes")
+
+
+def _is_there(folder: Path, archive: Archive) -> bool:
+    """Whether the dataset is there; raises InputError for another file or folder in its place."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise InputError(
+                f"expected a folder or nothing at {escape(folder)}, but {what_is_in(folder)}: move it away"
+            )
+        return False
+    if not any(folder.iterdir()):
+        return False
+    if missing := [name for name in archive.contents if not (folder / name).exists()]:
+        raise InputError(
+            f"{escape(folder)} exists but has no {few(missing)}: move it away, and the same command downloads all of it"
+        )
+    return True
 
 
 def _is_complete(path: Path, archive: Archive) -> bool:

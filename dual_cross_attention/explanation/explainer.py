@@ -15,9 +15,10 @@ from dual_cross_attention.explanation.explanation import Explanation
 from dual_cross_attention.explanation.gradient_rollout import gradient_rollout
 from dual_cross_attention.explanation.maps import AttentionMaps, attention_maps, vote
 from dual_cross_attention.explanation.shown_image import ShownPreprocessing, crop_share, pixels_of
+from dual_cross_attention.inference.answers import NOT_FINITE, answer_logits
 from dual_cross_attention.inference.calibration import TOGETHER
 from dual_cross_attention.inference.inputs import image_sources
-from dual_cross_attention.inference.loaded_model import BATCH_SIZE, NOT_FINITE, LoadedModel
+from dual_cross_attention.inference.loaded_model import BATCH_SIZE, LoadedModel
 from dual_cross_attention.inference.prediction import Prediction
 from dual_cross_attention.inference.reading import ImageBatch, read_batches
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -108,6 +109,7 @@ class Explainer:
                 image=None if shown is None else shown[row].numpy(),
                 local_queries=self.network.local_queries,
                 crop=crop,
+                keep_aspect=self.preprocessing.keep_aspect,
                 is_calibrated=self.is_calibrated,
                 model_name=self.name,
             )
@@ -203,15 +205,7 @@ def _answers(
         raise InputError(f"labels: expected {classes:,}, one a class, got {len(labels):,}")
     names = [f"class {index}" for index in range(classes)] if labels is None else labels
 
-    def answer(logits: Logits, branch: str | None) -> list[Prediction]:
-        probabilities = vote(logits)
-        found = []
-        for values, indices in zip(*(each.tolist() for each in probabilities.topk(min(top_k, classes))), strict=True):
-            top = [(names[index], value) for index, value in zip(indices, values, strict=True)]
-            found.append(Prediction(None, *top[0], None, top))
-        return found
-
-    return answer
+    return lambda logits, branch: answer_logits(logits, names, min(top_k, classes))
 
 
 def _tensor_batches(images: Tensor, preprocessing: Preprocessing, size: int) -> Iterator[ImageBatch]:

@@ -34,6 +34,7 @@ class Explanation:
             None where it was not kept.
         local_queries: how the model chose the local tokens, see `DualCrossAttentionViT`.
         crop: share of the resized image's height and width that the model saw, (1.0, 1.0) if nothing was cropped.
+        keep_aspect: whether the image was cropped to the aspect ratio of the model's input before it was resized.
         is_calibrated: whether probabilities are calibrated.
         model_name: for figures.
         error: why the image cannot be read; all else but `path` is then None or empty.
@@ -49,6 +50,7 @@ class Explanation:
     image: np.ndarray | None = None
     local_queries: str = "rollout"
     crop: tuple[float, float] = (1.0, 1.0)
+    keep_aspect: bool = False
     is_calibrated: bool = False
     model_name: str = ""
     error: str | None = None
@@ -62,6 +64,15 @@ class Explanation:
         if name == "gradient" and self.gradient is not None:
             return self.gradient
         return combined_map(name or self.default_map, self.rollout, self.glca)
+
+    @property
+    def crop_words(self) -> str:
+        """Which region of the image the model saw; empty if all of it."""
+        if self.crop == (1.0, 1.0):
+            return "the center crop with the aspect ratio of the model's input" if self.keep_aspect else ""
+        height, width = (round(100 * share) for share in self.crop)
+        of_ratio = " of its center with the aspect ratio of the model's input" if self.keep_aspect else ""
+        return f"the center crop, {height} % of the height and {width} % of the width{of_ratio}"
 
     @property
     def default_map(self) -> MapName:

@@ -106,7 +106,7 @@ def _draw_maps(place: SubFigure, explanation: Explanation, is_beside: bool) -> N
         place, beside = place.subfigures(1, 2, width_ratios=[1 + len(maps), 3 - len(maps)])
         _draw_predictions(beside, explanation)
     first, *axes = place.subplots(1, 1 + len(maps))
-    show_image(first, explanation.image, "image" if explanation.crop == (1.0, 1.0) else "image, center crop")
+    show_image(first, explanation.image, "image, center crop" if explanation.crop_words else "image")
     for each, (name, values) in zip(axes, maps.items(), strict=True):
         title = MAP_TITLES[name]
         if name == "rollout" and explanation.local is not None:
@@ -123,10 +123,8 @@ def _local_title(explanation: Explanation) -> str:
 
 
 def _crop_note(explanation: Explanation) -> str:
-    if explanation.crop == (1.0, 1.0):
-        return ""
-    height, width = (round(100 * share) for share in explanation.crop)
-    return f"Shown is what the model sees: the center crop, {height} % of the height and {width} % of the width."
+    seen = explanation.crop_words
+    return f"Shown is what the model sees: {seen}." if seen else ""
 
 
 def show_image(axes: Axes, image: np.ndarray, title: str) -> None:

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.export.gate import Comparison
 from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
 from dual_cross_attention.inference.onnx_files import DTYPES, import_onnx
 from dual_cross_attention.inference.onnx_model import OnnxModel
@@ -62,34 +63,47 @@ def export_model(
     ending = "".join(f"-{word}" for word in (branch, dtype) if word not in (None, "fp32"))
     target = output or Path(f"{default_name(file)}{ending}{SUFFIXES[format]}")
     check_target(target, format)
+    from dual_cross_attention.export.sample_images import sample_images
+
+    labeled = None
+    if dtype != "fp32":
+        from dual_cross_attention.export.reduced import read_labeled
+
+        labeled = read_labeled(saved, data_root)
+    images, images_are = sample_images(saved, data_root)
     if format == "timm":
         from dual_cross_attention.export.timm_directory import write_timm_directory
 
-        return target, write_timm_directory(saved, target)
+        return target, write_timm_directory(saved, target, images)
     if format == "pt2":
-        from dual_cross_attention.export.program import write_program
+        from dual_cross_attention.export.program import make_program, write_program
 
-        return target, write_program(saved, branches, target)
+        compared = write_program(make_program(saved, branches), saved, branches, target, images, images_are)
+        trust = "a .pt2 file can hold code: load only files that you trust"
+        return target, [*comparison_lines(compared, images_are, saved, branches), trust]
     from dual_cross_attention.export.onnx_export import make_proto, write_checked
-    from dual_cross_attention.export.reduced import MAX_LOSS, export_reduced, read_labeled
-    from dual_cross_attention.export.sample_images import sample_images
 
-    labeled = None if dtype == "fp32" else read_labeled(saved, data_root)
-    images, images_are = sample_images(saved, data_root)
     proto = make_proto(saved, branches)
     with TemporaryDirectory() as folder:
-        in_fp32 = target if dtype == "fp32" else Path(folder) / "fp32.onnx"
-        result = write_checked(proto, saved, branches, in_fp32, images, images_are)
-    lines = [
-        f"compared with PyTorch on {result.images} images ({images_are}), batches of "
-        f"{', '.join(map(str, result.batches))}:",
-        *result.lines(saved.config.task, "glca" in branches),
-    ]
-    if labeled:
+        in_fp32 = target if labeled is None else Path(folder) / "fp32.onnx"
+        compared = write_checked(proto, saved, branches, in_fp32, images, images_are)
+        fp32_bytes = in_fp32.stat().st_size
+    lines = comparison_lines(compared, images_are, saved, branches)
+    if labeled is not None:
+        from dual_cross_attention.export.reduced import MAX_LOSS, export_reduced
+
         allowed = MAX_LOSS if max_loss is None else max_loss
         accuracy = export_reduced(proto, saved, branches, target, dtype, labeled, allowed, console)
-        lines = [f"in fp32, {lines[0]}", *lines[1:], *accuracy.lines(saved.config.task, allowed)]
+        size = f"{target.stat().st_size:,} bytes, in fp32 {fp32_bytes:,}"
+        lines = [f"in fp32, {lines[0]}", *lines[1:], *accuracy.lines(saved.config.task, allowed), size]
     return target, lines
+
+
+def comparison_lines(result: Comparison, images_are: str, saved: SavedModel, branches: list[str]) -> list[str]:
+    """What was compared, for the screen."""
+    batches = ", ".join(map(str, result.batches))
+    first = f"compared with PyTorch on {result.images} images ({images_are}), batches of {batches}:"
+    return [first, *result.lines(saved.config.task, "glca" in branches)]
 
 
 def exported_branches(saved: SavedModel, branch: str | None) -> list[str]:
@@ -108,7 +122,10 @@ def exported_branches(saved: SavedModel, branch: str | None) -> list[str]:
 
 
 def default_name(file: Path) -> str:
-    """The name of the run folder or directory of a model file, or of the file where it has a name of its own."""
+    """The name of the run folder or directory of a model file, of the repository of a downloaded one, or of the file
+    where it has a name of its own."""
+    if file.parent.parent.name == "snapshots":  # of huggingface_hub: models--ORG--NAME/snapshots/COMMIT/FILE
+        return file.parents[2].name.rpartition("--")[2]
     folder = RunFolder(file.parent)
     is_generic = file in (folder.best, folder.last) or file.name == "model.safetensors"
     return file.absolute().parent.name if is_generic and file.absolute().parent.name else file.stem

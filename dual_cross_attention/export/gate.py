@@ -107,13 +107,13 @@ def compare(saved: SavedModel, branches: list[str], exported: SavedModel, images
     Args:
         saved: the model in PyTorch, on CPU, float32.
         branches: the exported ones.
-        exported: as `read_onnx` reads it in a fresh session.
-        images: at least one for each place of `BATCHES`; they are used again if there are fewer.
+        exported: as `read_onnx` or `read_program` reads it.
+        images: see `in_batches`.
     """
     graph, largest = InferenceGraph(saved, branches).eval(), _Largest()
     result = largest.result
     result.labels = same_metadata(saved, exported)
-    for batch in _batches(images):
+    for batch in in_batches(images):
         with torch.no_grad():
             expected = graph(torch.stack([saved.preprocessing(image) for image in batch]))
         wanted = dict(zip(graph.output_names, expected, strict=True))
@@ -121,7 +121,7 @@ def compare(saved: SavedModel, branches: list[str], exported: SavedModel, images
         result.images += len(batch)
         shapes = {name: tuple(value.shape) for name, value in wanted.items()}
         if {name: value.shape for name, value in found.items()} != shapes:
-            raise InputError(f"the exported graph gives other shapes than PyTorch for a batch of {len(batch)}")
+            raise InputError(f"the exported graph has other outputs or shapes than PyTorch for a batch of {len(batch)}")
         given = {name: torch.from_numpy(value) for name, value in found.items()}
         _compare_outputs(wanted, given, largest)
     return result
@@ -189,7 +189,8 @@ def same_but_for_ties(scores: Tensor, local: list[int], other: list[int]) -> boo
     return (values.max() - values.min()).item() <= TIE
 
 
-def _batches(images: Sequence[ImageSource]) -> Iterator[list[ImageSource]]:
+def in_batches(images: Sequence[ImageSource]) -> Iterator[list[ImageSource]]:
+    """Batches of the sizes in `BATCHES`; images are used again if there are fewer."""
     first = 0
     for size in BATCHES:
         yield [images[(first + place) % len(images)] for place in range(size)]

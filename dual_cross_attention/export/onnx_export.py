@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from dual_cross_attention.atomic_io import atomic_write
+from dual_cross_attention.attention.rollout import attention_weights
 from dual_cross_attention.data.preprocessing import Preprocessing
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.export.gate import Comparison, compare
@@ -47,7 +50,7 @@ def make_proto(saved: SavedModel, branches: list[str]) -> Any:
             warnings.simplefilter("ignore")  # about PyTorch's own tracing
             program = trace_graph(graph, (saved.config.img_size[0], saved.config.img_size[1]))
             converted = torch.onnx.export(
-                program,
+                share_attention_weights(program),
                 opset_version=OPSET,
                 input_names=[INPUT],
                 output_names=graph.output_names,
@@ -60,6 +63,16 @@ def make_proto(saved: SavedModel, branches: list[str]) -> Any:
     proto = converted.model_proto
     _name_batch(proto)
     return proto
+
+
+def share_attention_weights(program: ExportedProgram) -> ExportedProgram:
+    """A program whose attention is written as rollout writes it, so that ONNX Runtime computes the weights of a layer
+    once for both. It finds equal nodes when it loads a graph."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attention_weights(query, key) @ value
+
+    return program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: attend})
 
 
 def _name_batch(proto: Any) -> None:
@@ -116,10 +129,12 @@ def metadata_of(saved: SavedModel, branches: list[str], dtype: str, check: dict[
 def preprocess_steps(preprocessing: Preprocessing) -> list[str]:
     """The steps from an image file to the input of the graph, in words; the numbers are in "preprocessing"."""
     (height, width), (crop_height, crop_width) = preprocessing.resize, preprocessing.img_size
+    crop = [f"crop the center to the aspect ratio {width}:{height} (width:height)"] if preprocessing.keep_aspect else []
+    kept = "" if preprocessing.keep_aspect else "; the aspect ratio is not kept"
     return [
         "decode, apply the EXIF orientation, convert to RGB",
-        f"resize to {width} x {height} (width x height), {preprocessing.interpolation} with antialiasing; the aspect "
-        "ratio is not kept",
+        *crop,
+        f"resize to {width} x {height} (width x height), {preprocessing.interpolation} with antialiasing{kept}",
         f"crop {crop_width} x {crop_height} at the center",
         "divide by 255, subtract mean, divide by std, per channel; NCHW float32",
     ]

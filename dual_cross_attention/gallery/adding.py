@@ -29,7 +29,13 @@ class AddedFiles:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-def add_files(index: GalleryIndex, embed: Embed, files: Sequence[NamedImage], console: Console) -> AddedFiles:
+def add_files(
+    index: GalleryIndex,
+    embed: Embed,
+    files: Sequence[NamedImage],
+    console: Console,
+    computed_by: str | None = None,
+) -> AddedFiles:
     """Makes files part of the gallery: all that can be read, or none if the process ends before.
 
     Features that are computed stay stored, so that the same command, repeated, computes the others only.
@@ -39,6 +45,7 @@ def add_files(index: GalleryIndex, embed: Embed, files: Sequence[NamedImage], co
         embed: computes features; called once.
         files: what to add.
         console: shows progress.
+        computed_by: see `GalleryIndex.stage`.
     """
     with index.writing():
         images, unreadable = _hashed(files, console)
@@ -50,7 +57,8 @@ def add_files(index: GalleryIndex, embed: Embed, files: Sequence[NamedImage], co
             unreadable += [(image.path, one.error) for image, one in some if one.error]
             done = [(image.digest, one.feature) for image, one in some if not one.error]
             if done:
-                index.stage([digest for digest, _ in done], np.stack([feature for _, feature in done]))
+                features = np.stack([feature for _, feature in done])
+                index.stage([digest for digest, _ in done], features, computed_by)
             computed += len(done)
         return AddedFiles(index.add(images), computed, unreadable)
 

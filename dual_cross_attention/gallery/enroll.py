@@ -24,7 +24,9 @@ def new_names(index: GalleryIndex, number: int) -> list[str]:
     return [f"new-{first + each:04d}" for each in range(number)]
 
 
-def enroll(index: GalleryIndex, tracks: Sequence[Track], groups: Sequence[int]) -> list[str]:
+def enroll(
+    index: GalleryIndex, tracks: Sequence[Track], groups: Sequence[int], computed_by: str | None = None
+) -> list[str]:
     """Adds images of new individuals to an index: all of them, or none.
 
     Tracks with a file of the same content are of one individual.
@@ -33,6 +35,7 @@ def enroll(index: GalleryIndex, tracks: Sequence[Track], groups: Sequence[int]) 
         index: to add to.
         tracks: images of new individuals.
         groups: the number of each track's individual, from 0 on.
+        computed_by: see `GalleryIndex.stage`.
 
     Returns:
         The name of each track's individual.
@@ -55,7 +58,7 @@ def enroll(index: GalleryIndex, tracks: Sequence[Track], groups: Sequence[int]) 
         by_group = new_names(index, len({*groups}))
         names = [by_group[group] for group in groups]
         missing = index.missing(digests)
-        index.stage([digests[place] for place in missing], features[missing])
+        index.stage([digests[place] for place in missing], features[missing], computed_by)
         index.add(
             [
                 GalleryImage(os.path.abspath(path), names[track], digest)

@@ -158,10 +158,13 @@ class GalleryIndex:
         first = {digest: position for position, digest in reversed([*enumerate(digests)])}
         return sorted(position for digest, position in first.items() if digest not in known)
 
-    def stage(self, digests: Sequence[bytes], features: np.ndarray) -> None:
+    def stage(self, digests: Sequence[bytes], features: np.ndarray, computed_by: str | None = None) -> None:
         """Stores features, (N, D), of images that are not part of the gallery yet. Within `writing`.
 
         An `add` that is interrupted resumes with them.
+
+        Args:
+            computed_by: path of the model, to be recorded where it is not that of the index, see `models.computed_by`.
         """
         if not len(digests):
             return
@@ -171,6 +174,8 @@ class GalleryIndex:
         self._vectors.append(state, vectors)
         with self._store.transaction(writes=True):
             self._store.stage(state.rows, digests)
+            if computed_by is not None:
+                self._store.add_computed_by(computed_by)
 
     def add(self, images: Sequence[GalleryImage]) -> Added:
         """Makes images part of the gallery, all or none. Within `writing`, after `stage`.
@@ -257,7 +262,8 @@ class GalleryIndex:
 
     def info(self) -> dict[str, Any]:
         """Settings, and "images", "identities", "unknown" (images), "unused" (vectors that are not in the gallery),
-        "waiting" (vectors outside of the HNSW graph), "bytes", and "rebuild": why a rebuild helps, or None."""
+        "waiting" (vectors outside of the HNSW graph), "computed_by" (see `stage`), "bytes", and "rebuild": why a
+        rebuild helps, or None."""
         store = self._store
         with store.transaction():
             state = store.state()
@@ -270,6 +276,7 @@ class GalleryIndex:
                 "waiting": state.rows - state.graph_rows
                 if (self.settings.kind, self.settings.engine) == ("hnsw", "faiss")
                 else 0,
+                "computed_by": store.computed_by(),
             }
             size = self._vectors.size(state)
         found["bytes"] = None if size is None else size + (self.folder / DATABASE).stat().st_size

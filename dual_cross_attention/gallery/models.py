@@ -1,5 +1,6 @@
 """The model of an index, and settings of an index from a model."""
 
+import logging
 import os
 import secrets
 from typing import Literal
@@ -8,6 +9,8 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.gallery.settings import Distance, Engine, IndexSettings, Kind
 from dual_cross_attention.inference.loaded_model import LoadedModel, load_model
 from dual_cross_attention.text import escape
+
+LOGGER = logging.getLogger(__name__)
 
 
 def settings_of(
@@ -39,7 +42,42 @@ def settings_of(
         engine=engine,
         uri=uri,
         collection=collection,
+        source=model.source_fingerprint(branch),
     )
+
+
+def check_model(model: LoadedModel, settings: IndexSettings) -> str | None:
+    """Checks that a model computes the features of an index.
+
+    An exported float32 file and the model that it was exported from compute the same ones, but for rounding: the export
+    compared them. Both sides are accepted; float16 and int8 files are models of their own.
+
+    Returns:
+        A line that says how the model belongs to the index, where it is not the one that the index was built with; else
+        None.
+
+    Raises:
+        InputError: it is another model.
+    """
+    own, source = model.fingerprint(settings.branch), model.source_fingerprint(settings.branch)
+    if own == settings.fingerprint:
+        return None
+    rounding = "features differ by rounding, at most 1e-4 of the largest value of each"
+    if source is not None and source in (settings.fingerprint, settings.source):
+        return f"'{escape(model.source)}' was exported from the model of the index: {rounding}"
+    if own == settings.source:
+        return f"the index was built with a file that was exported from '{escape(model.source)}': {rounding}"
+    raise InputError(
+        f"'{escape(model.source)}' is not the model of this index: weights, branch or preprocessing differ "
+        f"(fingerprint {own[:8]}…, expected {settings.fingerprint[:8]}…): give the earlier model by --model, or build "
+        "the index again"
+    )
+
+
+def computed_by(model: LoadedModel, settings: IndexSettings) -> str | None:
+    """Path of a model that `check_model` accepts in place of the one that the index was built with; the index records
+    it with the features that it adds. None: it is that one."""
+    return None if model.fingerprint(settings.branch) == settings.fingerprint else os.path.abspath(model.source)
 
 
 def place_in_milvus(engine: Engine, uri: str | None) -> tuple[str | None, str | None]:
@@ -84,10 +122,6 @@ def load_model_of(
             f"the model of the index is not at '{escape(settings.model)}' any more: give its path by --model"
         )
     loaded = load_model(model or settings.model, device, precision)
-    if loaded.fingerprint(settings.branch) != settings.fingerprint:
-        raise InputError(
-            f"'{escape(loaded.source)}' is not the model of this index: weights, branch or preprocessing differ "
-            f"(fingerprint {loaded.fingerprint(settings.branch)[:8]}…, expected {settings.fingerprint[:8]}…): give the "
-            "earlier model by --model, or build the index again"
-        )
+    if line := check_model(loaded, settings):
+        LOGGER.info(line)
     return loaded

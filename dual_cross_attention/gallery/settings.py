@@ -33,6 +33,8 @@ class IndexSettings:
         engine: "faiss" (files in the folder of the index) or "milvus".
         uri: of Milvus: a file (Milvus Lite) or the address of a server; None with FAISS.
         collection: name of the Milvus collection; None with FAISS.
+        source: where an exported file computes the vectors, the fingerprint of the model that it was exported from, see
+            `LoadedModel.source_fingerprint`; None otherwise.
     """
 
     model: str
@@ -45,6 +47,7 @@ class IndexSettings:
     engine: Engine = "faiss"
     uri: str | None = None
     collection: str | None = None
+    source: str | None = None
 
     @property
     def metric(self) -> Literal["inner product", "L2"]:
@@ -79,7 +82,10 @@ class IndexSettings:
         return np.linalg.norm(vectors - query, axis=1)
 
     def to_json(self) -> str:
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})
+        values = asdict(self)
+        if self.source is None:  # as earlier versions wrote it, which read no other names
+            del values["source"]
+        return json.dumps({"format_version": FORMAT_VERSION, **values})
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "IndexSettings":
@@ -103,7 +109,7 @@ class IndexSettings:
         for each in fields(self):
             value: Any = getattr(self, each.name)
             expected = {"dimension": int, "normalized": bool}.get(each.name, str)
-            if value is None and each.name in ("branch", "uri", "collection"):
+            if value is None and each.name in ("branch", "uri", "collection", "source"):
                 continue
             if type(value) is not expected or value not in CHOICES.get(each.name, (value,)):
                 raise ValueError(f"{each.name}: unexpected value {short_repr(value)}")

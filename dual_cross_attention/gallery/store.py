@@ -7,6 +7,7 @@ A row of `images` that is not live has a vector and is not in the gallery: it wa
 computed it. Adding a file of the same content reuses its vector.
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,6 +114,22 @@ class Store:
     def stage(self, first: int, digests: Sequence[bytes]) -> None:
         """Inserts rows that are not live, for vectors from position `first` on."""
         self._many("INSERT INTO images (id, digest, is_live) VALUES (?, ?, 0)", list(enumerate(digests, first)))
+
+    def add_computed_by(self, model: str) -> None:
+        """Records the path of a model, beside that of the settings, that has computed vectors."""
+        if model not in (known := self.computed_by()):
+            self._all("INSERT OR REPLACE INTO meta VALUES ('computed_by', ?)", (json.dumps([*known, model]),))
+
+    def computed_by(self) -> list[str]:
+        """The recorded paths, in the order of their first vectors."""
+        found = self._all("SELECT value FROM meta WHERE name = 'computed_by'")
+        try:
+            models = json.loads(found[0][0]) if found else []
+        except (ValueError, TypeError, RecursionError):
+            models = None
+        if not (isinstance(models, list) and all(isinstance(each, str) for each in models)):
+            raise InputError(f"'{escape(self.path)}' is damaged: computed_by is no list; build the index again")
+        return models
 
     def set_live(self, row_id: int, identity: str | None, path: str) -> None:
         self._all(

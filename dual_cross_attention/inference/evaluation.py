@@ -23,7 +23,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.evaluation_loop import run_eval_steps
 from dual_cross_attention.inference.evaluation_rows import EvaluationRows, columns
-from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
+from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model, uses_cameras
 from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.inference.ranking_file import write_ranking
 from dual_cross_attention.inference.row_files import SUFFIXES, check_suffix, write_rows
@@ -128,9 +128,12 @@ def evaluate(
     }
     setup = read_test_images(saved, changed, split, unknown_classes, console)
     config = setup.config
-    if saved.data and config.dataset == saved.data.dataset:
-        for difference in saved.data.differences(setup.fingerprint(), setup.test_splits):
+    differences = []
+    if is_named_alike := saved.data is not None and config.dataset == saved.data.dataset:
+        differences = saved.data.differences(setup.fingerprint(), setup.test_splits)
+        for difference in differences:
             console.print(f"note: not the test data of the run: {difference}", style="yellow")
+    choose_cameras(saved, setup, is_named_alike and not differences, console)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
     write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
@@ -178,6 +181,29 @@ def read_test_images(
     for warning in setup.warnings:
         console.print(f"warning: {warning}", style="yellow")
     return setup
+
+
+def choose_cameras(saved: SavedModel, setup: RunSetup, is_of_the_run: bool, console: Console) -> None:
+    """Decides whether a model with an embedding of cameras gets those of the test images, and says so.
+
+    Cameras of other data may have the names of those of the training, and are others.
+
+    Args:
+        saved: the model.
+        setup: of the test images.
+        is_of_the_run: whether they are those of the run of the model.
+        console: shows a line.
+    """
+    if not uses_cameras(saved.config):
+        return
+    setup.uses_test_cameras = is_of_the_run and not isinstance(saved.model, OnnxModel)
+    count = len(saved.config.sie_cameras)
+    console.print(
+        f"side information: the embeddings of {count} cameras of the training are used"
+        if setup.uses_test_cameras
+        else "side information: all test images count as of unknown cameras, because "
+        + ("the exported graph has no embedding of cameras" if is_of_the_run else "this is not the data of the run")
+    )
 
 
 def _score(

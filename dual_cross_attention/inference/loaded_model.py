@@ -14,13 +14,9 @@ from torch.nn import functional as F
 
 from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.preprocessing import Preprocessing
-from dual_cross_attention.devices import (
-    autocast,
-    available_precision,
-    choose_precision,
-    precision_setting,
-)
+from dual_cross_attention.devices import autocast, available_precision, choose_precision, precision_setting
 from dual_cross_attention.errors import InputError
+from dual_cross_attention.inference.answers import NOT_FINITE, answer_logits
 from dual_cross_attention.inference.calibration import Calibration
 from dual_cross_attention.inference.fingerprint import digest_weights, fingerprint
 from dual_cross_attention.inference.inputs import Source, image_sources
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
     from dual_cross_attention.web.server import DemoServer
 
 Branch = Literal["sa", "glca"]
-NOT_FINITE = "the model's output is NaN or infinite for this image: try --precision fp32"
 BATCH_SIZE = 32
 """Default of `batch_size`."""
 LOGGER = logging.getLogger(__name__)
@@ -266,6 +261,15 @@ class LoadedModel:
 
     def fingerprint(self, branch: Branch | None = None) -> str:
         """32 hex digits over weights, branch, preprocessing, and how features are made; see `fingerprint.py`."""
+        return self._fingerprint_with(self._weights_digest, branch)
+
+    def source_fingerprint(self, branch: Branch | None = None) -> str | None:
+        """Of a float32 file of `dcal export`, the fingerprint of the model that it was exported from, whose features
+        were equal within `MAX_EMBEDDING` of `export/gate.py`; None: of any other model."""
+        digest = self._exported and self._exported.source_digest
+        return self._fingerprint_with(digest, branch) if digest else None
+
+    def _fingerprint_with(self, weights_digest: str, branch: Branch | None) -> str:
         settings = {
             "architecture": {name: getattr(self.config, name) for name in ARCHITECTURE},
             "preprocessing": self.transform.to_json(),
@@ -273,7 +277,7 @@ class LoadedModel:
             "after_neck": self._after_neck,
             "normalize": self._normalize,
         }
-        return fingerprint(self._weights_digest, settings)
+        return fingerprint(weights_digest, settings)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes model.safetensors, config.json and README.md (a model card) into a directory, for `load_model`.
@@ -295,9 +299,14 @@ class LoadedModel:
             self.chosen_by,
         )
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is an exported graph, which has no weights and no attention that could be read."""
+        return self._exported is not None
+
     def check_is_pytorch(self, what: str) -> None:
-        """Raises InputError for an exported graph, which has no weights and no attention that could be read."""
-        if self._exported:
+        """Raises InputError for an exported graph."""
+        if self.is_exported:
             raise InputError(f"{what}: '{self.source}' is an exported graph: load the model that it was exported from")
 
     @property
@@ -352,35 +361,9 @@ class LoadedModel:
                 yield Prediction(path, error=error) if error else replace(next(rows), path=path)
 
     def answer(self, logits: dict[str, Tensor], top_k: int, branch: str | None = None) -> list[Prediction]:
-        """The predictions of n images from their logits, without a path.
-
-        Args:
-            logits: (n, classes) of each branch that answers.
-            top_k: classes of each `Prediction.top`, at most all.
-            branch: "sa" or "glca", if that one answers alone.
-        """
-        found = []
-        for values, classes, known, is_finite in zip(*self._ranked(logits, top_k, branch), strict=True):
-            if not is_finite:
-                found.append(Prediction(None, error=NOT_FINITE))
-                continue
-            top = [(self.labels[index], value) for index, value in zip(classes, values, strict=True)]
-            found.append(Prediction(None, *top[0], known, top))
-        return found
-
-    def _ranked(
-        self, logits: dict[str, Tensor], top_k: int, branch: str | None
-    ) -> tuple[list[list[float]], list[list[int]], list[bool | None], list[bool]]:
-        """Returns for each image: the highest probabilities, their classes, whether it is known, and whether its logits
-        are finite."""
-        finite = torch.stack([each.isfinite().all(dim=-1) for each in logits.values()]).all(0).tolist()
-        probabilities = torch.stack([F.softmax(each, dim=-1) for each in logits.values()]).mean(0)
-        values, classes = probabilities.topk(top_k)
-        if not isinstance(self.calibration, Calibration):
-            return values.tolist(), classes.tolist(), [None] * len(classes), finite
-        # Calibration keeps the order of classes: it is the uncalibrated one, also where rounding would decide.
-        calibrated, known = self.calibration.apply(logits, branch)
-        return calibrated.gather(1, classes.cpu()).tolist(), classes.tolist(), known.tolist(), finite
+        """`answer_logits` with the labels and the calibration of the model."""
+        calibration = self.calibration if isinstance(self.calibration, Calibration) else None
+        return answer_logits(logits, self.labels, top_k, calibration, branch)
 
     def _say_not_calibrated(self) -> None:
         """Warns once, in one line."""

@@ -8,7 +8,7 @@ epoch; "calibration" and "chosen_by" where they are known. Nothing is unpickled.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dual_cross_attention.atomic_io import atomic_write
-from dual_cross_attention.configs import TrainingConfig
+from dual_cross_attention.configs import ReIDConfig, TrainingConfig
 from dual_cross_attention.configs.parse import restore_config
 from dual_cross_attention.configs.versions import FORMAT_VERSION, check_header_version
 from dual_cross_attention.data.fingerprint import DataFingerprint
@@ -100,6 +100,11 @@ ARCHITECTURE = (
 """Settings that decide what a model with given weights computes at inference."""
 
 
+def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
+    """Whether the settings are of a model with an embedding of cameras."""
+    return isinstance(config, ReIDConfig) and config.sie == "camera"
+
+
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
     """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path."""
     of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
@@ -119,6 +124,7 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         glca_blocks=config.glca_blocks,
         distractor_noise=config.distractors == "noise",
         drop_path_rate=config.drop_path_rate,
+        **({"cameras": len(config.sie_cameras), "camera_scale": config.sie_coe} if uses_cameras(config) else {}),
         **(of_a_file if isinstance(pretrained, str) else {}),
         **config.backbone_kwargs,
     )

@@ -62,9 +62,9 @@ def read_onnx(path: Path) -> SavedModel:
     if "export" not in metadata:
         raise InputError(f"{source} holds no settings and labels: expected a file of dcal export --format onnx")
     header = read_header(metadata, {}, path)
-    branches, dtype = _export_entry(metadata["export"], source)
-    session = start_session(content, source)
-    model = _model(session, header, branches, dtype, hashlib.blake2b(content, digest_size=16).hexdigest(), source)
+    branches, dtype, source_digest = _export_entry(metadata["export"], source)
+    digests = hashlib.blake2b(content, digest_size=16).hexdigest(), source_digest
+    model = _model(start_session(content, source), header, branches, dtype, digests, source)
     if header.preprocessing is None:
         raise InputError(f"{source} holds no preprocessing: expected a file of dcal export --format onnx")
     if header.calibration:
@@ -160,22 +160,30 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _export_entry(text: str, source: str) -> tuple[list[str], str]:
-    """Branches and dtype."""
+def _export_entry(text: str, source: str) -> tuple[list[str], str, str | None]:
+    """Branches, dtype, and of float32 the digest of the weights that were exported."""
     try:
         read = json.loads(text)
         branches, dtype = read["branches"], read["dtype"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        digest = read.get("source_weights") if dtype == "fp32" else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: the metadata 'export' cannot be read ({type(error).__name__})") from error
     if branches not in BRANCHES or dtype not in DTYPES:
         raise InputError(
             f"{source}: expected branches of {' or '.join(map(str, BRANCHES))} and a dtype of {', '.join(DTYPES)}, got "
             f"{short_repr(branches)} and {short_repr(dtype)}"
         )
-    return branches, dtype
+    return branches, dtype, digest if isinstance(digest, str) else None
 
 
-def _model(session: Any, header: ModelFile, branches: list[str], dtype: str, digest: str, source: str) -> OnnxModel:
+def _model(
+    session: Any,
+    header: ModelFile,
+    branches: list[str],
+    dtype: str,
+    digests: tuple[str, str | None],
+    source: str,
+) -> OnnxModel:
     """Compares inputs and outputs of a graph with its metadata."""
     task, classes = header.config.task, len(header.classes)
     inputs = [(each.name, each.type, each.shape) for each in session.get_inputs()]
@@ -198,4 +206,4 @@ def _model(session: Any, header: ModelFile, branches: list[str], dtype: str, dig
         is_float = kind == ("tensor(int64)" if name == "local" else "tensor(float)")
         if not is_float or len(shape) != 2 or not isinstance(shape[0], str) or shape[1] != expected.get(name, shape[1]):
             raise InputError(f"{source}: the output {name} is {kind} {shape}, which does not fit the metadata")
-    return OnnxModel(session, branches, classes, width, dtype, digest)
+    return OnnxModel(session, branches, classes, width, dtype, *digests)

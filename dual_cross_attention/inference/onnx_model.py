@@ -36,6 +36,11 @@ def output_names(task: str, branches: list[str], has_local: bool) -> list[str]:
     ]
 
 
+AT_ONCE = 8
+"""Images of one run of the graph. It keeps the attention weights of all layers for rollout, (layers, images, heads,
+tokens, tokens), and larger batches are no faster on a CPU."""
+
+
 class OnnxModel(nn.Module):
     """Runs an exported graph on the CPU. Made by `read_onnx`.
 
@@ -46,9 +51,12 @@ class OnnxModel(nn.Module):
         embed_dim: D of a branch's feature.
         dtype: of the weights: "fp32", "fp16" or "int8". Inputs and outputs are float32.
         digest: 32 hex digits over the bytes of the graph.
+        source_digest: `digest_weights` of the model that it was exported from, as the file says; None of fp16 and int8,
+            which are models of their own.
     """
 
     has_glca = has_pwca = False  # of training
+    side_information = None  # the graph has none: all cameras are unknown
 
     def __init__(
         self,
@@ -58,9 +66,10 @@ class OnnxModel(nn.Module):
         embed_dim: int,
         dtype: str,
         digest: str,
+        source_digest: str | None = None,
     ):
         super().__init__()
-        self.session, self.dtype, self.digest = session, dtype, digest
+        self.session, self.dtype, self.digest, self.source_digest = session, dtype, digest, source_digest
         self.branches = self.test_branches = self.predicting_branches = branches
         self.num_classes, self.embed_dim = num_classes, embed_dim
         self.outputs = [output.name for output in session.get_outputs()]
@@ -79,6 +88,12 @@ class OnnxModel(nn.Module):
         Raises:
             InputError: ONNX Runtime fails, such as for images of another size.
         """
+        parts = [self._run(part) for part in images.split(AT_ONCE)]
+        return (
+            parts[0] if len(parts) == 1 else {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
+        )
+
+    def _run(self, images: Tensor) -> dict[str, np.ndarray]:
         try:
             found = self.session.run(None, {INPUT: images.detach().cpu().float().contiguous().numpy()})
         except Exception as error:  # of ONNX Runtime's own types, which have no common base

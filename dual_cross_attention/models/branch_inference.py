@@ -78,6 +78,7 @@ class BranchInference(nn.Module):
         choose_local: bool = True,
         distractor_images: Tensor | None = None,
         trace: AttentionTrace | None = None,
+        cameras: Tensor | None = None,
     ) -> DualOutput:
         """One forward pass, see `DualCrossAttentionViT`."""
 

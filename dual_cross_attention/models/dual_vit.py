@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from timm.models.vision_transformer import init_weights_vit_timm
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dual_cross_attention.attention.global_local import GlobalLocalBlock, select_local
@@ -39,6 +40,7 @@ from dual_cross_attention.models.glca import (
     score_patches,
 )
 from dual_cross_attention.models.neck import NeckClassifier
+from dual_cross_attention.models.side_information import UNKNOWN, SideInformation
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
 from dual_cross_attention.weights.pixel_stats import PixelStats
 
@@ -69,6 +71,9 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         glca_blocks: M, GLCA's blocks in a row, each with its own weights. Tokens without a query pass a block as they
             are, so with R = 1 they are M ordinary blocks.
 
+        cameras: number of cameras with an embedding, see `SideInformation`; 0: there is none.
+        camera_scale: λ of that.
+
     Attributes:
         glca_is_trained: False before `glca_start` is reached in training: `predict` and `embed` then use SA only,
             unless `branch` is given.
@@ -88,7 +93,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         backbone: Any,
         ablation: Ablation = "full",
         local_ratio: float = 0.1,
-        glca_init: Literal["random", "last_block"] = "random",
+        glca_init: Literal["random", "last_block"] = "last_block",
         distractor_stream: Literal["pwca", "sa"] = "pwca",
         neck_classes: int | None = None,
         pwca_blocks: int | None = None,
@@ -96,6 +101,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         local_queries: LocalQueries = "rollout",
         glca_blocks: int = 1,
         distractor_noise: bool = False,
+        cameras: int = 0,
+        camera_scale: float = 3.0,
     ):
         super().__init__()
         for name, value, known in (
@@ -138,6 +145,9 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         self.grad_checkpointing = False
         self.pretrained_stats: PixelStats | None = None  # of the pixels, as the weights' file names them
         self._stacked_block, self._last_block = stacked_block, last_block  # or compiled, see `compile_blocks`
+        self.side_information: SideInformation | None = None
+        if cameras:
+            self.side_information = SideInformation(cameras, self.family.token_width(backbone), camera_scale)
         self.has_necks = neck_classes is not None
         if neck_classes is not None:
             self.sa_head = NeckClassifier(backbone.embed_dim, neck_classes)
@@ -190,10 +200,13 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         self._stacked_block, self._last_block = wrap(self._stacked_block), wrap(self._last_block)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, beside all vectors: embeddings of the backbone and GLCA's pool."""
-        of_backbone = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-        pool = self.glca_pool if self.has_glca else None
-        return of_backbone | ({f"glca_pool.{name}" for name in pool.no_weight_decay()} if pool is not None else set())
+        """Parameters without weight decay, beside all vectors: embeddings."""
+        names = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        if self.side_information is not None:
+            names.add("side_information.embedding")
+        if self.has_glca and self.glca_pool is not None:
+            names |= {f"glca_pool.{name}" for name in self.glca_pool.no_weight_decay()}
+        return names
 
     def forward(
         self,
@@ -201,6 +214,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         distractors: Tensor | None = None,
         branches: Collection[str] | None = None,
         distractor_images: Tensor | None = None,
+        cameras: Tensor | None = None,
     ) -> DualOutput:
         """(B, 3, H, W) normalized images → logits and features of every branch.
 
@@ -210,6 +224,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             distractor_images: (B, 3, H, W) normalized, the distractor of each image where it is not in the batch; each
                 pair distracts each other, and the distractors have no output. They take as much time and memory as the
                 images. `distractors` is not used then.
+            cameras: (B,) int64, the camera of each image, or `UNKNOWN`, of a model with an embedding of cameras; None:
+                all are unknown. Distractor images are of unknown cameras.
 
         Raises:
             InputError: training with PWCA on a batch of one, where the batch has the distractors; distractor images of
@@ -233,7 +249,11 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
             distractors = torch.arange(len(images), device=images.device)
         elif distractors is None:
             distractors = sample_distractors(images.shape[0], images.device)
-        return self._forward(images, distractors, "glca" in branches, distractor_images=distractor_images)
+        if cameras is not None and self.side_information is None:
+            raise InputError("cameras: this model has no side information embedding: leave them out")
+        return self._forward(
+            images, distractors, "glca" in branches, distractor_images=distractor_images, cameras=cameras
+        )
 
     def _forward(
         self,
@@ -243,10 +263,15 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         choose_local: bool = True,
         distractor_images: Tensor | None = None,
         trace: AttentionTrace | None = None,
+        cameras: Tensor | None = None,
     ) -> DualOutput:
         scored = with_glca and choose_local
         encoded = images if distractor_images is None else torch.cat([images, distractor_images])
-        sa_tokens, pwca_tokens, layers, positions = self._encode(encoded, distractors, with_glca, scored, trace)
+        if cameras is not None and distractor_images is not None:
+            cameras = F.pad(cameras, (0, len(distractor_images)), value=UNKNOWN)
+        sa_tokens, pwca_tokens, layers, positions = self._encode(
+            encoded, distractors, with_glca, scored, trace, cameras
+        )
         if pwca_tokens is not None and distractor_images is not None:  # these have no output
             sa_tokens, pwca_tokens = sa_tokens[: len(images)], pwca_tokens[: len(images)]
             layers = layers.of_first(len(images))
@@ -354,6 +379,7 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         with_glca: bool,
         scored: bool,
         trace: AttentionTrace | None = None,
+        cameras: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, LayerAttentions, Tensor | None]:
         """Applies stem and blocks.
 
@@ -368,6 +394,8 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         """
         with self._gradients(0):
             tokens, positions = self.family.embed(self.backbone, images)
+        if cameras is not None and self.side_information is not None:
+            tokens = self.side_information(tokens, cameras)
         layers = LayerAttentions()
 
         def keep(place: int, query: Tensor, key: Tensor, mixing: Tensor | None) -> None:

@@ -20,7 +20,7 @@ def create_model(
     ablation: Ablation = "full",
     local_ratio: float | None = None,
     pretrained: bool | str = False,
-    glca_init: Literal["random", "last_block"] = "random",
+    glca_init: Literal["random", "last_block"] = "last_block",
     distractor_stream: Literal["pwca", "sa"] = "pwca",
     pwca_blocks: int | None = None,
     distractor_tokens: float = 1.0,
@@ -29,6 +29,8 @@ def create_model(
     distractor_noise: bool = False,
     weights_key: str | None = None,
     weights_img_size: int | tuple[int, int] | None = None,
+    cameras: int = 0,
+    camera_scale: float = 3.0,
     **timm_kwargs: Any,
 ) -> DualCrossAttentionViT:
     """A DCAL model over a timm backbone.
@@ -53,6 +55,7 @@ def create_model(
         weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.
         weights_img_size: of a path: int or (height, width) in pixels that the file was trained at, where it cannot be
             known from the file; None: what the file says, else a square.
+        cameras, camera_scale: number of cameras with a side information embedding (0: it has none), and its factor.
         **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
 
     Raises:
@@ -81,6 +84,8 @@ def create_model(
         local_queries,
         glca_blocks,
         distractor_noise,
+        cameras,
+        camera_scale,
     )
     if loaded:
         load_glca(model, loaded, glca_init)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from dual_cross_attention.data.augmentation import CropToAspect
 from dual_cross_attention.data.crops import Box
 from dual_cross_attention.data.fgvc import FGVC_DATASETS
 from dual_cross_attention.data.images import UnreadableImage, read_image
@@ -70,14 +71,18 @@ def box_in_view(box: Box, size: tuple[int, int], preprocessing: Preprocessing) -
     Args:
         box: in pixels of the image.
         size: width and height of the image.
-        preprocessing: resizes to a fixed size and crops its center.
+        preprocessing: crops to the aspect ratio of its resize, if it keeps it, resizes to a fixed size and crops its
+            center.
     """
-    edges = []
-    for start, length, side, resized, seen in zip(
-        box[:2], box[2:], size, preprocessing.resize[::-1], preprocessing.img_size[::-1], strict=True
+    edges, kept = [], size
+    if preprocessing.keep_aspect:
+        kept = CropToAspect(preprocessing.resize).kept(*size[::-1])[::-1]
+    for start, length, side, whole, resized, seen in zip(
+        box[:2], box[2:], kept, size, preprocessing.resize[::-1], preprocessing.img_size[::-1], strict=True
     ):
-        cut = round((resized - seen) / 2)
-        edges.append([min(max((edge * resized / side - cut) / seen, 0.0), 1.0) for edge in (start, start + length)])
+        first, cut = round((whole - side) / 2), round((resized - seen) / 2)
+        ends = (start - first, start - first + length)
+        edges.append([min(max((edge * resized / side - cut) / seen, 0.0), 1.0) for edge in ends])
     (left, right), (top, bottom) = edges
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None
 

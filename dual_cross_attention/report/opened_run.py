@@ -17,7 +17,7 @@ from dual_cross_attention.devices import (
 )
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.maps import MapName, default_map
-from dual_cross_attention.inference.evaluation import read_test_images
+from dual_cross_attention.inference.evaluation import choose_cameras, read_test_images
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.inference.model_files import read_model
 from dual_cross_attention.runs.run_folder import RunFolder
@@ -104,6 +104,7 @@ def open_run(
     differences = []
     if saved.data and setup.config.dataset == saved.data.dataset:
         differences = saved.data.differences(setup.fingerprint(), setup.test_splits)
+    choose_cameras(saved, setup, not differences, console)
     loaded = LoadedModel(saved, chosen, precision_setting(mixed), f"{file}")
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(loaded.model)

@@ -47,6 +47,8 @@ class RunFolder:
         self.diverged = self.path / "diverged"
         self.memory = self.path / "memory.json"
         self.eval_memory = self.path / "eval_memory.json"
+        self.trackers = self.path / "trackers.json"
+        self.sample_images = self.path / "train_images.jpg"
 
     def remove_leftovers(self) -> None:
         """Remove temporary files of a killed run; the folder must be locked."""
@@ -61,6 +63,8 @@ class RunFolder:
             self.last_raw,
             self.memory,
             self.eval_memory,
+            self.trackers,
+            self.sample_images,
         )
         for path in written:
             path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
@@ -125,6 +129,31 @@ class RunFolder:
             raise InputError(
                 f"cannot read '{self.source}', where the run began ({type(error).__name__}: {error}): put it back, or "
                 "take another --output_dir"
+            ) from error
+
+    def write_trackers(self, identities: dict[str, dict[str, str]]) -> None:
+        """Record which runs of experiment trackers belong to this run: {tracker: {"project": …, "id": …}}."""
+        self._write(self.trackers, json.dumps({"format_version": FORMAT_VERSION, "trackers": identities}) + "\n")
+
+    def read_trackers(self) -> dict[str, dict[str, str]]:
+        """What `write_trackers` got; empty if it was never called.
+
+        Raises:
+            InputError: the file holds something else, or cannot be read.
+        """
+        try:
+            content = json.loads(self.trackers.read_text())
+            check_version(content["format_version"], f"'{self.trackers}'")
+            return {
+                str(name): {"project": str(of["project"]), "id": str(of["id"])}
+                for name, of in content["trackers"].items()
+            }
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"cannot read '{self.trackers}', which says in which tracker runs to continue ({type(error).__name__}: "
+                f"{error}): remove it to begin new ones"
             ) from error
 
     def read_metrics(self) -> list[dict[str, float]]:

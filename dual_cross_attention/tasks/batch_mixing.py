@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
+from dual_cross_attention.configs.fgvc_config import FGVCConfig
+
 
 @dataclass(frozen=True)
 class BatchMixing:
@@ -27,13 +29,19 @@ class BatchMixing:
     def mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with other "images" (B, 3, H, W) and "labels" (B, C), which sum to 1; or as it is, if both are off.
 
-        Distractor images are not mixed. Features of a frozen backbone ("tokens") are not, either.
+        Distractor images are not mixed.
         """
         alphas = {v2.MixUp: self.mixup, v2.CutMix: self.cutmix}
         kinds = [kind for kind, alpha in alphas.items() if alpha]
-        if not kinds or "images" not in batch:
+        if not kinds:
             return batch
         kind = kinds[int(torch.randint(2, ()))] if len(kinds) == 2 else kinds[0]
         mixed = kind(alpha=alphas[kind], num_classes=self.num_classes)
         images, labels = mixed(batch["images"], batch["labels"])
         return batch | {"images": images, "labels": labels}
+
+
+def batch_mixing(config: FGVCConfig, num_classes: int) -> BatchMixing:
+    """The mixing of the settings; with `freeze` all, there is none."""
+    mixup, cutmix = (0.0, 0.0) if config.freeze == "all" else (config.mixup, config.cutmix)
+    return BatchMixing(mixup, cutmix, num_classes)

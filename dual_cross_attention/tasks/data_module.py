@@ -39,6 +39,8 @@ class RunSetup(ABC):
         test_splits: names of the splits of the fingerprint that the test images are in.
         test_has_the_classes: whether test images are of the training classes, or of others (as in re-identification).
         saved_preprocessing: of test images, as the file of the evaluated model records it; None in training.
+        uses_test_cameras: whether a model with an embedding of cameras gets those of test images; in an evaluation,
+            they are the cameras of the training only if the data is that of the run.
     """
 
     config: TrainingConfig
@@ -53,6 +55,7 @@ class RunSetup(ABC):
     test_splits: tuple[str, ...] = ("test",)
     test_has_the_classes: bool = False
     saved_preprocessing: Preprocessing | None = None
+    uses_test_cameras: bool = False
 
     @abstractmethod
     def __init__(self, config: TrainingConfig, train: bool = True, split: str | None = None):
@@ -69,6 +72,14 @@ class RunSetup(ABC):
     @abstractmethod
     def fingerprint(self) -> DataFingerprint:
         """What tells this data from other data; see `fingerprint_split`."""
+
+    def resolve(self, config: TrainingConfig) -> TrainingConfig:
+        """The settings of a run that begins, with those that its data decides.
+
+        Raises:
+            InputError: the data does not have what the settings need.
+        """
+        return config
 
     @abstractmethod
     def build_task(self, model: DualCrossAttentionViT) -> Task:

@@ -45,13 +45,17 @@ class FGVCTask(Task):
         self.label_smoothing = label_smoothing
         self.mixing = mixing or BatchMixing(0.0, 0.0, 0)
 
+    def prepare(self, batch: Batch) -> Batch:
+        """See `Task.prepare`; also mixes images and labels."""
+        return self.mixing.mix(super().prepare(batch))
+
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. PWCA has the target's label: the distractor must not change the prediction.
 
         Mixed images have the labels of both, weighted, in every branch; label smoothing applies to the result, and the
         accuracy is that of the label with the larger weight.
         """
-        batch = self.mixing.mix(self.noise.add(batch))
+        batch = self.prepare(batch)
         labels = batch["labels"]
         logits = self.run_model(batch, self.scales).logits
         losses = {

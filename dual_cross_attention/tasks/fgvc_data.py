@@ -14,7 +14,7 @@ from dual_cross_attention.data.samplers import BalancedBatchSampler
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.tasks.batch_mixing import BatchMixing
+from dual_cross_attention.tasks.batch_mixing import batch_mixing
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.data_module import RunSetup, UnknownClasses, pixel_stats, reading_processes
 from dual_cross_attention.tasks.distractors import list_distractors, pair
@@ -81,7 +81,7 @@ class FGVCSetup(RunSetup):
             schedule=branch_schedule(self.config),
             loss_weights=self.config.loss_weights,
             noise=training_noise(self.config, len(self.classes)),
-            mixing=BatchMixing(self.config.mixup, self.config.cutmix, len(self.classes)),
+            mixing=batch_mixing(self.config, len(self.classes)),
         )
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:

@@ -16,6 +16,7 @@ from dual_cross_attention.metrics import rank_gallery, retrieval_metrics
 from dual_cross_attention.metrics.retrieval import Progress, RetrievalMetrics
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks.branch_schedule import BranchSchedule
+from dual_cross_attention.tasks.cameras import CameraIndices
 from dual_cross_attention.tasks.task import Batch, LossWeights, Task
 from dual_cross_attention.tasks.training_noise import TrainingNoise
 
@@ -118,6 +119,7 @@ class ReIDTask(Task):
         distance: between features.
         normalize_features: scale features to length 1 first; the Euclidean distance then ranks as the cosine does.
         schedule, loss_weights, noise: see `Task`.
+        cameras: of the images, for a model with an embedding of cameras; None: all are unknown.
     """
 
     best_metric = "mAP"
@@ -136,16 +138,25 @@ class ReIDTask(Task):
         schedule: BranchSchedule | None = None,
         loss_weights: LossWeights = "learned",
         noise: TrainingNoise | None = None,
+        cameras: CameraIndices | None = None,
     ):
         super().__init__(model, weight_bound, schedule, loss_weights, noise)
+        self.cameras = cameras
         self.split, self.distance = split, distance
         self.after_neck, self.normalize_features = feature == "after_neck", normalize_features
         self.identity_loss = ReIDLoss(label_smoothing, triplet_margin)
         self.reset_metrics()
 
+    def prepare(self, batch: Batch) -> Batch:
+        """See `Task.prepare`; adds "cameras" (B,) where the model has an embedding of them."""
+        batch = super().prepare(batch)
+        if self.cameras is None or self.cameras.train is None:
+            return batch
+        return batch | {"cameras": self.cameras.of_training(batch["indices"])}
+
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """See `Task.training_step`. The distractor is any other image, seldom one of the same identity."""
-        batch = self.noise.add(batch)
+        batch = self.prepare(batch)
         identities = batch["labels"]
         in_batch = "pwca" in self.scales and "distractor_images" not in batch and not self.model.distractor_noise
         distractors = sample_distractors(len(identities), identities.device, identities) if in_batch else None
@@ -164,6 +175,8 @@ class ReIDTask(Task):
         """See `Task.eval_step`; keeps features on the device."""
         batch = self.to_device(batch)
         positions, valid = batch["indices"], batch["valid"]
+        if self.cameras is not None and self.cameras.test is not None:
+            batch = batch | {"cameras": self.cameras.of_test(positions)}
         features = self.run_model(batch).features
         self._kept.append((positions[valid], *(features[branch][valid].float() for branch in self.test_branches)))
         return features

@@ -26,6 +26,7 @@ from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
+from dual_cross_attention.tasks.cameras import CameraIndices, camera_indices, training_cameras
 from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
 from dual_cross_attention.tasks.distractors import list_distractors, pair
 from dual_cross_attention.tasks.training_noise import training_noise
@@ -41,6 +42,7 @@ class ReIDSetup(RunSetup):
         if split:
             raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
+        self.uses_test_cameras = train
         self.distractor_images, left_out = list_distractors(config) if train else (None, [])
         download = config.download and train
         self.data = load_reid(config.dataset, config.data_root, train, download, config.cameras, config.bbox)
@@ -93,7 +95,23 @@ class ReIDSetup(RunSetup):
             schedule=branch_schedule(config),
             loss_weights=config.loss_weights,
             noise=training_noise(config, len(self.classes)),
+            cameras=self._camera_indices(model),
         )
+
+    def resolve(self, config: ReIDConfig) -> ReIDConfig:
+        """See `RunSetup.resolve`; the cameras that have an embedding."""
+        if config.sie == "none":
+            return config
+        return config.replaced(sie_cameras=tuple(training_cameras(self.data, config.sie_cameras)))
+
+    def _camera_indices(self, model: DualCrossAttentionViT) -> CameraIndices | None:
+        if model.side_information is None:
+            return None
+        data, names = self.data, self.config.sie_cameras
+        train = None if data.train is None else camera_indices(data, data.train, names)
+        sides = (data.query,) if data.leave_one_out else (data.query, data.gallery)
+        test = torch.cat([camera_indices(data, side, names) for side in sides]) if self.uses_test_cameras else None
+        return CameraIndices(train, test, self.config.sie_dropout)
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         config, train = self.config, self.data.train

@@ -158,12 +158,16 @@ def _reid(data: ReIDData) -> dict[str, Split]:
                 "query/ and gallery/, each is searched for among all others"
             )
 
+    # A dataset may number the cameras of its training images apart; in archives, a number is one camera.
+    camera_numbers = data.train_cameras_as_in_test()
+
     def split(listed, order: np.ndarray, names: Sequence[str] | None = None) -> Split:
         def label_member(number: int) -> tuple[str, bytes]:
             identity = int(listed.identities[number])
             said: dict[str, int | str] = {"identity": names[identity] if names else identity}
             if listed.cameras is not None:
-                said["camera"] = int(listed.cameras[number])
+                camera = int(listed.cameras[number])
+                said["camera"] = camera_numbers[camera] if listed is data.train else camera
             return "json", json.dumps(said).encode()
 
         return Split(listed.images, order, listed.identities, label_member)

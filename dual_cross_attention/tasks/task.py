@@ -100,6 +100,13 @@ class Task(nn.Module, ABC):
         self._trained_together.add(together)
         return is_new
 
+    def prepare(self, batch: Batch) -> Batch:
+        """A training batch as the model gets it, with what is random and not part of reading an image: noise.
+
+        Samples from torch's generators.
+        """
+        return self.noise.add(batch)
+
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of a batch: "loss", for the backward pass, and detached scalars to log ("loss_sa", "w_sa", …)."""
@@ -145,7 +152,8 @@ class Task(nn.Module, ABC):
         """
         if "tokens" in batch:
             return self.model.forward_encoded(EncodedImages(batch["tokens"], batch.get("scores")), branches)
-        return self.model(batch["images"], distractors, branches, batch.get("distractor_images"))
+        given = batch["images"], distractors, branches, batch.get("distractor_images")
+        return self.model(*given, batch["cameras"]) if "cameras" in batch else self.model(*given)
 
     def to_device(self, batch: Batch) -> Batch:
         """A test batch with its tensors on the device of the model."""

@@ -54,6 +54,7 @@ from dual_cross_attention.training.run_snapshot import (
     runs_to_resume,
 )
 from dual_cross_attention.training.signals import LEFT_EARLY, SignalHandler
+from dual_cross_attention.training.trackers import check_trackers
 from dual_cross_attention.training.trainer import Trainer
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ def train(config: TrainingConfig, console: Console) -> dict[str, float]:
     with SignalHandler() as interruptions:  # after PartialState, whose wait for other ranks no handler can interrupt
         try:
             choose_precision(config.precision, device, config.format_version)  # refuse before anything is read
+            check_trackers(config.trackers)
             keep_freed_memory()
             if config.task == "reid":
                 config = as_the_run_reads(config, runs_to_resume(config))
@@ -237,6 +239,7 @@ def _build_trainer(
 ) -> Trainer:
     """Model built, weights loaded (by the trainer, where there is a checkpoint); nothing is written."""
     config, checkpoint, folder = opened.decision.config, opened.decision.checkpoint, RunFolder(opened.path)
+    config = setup.config = setup.resolve(config)
     set_seed(config.seed)
     pretrained = False if checkpoint else {"imagenet": True, "none": False}.get(config.weights, config.weights)
     if pretrained is True:
@@ -296,11 +299,13 @@ def _report(
         for path, reason in islice(unreadable.items(), SHOWN_UNREADABLE):
             console.print(f"  {escape(path)}: {reason}", style="yellow", soft_wrap=True)
     example = f"\n  {train_command()} {REAL_DATA[config.task]} --data_root DIR"
+    path, has_events = shlex.quote(str(folder.path)), "tensorboard" in config.trackers
     console.print(
-        f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml, TensorBoard events)\n"
+        f"results: {folder.path}  (best.safetensors, metrics.jsonl, config.yaml"
+        f"{', TensorBoard events' * has_events})\n"
         "next:\n"
-        f"  dcal eval {shlex.quote(str(folder.path))}\n"
-        f"  tensorboard --logdir {shlex.quote(str(folder.path))}"
+        f"  dcal eval {path}"
+        + f"\n  tensorboard --logdir {path}" * has_events
         + (example if is_synthetic(config.task, config.dataset) else ""),
         soft_wrap=True,
     )

@@ -13,14 +13,12 @@ from dual_cross_attention.training.run_context import RunContext
 
 
 def build_accelerator(run: RunContext, task: Task) -> Accelerator:
-    """Device, precision and ranks; TensorBoard events go to the run's folder."""
+    """Device, precision and ranks; trackers are not Accelerate's, see `trackers.py`."""
     config = run.config
     device = choose_device(config.device)
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=choose_precision(config.precision, device, config.format_version),
-        log_with="tensorboard",
-        project_dir=str(run.folder.path),
         kwargs_handlers=[ddp_options(task.leaves_out_parameters)],
         # Otherwise environment variables of Accelerate would compile the whole task, and divide the losses.
         dynamo_backend="no",

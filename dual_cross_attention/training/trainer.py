@@ -8,7 +8,6 @@ Notable:
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from dual_cross_attention.data.unreadable import UnreadableImages, allowed_unrea
 from dual_cross_attention.devices import peak_memory_mb
 from dual_cross_attention.errors import InputError, InterruptedRun, TrainingDivergedError
 from dual_cross_attention.progress import ProgressBar
+from dual_cross_attention.tasks.data_module import pixel_stats
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.training import messages
 from dual_cross_attention.training.checkpointing.artifacts import RAW, is_better
@@ -27,12 +27,14 @@ from dual_cross_attention.training.checkpointing.manager import CheckpointManage
 from dual_cross_attention.training.checkpointing.restore import check_fits, restore
 from dual_cross_attention.training.distributed.partition import MicroBatchPartition
 from dual_cross_attention.training.distributed.requests import RankRequests, Request
+from dual_cross_attention.training.distributed.strategy import on_rank_zero
 from dual_cross_attention.training.divergence import EvaluationDivergedError, save_divergence
 from dual_cross_attention.training.evaluation_loop import EvaluationLoop
 from dual_cross_attention.training.feature_cache import cache_features
 from dual_cross_attention.training.oom import MicroBatchChunks, Shortage, catch_out_of_memory
 from dual_cross_attention.training.optimizers import build_schedule, peak_learning_rate
 from dual_cross_attention.training.run_context import RunContext
+from dual_cross_attention.training.sample_images import draw_sheet, read_first_images, write_sheet
 from dual_cross_attention.training.setup import (
     build_accelerator,
     build_strategy,
@@ -42,6 +44,7 @@ from dual_cross_attention.training.setup import (
 from dual_cross_attention.training.signals import SignalHandler
 from dual_cross_attention.training.step import OptimizerStep
 from dual_cross_attention.training.step_log import LOSS_SCALE, SHARED_LOSS, StepLog, combine, means
+from dual_cross_attention.training.trackers import Trackers
 from dual_cross_attention.training.train_state import TrainState
 
 NOT_IN_METRICS = {"grad_norm", SHARED_LOSS, LOSS_SCALE}  # scalars of a step that are no columns of metrics.jsonl
@@ -120,6 +123,7 @@ class Trainer:
             self._split_further,
             self.console,
         )
+        self.trackers = Trackers(run)  # started on rank 0 only
         self.checkpoints = CheckpointManager(run, self.strategy, self.step_log, self.unreadable, per_step, num_images)
         self.state = TrainState()
         if progress:
@@ -159,9 +163,8 @@ class Trainer:
             TrainingDivergedError: a loss or a gradient is not finite; the state before that is saved.
             InputError: not even the smallest chunk fits into memory, or results cannot be written.
         """
-        if self.accelerator.is_main_process:
-            self._begin()
-        with self.signals:
+        on_rank_zero(self._begin)
+        with self.trackers, self.signals:
             try:
                 while self.state.epoch < self.config.epochs:
                     row = self._train_epoch()
@@ -184,8 +187,7 @@ class Trainer:
                 f"the training is done, but {failed}: make room, and the same command resumes from the last good "
                 "checkpoint"
             )
-        with self._without_tensorboard():
-            self.accelerator.end_training()
+        self.accelerator.end_training()
         return self.state.best
 
     def _begin(self) -> None:
@@ -193,8 +195,21 @@ class Trainer:
             self.folder.drop_metrics_after(self.state.epoch)  # rows of an epoch that is repeated
         except OSError as error:
             raise InputError(f"cannot write '{self.folder.metrics}': {error.strerror}") from error
-        with self._without_tensorboard():
-            self.accelerator.init_trackers("tensorboard")
+        self.trackers.start()
+        is_augmented = self.config.freeze != "all"
+        if is_augmented and self.config.sample_images and not (self.state.step or self.folder.sample_images.exists()):
+            self._show_sample_images()
+
+    def _show_sample_images(self) -> None:
+        """Writes the sheet of the first training images, and sends it to the trackers; a failure is a warning."""
+        where = self.train_batches, self.chunks, self.config.seed, self.device
+        try:
+            samples = read_first_images(self.task, *where, self.config.sample_images)
+            sheet = draw_sheet(samples, pixel_stats(self.config, self.task.model), self.run.classes)
+            self.trackers.log_image(self.folder.sample_images.stem, sheet)
+            write_sheet(sheet, self.folder.sample_images)
+        except Exception as error:  # whatever is wrong with an image, the training says
+            self.run.warn(f"cannot write '{self.folder.sample_images}': {error}; the training continues without it")
 
     def _train_epoch(self) -> dict[str, float]:
         """Trains the rest of the epoch; returns its row so far."""
@@ -288,9 +303,7 @@ class Trainer:
         self.checkpoints.writer.wait()
         self.checkpoints.artifacts.add(row, best)
         self.checkpoints.save(self.state, ends_epoch=True)
-        with self._without_tensorboard():
-            scalars = {name: value for name, value in row.items() if name != "epoch"}
-            self.accelerator.log(scalars, step=self.state.epoch)
+        self.trackers.log(row)
         self.console.print(messages.epoch_summary(row, self.config.epochs))
 
     def _save_and_stop(self, interruption: InterruptedRun) -> InterruptedRun:
@@ -313,11 +326,3 @@ class Trainer:
                 f"{shortage.reason}: the same command, or a restart by the launcher, continues with half of the images "
                 f"at a time; {last}"
             )
-
-    @contextmanager
-    def _without_tensorboard(self) -> Iterator[None]:
-        """Within this context, an error of TensorBoard's files is a warning."""
-        try:
-            yield
-        except OSError as error:
-            self.run.warn(f"cannot write TensorBoard's events: {error}; the run continues")

@@ -1,11 +1,12 @@
 """What the page computes for an uploaded image: the answers of `dcal predict`, `dcal explain` and `dcal identify`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.explanation import Explanation
+from dual_cross_attention.inference.calibration import TOGETHER
 from dual_cross_attention.inference.loaded_model import LoadedModel
 from dual_cross_attention.inference.prediction import Prediction
 from dual_cross_attention.inference.prediction_files import as_row
@@ -18,13 +19,15 @@ class ImageAnswer:
 
     Args:
         prediction: of `LoadedModel.predict`; None for a re-identification model.
-        explanation: of `LoadedModel.explain`, with an answer of each branch.
+        explanation: of `LoadedModel.explain`; None for an exported model.
         error: why the image cannot be read; None if it was.
+        branches: predictions of each branch alone.
     """
 
     prediction: Prediction | None
     explanation: Explanation | None
     error: str | None = None
+    branches: dict[str, Prediction] = field(default_factory=dict)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -45,8 +48,12 @@ def answer_image(model: LoadedModel, upload: Upload, top_k: int) -> ImageAnswer:
         prediction = replace(model.predict(upload.path, top_k), path=upload.name)
         if prediction.error:
             return ImageAnswer(prediction, None, prediction.error)
+    if model.is_exported:
+        names = model.model.test_branches if prediction is not None else ()
+        return ImageAnswer(prediction, None, None, {name: model.predict(upload.path, 1, name) for name in names})
     explanation = replace(model.explain(upload.path, top_k), path=upload.name)
-    return ImageAnswer(prediction, explanation, explanation.error)
+    branches = {name: each for name, each in explanation.predictions.items() if name != TOGETHER}
+    return ImageAnswer(prediction, explanation, explanation.error, branches)
 
 
 def predict_images(

@@ -1,5 +1,6 @@
 """The part of the page that searches an index: decision, threshold, nearest images, and enrolling."""
 
+import logging
 from contextlib import closing
 from html import escape as escape_html
 from pathlib import Path
@@ -10,8 +11,8 @@ from PIL import Image
 from dual_cross_attention.data.images import UnreadableImage, read_image
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.gallery.index import GalleryIndex, Match
+from dual_cross_attention.gallery.models import check_model
 from dual_cross_attention.inference.loaded_model import LoadedModel
-from dual_cross_attention.text import escape
 from dual_cross_attention.web import markup
 from dual_cross_attention.web.identification import (
     LONGEST_IDENTITY,
@@ -28,16 +29,14 @@ TILE = 256
 """Longer side of a gallery image, in pixels."""
 STEPS = 1000
 """Of the slider."""
+LOGGER = logging.getLogger(__name__)
 
 
 def check_index(model: LoadedModel, folder: str | Path) -> None:
     """Raises InputError if the index is damaged, or of features of another model."""
     with closing(GalleryIndex.open(folder)) as index:
-        if model.fingerprint(index.settings.branch) != index.settings.fingerprint:
-            raise InputError(
-                f"'{escape(model.source)}' is not the model of the index '{escape(folder)}': weights, branch or "
-                "preprocessing differ: give the model that it was built with"
-            )
+        if line := check_model(model, index.settings):
+            LOGGER.info(line)
 
 
 def add_identification(
@@ -93,7 +92,7 @@ def add_identification(
         if found is None or found.feature is None:
             raise gr.Error("expected an image to enroll, got none")
         try:
-            return markup.section(f'<p role="status">{markup.name(enroll_upload(folder, found, name))}</p>')
+            return markup.section(f'<p role="status">{markup.name(enroll_upload(folder, found, name, model))}</p>')
         except InputError as error:
             return markup.alert(f"{error}")
 

@@ -17,6 +17,7 @@ from dual_cross_attention.data.images import UnreadableImage, open_image
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.gallery.identify import Answer, Decision, decide_by, identify
 from dual_cross_attention.gallery.index import GalleryImage, GalleryIndex, Match
+from dual_cross_attention.gallery.models import computed_by
 from dual_cross_attention.gallery.rows import IDENTITY_COLUMNS, MATCH_COLUMNS, identity_row, match_rows
 from dual_cross_attention.gallery.tracks import Track, find_tracks
 from dual_cross_attention.inference.loaded_model import LoadedModel
@@ -141,8 +142,11 @@ def false_positive_rate(calibration: Any, decision: Decision, threshold: float, 
     return float(1 - (1 - decision.fpir) ** (decision.gallery_size / math.exp(logarithm)))
 
 
-def enroll_upload(folder: str | Path, found: Identification, identity: str) -> str:
+def enroll_upload(folder: str | Path, found: Identification, identity: str, model: LoadedModel | None = None) -> str:
     """Adds an uploaded image to an index, and a copy of its file to `FOLDER`; what was done, in a line.
+
+    Args:
+        model: that computed the feature; None: the one that the index was built with.
 
     Raises:
         InputError: a name that cannot be one, or an index that cannot be written.
@@ -164,7 +168,7 @@ def enroll_upload(folder: str | Path, found: Identification, identity: str) -> s
         raise InputError(f"cannot enroll the image: {getattr(error, 'strerror', None) or error}") from error
     with closing(GalleryIndex.open(folder)) as index, index.writing():
         if index.missing([digest]):
-            index.stage([digest], found.feature)
+            index.stage([digest], found.feature, None if model is None else computed_by(model, index.settings))
         done = index.add([GalleryImage(f"{copy}", identity, digest)])
         stays = next((kept for *_, kept in done.conflicts), None)
     if stays is not None or (done.copies and not done.reassigned):

@@ -8,7 +8,6 @@ from PIL import Image
 from dual_cross_attention.explanation.explanation import Explanation
 from dual_cross_attention.explanation.figures import ANSWERS
 from dual_cross_attention.explanation.maps import MAP_TITLES
-from dual_cross_attention.inference.calibration import TOGETHER
 from dual_cross_attention.inference.prediction import Prediction
 from dual_cross_attention.text import escape
 from dual_cross_attention.web.answers import ImageAnswer
@@ -79,7 +78,7 @@ def answer_section(answer: ImageAnswer, is_calibrated: bool) -> str:
         if is_calibrated
         else ("Probabilities are not calibrated, and no image is answered as unknown: dcal calibrate fits both.")
     )
-    return section(head, top_table(prediction), note(kind), branch_table(answer.explanation.predictions))
+    return section(head, top_table(prediction), note(kind), branch_table(answer.branches))
 
 
 def top_table(prediction: Prediction) -> str:
@@ -93,9 +92,8 @@ def top_table(prediction: Prediction) -> str:
     )
 
 
-def branch_table(predictions: dict[str, Prediction]) -> str:
+def branch_table(branches: dict[str, Prediction]) -> str:
     """The first class of each branch, where there is more than one."""
-    branches = {branch: each for branch, each in predictions.items() if branch != TOGETHER}
     if len(branches) < 2:
         return ""
     rows = "".join(
@@ -111,8 +109,7 @@ def maps_section(explanation: Explanation | None) -> str:
     """The image as the model sees it, and each map over it."""
     if explanation is None or explanation.error:
         return ""
-    size = "{} % of height and {} % of width".format(*(round(100 * share) for share in explanation.crop))
-    seen = "the image, as the model sees it" + ("" if explanation.crop == (1.0, 1.0) else f": the center, {size}")
+    seen = "the image, as the model sees it" + (f": {explanation.crop_words}" if explanation.crop_words else "")
     figures = [figure(Image.fromarray(explanation.image), seen)]
     names = ["rollout"] if explanation.glca is None else ["product", "rollout", "glca"]
     for each in names:

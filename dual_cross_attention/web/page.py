@@ -10,7 +10,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is im
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
+from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.loaded_model import LoadedModel
+from dual_cross_attention.text import escape
 from dual_cross_attention.web import markup
 from dual_cross_attention.web.answers import answer_image
 from dual_cross_attention.web.gallery_panel import ONE_AT_A_TIME, add_identification, check_index
@@ -58,10 +60,15 @@ def build_page(
         may_enroll: whether users of the page may add images to the index.
 
     Raises:
-        InputError: the index is damaged, or of another model.
+        InputError: the index is damaged, or of another model; an exported re-identification model without an index.
     """
     if index is not None:
         check_index(model, index)
+    elif model.is_exported and model.task == "reid":
+        raise InputError(
+            f"'{escape(model.source)}' is an exported re-identification model, which the page can only search an index "
+            "with: give --index INDEX, or load the model that it was exported from"
+        )
     with ModelPage(title=f"DCAL: {model.short_name}", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(_head(model, index is not None))
         with gr.Tabs():
@@ -85,6 +92,8 @@ def _head(model: LoadedModel, has_index: bool) -> str:
             "Re-identification without an index: the page shows what the model attends to. dcal demo MODEL --index "
             "INDEX also says which identity an image shows."
         )
+    if model.is_exported:
+        kind += " This is an exported file, which has no attention maps; the model that it was exported from has."
     return markup.section(
         f"<h1>{markup.name(model.short_name)}</h1>",
         markup.note(

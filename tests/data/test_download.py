@@ -7,13 +7,14 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from dual_cross_attention.data import FGVC_DATASETS, load_fgvc
 from dual_cross_attention.data import download as downloads
-from dual_cross_attention.data.download import Archive, download, fetch
+from dual_cross_attention.data.download import ATTEMPTS, Archive, download, fetch
 from dual_cross_attention.errors import InputError
 from tests.helpers import assert_refused, assert_says
 
@@ -166,6 +167,33 @@ def test_damaged_and_other_archives_are_refused(serve, tmp_path, content):
     with pytest.raises(InputError):
         download(serve(content).archive(), tmp_path)
     assert not (tmp_path / "CUB_200_2011").exists()
+
+
+def test_attempts_without_progress_are_counted(cub, tmp_path):
+    """Also where a server cannot continue, and the file is shorter again; and where no byte came yet."""
+    cub.ranges, cub.breaks = False, [200] + [100, 150] * 50
+    with pytest.raises(InputError):
+        fetch(cub.url, tmp_path / "file")
+    assert len(cub.requests) == 1 + ATTEMPTS - 1
+    cub.ranges, cub.breaks, cub.requests[:] = True, [0] * (ATTEMPTS - 1), []
+    fetch(cub.url, tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == cub.content and len(cub.requests) == ATTEMPTS
+
+
+def test_a_folder_that_is_empty_or_incomplete_is_not_the_dataset(cub, tmp_path):
+    archive = replace(cub.archive(), contents=("classes.txt", "images.txt"))
+    folder = tmp_path / archive.folder
+    folder.mkdir()
+    assert download(archive, tmp_path) == folder and (folder / "images.txt").is_file()
+    (folder / "images.txt").unlink()
+    with pytest.raises(InputError) as caught:
+        download(archive, tmp_path)
+    assert_says(caught.value, folder, "images.txt")
+    shutil.rmtree(folder)
+    folder.write_text("")
+    with pytest.raises(InputError) as caught:
+        download(archive, tmp_path)
+    assert_says(caught.value, folder, "not a folder")
 
 
 def test_what_is_not_there_is_refused(cub, tmp_path):

@@ -50,6 +50,14 @@ def test_a_figure_names_what_it_shows(explanation):
 
 
 def test_a_figure_without_glca_and_with_all_extras(explanation):
+    for crop, keep_aspect, words in (
+        ((1.0, 1.0), False, []),
+        ((1.0, 1.0), True, ["aspect ratio"]),
+        ((0.8, 0.75), False, ["80 % of the height", "75 % of the width"]),
+        ((0.8, 0.75), True, ["80 % of the height", "aspect ratio"]),
+    ):
+        said = replace(explanation, crop=crop, keep_aspect=keep_aspect).crop_words
+        assert all(word in said for word in words) and bool(said) == bool(words)
     plain = replace(explanation, glca=None, local=None, gradient=explanation.glca, crop=(0.8, 0.75), model_name="run_1")
     plain = replace(plain, is_calibrated=True, predictions={"sa": replace(plain.predictions["sa"], known=False)})
     figure = plain.figure(show_layers=True)

@@ -5,6 +5,7 @@ import pytest
 from dual_cross_attention.export.onnx_export import export_fp32
 from dual_cross_attention.export.sample_images import synthetic_images
 from dual_cross_attention.inference.model_files import read_model
+from tests.backbones.oracles import CASES
 from tests.export.models import TINY, write_model
 
 pytest.importorskip("onnxscript")
@@ -29,10 +30,25 @@ KINDS = {
 }
 
 
+FAMILIES = {
+    case.name: {"backbone": case.name, "backbone_kwargs": {**case.kwargs, "depth": 2}, "img_size": [*case.sizes[1]]}
+    for case in CASES
+    if case.name
+    in (
+        "eva02_tiny_patch14_224",
+        "vit_small_patch16_dinov3",
+        "vit_base_patch16_sapiens2",
+        "vit_base_patch16_siglip_224",
+        "vit_medium_patch16_reg4_gap_256",
+        "vit_small_r26_s32_224",
+    )
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *FAMILIES])
 def test_the_gate_passes(kind, tmp_path):
-    settings = {"task": "fgvc"} | KINDS[kind]
+    settings = {"task": "fgvc"} | (KINDS | FAMILIES)[kind]
     task = settings.pop("task")
     saved = read_model(write_model(tmp_path / "x.safetensors", task, ["ant", "bee", "cat"], **settings))
     branches, file = saved.model.predicting_branches, tmp_path / "x.onnx"

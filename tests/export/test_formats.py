@@ -1,12 +1,17 @@
 """`dcal export --format timm|pt2`."""
 
+import copy
 import json
+from pathlib import Path
 
+import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dual_cross_attention import load_model
+from dual_cross_attention.export import program, timm_directory
+from dual_cross_attention.export.exporting import default_name
 
 
 def test_timm_loads_sa_without_this_project(dcal, make_model, tmp_path):
@@ -28,3 +33,49 @@ def test_a_program_of_torch_export(dcal, make_model, tmp_path):
     assert "trust" in dcal("export", path, "--format", "pt2", "--output", file).out
     program, pixels = torch.export.load(file).module(), torch.randn(1, 3, 32, 40)
     torch.testing.assert_close(program(pixels)[0], load_model(path, "cpu", "fp32").model.predict(pixels))
+
+
+def test_a_program_says_what_was_compared(dcal, make_model, tmp_path):
+    file, extra = tmp_path / "exported.pt2", {"metadata.json": ""}
+    outcome = dcal("export", make_model(), "--format", "pt2", "--output", file)
+    assert outcome.status == 0 and "compared with PyTorch on 8 images" in outcome.out
+    torch.export.load(file, extra_files=extra)
+    check = json.loads(json.loads(extra["metadata.json"])["export"])["check"]
+    assert check["passed"] and check["images"] == 8
+
+
+def test_a_program_that_differs_gets_no_file(dcal, make_model, tmp_path, monkeypatch):
+    def trace_another(saved, branches, original=program.make_program):
+        other = copy.deepcopy(saved)
+        with torch.no_grad():
+            other.model.backbone.head.weight[0, 0] += 1
+        return original(other, branches)
+
+    monkeypatch.setattr(program, "make_program", trace_another)
+    outcome = dcal("export", make_model(), "--format", "pt2", "--output", tmp_path / "x.pt2")
+    assert outcome.status == 2 and "limit" in outcome.err and not list(tmp_path.glob("x.pt2*"))
+
+
+@pytest.mark.parametrize("differs", ["weights", "labels", "mean"])
+def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal, make_model, tmp_path, monkeypatch):
+    def write(saved, directory: Path, original=timm_directory.write_files):
+        original(saved, directory)
+        described, weights = directory / "config.json", directory / "model.safetensors"
+        config = json.loads(described.read_text())
+        if differs == "weights":
+            state = load_file(weights)
+            state["head.bias"] = state["head.bias"] + 1e-6
+            save_file(state, weights, {"format": "pt"})
+        elif differs == "labels":
+            config["label_names"] = config["label_names"][::-1]
+        else:
+            config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
+        described.write_text(json.dumps(config))
+
+    monkeypatch.setattr(timm_directory, "write_files", write)
+    outcome = dcal("export", make_model(), "--format", "timm", "--output", tmp_path / "for_timm")
+    assert outcome.status == 2 and differs in outcome.err and not list(tmp_path.glob("for_timm*"))
+
+
+def test_a_downloaded_model_is_named_after_its_repository():
+    assert default_name(Path("/cache/models--org--birds/snapshots/0a1b/model.safetensors")) == "birds"

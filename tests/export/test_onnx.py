@@ -65,7 +65,8 @@ def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp
         (("predict", classifier.file, "a.png", "--device", "cuda"), "CPU"),
         (("calibrate", classifier.file, "--output", tmp_path / "x.safetensors"), "exported"),
         (("explain", classifier.file, "a.png", "--output", tmp_path / "maps"), "exported"),
-        (("demo", classifier.file), "exported"),
+        (("demo", reid.file), "--index"),
+        (("publish", classifier.file, "org/name", "--dry_run"), "exported"),
         (("export", classifier.file), "exported"),
     ):
         (tmp_path / "a.png").touch()
@@ -73,6 +74,33 @@ def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp
         assert outcome.status == 2 and token in outcome.err and outcome.err.count("\n") == 1, outcome
     with pytest.raises(InputError, match="exported"):
         load_model(classifier.file).explain(IMAGES[0])
+
+
+def test_attention_and_rollout_share_the_weights_of_a_layer(classifier, tmp_path):
+    """ONNX Runtime finds equal nodes: one softmax each of two layers and GLCA; rollout reads CLS's row of the last
+    layer alone; and one softmax of each branch's logits."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = f"{tmp_path / 'optimized.onnx'}"
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(f"{classifier.file}", options)
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    assert sum(node.op_type == "Softmax" for node in nodes) == 2 + 1 + 1 + 2
+
+
+def test_large_batches_are_run_in_parts(classifier):
+    model, pixels = load_model(classifier.file).model, torch.randn(19, 3, 32, 32)
+    expected, session, sizes = model.run(pixels[-3:]), model.session, []
+
+    class Counted:
+        def run(self, names, inputs):
+            sizes.append(len(inputs["images"]))
+            return session.run(names, inputs)
+
+    model.session = Counted()
+    found = model.run(pixels)
+    assert sizes == [8, 8, 3]
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name][-3:], values, atol=1e-5)
 
 
 def test_the_calibration_of_one_branch_alone(tmp_path):

@@ -199,10 +199,10 @@ def test_settings_reach_model_and_schedule():
 
 
 def test_settings_without_effect_are_warned_about(dcal, small, tmp_path):
-    flags = ["--ablation=sa_only", "--pwca_every=2", "--glca_init=last_block", "--pwca_start=0"]
+    flags = ["--ablation=sa_only", "--pwca_every=2", "--glca_init=random", "--pwca_start=0.5"]
     lines = settings_without_effect(parse_config(flags))
     assert len(lines) == 2 and "glca_init" in lines[0] and "pwca_every" in lines[1] and "pwca_start" not in lines[1]
-    assert settings_without_effect(parse_config(["--ablation=sa_glca", "--glca_init=last_block"])) == []
+    assert settings_without_effect(parse_config(["--ablation=sa_glca", "--glca_init=random"])) == []
     assert settings_without_effect(parse_config(["--config=cub_vit_base", "--ablation=sa_only"])) == []
     outcome = dcal(
         "train", *small, "--ablation=sa_glca", "--pwca_blocks=1", "--epochs=1", "--output_dir", tmp_path / "r"

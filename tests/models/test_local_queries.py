@@ -166,7 +166,7 @@ def test_blocks_start_as_copies_of_the_last_ones_in_their_order():
     for ours, theirs in zip(copied.glca_blocks, copied.backbone.blocks[-2:], strict=True):
         for name, parameter in ours.block.named_parameters():
             assert torch.equal(parameter, theirs.get_parameter(name)) and parameter is not theirs.get_parameter(name)
-    fresh = tiny(glca_blocks=4)  # more than the backbone has
+    fresh = tiny(glca_init="random", glca_blocks=4)  # more than the backbone has
     weights = [block.block.mlp.fc1.weight for block in fresh.glca_blocks]
     assert len(weights) == 4 and not torch.equal(weights[0], weights[1])
     for number in (0, 4):

@@ -46,10 +46,11 @@ def test_share_against_pixels():
     assert share_inside(np.ones((3, 4)), box) == pytest.approx(width * height / 120_000)
 
 
-@pytest.mark.parametrize("box", [(10, 10, 50, 20), (0, 0, 200, 100), (150, 30, 80, 100)])
-def test_box_in_view_against_a_drawn_box(box):
+@pytest.mark.parametrize("keep_aspect", [False, True])
+@pytest.mark.parametrize("box", [(10, 10, 60, 20), (0, 0, 200, 100), (150, 30, 80, 100)])
+def test_box_in_view_against_a_drawn_box(box, keep_aspect):
     """The box is drawn white into the image, which is then preprocessed as for the model."""
-    preprocessing = Preprocessing((60, 80), (80, 120), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    preprocessing = Preprocessing((60, 80), (80, 120), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), keep_aspect=keep_aspect)
     image = Image.new("RGB", (200, 100))
     image.paste((255, 255, 255), (box[0], box[1], box[0] + box[2], box[1] + box[3]))
     white = preprocessing(image)[0].numpy() > 0.5

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dual_cross_attention.configs.fgvc_config import FGVCConfig
 from dual_cross_attention.tasks import FGVCTask
-from dual_cross_attention.tasks.batch_mixing import BatchMixing
+from dual_cross_attention.tasks.batch_mixing import BatchMixing, batch_mixing
 from tests.helpers import random_images, tiny_model
 
 CLASSES = 5
@@ -64,8 +65,13 @@ def test_with_both_each_batch_has_one_of_them():
 def test_off():
     batch = batch_of()
     assert BatchMixing(0.0, 0.0, CLASSES).mix(batch) is batch
-    features = {"tokens": torch.zeros(4, 2, 3), "labels": batch["labels"]}
-    assert BatchMixing(1.0, 0.0, CLASSES).mix(features) is features
+
+
+def test_a_frozen_backbone_has_no_mixing():
+    """With freeze all, an image is the same in every epoch, whether features are cached or not."""
+    settings = {"dataset": "toy", "mixup": 0.8, "cutmix": 1.0}
+    assert batch_mixing(FGVCConfig(**settings), CLASSES) == BatchMixing(0.8, 1.0, CLASSES)
+    assert batch_mixing(FGVCConfig(**settings, freeze="all"), CLASSES) == BatchMixing(0.0, 0.0, CLASSES)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -101,7 +101,7 @@ def test_local_queries_and_blocks_are_of_the_run_and_its_files(
 @pytest.mark.parametrize("loss_weights", ["fixed", "sum", "mean"])
 def test_losses_without_learned_weights(dcal, train_until, tasks, assert_same_results, tmp_path, task, loss_weights):
     """The total of the row is the formula of its losses, there is no w, and the run resumes."""
-    flags = [*tasks[task], "--loss_weights", loss_weights, "--epochs=1", "--warmup_epochs=0"]
+    flags = [*tasks[task], "--loss_weights", loss_weights, "--epochs=1", "--warmup_epochs=0", "--pwca_start=0"]
     assert dcal("train", *flags, "--output_dir", tmp_path / "whole").status == 0
     (row,) = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert not [name for name in row if name.startswith("train/w_")]

@@ -61,7 +61,7 @@ def test_the_loss_weights_learn_and_stay_within_their_bound(make_trainer):
 
 
 def test_images_are_read_by_their_epoch(make_trainer, birds, monkeypatch):
-    trainer = make_trainer(birds[:32], eval_every=2)
+    trainer = make_trainer(birds[:32], eval_every=2, sample_images=0)
     samples, read = type(trainer.train_batches.dataset), []
     get = samples.__getitem__
     monkeypatch.setattr(samples, "__getitem__", lambda dataset, key: (read.append(key), get(dataset, key))[1])

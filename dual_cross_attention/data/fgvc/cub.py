@@ -22,6 +22,7 @@ ARCHIVE = Archive(
     "97eceeb196236b17998738112f37df78",
     1_150_585_339,
     NAME,
+    ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"),
 )
 
 

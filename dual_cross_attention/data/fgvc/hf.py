@@ -133,10 +133,16 @@ def _labels(opened: Opened, found: Mapping[str, str], column: str) -> tuple[dict
     """
     encoded = {kind: _encoded(opened, name, column) for kind, name in found.items()}
     feature = opened.tables[found["train"] if "train" in found else next(iter(found.values()))].features[column]
+    place_of: dict[Any, int]
     if type(feature).__name__ == "ClassLabel":
-        classes, place_of = [composed(name) for name in feature.names], {n: n for n in range(len(feature.names))}
+        classes = [composed(name) for name in feature.names]
+        place_of = {key: place for place, name in enumerate(classes) for key in (place, name)}
         if len({*classes}) < len(classes):
             raise InputError(f"hf: {opened.name}: expected different names of classes in {escape(column)}")
+        # Each split numbers its classes itself.
+        for kind, (codes, words) in encoded.items():
+            names = getattr(opened.tables[found[kind]].features[column], "names", None) or classes
+            encoded[kind] = codes, [composed(names[word]) if word in range(len(names)) else word for word in words]
     else:
         values = {value for _, words in encoded.values() for value in words}
         if all(isinstance(value, int) for value in values):

@@ -12,7 +12,7 @@ from dual_cross_attention.configs.hub_names import HUB
 from dual_cross_attention.data.columns import SPLITS
 from dual_cross_attention.data.folders import is_visible, what_is_in
 from dual_cross_attention.errors import InputError
-from dual_cross_attention.text import escape
+from dual_cross_attention.text import escape, few
 
 SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that `datasets.save_to_disk` wrote."""
@@ -43,8 +43,8 @@ def open_tables(data_root: Path | str) -> Opened:
 
     - hf:ORG/NAME or hf:ORG/NAME:SUBSET: a dataset of the Hugging Face Hub.
     - a folder that `datasets.save_to_disk` wrote.
-    - a folder with Parquet or Arrow files, at any depth. The split of a file is in its name or that of its folder
-      (train-00000-of-00002.parquet, test/0.parquet); files without are of train if all are.
+    - a folder with Parquet or Arrow files, at any depth. The split of a file is in its name, else in that of
+      the folder next to it (train-00000-of-00002.parquet, test/0.parquet); files without are of train if all are.
     - a Parquet or Arrow file, of the split train.
     - another folder: train/CLASS/*.jpg and validation/ or test/, or CLASS/*.jpg (datasets' "imagefolder").
 
@@ -67,7 +67,9 @@ def open_tables(data_root: Path | str) -> Opened:
     try:
         if isinstance(data_root, str):
             path, _, subset = data_root.removeprefix(HUB).partition(":")
-            return Opened(name, _by_split(datasets.load_dataset(path, subset or None)))
+            tables = _by_split(datasets.load_dataset(path, subset or None))
+            # Of a repository of image files, rows have the paths of these in the cache of the Hub.
+            return Opened(name, tables, Path(datasets.config.HF_CACHE_HOME))
         return _open_local(data_root, name, datasets)
     except InputError:
         raise
@@ -94,7 +96,10 @@ def _open_local(root: Path, name: str, datasets: Any) -> Opened:
     for suffix, kind in KINDS.items():
         paths = sorted(path for path in root.rglob(f"*{suffix}") if all(map(is_visible, path.relative_to(root).parts)))
         if paths:
-            return Opened(name, datasets.load_dataset(kind, data_files=_splits(root, paths)), root)
+            # One by one: together, `datasets` reads the class numbers of all splits by the names of the first.
+            splits = _splits(root, paths).items()
+            tables = {each: datasets.load_dataset(kind, data_files={each: files})[each] for each, files in splits}
+            return Opened(name, tables, root)
     if not any(path.is_dir() for path in root.iterdir()):
         raise InputError(
             f"hf: expected Parquet or Arrow files, or folders of images, in {name}, but {what_is_in(root)}"
@@ -103,14 +108,24 @@ def _open_local(root: Path, name: str, datasets: Any) -> Opened:
 
 
 def _splits(root: Path, paths: list[Path]) -> dict[str, list[str]]:
-    """Files by split, see `open_tables`; raises InputError for one without, where others have one."""
+    """Files by split, see `open_tables`; raises InputError for one without, where others have one, or with several."""
     found: dict[str | None, list[str]] = defaultdict(list)
     for path in paths:
-        words = re.split(r"[^a-z]+", path.relative_to(root).with_suffix("").as_posix().casefold())
-        found[next((SPLITS[word] for word in words if word in SPLITS), None)].append(f"{path}")
+        found[_split(path.relative_to(root))].append(f"{path}")
     if None in found and len(found) > 1:
         raise InputError(
             f"hf: expected train, validation or test in the name of each file of {escape(root)}, got "
             f"{escape(Path(found[None][0]).relative_to(root))}"
         )
     return {split or "train": files for split, files in found.items()}
+
+
+def _split(path: Path) -> str | None:
+    """The split in the name of a file, else of the folder next to it."""
+    for part in reversed(path.with_suffix("").parts):
+        splits = {SPLITS[word] for word in re.split(r"[^a-z]+", part.casefold()) if word in SPLITS}
+        if len(splits) > 1:
+            raise InputError(f"hf: expected one split in the name of {escape(path)}, got {few(sorted(splits))}")
+        if splits:
+            return splits.pop()
+    return None

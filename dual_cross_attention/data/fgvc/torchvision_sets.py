@@ -32,6 +32,7 @@ AIRCRAFT_ARCHIVE = Archive(
     "d4acdd33327262359767eeaa97a4f732",
     2_753_340_328,
     AIRCRAFT,
+    ("data/images", "data/variants.txt", "data/images_variant_trainval.txt", "data/images_variant_test.txt"),
 )
 
 

@@ -128,15 +128,25 @@ def load_folder(data_root: Path, train: bool = True, cameras: CameraMode = "name
     if leave_one_out:
         notes.append("folder: test is evaluated leave-one-out: each image is searched for among all others")
     labels: dict[str, int] = {}
-    train_list = None
+    train_list, train_camera_names = None, None
     if train:
         warnings += in_both("folder", (s.identity for s in splits["train"]), identities)
         labels = positions(s.identity for s in splits["train"])
         train_cameras = positions(s.camera for s in splits["train"])
         number = None if decision.rule is None else train_cameras.__getitem__
+        train_camera_names = list(train_cameras)
         train_list = listed(splits["train"], labels.__getitem__, number)
     data = ReIDData(
-        "folder", list(labels), train_list, sides[0], sides[-1], warnings, notes, source, leave_one_out=leave_one_out
+        "folder",
+        list(labels),
+        train_list,
+        sides[0],
+        sides[-1],
+        warnings,
+        notes,
+        source,
+        leave_one_out=leave_one_out,
+        train_camera_names=train_camera_names,
     )
     if decision.rule is None:
         warnings += describe_copies("folder", data.test_images, data.test_files, len(data.query))

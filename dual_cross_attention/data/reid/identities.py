@@ -64,6 +64,8 @@ class ReIDData:
         same_numbers: whether the identity numbers of query and gallery are names of training identities as well.
         leave_one_out: the queries are the gallery too, `gallery` is `query`: each image is searched for among all
             others.
+        train_camera_names: names of the cameras of the training images by number, which may be other numbers than those
+            of query and gallery; None: numbers are their names.
 
     Without cameras, a query ignores gallery images of its own file.
 
@@ -82,6 +84,7 @@ class ReIDData:
     distractors: int | None = None
     same_numbers: bool = False
     leave_one_out: bool = False
+    train_camera_names: Sequence[str] | None = None
 
     def __post_init__(self):
         for split, images in (("training", self.train), ("query", self.query), ("gallery", self.gallery)):
@@ -108,6 +111,34 @@ class ReIDData:
     def test_files(self) -> np.ndarray | None:
         """(test images,) int64: numbers of their files, which decide what a query ignores; None: cameras decide."""
         return number_files(self.test_images) if self.leave_one_out or self.query.cameras is None else None
+
+    def names_of_cameras(self, side: IdentityList) -> tuple[list[str], np.ndarray]:
+        """The cameras of a split by name.
+
+        Args:
+            side: one of the splits, with cameras.
+
+        Returns:
+            Their names, in the order of their numbers, "" of images without one; and (images,) int64, which of them
+            each image has.
+        """
+        names = self.camera_source and self.camera_source.cameras
+        if side is self.train:
+            names = self.train_camera_names
+        numbers, of_image = np.unique(_numbers(side.cameras), return_inverse=True)
+        found = [f"{number}" if names is None else composed(names[number]) for number in numbers.tolist()]
+        return found, of_image.reshape(-1)
+
+    def train_cameras_as_in_test(self) -> dict[int, int]:
+        """Cameras of training images → numbers of these cameras in query and gallery; of others, further numbers."""
+        if self.train is None or self.train.cameras is None:
+            return {}
+        numbers = distinct(self.train.cameras).tolist()
+        tested = self.camera_source and self.camera_source.cameras
+        if self.train_camera_names is None or tested is None:
+            return {number: number for number in numbers}
+        places = {composed(name): place for place, name in enumerate(tested)}
+        return {number: places.setdefault(composed(self.train_camera_names[number]), len(places)) for number in numbers}
 
     @property
     def _sides(self) -> tuple[IdentityList, ...]:

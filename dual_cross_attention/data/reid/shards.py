@@ -83,12 +83,13 @@ def load_shards(data_root: Path, train: bool = True) -> ReIDData:
             f"{escape(unknown[0])}, which is none of the {len(identities):,} that dcal shard has written down"
         )
     by_label = {label: labels[composed(f"{label}")] for label in index.labels}
-    training = _listed(index, by_label, _numbers(index.cameras), BLOCK)
+    cameras = _numbers(index.cameras)
+    training = _listed(index, by_label, cameras, BLOCK)
     # Numbers may start at 0 in each split; names are the same in all splits.
     warnings += in_both(
         "shards", (composed(name) for name in index.labels if isinstance(name, str)), identity_names or []
     )
-    return make(identities, training, sides[0], sides[-1], warnings)
+    return make(identities, training, sides[0], sides[-1], warnings, train_camera_names=_names(cameras))
 
 
 def _numbers(*sides: list[Label]) -> dict[Label, int]:

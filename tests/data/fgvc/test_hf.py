@@ -209,6 +209,35 @@ def test_splits_and_columns(tmp_path):
     assert_says(caught.value, "[2]", "yak", "train")
 
 
+def test_each_split_numbers_its_classes_itself(tmp_path):
+    """Class numbers are positions in the split's own list of names."""
+    tables = {}
+    for split, order in (("train", CLASSES), ("test", CLASSES[::-1])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=order)})
+        images, labels = rows(6)
+        tables[split] = datasets.Dataset.from_dict(
+            {"image": images, "label": [order.index(label) for label in labels]}, features=features
+        )
+        (tmp_path / "parquet").mkdir(exist_ok=True)
+        tables[split].to_parquet(tmp_path / "parquet" / f"{split}.parquet")
+    datasets.DatasetDict(tables).save_to_disk(tmp_path / "arrow")
+    for kind in ("parquet", "arrow"):
+        data = load_fgvc("hf", tmp_path / kind)
+        assert names(data, data.train) == names(data, data.test) == rows(6)[1], kind
+
+
+def test_the_split_is_that_of_the_file_name_then_of_the_nearest_folder(tmp_path):
+    root = tmp_path / "train_test_split"
+    write_parquet(root / "test.parquet", *rows(3))
+    write_parquet(root / "train" / "0.parquet", *rows(6))
+    data = load_fgvc("hf", tmp_path)
+    assert (len(data.train), len(data.test)) == (6, 3)
+    write_parquet(root / "1.parquet", *rows(3))
+    with pytest.raises(InputError) as refused:
+        load_fgvc("hf", tmp_path)
+    assert_says(refused.value, "one split", "train_test_split")
+
+
 def test_without_the_library_the_extra_is_named(dcal, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     outcome = dcal("check-data", "--dataset", "hf", "--data_root", tmp_path)
@@ -257,6 +286,22 @@ def test_a_dataset_of_the_hub(dcal, small, tmp_path, monkeypatch):
     assert json.loads(evaluated.out)["images"] == 3
     with (tmp_path / "rows.csv").open(newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [f"hf:org/birds:small/test[{n}]" for n in range(3)]
+
+
+def test_image_files_of_the_hub_are_those_in_its_cache(tmp_path, monkeypatch):
+    """Of a repository of image files, the library gives paths in the cache of the Hub; no others are read."""
+    cache, elsewhere = tmp_path / "home" / "hub" / "birds" / "0.png", tmp_path / "1.png"
+    for path in (cache, elsewhere):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png((7, 8, 9)))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    table = datasets.Dataset.from_dict({"image": [f"{cache}", f"{elsewhere}"], "label": [0, 1]}, features=features)
+    monkeypatch.setattr(datasets.config, "HF_CACHE_HOME", f"{tmp_path / 'home'}")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"test": table}))
+    first, second = load_fgvc("hf", "hf:org/birds", train=False).test.images
+    assert read_image(first).getpixel((0, 0)) == (7, 8, 9)
+    with pytest.raises(UnreadableImage, match="inside"):
+        read_image(second)
 
 
 def test_commands(dcal, small, inputs, tmp_path):
