@@ -19,8 +19,9 @@ def sample_drop_path(block: nn.Module, rows: int, device: torch.device) -> DropP
     Sampled outside of the block's forward pass, they are the same under compilation and when checkpointing recomputes
     the block; blocks that differ in the rate only share one compiled graph.
     """
-    drop1: Any = block.drop_path1
-    drop2: Any = block.drop_path2
+    shared: Any = getattr(block, "drop_path", None)  # CaiT's blocks have one for both branches
+    drop1: Any = getattr(block, "drop_path1", shared)
+    drop2: Any = getattr(block, "drop_path2", shared)
     if not block.training or not getattr(drop1, "drop_prob", 0.0):
         return None
     ones = torch.ones(rows, 1, 1, device=device)

@@ -41,12 +41,14 @@ class BackboneFamily(ABC):
         timm_modules: timm's modules with models of the family; each model is checked when it is created.
         summary: one line on what the method means here.
         is_windowed: whether blocks attend within windows.
+        has_fused_attention: whether attention runs in a fused kernel, which stores no weights.
     """
 
     name: str
     timm_modules: tuple[str, ...]
     summary: str
     is_windowed: bool = False
+    has_fused_attention: bool = True
 
     # the whole backbone
 
@@ -213,6 +215,10 @@ class BackboneFamily(ABC):
     def weight_mixing(self, block: nn.Module) -> Tensor | None:
         """(heads, heads) by which talking heads mix the attention weights of all heads after the softmax, likewise."""
         return None
+
+    def low_rank_layers(self, block: nn.Module) -> list[nn.Linear]:
+        """The linear layers of a block, or of one of `final_blocks`, that LoRA adds to."""
+        return [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
 
     def initialize(self, block: nn.Module) -> None:
         """Initializes a block's weights anew, as timm does when it creates one."""

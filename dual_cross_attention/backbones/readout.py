@@ -150,6 +150,10 @@ class Pool(nn.Module, ABC):
             norm: GLCA's.
         """
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, beside all vectors."""
+        return set()
+
     @abstractmethod
     def row(self, tokens: Tensor, norm: nn.Module) -> Tensor:
         """The weights with which the tokens are read, (B, n) float32; sums as those of `ReadOut.start_row`."""

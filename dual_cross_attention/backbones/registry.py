@@ -4,6 +4,7 @@ import timm
 from timm.models import is_model_in_modules
 from torch import nn
 
+from dual_cross_attention.backbones.cait import CaitFamily
 from dual_cross_attention.backbones.eva import EvaFamily
 from dual_cross_attention.backbones.family import BackboneFamily
 from dual_cross_attention.backbones.hybrid import Hybrid
@@ -12,7 +13,7 @@ from dual_cross_attention.backbones.readout import ReadOut
 from dual_cross_attention.backbones.swin import Swin
 from dual_cross_attention.errors import InputError
 
-FAMILIES: tuple[BackboneFamily, ...] = (PlainViT(), Hybrid(), EvaFamily(), Swin())
+FAMILIES: tuple[BackboneFamily, ...] = (PlainViT(), Hybrid(), EvaFamily(), Swin(), CaitFamily())
 SUGGESTED = "deit_tiny_patch16_224, vit_base_patch16_224 or vit_small_patch16_dinov3"
 
 

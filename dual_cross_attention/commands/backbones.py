@@ -17,9 +17,9 @@ class BackbonesOptions:
 
     EXAMPLE: ClassVar = "dcal backbones --family eva --name dinov3"
 
-    family: Literal["vit", "hybrid", "eva", "swin"] | None = None
+    family: Literal["vit", "hybrid", "eva", "swin", "cait"] | None = None
     """Only those of a family: vit, plain Vision Transformers; hybrid, those over a ResNet; eva, timm's Eva: EVA-02,
-    DINOv3, RoPE-ViTs, Perception Encoder; swin, Swin Transformers."""
+    DINOv3, RoPE-ViTs, Perception Encoder; swin, Swin Transformers; cait, CaiT."""
     name: str = ""
     """Only those whose name contains this."""
     refused: bool = False

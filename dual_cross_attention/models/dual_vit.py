@@ -204,15 +204,18 @@ class DualCrossAttentionViT(FreezableBackbone, BranchInference):
         self._stacked_block, self._last_block = wrap(self._stacked_block), wrap(self._last_block)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, beside all vectors: embeddings, also those in blocks of GLCA."""
+        """Parameters without weight decay, beside all vectors: embeddings, also those of GLCA."""
         of_backbone = tuple(f".{name}" for name in self.backbone.no_weight_decay())
-        of_glca = {
+        names = {
             name
             for name, _ in self.named_parameters()
             if ".block." in name and any(each.endswith(f".{name.partition('.block.')[2]}") for each in of_backbone)
-        }
-        of_cameras = {"side_information.embedding"} if self.side_information is not None else set()
-        return {f"backbone{name}" for name in of_backbone} | of_glca | of_cameras
+        } | {f"backbone{name}" for name in of_backbone}
+        if self.side_information is not None:
+            names.add("side_information.embedding")
+        if self.has_glca and self.glca_pool is not None:
+            names |= {f"glca_pool.{name}" for name in self.glca_pool.no_weight_decay()}
+        return names
 
     def forward(
         self,

@@ -69,9 +69,9 @@ def add_lora(model: DualCrossAttentionViT, rank: int, in_glca: bool) -> None:
     blocks = list(model.family.blocks(model.backbone))[model.frozen_blocks :]
     if not model.norm_is_frozen:
         blocks += model.family.final_blocks(model.backbone)
-    for block in [*blocks, *(model.glca_blocks if in_glca else [])]:
+    for block in [*blocks, *(each.block for each in (model.glca_blocks if in_glca else []))]:
         block.requires_grad_(False)
-        for layer in [each for each in block.modules() if isinstance(each, nn.Linear)]:
+        for layer in model.family.low_rank_layers(block):
             most = min(layer.weight.shape)
             if not 1 <= rank <= most:
                 raise InputError(f"lora_rank: expected a rank from 1 to {most}, that of the smallest layer; got {rank}")

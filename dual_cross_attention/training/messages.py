@@ -2,8 +2,12 @@
 
 import math
 
+from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.training.train_state import TrainState
 
+STORED_WEIGHTS = 4
+"""Tensors of the size of the attention weights that a block keeps for its backward pass where heads are mixed: before
+the softmax, after it in two layouts, and after the second mixing."""
 DIVERGED_ADVICE = "a lower --lr, a warm-up (--warmup_epochs 5), or --precision bf16 or fp32 may help"
 
 
@@ -16,6 +20,23 @@ def effective_batch(batch_size: int, per_step: int, world_size: int) -> str:
         accumulation = per_step // world_size
         factors = f"{ranks} × {batch_size} × {accumulation} accumulation step{'s'[: accumulation > 1]}"
     return f"effective batch size {batch_size * per_step} ({factors})"
+
+
+def attention_memory(model: DualCrossAttentionViT, batch_size: int, is_checkpointed: bool) -> str | None:
+    """What attention weights take in a training step, where no fused kernel computes them; None: one does."""
+    family, backbone = model.family, model.backbone
+    if family.has_fused_attention:
+        return None
+    blocks = family.blocks(backbone)
+    heads, _ = family.heads(blocks[0])
+    keys = 3 if model.has_pwca else 1  # for each token: its image's in SA, its image's and the distractor's in PWCA
+    of_block = 4 * STORED_WEIGHTS * batch_size * heads * keys * backbone.patch_embed.num_patches**2
+    kept, of = (1, "one block") if is_checkpointed else (len(blocks), f"{len(blocks)} blocks")
+    advice = "" if is_checkpointed else "; --use_gradient_checkpointing true keeps those of one"
+    return (
+        f"attention of the family {family.name} is not fused: its weights take about {of_block * kept / 2**30:.2g} GiB "
+        f"for {batch_size} images in float32, of {of}{advice}"
+    )
 
 
 def uneven_ranks(per_step: int, world_size: int) -> str:

@@ -96,6 +96,8 @@ class Trainer:
         self.console.print(
             f"{messages.effective_batch(config.batch_size, per_step, world_size)}, peak lr {peak_lr:.3g}"
         )
+        if memory := messages.attention_memory(task.model, config.batch_size, config.use_gradient_checkpointing):
+            self.console.print(memory, markup=False)
         self.strategy = build_strategy(run, task, self.accelerator, peak_lr)
         self.optimizer = self.strategy.optimizer
         compile_if_worthwhile(run, self.strategy, self.steps_per_epoch * self.partition.per_rank * config.epochs)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timm.models import eva, swin_transformer, vision_transformer
+from timm.models import cait, eva, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from dual_cross_attention.errors import InputError
@@ -160,6 +160,8 @@ def _to_timm(state: dict[str, Tensor], backbone: Any, with_positions: bool) -> d
             with contextlib.redirect_stdout(io.StringIO()):  # timm prints each bias that it leaves out
                 converted = eva.checkpoint_filter_fn(dict(state), stem)
             return converted | _left_out_biases(state, converted)
+        if isinstance(backbone, cait.Cait):
+            return cait.checkpoint_filter_fn(dict(state), backbone)
         target = backbone if with_positions else stem
         return vision_transformer.checkpoint_filter_fn(dict(state), target, adapt_layer_scale=True)
 

@@ -220,7 +220,7 @@ def _fill(backbone: Any, given: Fit, grid: SourceGrid, description: str, source:
     state, expected = given.state, backbone.state_dict()
     positions = None
     if "pos_embed" in state and not given.has_positions_of_target:
-        prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
+        prefix = expected["pos_embed"].shape[1] - backbone.patch_embed.num_patches
         try:
             positions = resample_positions(state["pos_embed"], grid, backbone.patch_embed.grid_size, prefix)
         except InputError as error:

@@ -101,6 +101,12 @@ def _other_vit(given: Fit, backbone: Any) -> str | None:
     architecture = _architecture(backbone)
     size = SIZES.get((width, depth))
     named = {name.split(".")[0] for name in (*given.missing, *given.unexpected)}
+    for names, reason in (
+        (given.unexpected, "a file of a CaiT, which has class-attention layers"),
+        (given.missing, "the backbone is a CaiT with class-attention layers, the file has none"),
+    ):
+        if any(name.startswith("blocks_token_only.") for name in names):
+            return reason
     if "dist_token" in given.unexpected:
         tokens = f"{state['pos_embed'].shape[1]} position tokens: " if _is_embedding(state) else ""
         return f"{tokens}a distilled file{_take(f'deit_{size}_distilled_patch{patch}_224')}"

@@ -125,3 +125,9 @@ PLAIN = [
     Case("vit_small_patch14_reg4_dinov2", ((518, 518), (56, 56), (42, 70)), SMALL | {"depth": 2}),
 ]
 CASES = [*PLAIN, *EVA, *POOLED, *HYBRID]
+
+CAIT = [
+    Case("cait_xxs24_224", ((224, 224), (64, 64), (48, 80)), SMALL),
+    Case("cait_xs24_384", ((384, 384), (64, 64), (48, 80)), SMALL | {"depth": 2, "depth_token_only": 3}),
+]
+"""Their blocks have no class token and mix heads: tests/backbones/test_cait.py."""

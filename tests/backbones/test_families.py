@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.backbones.oracles import CASES, run_timm, weights
+from tests.backbones.oracles import CAIT, CASES, run_timm, weights
 
 BY_NAME = pytest.mark.parametrize("case", CASES, ids=str)
+ALL_BY_NAME = pytest.mark.parametrize("case", [*CASES, *CAIT], ids=str)
 COMPILED = ("vit_small_patch16_dinov3", "vit_small_patch16_rope_mixed_ape_224", "vit_base_patch16_siglip_224")
 
 
-@BY_NAME
+@ALL_BY_NAME
 def test_sa_is_timms_own_forward(case):
     """At the size of the weights, another one, and a rectangle."""
     for size in range(3):
@@ -118,7 +119,7 @@ def test_glca_is_timms_block_at_the_local_tokens(case, number):
             assert_close(model.embed(images, branch="glca"), expected)
 
 
-@BY_NAME
+@ALL_BY_NAME
 def test_glca_starts_as_a_copy_or_with_weights_of_its_own(case):
     """At random, nothing of the trained block, norm or pool is left but the constants that timm starts with."""
     torch.manual_seed(0)

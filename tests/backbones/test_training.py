@@ -15,7 +15,12 @@ from tests.backbones.oracles import CASES
 from tests.helpers import assert_same_run
 
 SMALL = '{"embed_dim": 48, "num_heads": 3, "depth": 2}'
-TRAINED = ["vit_small_patch16_rope_mixed_ape_224", "vit_base_patch16_siglip_224", "vit_small_r26_s32_224"]
+TRAINED = [
+    "vit_small_patch16_rope_mixed_ape_224",
+    "vit_base_patch16_siglip_224",
+    "vit_small_r26_s32_224",
+    "cait_xxs24_224",
+]
 ENCODED = [
     "vit_small_patch16_dinov3",
     "vit_small_patch16_rope_mixed_ape_224",
