@@ -181,7 +181,7 @@ def test_glcas_copy_gets_its_table_as_timm_resizes_it():
     expected = resize_rel_pos_bias_table(last.attn.relative_position_bias_table.detach(), (6, 6), (121, 4), (3, 3))
     assert_close(model.glca_block.block.attn.relative_position_bias_table.detach(), expected)
     assert torch.equal(model.glca_block.block.mlp.fc1.weight, last.mlp.fc1.weight)
-    fresh = create_model(NAMES[0], 5, img_size=48, ablation="sa_glca", **TWO_STAGES)
+    fresh = create_model(NAMES[0], 5, img_size=48, glca_init="random", ablation="sa_glca", **TWO_STAGES)
     assert not torch.equal(fresh.glca_block.block.mlp.fc1.weight, fresh.backbone.layers[-1].blocks[-1].mlp.fc1.weight)
     decay_free = model.no_weight_decay()
     assert "glca_block.block.attn.relative_position_bias_table" in decay_free and len(decay_free) == 5
