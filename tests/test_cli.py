@@ -56,7 +56,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("ablation", BRANCHES)
 def test_files_and_columns_of_a_run(dcal, small, tmp_path, ablation):
     run = tmp_path / "run"
-    outcome = dcal("train", *small, "--ablation", ablation, "--output_dir", run)
+    outcome = dcal("train", *small, "--ablation", ablation, "--pwca_start=0", "--output_dir", run)
     assert (outcome.status, outcome.err) == (0, "")
     assert {path.name for path in run.iterdir()} == {
         ".lock",

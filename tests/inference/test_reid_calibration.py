@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dual_cross_attention import load_model
+from dual_cross_attention.configs.versions import FORMAT_VERSION
 from dual_cross_attention.data.fingerprint import DataFingerprint, SplitFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.inference.calibration_lines import calibration_lines
@@ -148,7 +149,7 @@ CHANGES = {
         '"answers": {"together": {"thresholds": [0.92',
         '"answers": {"x": {"thresholds": [0.92',
     ),
-    "a later version": ('"format_version": 2', '"format_version": 99'),
+    "a later version": (f'"format_version": {FORMAT_VERSION}', '"format_version": 99'),
 }
 
 
