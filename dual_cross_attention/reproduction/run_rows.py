@@ -16,6 +16,7 @@ SETTINGS = [
     "backbone",
     "ablation",
     "glca_init",
+    "pwca_start",
     "img_size",
     "epochs",
     "batch_size",
