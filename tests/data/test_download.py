@@ -162,7 +162,11 @@ def test_archives_that_lead_out_are_refused(serve, tmp_path, member):
     assert not there and not (tmp_path / "a" / "data" / "CUB_200_2011").exists()
 
 
-@pytest.mark.parametrize("content", [b"no archive", tar_of({"other/x": "y"}), tar_of({"CUB_200_2011/x": "y"})[:-20]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive", tar_of({"other/x": "y"}), tar_of({"CUB_200_2011/x": "y"})[:-20]],
+    ids=["no archive", "another folder", "damaged"],
+)
 def test_damaged_and_other_archives_are_refused(serve, tmp_path, content):
     with pytest.raises(InputError):
         download(serve(content).archive(), tmp_path)
