@@ -14,6 +14,7 @@ Notable:
   A copy of a backbone's block gets its table of relative positions resized by timm, if its window is smaller.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -185,7 +186,9 @@ class Swin(BackboneFamily):
     def copy_for_glca(self, backbone: Any, block: nn.Module) -> nn.Module:
         copied: Any = super().copy_for_glca(backbone, block)
         grid = tuple(backbone.layers[-1].output_resolution)
-        copied.set_input_size(grid, grid, always_partition=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch, about timm's interpolation of the table
+            copied.set_input_size(grid, grid, always_partition=False)
         return copied
 
     def initialize(self, block: Any) -> None:
