@@ -139,7 +139,8 @@ def test_a_folder_that_may_not_be_written_to_any_more(
     ended = train_until(tasks["fgvc"], run, kind="epoch, before", number=epoch, does="no permission")
     assert ended.status == 2, ended
     assert_says(ended.err, "dcal: error: ", "training is done", "cannot write checkpoint", "Permission denied")
-    assert len(list_checkpoints(run / "checkpoints")) == epoch - 1
+    # A thread writes them: that of the epoch before may not have ended when the folder was closed.
+    assert epoch - 2 <= len(list_checkpoints(run / "checkpoints")) <= epoch - 1
     assert all(verify(path) is None for path in list_checkpoints(run / "checkpoints"))
     for folder in (run, *run.rglob("*/")):
         folder.chmod(0o700)
