@@ -34,6 +34,8 @@ BACKBONES = (
     "vit_small_patch16_rope_mixed_224",
     "vit_pe_core_tiny_patch16_384",
     "vit_base_patch16_siglip_224",
+    "cait_xxs24_224",
+    "swin_tiny_patch4_window7_224",
 )
 ROWS = ("timm", "sa_only", "sa_glca", "full")
 
@@ -68,7 +70,7 @@ def measure_backbone(name: str, given: argparse.Namespace, device: torch.device)
     seconds = time_in_turns(steps, device, given.repeats, WARMUP)
 
     images = steps["timm"].batch["images"]
-    models = {row: steps[row].task.model.eval() for row in ROWS}
+    models = {row: steps[row].task.model.eval().requires_grad_(False) for row in ROWS}  # the counter of FLOPs asks
     predicts = {"timm": lambda: models["timm"](images).softmax(-1)}
     predicts |= {row: partial(models[row].predict, images) for row in ("sa_only", "sa_glca")}
     with torch.inference_mode():

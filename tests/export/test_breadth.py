@@ -31,7 +31,7 @@ KINDS = {
 
 
 FAMILIES = {
-    case.name: {"backbone": case.name, "backbone_kwargs": {**case.kwargs, "depth": 2}, "img_size": [*case.sizes[1]]}
+    case.name: {"backbone": case.name, "backbone_kwargs": case.kwargs, "img_size": [*case.sizes[1]]}
     for case in CASES
     if case.name
     in (
