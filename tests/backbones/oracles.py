@@ -62,7 +62,7 @@ class Attention:
     """Stands in for fused attention: records queries and keys, and computes with explicit softmaxes.
 
     Args:
-        distractors: (B,) whose keys and values join in self-attention; None: nobody's.
+        distractors: (B,) whose keys and values join in self-attention; None: the image's own alone.
     """
 
     def __init__(self, distractors: Tensor | None = None):

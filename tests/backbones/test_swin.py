@@ -48,7 +48,7 @@ class Joint:
     """Stands in for fused attention in timm: softmaxes written out, with a bias, jointly over the distractor's windows.
 
     Args:
-        distractors: (B,) whose keys and values join; None: nobody's.
+        distractors: (B,) whose keys and values join; None: the image's own alone.
     """
 
     def __init__(self, distractors=None):
