@@ -3,7 +3,7 @@
 from dual_cross_attention.configs.training_config import TrainingConfig
 
 OF_LEARNED_WEIGHTS = ("w_lr_factor", "weight_bound")
-OF_GLCA = ("glca_init", "glca_start", "local_queries", "glca_blocks")
+OF_GLCA = ("glca_init", "glca_start", "local_queries", "local_ratio", "glca_blocks")
 CHOICE_OF_LOCAL_TOKENS = ("local_queries", "local_ratio")
 OF_PWCA = (
     "distractors",

@@ -58,7 +58,7 @@ from dual_cross_attention.training.trackers import check_trackers
 from dual_cross_attention.training.trainer import Trainer
 
 T = TypeVar("T")
-REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy set
+REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy dataset
 SHOWN_UNREADABLE = 10  # of the images that could not be read, at the end of a run
 
 
