@@ -31,12 +31,13 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
     """
     # Titles of the help, with the settings under each.
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "task dataset data_root image_column label_column cameras bbox val_fraction download max_bad_images",
+        "data": "task dataset data_root image_column label_column cameras bbox views val_fraction download "
+        "max_bad_images",
         "images and augmentation": "img_size resize_size keep_aspect interpolation flip padding erasing color_jitter "
         "auto_augment mixup cutmix class_balance image_noise label_noise mean std pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
         "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
-        "pwca_blocks drop_path_rate sie sie_coe sie_dropout sie_cameras",
+        "pwca_blocks drop_path_rate sie sie_coe sie_dropout sie_cameras sie_views",
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
