@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from dual_cross_attention.data.crops import file_of
 from dual_cross_attention.data.images import ImageSource, open_bytes
 from dual_cross_attention.data.names import composed
@@ -61,8 +63,7 @@ class ViewList:
         """
         found = []
         for image in images:
-            file = file_of(image)
-            parts = _parts(f"{getattr(image, 'name', '') if file is None else file}")  # an image in memory has no name
+            parts = () if isinstance(image, Image.Image) else _parts(f"{file_of(image) or image}")
             ends = (parts[-length:] for length in range(min(self._longest, len(parts)), 0, -1))
             row = next((end for end in ends if end in self.views), None)
             if row is not None:

@@ -56,8 +56,9 @@ def test_members_of_archives_crops_and_images_in_memory(listed, root):
     views = listed("path,view\nb/2.jpg,rear\n")
     crops = [CroppedFile(root / "gallery/b/2.jpg", (0, 0, 1, side)) for side in (1, 2)]
     assert views.of([Image.new("RGB", (2, 2)), *crops]) == ["", "rear", "rear"]
-    views = listed("path,view\nb/2.jpg,rear\n")
-    assert views.of([Member(root / "a.tar", 512, 1, "gallery/b/2.jpg")]) == ["rear"]
+    views = listed("path,view\na.tar/000.jpg,rear\nb/2.jpg,front\n")
+    members = [Member(root / "a.tar", 512, 1, name) for name in ("000.jpg", "gallery/b/2.jpg", "2.jpg")]
+    assert views.of(members) == ["rear", "front", ""]
 
 
 def test_a_name_alone_is_of_copies_only(listed, root):
