@@ -301,6 +301,7 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
                 raise InputError(
                     f"{name} is of a weights file, and weights is {self.weights}: give a file, or --{name} null"
                 )
+        self.auto_augment = self.auto_augment or None
         self._check_pixel_stats()
         self._check_fine_tuning()
         self._check_tracking()
@@ -309,7 +310,7 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "
                 f"{self.pwca_warmup}"
             )
-        if (self.distractors == "dataset") != (self.distractor_root is not None):
+        if (self.distractors == "dataset") != (self.distractor_root is not None) or self.distractor_root == "":
             raise InputError(
                 "distractor_root: expected the folder of the distractors with --distractors dataset, and null with "
                 f"others; got {short_repr(self.distractor_root)} with --distractors {self.distractors}"
