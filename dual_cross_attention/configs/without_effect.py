@@ -19,7 +19,9 @@ OF_PWCA = (
 OF_AUGMENTATION = ("flip", "padding", "erasing", "color_jitter", "auto_augment", "mixup", "cutmix", "image_noise")
 OF_TRAINED_BACKBONE = ("layer_decay", "use_gradient_checkpointing", *OF_AUGMENTATION, *OF_PWCA)
 
-OF_SIDE_INFORMATION = ("sie_coe", "sie_dropout", "sie_cameras")
+OF_SIDE_INFORMATION = ("sie_coe", "sie_dropout")
+OF_CAMERAS = ("sie_cameras",)
+OF_VIEWS = ("sie_views", "views")
 OF_DISTRACTOR_IMAGES = ("distractor_stream",)
 
 
@@ -46,8 +48,12 @@ def settings_without_effect(config: TrainingConfig) -> list[str]:
         lines.append(f"no effect: {', '.join(changed)}: ablation sa_only has one loss")
     if config.loss_weights != "learned" and (changed := _changed(config, OF_LEARNED_WEIGHTS)):
         lines.append(f"no effect: {', '.join(changed)}: loss_weights {config.loss_weights} has no learnable w")
-    if getattr(config, "sie", "none") == "none" and (changed := _changed(config, OF_SIDE_INFORMATION)):
-        lines.append(f"no effect: {', '.join(changed)}: sie none has no embedding of cameras")
+    sie = getattr(config, "sie", "none")
+    for kind, names in (("camera", OF_CAMERAS), ("view", OF_VIEWS)):
+        if kind not in sie and (changed := _changed(config, names)):
+            lines.append(f"no effect: {', '.join(changed)}: sie {sie} has no embedding of {kind}s")
+    if sie == "none" and (changed := _changed(config, OF_SIDE_INFORMATION)):
+        lines.append(f"no effect: {', '.join(changed)}: sie none has no embedding of cameras or views")
     if config.freeze == "all" and (changed := _changed(config, OF_TRAINED_BACKBONE)):
         lines.append(
             f"no effect: {', '.join(changed)}: with freeze all, the backbone is not trained, and there is neither PWCA "

@@ -39,8 +39,8 @@ class RunSetup(ABC):
         test_splits: names of the splits of the fingerprint that the test images are in.
         test_has_the_classes: whether test images are of the training classes, or of others (as in re-identification).
         saved_preprocessing: of test images, as the file of the evaluated model records it; None in training.
-        uses_test_cameras: whether a model with an embedding of cameras gets those of test images; in an evaluation,
-            they are the cameras of the training only if the data is that of the run.
+        uses_test_cameras: whether a model with an embedding of cameras or views gets those of test images; in an
+            evaluation, cameras are those of the training only if the data is that of the run.
     """
 
     config: TrainingConfig
@@ -96,6 +96,14 @@ class RunSetup(ABC):
     def preprocessing(self, model: DualCrossAttentionViT) -> Preprocessing:
         """Of the test images."""
         return self.saved_preprocessing or preprocessing_of(self.config, model)
+
+    def test_views(self) -> list[str]:
+        """The view of each test image, "" where it is unknown, of a model with an embedding of views; else empty.
+
+        Raises:
+            InputError: the file that lists them cannot be used.
+        """
+        return []
 
     def align_classes(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
         """Maps the labels to the class indices of a model, whose classes must fit the data.
