@@ -1,6 +1,7 @@
 """Settings of re-identification. To change one, edit its default here, set it in a --config file, or give a flag; flags
-override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section 4.1), and those of
-TransReID (arXiv 2102.04378) where the paper does not say.
+override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section 4.1), except for
+`glca_init`, which was measured (docs/results.md), and those of TransReID (arXiv 2102.04378) where the paper does not
+say. Recipes have the paper's.
 All other settings are documented in `training_config.py`; any of them can get a default here too."""
 
 from dataclasses import dataclass, field
