@@ -79,5 +79,20 @@ def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal
     assert outcome.status == 2 and differs in outcome.err and not list(tmp_path.glob("for_timm*"))
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("runs/birds/best.safetensors", "birds"),
+        ("runs/birds/last.safetensors", "birds-last"),  # not that of the best: it would take its place
+        ("runs/birds/best_raw.safetensors", "birds-best_raw"),
+        ("runs/birds/last_raw.safetensors", "birds-last_raw"),
+        ("birds/model.safetensors", "birds"),
+        ("runs/birds/mine.safetensors", "mine"),
+    ],
+)
+def test_models_of_a_run_have_names_of_their_own(file, name):
+    assert default_name(Path(file)) == name
+
+
 def test_a_downloaded_model_is_named_after_its_repository():
     assert default_name(Path("/cache/models--org--birds/snapshots/0a1b/model.safetensors")) == "birds"
