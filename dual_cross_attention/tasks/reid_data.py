@@ -1,8 +1,8 @@
 """A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,8 +38,7 @@ from dual_cross_attention.tasks.cameras import (
     training_views,
     view_indices,
 )
-from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
-from dual_cross_attention.tasks.distractors import list_distractors, pair
+from dual_cross_attention.tasks.data_module import RunSetup, reading_processes
 from dual_cross_attention.tasks.training_noise import training_noise
 from dual_cross_attention.text import escape, few
 
@@ -60,7 +59,7 @@ class ReIDSetup(RunSetup):
                 f"sie {config.sie}: expected --views FILE.csv with the columns path,view, as no dataset names the "
                 "views of its images"
             )
-        self.distractor_images, left_out = list_distractors(config) if train else (None, [])
+        left_out = self.read_distractors(train)
         download = config.download and train
         self.data = load_reid(config.dataset, config.data_root, train, download, config.cameras, config.bbox)
         self.classes = self.data.identities
@@ -173,14 +172,14 @@ class ReIDSetup(RunSetup):
         config, train = self.config, self.data.train
         return train_loader(
             ImageList(train.images, train.identities),
-            self._train_transform(model),
+            self.train_transform(model),
             config.batch_size,
             reading_processes(config, device),
             config.seed,
             device.type,
             sampler=self._sampler(),
             cache=self.cache,
-            pair=partial(pair, config, distractor_images=self.distractor_images),
+            pair=self.pair,
         )
 
     def _sampler(self) -> EpochBatchSampler:
@@ -202,12 +201,8 @@ class ReIDSetup(RunSetup):
             self.cache,
         )
 
-    def _train_transform(self, model: DualCrossAttentionViT) -> Transform:
+    def augmentation(self, mean: Sequence[float], std: Sequence[float], further: tuple[Any, ...]) -> Transform:
         config = self.config
-        if config.freeze == "all":
-            return self.preprocessing(model).transform
-        mean, std, _ = pixel_stats(config, model)
-        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
         geometry = config.flip, config.padding, config.erasing
         return reid_train_transform(tuple(config.img_size), mean, std, *geometry, *further)
 
