@@ -48,12 +48,18 @@ def test_the_wheel_holds_the_package_and_its_license_and_nothing_else(wheel):
 
 
 def test_the_lowest_versions_are_those_of_pyproject(wheel):
-    script = REPOSITORY / ".ci" / "lowest_versions.py"
-    done = subprocess.run([sys.executable, script, wheel], check=True, capture_output=True, text=True)
-    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    found = dict(line.split("==") for line in done.stdout.split())
+    def lowest(*extras: str) -> dict[str, str]:
+        words = [sys.executable, REPOSITORY / ".ci" / "lowest_versions.py", wheel, *extras]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+        return dict(line.split("==") for line in done.stdout.split())
+
+    text, found = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), lowest()
     assert all(f'"{name}>={version}' in text for name, version in found.items())
     assert found.keys() >= {"torch", "timm", "onnx", "pyarrow"} and "ruff" not in found
+    without_web = lowest("export")
+    assert "onnx" in without_web and not {"gradio", "pyarrow"} & without_web.keys()
+    # The extra "web" needs a higher one than the package alone.
+    assert (without_web["huggingface-hub"], found["huggingface-hub"]) == ("0.30", "1.16")
 
 
 @pytest.mark.slow

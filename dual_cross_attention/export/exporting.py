@@ -7,7 +7,13 @@ from rich.console import Console
 
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.export.gate import Comparison
-from dual_cross_attention.inference.model_files import SavedModel, find_model_file, read_model
+from dual_cross_attention.inference.model_files import (
+    CHOSEN_BY,
+    PRETRAINED_NAME,
+    SavedModel,
+    find_model_file,
+    read_model,
+)
 from dual_cross_attention.inference.onnx_files import DTYPES, import_onnx
 from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.runs.run_folder import RunFolder
@@ -123,12 +129,13 @@ def exported_branches(saved: SavedModel, branch: str | None) -> list[str]:
 
 def default_name(file: Path) -> str:
     """The name of the run folder or directory of a model file, of the repository of a downloaded one, or of the file
-    where it has a name of its own."""
+    where it has a name of its own. A model of a run other than its best adds which: "birds-last", "birds-best_raw"."""
     if file.parent.parent.name == "snapshots":  # of huggingface_hub: models--ORG--NAME/snapshots/COMMIT/FILE
         return file.parents[2].name.rpartition("--")[2]
-    folder = RunFolder(file.parent)
-    is_generic = file in (folder.best, folder.last) or file.name == "model.safetensors"
-    return file.absolute().parent.name if is_generic and file.absolute().parent.name else file.stem
+    folder = file.absolute().parent.name
+    if not folder or file.name not in (*CHOSEN_BY, PRETRAINED_NAME):
+        return file.stem
+    return folder if file.name in (RunFolder(".").best.name, PRETRAINED_NAME) else f"{folder}-{file.stem}"
 
 
 def check_target(target: Path, format: str) -> None:

@@ -51,7 +51,7 @@ def publish(model: str | Path, repository: str, private: bool = False, dry_run: 
     if "@" in repository or repository.startswith(PREFIX):
         raise InputError(f"expected ORG/NAME, got '{escape(repository)}'")
     parse_name(f"{PREFIX}{repository}")
-    loaded = load_model(model, "cpu", "fp32")
+    loaded = load_model(model, "cpu")  # an exported file has a precision of its own
     loaded.check_is_pytorch("publish")
     name, sentence = starting_license(without_paths(loaded.config))
     api = HfApi(endpoint=endpoint())

@@ -6,6 +6,7 @@ epoch; "calibration" and "chosen_by" where they are known. Nothing is unpickled.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -101,8 +102,15 @@ ARCHITECTURE = (
 
 
 def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
-    """Whether the settings are of a model with an embedding of cameras."""
-    return isinstance(config, ReIDConfig) and config.sie == "camera"
+    """Whether the settings are of a model with an embedding of cameras or views."""
+    return isinstance(config, ReIDConfig) and config.sie != "none"
+
+
+def _side_information(config: TrainingConfig) -> dict[str, Any]:
+    """Arguments of `create_model`: one vector per camera, per view, or per pair of both."""
+    if not uses_cameras(config):
+        return {}
+    return {"cameras": math.prod(map(len, config.side_information.values())), "camera_scale": config.sie_coe}
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
@@ -125,9 +133,8 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         "glca_blocks": config.glca_blocks,
         "distractor_noise": config.distractors == "noise",
         "drop_path_rate": config.drop_path_rate,
+        **_side_information(config),
     }
-    if uses_cameras(config):
-        options |= {"cameras": len(config.sie_cameras), "camera_scale": config.sie_coe}
     if isinstance(pretrained, str):
         options |= {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
     for name in sorted(config.backbone_kwargs.keys() & {*options, "backbone", "num_classes"}):

@@ -58,7 +58,7 @@ def test_a_program_that_differs_gets_no_file(dcal, make_model, tmp_path, monkeyp
     assert outcome.status == 2 and "limit" in outcome.err and not list(tmp_path.glob("x.pt2*"))
 
 
-@pytest.mark.parametrize("differs", ["weights", "labels", "mean"])
+@pytest.mark.parametrize("differs", ["weights", "labels", "mean", "logits"])
 def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal, make_model, tmp_path, monkeypatch):
     def write(saved, directory: Path, original=timm_directory.write_files):
         original(saved, directory)
@@ -70,6 +70,8 @@ def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal
             save_file(state, weights, {"format": "pt"})
         elif differs == "labels":
             config["label_names"] = config["label_names"][::-1]
+        elif differs == "logits":  # with the same weights
+            config["model_args"]["act_layer"] = "relu"
         else:
             config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
         described.write_text(json.dumps(config))
@@ -77,6 +79,21 @@ def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal
     monkeypatch.setattr(timm_directory, "write_files", write)
     outcome = dcal("export", make_model(), "--format", "timm", "--output", tmp_path / "for_timm")
     assert outcome.status == 2 and differs in outcome.err and not list(tmp_path.glob("for_timm*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("runs/birds/best.safetensors", "birds"),
+        ("runs/birds/last.safetensors", "birds-last"),  # not that of the best: it would take its place
+        ("runs/birds/best_raw.safetensors", "birds-best_raw"),
+        ("runs/birds/last_raw.safetensors", "birds-last_raw"),
+        ("birds/model.safetensors", "birds"),
+        ("runs/birds/mine.safetensors", "mine"),
+    ],
+)
+def test_models_of_a_run_have_names_of_their_own(file, name):
+    assert default_name(Path(file)) == name
 
 
 def test_a_downloaded_model_is_named_after_its_repository():

@@ -7,6 +7,7 @@ import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -95,9 +96,13 @@ def hub(monkeypatch, tmp_path):
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
     server.files, server.committed, server.created, server.private, server.cut = {}, {}, [], False, False
     monkeypatch.setenv("HF_ENDPOINT", server.address)
+    if huggingface_hub.__version__.startswith("0."):  # reads HF_ENDPOINT when it is imported, alone
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # of huggingface_hub from 0.31
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None, raising=False)
     Thread(target=server.serve_forever, daemon=True).start()
     yield server

@@ -22,6 +22,8 @@ def test_the_accuracy_is_measured_and_limited(dtype, classifier, images, dcal, t
         assert json.loads(result.read_text())["top1_sa"] == pytest.approx(measured[name]["top1"])
     assert file.stat().st_size < (0.7 if dtype == "fp16" else 0.6) * classifier.file.stat().st_size
     assert load_model(file).precision == dtype
+    outcome = dcal("publish", file, "org/name", "--dry_run")
+    assert outcome.status == 2 and "exported graph" in outcome.err and "precision" not in outcome.err
 
 
 def test_a_loss_beyond_the_limit_gives_no_file(classifier, dcal, tmp_path, monkeypatch):

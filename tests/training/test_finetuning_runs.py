@@ -1,5 +1,7 @@
 """Runs with settings of fine-tuning: each resumes bit for bit, in the middle of an epoch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate.utils import set_seed
@@ -28,14 +30,29 @@ SETTINGS = {
     "ema of lora": ("fgvc", ["--lora_rank=4", "--ema=0.8"]),
     "ema": ("fgvc", ["--ema=0.8"]),
     "ema, reid": ("reid", ["--ema=0.8", "--eval_every=2"]),
+    "resize": ("fgvc", ["--keep_aspect", "--interpolation=bilinear", "--img_size", "32", "24"]),
+    "sie camera": ("reid", ["--sie=camera", "--cameras=name", "--sie_dropout=0.5"]),
+    "sie view": ("reid", ["--sie=view", "--views=VIEWS", "--sie_dropout=0.5"]),
+    "sie camera_view": ("reid", ["--sie=camera_view", "--cameras=name", "--views=VIEWS", "--sie_dropout=0.5"]),
 }
 """By case: the task, and the flags that are added to `tasks`."""
 
 
+@pytest.fixture
+def views(people, tmp_path) -> Path:
+    """A file with views of the images of `people`: none for the third of each camera."""
+    paths = [path.relative_to(people).as_posix() for path in sorted(people.rglob("*.png"))]
+    rows = [f"{path},{('front', 'rear', '')[int(path[-5])]}" for path in paths]
+    (tmp_path / "views.csv").write_text("\n".join(["path,view", *rows]))
+    return tmp_path / "views.csv"
+
+
 @pytest.mark.parametrize("case", SETTINGS)
-def test_an_interrupted_run_ends_with_equal_results(dcal, train_until, tasks, assert_same_results, tmp_path, case):
+def test_an_interrupted_run_ends_with_equal_results(
+    dcal, train_until, tasks, assert_same_results, views, tmp_path, case
+):
     task, added = SETTINGS[case]
-    flags, number = [*tasks[task], *added], {"fgvc": 8, "reid": 6}[task]
+    flags, number = [*tasks[task], *(flag.replace("VIEWS", f"{views}") for flag in added)], {"fgvc": 8, "reid": 6}[task]
     assert dcal("train", *flags, "--output_dir", tmp_path / "whole").status == 0
     ended = train_until(
         [*flags, "--checkpoint_minutes=0"], tmp_path / "run", kind="backward, after", number=number, does="SIGTERM"
