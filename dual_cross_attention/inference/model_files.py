@@ -114,28 +114,33 @@ def _side_information(config: TrainingConfig) -> dict[str, Any]:
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path."""
-    of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
-    return create_model(
-        config.backbone,
-        num_classes,
-        task=config.task,
-        img_size=tuple(config.img_size),
-        ablation=config.ablation,
-        local_ratio=config.local_ratio,
-        pretrained=pretrained,
-        glca_init=config.glca_init,
-        distractor_stream=config.distractor_stream,
-        pwca_blocks=config.pwca_blocks,
-        distractor_tokens=config.distractor_tokens,
-        local_queries=config.local_queries,
-        glca_blocks=config.glca_blocks,
-        distractor_noise=config.distractors == "noise",
-        drop_path_rate=config.drop_path_rate,
+    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path.
+
+    Raises:
+        InputError: as of `create_model`; and `backbone_kwargs` with what is a setting of its own.
+    """
+    options: dict[str, Any] = {
+        "task": config.task,
+        "img_size": tuple(config.img_size),
+        "ablation": config.ablation,
+        "local_ratio": config.local_ratio,
+        "pretrained": pretrained,
+        "glca_init": config.glca_init,
+        "distractor_stream": config.distractor_stream,
+        "pwca_blocks": config.pwca_blocks,
+        "distractor_tokens": config.distractor_tokens,
+        "local_queries": config.local_queries,
+        "glca_blocks": config.glca_blocks,
+        "distractor_noise": config.distractors == "noise",
+        "drop_path_rate": config.drop_path_rate,
         **_side_information(config),
-        **(of_a_file if isinstance(pretrained, str) else {}),
-        **config.backbone_kwargs,
-    )
+    }
+    if isinstance(pretrained, str):
+        options |= {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
+    for name in sorted(config.backbone_kwargs.keys() & {*options, "backbone", "num_classes"}):
+        advice = f": take --{name}" if hasattr(config, name) else ""
+        raise InputError(f"backbone_kwargs: expected arguments of timm without a setting, got '{name}'{advice}")
+    return create_model(config.backbone, num_classes, **options, **config.backbone_kwargs)
 
 
 def save_model(
