@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
+from dual_cross_attention.configs.training_config import TrainingConfig
 from dual_cross_attention.inference.model_files import build_model, read_model
 from tests.helpers import assert_refused, metrics_rows
 
@@ -66,6 +67,13 @@ def test_an_interrupted_run_ends_with_equal_results(
     for name, tensors in raw.items():
         ours = load_file(tmp_path / "run" / name)
         assert all(torch.equal(value, ours[tensor]) for tensor, value in tensors.items())
+
+
+def test_every_setting_has_a_case():
+    of_images = {"color_jitter", "auto_augment", "interpolation", "keep_aspect"}
+    settings = {*TrainingConfig.GROUPS["fine-tuning"].split(), *of_images, "mixup", "cutmix", "class_balance", "sie"}
+    flags = {flag for _, added in SETTINGS.values() for flag in added}
+    assert settings <= {flag[2:].partition("=")[0] for flag in flags} and {"--freeze=1", "--freeze=all"} <= flags
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
