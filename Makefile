@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/ready  ## train on the built-in toy set, a few minutes on a CPU
+demo: $(VENV)/ready  ## train on the built-in toy dataset, a few minutes on a CPU
 	$(BIN)/python train.py
 	@echo "(python, dcal and tensorboard are in $(BIN): source $(BIN)/activate)"
 

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dual_cross_attention.commands.output import flush_or_discard
-from dual_cross_attention.errors import InputError, InterruptedRun, LostProcessError, TrainingDivergedError
+from dual_cross_attention.errors import (
+    RUN_IN_USE,
+    InputError,
+    InterruptedRun,
+    LostProcessError,
+    RunInUseError,
+    TrainingDivergedError,
+)
 from dual_cross_attention.text import escape
 from dual_cross_attention.version import __version__
 
@@ -84,6 +91,8 @@ def _run(arguments: list[str]) -> int:
         return module.run(rest) or 0
     except SystemExit as end:  # argparse, when it has printed the help
         return end.code or 0
+    except RunInUseError as error:
+        return _fail(error, RUN_IN_USE)
     except InputError as error:
         return _fail(error, 2)
     except TrainingDivergedError as error:

@@ -11,6 +11,13 @@ class InputError(ValueError):
     """
 
 
+class RunInUseError(InputError):
+    """Another training holds the lock of the run folder. Exit status `RUN_IN_USE`."""
+
+
+RUN_IN_USE = 4
+
+
 class TrainingDivergedError(RuntimeError):
     """A loss or a gradient became NaN or infinite. Exit status 3.
 

@@ -1,5 +1,8 @@
 """What many tests share: small images, a small model, and the command line called in this process."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -219,3 +222,35 @@ def write_model(folder: Path, task: str = "fgvc", seed: int = 0, labels: list[st
 def make_model(tmp_path) -> Callable[..., Path]:
     """`make_model(task, **settings)` writes a model file, see `write_model`."""
     return partial(write_model, tmp_path)
+
+
+@pytest.fixture
+def refused(dcal, tmp_path, monkeypatch):
+    """Runs a command that has to be refused, in an empty folder; returns the one line it is refused with."""
+    empty = tmp_path / "working directory"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+
+    def run(*arguments):
+        outcome = dcal(*arguments)
+        assert outcome.status == 2, (outcome.status, outcome.out, outcome.err)
+        assert outcome.err.startswith("dcal: error: ")
+        assert outcome.err.endswith("\n") and len(outcome.err.splitlines()) == 1
+        assert "Traceback" not in outcome.err + outcome.out
+        assert not list(empty.iterdir())  # no half-made run
+        return outcome.err.removeprefix("dcal: error: ").strip()
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """`python train.py …` in a process of its own."""
+
+    def run(*arguments):
+        root = Path(__file__).parents[1]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        command = [sys.executable, root / "train.py", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run

@@ -29,15 +29,19 @@ def tiny_model(ablation: str = "full", sharpness: float = 1.0, **kwargs: Any) ->
     """A model of five classes for images of 32 x 48, the same at every call.
 
     Args:
-        sharpness: factor of all query, key and value projections; a fresh model attends almost uniformly.
+        sharpness: see `sharpen`.
     """
     torch.manual_seed(0)
     options = {"img_size": (32, 48), "ablation": ablation, **TINY_VIT, **kwargs}
-    model = create_model("vit_tiny_patch16_224", 5, **options)
+    return sharpen(create_model("vit_tiny_patch16_224", 5, **options), sharpness)
+
+
+def sharpen(model: DualCrossAttentionViT, factor: float) -> DualCrossAttentionViT:
+    """Scales all query, key and value projections; a fresh model attends almost uniformly."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("qkv.weight"):
-                parameter.mul_(sharpness)
+                parameter.mul_(factor)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Draws `overview.png`: the three branches on images of the built-in toy set, with the attention of a trained model.
+"""Draws `overview.png`: the three branches on images of the toy dataset, with the attention of a trained model.
 
 make demo                                                  # trains the toy task
 .venv/bin/python docs/figures/overview.py runs/fgvc-toy-vit_tiny_patch16_224-full-seed0

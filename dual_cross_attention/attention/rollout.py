@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dual_cross_attention.backbones.talking_heads import mix_heads
 from dual_cross_attention.backbones.windows import Windows
 
 # Attention weights held at once (heads × query rows × tokens). On a CPU they should stay in the cache: 2¹⁸ float32 are
@@ -224,7 +225,7 @@ def attention_weights(query: Tensor, key: Tensor, mixing: Tensor | None = None, 
     """
     scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)
     if mixing is not None:
-        scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
+        scores = mix_heads(scores, mixing.to(scores.dtype))
     return (scores if bias is None else scores + bias.to(scores.dtype)).softmax(dim=-1)
 
 

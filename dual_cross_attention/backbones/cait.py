@@ -20,6 +20,7 @@ from dual_cross_attention.backbones.class_attention import CLASS_ATTENTION, init
 from dual_cross_attention.backbones.drop_path import DropPathMasks
 from dual_cross_attention.backbones.family import BackboneFamily, Part, repeat_rows
 from dual_cross_attention.backbones.readout import ReadOut
+from dual_cross_attention.backbones.talking_heads import mix_heads
 
 
 class CaitFamily(BackboneFamily):
@@ -79,10 +80,10 @@ class CaitFamily(BackboneFamily):
 
     def attend(self, block: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Talking-heads attention (arXiv 2003.02436), in the order of timm's `TalkingHeadAttn`; there is no bias."""
-        attention = block.attn
+        attention, before, after = block.attn, block.attn.proj_l, block.attn.proj_w
         scores = (query * attention.scale) @ key.transpose(-2, -1)
-        weights = _mix_heads(attention.proj_l, scores).softmax(dim=-1)
-        weights = attention.attn_drop(_mix_heads(attention.proj_w, weights))
+        weights = mix_heads(scores, before.weight, before.bias).softmax(dim=-1)
+        weights = attention.attn_drop(mix_heads(weights, after.weight, after.bias))
         return (weights @ value).transpose(1, 2).flatten(2)
 
     def score_mixing(self, block: Any) -> Tensor:
@@ -120,8 +121,3 @@ def _project_parts(attention: Any, tokens: Tensor, part: slice) -> tuple[Tensor,
     projected = F.linear(tokens, weight, None if bias is None else bias[part])
     width = attention.qkv.in_features // attention.num_heads
     return projected.unflatten(-1, (-1, attention.num_heads, width)).permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _mix_heads(mixing: nn.Module, weights: Tensor) -> Tensor:
-    """A linear layer over the heads of (B, heads, n, N)."""
-    return mixing(weights.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -27,7 +27,8 @@ class BackboneInfo:
     patch_size: tuple[int, int] | None
     """(height, width) in pixels; None: refused."""
     feature: str
-    """What is classified: "class token", "average" of the tokens or "attention pool"; "" of a refused backbone."""
+    """What is classified: "class token", "average" of the tokens, "attention pool" or
+    "class attention"; "" of a refused backbone."""
     branches: tuple[str, ...]
     """Of "sa", "glca" and "pwca"; none of a refused backbone."""
     cross: bool

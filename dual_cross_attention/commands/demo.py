@@ -18,7 +18,7 @@ class DemoOptions(NamedModelOptions, DeviceOptions):
     EXAMPLE: ClassVar = "dcal demo runs/birds\ndcal demo runs/people --index people.index --port 8080"
     GROUPS: ClassVar = {
         "page": "index examples top_k",
-        "access": "host port auth",
+        "access": "host port auth allow_hosts",
         "hardware and speed": "device precision",
     }
 
@@ -34,6 +34,9 @@ class DemoOptions(NamedModelOptions, DeviceOptions):
     """Port to listen at. null: the first free one from 7860 on."""
     auth: tuple[str, ...] = ()
     """Users who may open the page: USER:FILE, where the first line of the file is the password."""
+    allow_hosts: tuple[str, ...] = ()
+    """Names of this machine, or of a proxy, under which browsers may open a page that listens at this machine alone;
+    other names than localhost are refused, since a web site could send them. *: any name."""
 
 
 def run(arguments: list[str]) -> int:
@@ -45,7 +48,8 @@ def run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uploaded files are deleted then, too
     auth = [read_password(word) for word in options.auth]
     model = load_model(options.model, options.device, options.precision)
-    server = serve(model, options.index, options.examples, options.host, options.port, auth, options.top_k)
+    where = options.host, options.port, auth, options.top_k
+    server = serve(model, options.index, options.examples, *where, allow_hosts=options.allow_hosts)
     try:  # around the address, too: a user may stop the page as soon as it is printed
         with server:
             console.print(f"{server.address}  (Ctrl-C stops the page)", soft_wrap=True)

@@ -26,13 +26,14 @@ class EvalOptions:
     EXAMPLE: ClassVar = "dcal eval runs/fgvc-toy-vit_tiny_patch16_224-full-seed0"
     GROUPS: ClassVar = {
         "data": "dataset data_root image_column label_column split unknown_classes",
-        "retrieval (reid)": "feature distance normalize_features rerank cameras",
+        "retrieval (reid)": "feature distance normalize_features rerank cameras views",
         "output": "output json save_ranking ranking_depth",
         "hardware and speed": "device precision batch_size num_workers",
     }
 
     model: str = positional("RUN_OR_MODEL")
-    """Run folder, whose best model is evaluated, or a .safetensors model file."""
+    """Run folder, whose best model is evaluated, a .safetensors model file, a directory of save_pretrained,
+    hf:ORG/NAME[@REVISION] of the Hugging Face Hub, or an .onnx file of dcal export."""
     dataset: str | None = None
     """Another dataset of the same task. null: that of the run."""
     data_root: str | None = None
@@ -64,6 +65,9 @@ class EvalOptions:
     cameras: Literal["auto", "none", "name"] | None = None
     """Re-identification, dataset folder: name reads cameras from file names or the column camera of a CSV file; none:
     there are none, and a query ignores only its own file; auto: name if they are cameras. null: as in the run."""
+    views: str | None = None
+    """Re-identification, models with --sie view: a CSV file with the columns path and view for the test images, or
+    none: all count as of unknown views. null: as in the run, and unknown on other data."""
     rerank: bool = False
     """Re-rank by k-reciprocal neighbors (Zhong et al. 2017)."""
     save_ranking: str | None = None

@@ -63,6 +63,8 @@ def run(arguments: list[str]) -> int:
     images = None if options.pair else find_inputs(options.images, console)
     model, reading = load_for_images(options)
     output = Path(options.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output: expected a folder for the figures, got the file '{escape(output)}'")
     try:
         output.mkdir(parents=True, exist_ok=True)
         if options.pair:

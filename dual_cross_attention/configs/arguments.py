@@ -58,6 +58,7 @@ class OptionParser(ArgumentParser):
         self.hints: dict[str, Any] = {}  # of flags by name
         self.words: dict[str, tuple[str, Any]] = {}  # metavar and hint of single words without a flag, by name
         self.required: dict[str, str] = {}  # how each is written in the usage, by name
+        self.may_be_blank: set[str] = set()  # names of text whose default is
         self.usage = self.prog
         for each in (one for one in fields(options) if one.name in hints):
             hint, metavar, meaning = hints[each.name], each.metadata.get("positional"), meanings.get(each.name, "")
@@ -77,6 +78,8 @@ class OptionParser(ArgumentParser):
                 word = f"--{each.name} {shown['metavar']}"
             if default is MISSING:
                 self.required[each.name] = word
+            if default == "":
+                self.may_be_blank.add(each.name)
             if metavar or default is MISSING:
                 self.usage += f" {word}"
         self.usage += " [--SETTING VALUE ...]"
@@ -111,7 +114,16 @@ class OptionParser(ArgumentParser):
                     continue
                 text = f"[{','.join(words)}]" if isinstance(words, list) and len(words) > 1 else "".join(words)
                 values[name] = convert(hint, text, f"--{name}")
+        self._refuse_blank(values)
         return values
+
+    def _refuse_blank(self, values: dict[str, Any]) -> None:
+        """A path of "" would be the working directory."""
+        for name, value in values.items():
+            texts = value if isinstance(value, tuple) else [value]
+            if name not in self.may_be_blank and any(isinstance(text, str) and not text.strip() for text in texts):
+                where = self.words[name][0] if name in self.words else f"--{name}"
+                raise InputError(f"{where}: expected text, got an empty one: is a variable of the shell not set?")
 
     def format_help(self) -> str:
         return f"example:\n{textwrap.indent(self.example, '  ')}\n\n{super().format_help()}"

@@ -1,6 +1,6 @@
 """Settings of fine-grained visual categorization. To change one, edit its default here, set it in a --config file, or
 give a flag; flags override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section
-4.1).
+4.1), except for `glca_init` and `pwca_start`, which were measured (docs/results.md); recipes have the paper's.
 All other settings are documented in `training_config.py`; any of them can get a default here too."""
 
 from dataclasses import dataclass, field

@@ -1,6 +1,7 @@
 """Settings of re-identification. To change one, edit its default here, set it in a --config file, or give a flag; flags
-override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section 4.1), and those of
-TransReID (arXiv 2102.04378) where the paper does not say.
+override files, which override defaults. The defaults are the paper's (arXiv 2205.02151, section 4.1), except for
+`glca_init`, which was measured (docs/results.md), and those of TransReID (arXiv 2102.04378) where the paper does not
+say. Recipes have the paper's.
 All other settings are documented in `training_config.py`; any of them can get a default here too."""
 
 from dataclasses import dataclass, field
@@ -38,24 +39,30 @@ class ReIDConfig(TrainingConfig):
     bbox: Literal["crop", "ignore"] = setting("crop", before={1: "ignore"})
     """Column bbox of the CSV files of dataset folder (x, y, width, height in pixels): crop images by it, or ignore
     it."""
+    views: str | None = setting(None, before={1: None})
+    """CSV file with the columns path and view (front, rear, …) for sie view. A path is the end of an image's path, such
+    as its file name. Images that it does not list are of an unknown view."""
 
     # --- model and method ---
     backbone: str = "deit_tiny_patch16_224"
     local_ratio: float = 0.3
     drop_path_rate: float = 0.1
 
-    sie: Literal["none", "camera"] = setting("none", before={1: "none"})
-    """Side information embedding of TransReID. camera: a learned vector per camera, times sie_coe, is added to all
-    tokens before the first block. Images whose camera is not one of the training get none: those of other datasets, and
-    all outside of an evaluation on the dataset of the run (embed, index, export)."""
+    sie: Literal["none", "camera", "view", "camera_view"] = setting("none", before={1: "none"})
+    """Side information embedding of TransReID: a learned vector per camera, per view (see views), or per pair of camera
+    and view, times sie_coe, is added to all tokens before the first block. Images whose camera or view is not one of
+    the training get none: those of other datasets, and all outside of an evaluation on the dataset of the run (embed,
+    index, export)."""
     sie_coe: float = setting(3.0, before={1: 3.0})
     """Factor of the side information embedding; 3 in TransReID."""
     sie_dropout: float = setting(0.1, before={1: 0.1})
-    """Probability that a training image counts as one of an unknown camera, so that the model learns features of such
-    images too. TransReID: 0."""
+    """Probability that a training image counts as one of an unknown camera or view, so that the model learns features
+    of such images too. TransReID: 0."""
     sie_cameras: tuple[str, ...] = setting((), before={1: ()})
     """Names of the cameras that have an embedding; images of others count as of an unknown camera. Empty: those of the
     training images, which a run records here when it begins."""
+    sie_views: tuple[str, ...] = setting((), before={1: ()})
+    """Names of the views that have an embedding, likewise."""
 
     # --- images and augmentation ---
     img_size: int | list[int] = field(default_factory=lambda: [256, 128])
@@ -103,11 +110,18 @@ class ReIDConfig(TrainingConfig):
     """Scale features to an L2 norm of 1 before distances are computed."""
     eval_every: int = 10
 
+    @property
+    def side_information(self) -> dict[str, tuple[str, ...]]:
+        """Names of the cameras ("camera") and of the views ("view") that the embedding is of; empty: there is none."""
+        named = {"camera": self.sie_cameras, "view": self.sie_views}
+        return {kind: names for kind, names in named.items() if kind in self.sie.split("_")}
+
     def __post_init__(self):
         super().__post_init__()
-        self.sie_cameras = tuple(self.sie_cameras)
-        if len({*self.sie_cameras}) < len(self.sie_cameras):
-            raise InputError("sie_cameras: expected different names, got one twice")
+        self.sie_cameras, self.sie_views = tuple(self.sie_cameras), tuple(self.sie_views)
+        for name, chosen in (("sie_cameras", self.sie_cameras), ("sie_views", self.sie_views)):
+            if len({*chosen}) < len(chosen):
+                raise InputError(f"{name}: expected different names, got one twice")
         if self.sie != "none" and self.freeze:
             raise InputError(
                 f"sie {self.sie} is trained through all blocks, and freeze {self.freeze} runs some without gradients: "

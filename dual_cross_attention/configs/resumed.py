@@ -9,6 +9,7 @@ from dual_cross_attention.configs.training_config import TrainingConfig
 FREE_TO_CHANGE = {
     "data_root",
     "distractor_root",
+    "views",
     "download",
     "device",
     "compile",
@@ -34,6 +35,7 @@ LEFT_OPEN = {
     "cameras": ("auto",),
     "bbox": ("crop",),
     "sie_cameras": ((),),
+    "sie_views": ((),),
 }
 
 

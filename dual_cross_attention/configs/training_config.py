@@ -31,12 +31,13 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
     """
     # Titles of the help, with the settings under each.
     GROUPS: ClassVar[dict[str, str]] = {
-        "data": "task dataset data_root image_column label_column cameras bbox val_fraction download max_bad_images",
+        "data": "task dataset data_root image_column label_column cameras bbox views val_fraction download "
+        "max_bad_images",
         "images and augmentation": "img_size resize_size keep_aspect interpolation flip padding erasing color_jitter "
         "auto_augment mixup cutmix class_balance image_noise label_noise mean std pixel_stats",
         "model and method": "backbone backbone_kwargs weights weights_key weights_img_size ablation local_ratio "
         "glca_init local_queries glca_blocks distractors distractor_root distractor_stream distractor_tokens "
-        "pwca_blocks drop_path_rate sie sie_coe sie_dropout sie_cameras",
+        "pwca_blocks drop_path_rate sie sie_coe sie_dropout sie_cameras sie_views",
         "schedule of the branches": "pwca_start pwca_warmup pwca_every glca_start",
         "optimization": "epochs batch_size gradient_accumulation_steps images_per_identity lr lr_per_512 min_lr "
         "warmup_epochs optimizer bias_lr_factor w_lr_factor weight_decay clip_grad",
@@ -300,6 +301,7 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
                 raise InputError(
                     f"{name} is of a weights file, and weights is {self.weights}: give a file, or --{name} null"
                 )
+        self.auto_augment = self.auto_augment or None
         self._check_pixel_stats()
         self._check_fine_tuning()
         self._check_tracking()
@@ -308,7 +310,7 @@ class TrainingConfig(FineTuningConfig, TrackingConfig):
                 f"pwca_warmup: expected at most what is left of the training after pwca_start {self.pwca_start}, got "
                 f"{self.pwca_warmup}"
             )
-        if (self.distractors == "dataset") != (self.distractor_root is not None):
+        if (self.distractors == "dataset") != (self.distractor_root is not None) or self.distractor_root == "":
             raise InputError(
                 "distractor_root: expected the folder of the distractors with --distractors dataset, and null with "
                 f"others; got {short_repr(self.distractor_root)} with --distractors {self.distractors}"

@@ -19,6 +19,9 @@ POLICIES = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
 """By the first word of timm's name; any other one is a policy of AutoAugment."""
 SECTION = re.compile(r"(?!t)[a-z]+\d+(\.\d+)?|t(weights|3a|3aw)")
 """A further part of timm's name, such as m9 or mstd0.5; timm skips what it cannot read."""
+LARGEST = {"n": 100, "w": 100, "d": 100, "p": 1}
+"""Of numbers in sections: operations, chains, their depth, a probability; of others, `LARGEST_OTHER`."""
+LARGEST_OTHER = 1000
 PIL_INTERPOLATIONS = {"bilinear": 2, "bicubic": 3}
 
 
@@ -49,6 +52,8 @@ class AutoAugment(nn.Module):
         try:
             if wrong := [section for section in sections if not SECTION.fullmatch(section)]:
                 raise ValueError(f"'{wrong[0]}' is no section of a policy")
+            for section in sections:
+                _check_number(section)
             self.augment = POLICIES.get(name, auto_augment_transform)(policy, options)
         except Exception as error:  # timm asserts, or fails where it looks a name up
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -61,6 +66,13 @@ class AutoAugment(nn.Module):
         """uint8 (3, H, W) → uint8 (3, H, W)."""
         with _seeded_elsewhere(int(torch.randint(2**31, ()))):
             return F.pil_to_tensor(self.augment(F.to_pil_image(image)))
+
+
+def _check_number(section: str) -> None:
+    """Raises ValueError for a number that timm would take, and that makes no augmentation, such as n9999999."""
+    kind, number, _ = re.split(r"(\d[\d.]*|$)", section, maxsplit=1)
+    if number and kind != "t" and float(number) > LARGEST.get(kind, LARGEST_OTHER):
+        raise ValueError(f"'{section}' is more than {kind}{LARGEST.get(kind, LARGEST_OTHER)}")
 
 
 @contextmanager

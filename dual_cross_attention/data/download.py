@@ -101,6 +101,14 @@ def download(archive: Archive, root: Path, progress: Progress = lambda done, tot
         raise InputError(f"cannot write to {escape(root)}: {error.strerror or error}") from error
 
 
+class NetworkError(ConnectionError):
+    """A connection failed, or what was received; `reason` is why. Errors of files have other types."""
+
+    def __init__(self, reason: object):
+        super().__init__(f"{reason}")
+        self.reason = reason
+
+
 def fetch(url: str, path: Path, progress: Progress = lambda done, total: None) -> None:
     """Downloads a file; bytes of `path` that are there already are not requested again (HTTP Range).
 
@@ -142,6 +150,10 @@ def _receive(url: str, path: Path, have: int, progress: Progress) -> None:
         if error.code == 416 and have:  # nothing after these bytes: the checksum tells whether they are the file
             return
         raise
+    except urllib.error.URLError:
+        raise
+    except OSError as error:  # while the answer is awaited
+        raise NetworkError(error.strerror or error) from error
     with response:
         continues = response.status == 206 and (response.headers["Content-Range"] or "").startswith(f"bytes {have}-")
         if response.status == 206 and not continues:
@@ -150,12 +162,20 @@ def _receive(url: str, path: Path, have: int, progress: Progress) -> None:
         length = response.headers["Content-Length"] or ""
         expected = start + int(length) if length.isdecimal() else None
         with path.open("ab" if start else "wb") as file:
-            while block := response.read(AT_ONCE):
+            while block := _read(response):
                 file.write(block)
                 start += len(block)
                 progress(start, expected)
     if expected is not None and start < expected:
         raise ConnectionError(f"the connection ended after {start:,} of {expected:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; a failing connection (no route, TLS) is a `NetworkError`, whatever OSError it is."""
+    try:
+        return response.read(AT_ONCE)
+    except OSError as error:
+        raise NetworkError(error.strerror or error) from error
 
 
 def _is_there(folder: Path, archive: Archive) -> bool:

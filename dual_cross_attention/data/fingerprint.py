@@ -68,6 +68,12 @@ class DataFingerprint:
             return self
         return replace(self, splits=self.splits | {"distractors": fingerprint_split(images.images)})
 
+    def with_views(self, views: Sequence[str]) -> "DataFingerprint":
+        """This data and the views of its training images, as a split "views"; empty: there are none."""
+        if not views:
+            return self
+        return replace(self, splits=self.splits | {"views": SplitFingerprint(len(views), digest_names(views))})
+
     def to_json(self) -> str:
         """Text that `from_json` reads."""
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
@@ -108,6 +114,8 @@ class DataFingerprint:
             there, here = (side.splits.get(name, SplitFingerprint(0, "")) for side in (self, other))
             if there.images != here.images:
                 found.append(f"number of {name} images ({there.images:,} there, {here.images:,} here)")
+            elif there.digest != here.digest and name == "views":
+                found.append(f"views of the {there.images:,} training images")
             elif there.digest != here.digest:
                 found.append(f"names or labels of the {there.images:,} {name} images")
             elif there.sample != here.sample:

@@ -23,6 +23,7 @@ VARIABLE = "DCAL_DATA"
 NEARBY = "data"
 """Subfolder of the working directory that is searched after it."""
 MISSING = "no such folder"
+BLANK_ROOT = "data_root was given, but is empty: is a variable of the shell not set?"
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def load_by_name(
         raise InputError(f"{wanted}{searched}; get it from {entry.source}")
     typed = f"{data_root}"
     if not typed.strip():
-        raise InputError(f"{wanted}; it was given, but is empty: is a variable of the shell not set?")
+        raise InputError(f"{wanted}; {BLANK_ROOT}")
     try:
         is_hub_name = entry.has_hub_names and typed.startswith(HUB)
         root = typed if is_hub_name else absolute(Path(typed).expanduser())
@@ -168,6 +169,8 @@ def download_data(
     """
     if data_root is None and (found := find_data_root(registry, name)):
         return found
+    if data_root is not None and not f"{data_root}".strip():
+        raise InputError(f"{name}: {BLANK_ROOT}")
     root = download_folder() if data_root is None else absolute(Path(data_root).expanduser())
     if root.is_dir() and (found := entry.find(root)):
         return found

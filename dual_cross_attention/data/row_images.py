@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,7 +25,7 @@ class RowImage(NamedTuple):
     row: int
 
     def __str__(self) -> str:
-        return f"{self.images.name}[{self.row}]"
+        return self.images._where(self.row)
 
     def open(self) -> BinaryIO:
         """The bytes of the image, as a file.
@@ -43,7 +44,7 @@ class RowImages(Sequence[RowImage | Path]):
             {"bytes": ..., "path": ...}; memory-mapped, as those of the library `datasets`.
         column: of the images.
         name: of the table, for messages.
-        folder: files are inside of it; None: the table has the bytes of all images.
+        folders: files are inside of one of them; empty: the table has the bytes of all images.
         are_files: whether all images are files, which are given by their paths.
         positions: (n,) rows that are taken, in order; None: all.
     """
@@ -53,12 +54,12 @@ class RowImages(Sequence[RowImage | Path]):
         rows: Sequence[dict[str, Any]],
         column: str,
         name: str,
-        folder: Path | None = None,
+        folders: Sequence[Path] = (),
         are_files: bool = False,
         positions: np.ndarray | None = None,
     ):
         self.rows, self.column, self.name = rows, column, name
-        self.folder, self.are_files, self.positions = folder, are_files, positions
+        self.folders, self.are_files, self.positions = folders, are_files, positions
 
     def __len__(self) -> int:
         return len(self.rows) if self.positions is None else len(self.positions)
@@ -74,7 +75,7 @@ class RowImages(Sequence[RowImage | Path]):
     def select(self, positions: np.ndarray) -> "RowImages":
         """These images of the sequence, (n,) positions."""
         rows = positions if self.positions is None else self.positions[positions]
-        return RowImages(self.rows, self.column, self.name, self.folder, self.are_files, rows)
+        return RowImages(self.rows, self.column, self.name, self.folders, self.are_files, rows)
 
     def open(self, row: int) -> BinaryIO:
         """See `RowImage.open`."""
@@ -84,7 +85,8 @@ class RowImages(Sequence[RowImage | Path]):
         try:
             return open_regular(self._file(path, row))
         except InputError as error:
-            raise OSError(0, f"{error}") from error
+            # Without the row, which what reads the image names.
+            raise OSError(0, f"{error}".removeprefix(f"{self._where(row)}: ")) from error
 
     def _content(self, row: int) -> tuple[bytes | None, Any]:
         """Bytes and path of the image of a row; the bytes are None if there are none."""
@@ -93,7 +95,13 @@ class RowImages(Sequence[RowImage | Path]):
         return (bytes(content) if isinstance(content, bytes | bytearray) else None), path
 
     def _file(self, path: Any, row: int) -> Path:
-        where = f"{self.name}[{row}]"
-        if self.folder is None or not isinstance(path, str) or not path:
+        where = self._where(row)
+        if not self.folders or not isinstance(path, str) or not path:
             raise InputError(f"{where}: expected the bytes of an image in the column, got {short_repr(path)}")
-        return inside(self.folder, path, where)
+        for folder in self.folders[1:]:
+            with suppress(InputError):
+                return inside(folder, path, where)
+        return inside(self.folders[0], path, where)
+
+    def _where(self, row: int) -> str:
+        return f"{self.name}[{row}]"

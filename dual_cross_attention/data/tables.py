@@ -56,6 +56,11 @@ def read_rows(
     """
     rename = rename or strip_titles
     text = read_text(path, source, notes if any_encoding else None)
+    if not text.split("\n", 1)[0].strip(f" {''.join(SEPARATORS)}"):
+        raise InputError(
+            f"{source}: {path}, line 1: expected the names of the columns, {','.join(columns)}, got a blank line: "
+            "remove it"
+        )
     separator = _separator(text.split("\n", 1)[0], [*columns, *optional], rename)
     if separator != ",":
         notes.append(f"{source}: {escape(path.name)} is read with {SEPARATORS[separator]} between its columns")

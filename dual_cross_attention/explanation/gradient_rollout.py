@@ -15,7 +15,8 @@ Notable:
 import torch
 from torch import Tensor
 
-from dual_cross_attention.attention.rollout import AttentionLayer
+from dual_cross_attention.attention.rollout import AttentionLayer, attention_weights
+from dual_cross_attention.backbones.talking_heads import mix_heads
 from dual_cross_attention.explanation.maps import patch_grid
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 
@@ -72,13 +73,10 @@ def _weighted_attention(layer: AttentionLayer, value: Tensor, gradient: Tensor, 
     """
     query, key, score_mixing, bias, windows = layer
     heads = gradient.float().unflatten(-1, (query.shape[1], -1)).transpose(1, 2)  # (B, heads, T, d)
-    scores = query.float() @ key.float().transpose(-2, -1) / query.shape[-1] ** 0.5
-    if score_mixing is not None:
-        scores = torch.einsum("gh,bhnm->bgnm", score_mixing.float(), scores)
-    weights = (scores if bias is None else scores + bias.float()).softmax(dim=-1)
+    weights = attention_weights(query.float(), key.float(), score_mixing, bias)
     of_attention = heads @ value.float().transpose(-2, -1)  # ∇A
     if mixing is not None:
-        of_attention = torch.einsum("gh,bgnm->bhnm", mixing.float(), of_attention)
+        of_attention = mix_heads(of_attention, mixing.float().T)
     weights *= of_attention
     weights = weights.clamp(min=0)
     return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.number, -1)).mean(2))

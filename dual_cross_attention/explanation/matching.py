@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dual_cross_attention.attention.rollout import attention_weights
 from dual_cross_attention.backbones.windows import Windows
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.explanation.maps import attention_maps
@@ -78,12 +79,8 @@ def distractor_attention(
     """
     with torch.autocast(query.device.type, enabled=False):
         both = torch.cat([key, distractor_key], dim=2)
-        scores = query @ both.transpose(-2, -1) / query.shape[-1] ** 0.5
-        if mixing is not None:
-            scores = torch.einsum("gh,bhnm->bgnm", mixing.float(), scores)
-        if bias is not None:
-            scores = scores + bias.float().repeat(1, 1, 1, 2)
-        weights = scores.softmax(dim=-1)[..., key.shape[2] :]
+        of_both = None if bias is None else bias.repeat(1, 1, 1, 2)
+        weights = attention_weights(query, both, mixing, of_both)[..., key.shape[2] :]
     return weights.mean(1) if windows is None else windows.scatter(weights.unflatten(1, (windows.number, -1)).mean(2))
 
 

@@ -133,10 +133,8 @@ def export_reduced(
     return result
 
 
-def measure(
-    saved: SavedModel, branches: list[str], setup: RunSetup, console: Console, title: str
-) -> dict[str, float]:
-    """Metrics of `MEASURES` of a model's branches on CPU in float32, in percent; `title` is that of the progress bar."""
+def measure(saved: SavedModel, branches: list[str], setup: RunSetup, console: Console, title: str) -> dict[str, float]:
+    """Metrics of `MEASURES` of a model's branches on CPU in float32, in percent; `title` is of the progress bar."""
     task = setup.build_task(saved.model)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     loader = setup.test_loader(saved.model, torch.device("cpu"))

@@ -33,6 +33,10 @@ from dual_cross_attention.tasks.data_module import RunSetup
 from dual_cross_attention.tasks.data_roots import with_data_root
 from dual_cross_attention.tasks.registry import read_setup
 from dual_cross_attention.tasks.task import Batch, Task
+from dual_cross_attention.text import escape
+
+NO_VIEWS = "none"
+"""As `views` of `evaluate`."""
 
 
 def evaluate(
@@ -56,6 +60,7 @@ def evaluate(
     cameras: CameraMode | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    views: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a trained model on a test split.
 
@@ -79,6 +84,8 @@ def evaluate(
         unknown_classes: of test images of classes that the model does not know: "refuse" or "leave_out".
         cameras: of re-identification, as the setting of that name; None: as in the run.
         image_column, label_column: of classification from a table, as the settings of that name; None: as in the run.
+        views: of re-identification: a CSV file with the views of the test images, or "none": all are unknown; None: as
+            in the run.
 
     Returns:
         "checkpoint", "dataset", "images", "unreadable", the task's metrics in percent, and of re-identification
@@ -93,7 +100,7 @@ def evaluate(
     chosen = saved.choose_device(device)
     chosen_precision = saved.choose_precision(chosen, precision)
     retrieval = {"feature": feature, "distance": distance, "normalize_features": normalize_features}
-    retrieval["cameras"] = cameras
+    retrieval |= {"cameras": cameras, "views": views}
     written = {"rerank": rerank or None, "save_ranking": save_ranking, "ranking_depth": ranking_depth}
     given = [name for name, value in (retrieval | written).items() if value is not None]
     if given and saved.config.task != "reid":
@@ -133,7 +140,7 @@ def evaluate(
         differences = saved.data.differences(setup.fingerprint(), setup.test_splits)
         for difference in differences:
             console.print(f"note: not the test data of the run: {difference}", style="yellow")
-    choose_cameras(saved, setup, is_named_alike and not differences, console)
+    choose_cameras(saved, setup, is_named_alike and not differences, console, views)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     task = setup.build_task(saved.model.to(chosen))
     write = save_ranking and partial(write_ranking, Path(save_ranking), depth=ranking_depth)
@@ -169,8 +176,8 @@ def read_test_images(
         of_the_run: dict[str, Any] = {"data_root": None}
         if config.task == "fgvc":
             of_the_run |= dict.fromkeys(("val_fraction", "image_column", "label_column"))
-        elif config.cameras == "none":
-            of_the_run["cameras"] = "auto"
+        else:
+            of_the_run |= {"views": None} | ({"cameras": "auto"} if config.cameras == "none" else {})
         config = replace(config, **of_the_run)
     config = replace(config, **{name: value for name, value in changed.items() if value is not None})
     setup = read_setup(with_data_root(config), train=False, split=split)
@@ -183,27 +190,44 @@ def read_test_images(
     return setup
 
 
-def choose_cameras(saved: SavedModel, setup: RunSetup, is_of_the_run: bool, console: Console) -> None:
-    """Decides whether a model with an embedding of cameras gets those of the test images, and says so.
+def choose_cameras(
+    saved: SavedModel, setup: RunSetup, is_of_the_run: bool, console: Console, views: str | None = None
+) -> None:
+    """Decides whether a model with an embedding of cameras or views gets those of the test images, and says so.
 
-    Cameras of other data may have the names of those of the training, and are others.
+    Cameras of other data may have the names of those of the training, and are others. Views are not, if they are given.
 
     Args:
         saved: the model.
         setup: of the test images.
         is_of_the_run: whether they are those of the run of the model.
         console: shows a line.
+        views: what the user gives for them, see `evaluate`.
     """
     if not uses_cameras(saved.config):
+        if views not in (None, NO_VIEWS):
+            raise InputError("--views is for a model with an embedding of views (--sie view), and this one has none")
         return
-    setup.uses_test_cameras = is_of_the_run and not isinstance(saved.model, OnnxModel)
-    count = len(saved.config.sie_cameras)
-    console.print(
-        f"side information: the embeddings of {count} cameras of the training are used"
-        if setup.uses_test_cameras
-        else "side information: all test images count as of unknown cameras, because "
-        + ("the exported graph has no embedding of cameras" if is_of_the_run else "this is not the data of the run")
-    )
+    named = saved.config.side_information
+    what = " and ".join(f"{kind}s" for kind in named)
+    because = None
+    if isinstance(saved.model, OnnxModel):
+        because = f"the exported graph has no embedding of {what}"
+    elif views == NO_VIEWS and "view" in named:
+        because = "--views none"
+    elif not is_of_the_run and ("camera" in named or views is None):
+        because = "this is not the data of the run" + ("" if "camera" in named else ": give theirs by --views FILE.csv")
+    elif views is None and "view" in named and not Path(setup.config.views).expanduser().exists():
+        because = f"{escape(setup.config.views)}, which names them, does not exist: give it by --views FILE.csv"
+    setup.uses_test_cameras = because is None
+    if because is not None:
+        console.print(f"side information: all test images count as of unknown {what}, because {because}")
+        return
+    found = setup.test_views()
+    counts = " and ".join(f"{len(names)} {kind}s" for kind, names in named.items())
+    unknown = sum(view not in named.get("view", ()) for view in found)
+    of_unknown = f"; {unknown:,} of {len(found):,} test images are of no such view" if found else ""
+    console.print(f"side information: the embeddings of {counts} of the training are used{of_unknown}")
 
 
 def _score(

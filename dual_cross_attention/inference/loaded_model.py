@@ -32,6 +32,7 @@ from dual_cross_attention.inference.onnx_model import OnnxModel
 from dual_cross_attention.inference.prediction import Embedding, Prediction
 from dual_cross_attention.inference.pretrained_directory import write_directory
 from dual_cross_attention.inference.reading import ImageBatch, read_batches
+from dual_cross_attention.text import escape
 
 if TYPE_CHECKING:
     from dual_cross_attention.explanation.explanation import Explanation
@@ -229,6 +230,7 @@ class LoadedModel:
         auth: Sequence[tuple[str, str]] = (),
         top_k: int = 5,
         prevent_thread_lock: bool = False,
+        allow_hosts: Sequence[str] = (),
     ) -> "DemoServer":
         """Serves a web page that applies the model to images; a notebook shows it. Needs the extra `[web]`.
 
@@ -240,6 +242,7 @@ class LoadedModel:
             top_k: number of classes.
             prevent_thread_lock: return at once in a script, too, as in Gradio's `launch`; the page ends with the
                 script. False: a script waits until Ctrl-C; a notebook or an interactive Python never waits.
+            allow_hosts: names under which a proxy serves the page; "*": any.
 
         Returns:
             The server, which has an `address` and runs until `close()` or the end of the process.
@@ -249,7 +252,7 @@ class LoadedModel:
         """
         from dual_cross_attention.web.server import serve, wait_in_script
 
-        server = serve(self, index, examples, host, port, auth, top_k, inline=None)
+        server = serve(self, index, examples, host, port, auth, top_k, inline=None, allow_hosts=allow_hosts)
         print(server.address, flush=True)
         if not prevent_thread_lock:
             wait_in_script(server)
@@ -370,8 +373,9 @@ class LoadedModel:
         if self.calibration is None and not self._said:
             self._said = True
             LOGGER.info(
-                "the model is not calibrated: probabilities are those of the softmax, and known is None; "
-                "dcal calibrate fits both on images that it was not trained on"
+                "%s is not calibrated: probabilities are those of the softmax, and known is None; "
+                "dcal calibrate fits both on images that it was not trained on",
+                escape(self.source),
             )
 
     def _embed(self, batches: Iterator[ImageBatch], branch: Branch | None) -> Iterator[Embedding]:

@@ -6,6 +6,7 @@ epoch; "calibration" and "chosen_by" where they are known. Nothing is unpickled.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -101,33 +102,45 @@ ARCHITECTURE = (
 
 
 def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
-    """Whether the settings are of a model with an embedding of cameras."""
-    return isinstance(config, ReIDConfig) and config.sie == "camera"
+    """Whether the settings are of a model with an embedding of cameras or views."""
+    return isinstance(config, ReIDConfig) and config.sie != "none"
+
+
+def _side_information(config: TrainingConfig) -> dict[str, Any]:
+    """Arguments of `create_model`: one vector per camera, per view, or per pair of both."""
+    if not uses_cameras(config):
+        return {}
+    return {"cameras": math.prod(map(len, config.side_information.values())), "camera_scale": config.sie_coe}
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path."""
-    of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
-    return create_model(
-        config.backbone,
-        num_classes,
-        task=config.task,
-        img_size=tuple(config.img_size),
-        ablation=config.ablation,
-        local_ratio=config.local_ratio,
-        pretrained=pretrained,
-        glca_init=config.glca_init,
-        distractor_stream=config.distractor_stream,
-        pwca_blocks=config.pwca_blocks,
-        distractor_tokens=config.distractor_tokens,
-        local_queries=config.local_queries,
-        glca_blocks=config.glca_blocks,
-        distractor_noise=config.distractors == "noise",
-        drop_path_rate=config.drop_path_rate,
-        **({"cameras": len(config.sie_cameras), "camera_scale": config.sie_coe} if uses_cameras(config) else {}),
-        **(of_a_file if isinstance(pretrained, str) else {}),
-        **config.backbone_kwargs,
-    )
+    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path.
+
+    Raises:
+        InputError: as of `create_model`; and `backbone_kwargs` with what is a setting of its own.
+    """
+    options: dict[str, Any] = {
+        "task": config.task,
+        "img_size": tuple(config.img_size),
+        "ablation": config.ablation,
+        "local_ratio": config.local_ratio,
+        "pretrained": pretrained,
+        "glca_init": config.glca_init,
+        "distractor_stream": config.distractor_stream,
+        "pwca_blocks": config.pwca_blocks,
+        "distractor_tokens": config.distractor_tokens,
+        "local_queries": config.local_queries,
+        "glca_blocks": config.glca_blocks,
+        "distractor_noise": config.distractors == "noise",
+        "drop_path_rate": config.drop_path_rate,
+        **_side_information(config),
+    }
+    if isinstance(pretrained, str):
+        options |= {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
+    for name in sorted(config.backbone_kwargs.keys() & {*options, "backbone", "num_classes"}):
+        advice = f": take --{name}" if hasattr(config, name) else ""
+        raise InputError(f"backbone_kwargs: expected arguments of timm without a setting, got '{name}'{advice}")
+    return create_model(config.backbone, num_classes, **options, **config.backbone_kwargs)
 
 
 def save_model(

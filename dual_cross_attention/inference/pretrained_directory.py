@@ -74,8 +74,9 @@ def write_directory(
 def without_paths(config: TrainingConfig) -> TrainingConfig:
     """Settings without paths of the machine that they were trained on."""
     names = {"weights": _last_part(config.weights)}
-    if config.distractor_root is not None:
-        names["distractor_root"] = _last_part(config.distractor_root)
+    for name in ("distractor_root", "views"):
+        if path := getattr(config, name, None):
+            names[name] = _last_part(path)
     return replace(config, data_root=None, output_dir=None, resume="auto", **names)
 
 

@@ -7,7 +7,7 @@ from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.resumed import FREE_TO_CHANGE
 from dual_cross_attention.text import escape
 
-OF_THE_MACHINE = frozenset(FREE_TO_CHANGE - {"distractor_root"} | {"format_version", "eval_every"})
+OF_THE_MACHINE = frozenset(FREE_TO_CHANGE - {"distractor_root", "views"} | {"format_version", "eval_every"})
 """Settings that do not change what a model learns, but for rounding."""
 RESOLVED = frozenset({"mean", "std", "precision"})
 """Settings that a run writes down as they were resolved, in place of "auto"."""

@@ -18,8 +18,8 @@ from dual_cross_attention.atomic_io import atomic_write
 from dual_cross_attention.configs import TrainingConfig
 from dual_cross_attention.configs.resumed import setting_differences
 from dual_cross_attention.configs.versions import FORMAT_VERSION
-from dual_cross_attention.errors import InterruptedRun
-from dual_cross_attention.runs.run_folder import IN_USE, RunFolder
+from dual_cross_attention.errors import RUN_IN_USE, InterruptedRun
+from dual_cross_attention.runs.run_folder import RunFolder
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 DCAL = [sys.executable, "-m", "dual_cross_attention"]
@@ -155,7 +155,7 @@ def train_and_score(training: Training) -> str | None:
     training.path.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     status, last_line = _call(["train", *training.arguments, "--output_dir", f"{training.path}"])
-    if status == 2 and IN_USE in last_line:
+    if status == RUN_IN_USE:
         raise TrainedElsewhere(training.path.name)
     if not status:
         scored = ["dual_cross_attention.reproduction.scores", f"{RunFolder(training.path).last}", f"{training.scores}"]

@@ -45,6 +45,8 @@ MSMT17_BACKBONE = "vit_base"
 """The paper does not name the backbone of this ablation; its 61.6 to 64.0 mAP of Table 2 fit the ablation's numbers."""
 CPU_SETTINGS = {"fgvc": {"dataset": "toy", "epochs": 2}, "reid": {"dataset": "toy", "epochs": 3, "warmup_epochs": 1}}
 """By task, the small protocol of `--scale cpu`: the synthetic dataset and its small backbone."""
+PAPER_GLCA, PAPER_PWCA = {"glca_init": "random"}, {"pwca_start": 0.0}
+"""What recipes say of the branches where defaults differ, for rows without recipe."""
 
 PAPER_DEPTH, CPU_DEPTH = 12, 4
 """Blocks of the paper's backbones, and of the small one."""
@@ -93,7 +95,9 @@ class TableRow:
         head = ["--config", self.recipe]
         if scale == "cpu":
             head = ["--task", self.task]
-            settings |= CPU_SETTINGS[self.task]
+            of_glca = PAPER_GLCA if self.ablation in ("full", "sa_glca") else {}
+            of_pwca = PAPER_PWCA if self.ablation in ("full", "sa_pwca") else {}
+            settings = of_glca | of_pwca | settings | CPU_SETTINGS[self.task]
             if "pwca_blocks" in settings:
                 settings["pwca_blocks"] = math.ceil(settings["pwca_blocks"] * CPU_DEPTH / PAPER_DEPTH)
         return [*head, *(word for name, value in settings.items() for word in (f"--{name}", f"{value}"))]

@@ -17,8 +17,6 @@ from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.version import __version__
 
-IN_USE = "is in use:"
-"""Words of the error of a run folder that another process trains into."""
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
 

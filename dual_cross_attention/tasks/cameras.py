@@ -1,6 +1,7 @@
-"""Cameras of images as indices of their side information embeddings."""
+"""Cameras and views of images as indices of their side information embeddings."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,11 +11,11 @@ from dual_cross_attention.data.names import composed
 from dual_cross_attention.data.reid.identities import IdentityList, ReIDData
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.side_information import UNKNOWN
-from dual_cross_attention.text import few
+from dual_cross_attention.text import escape, few
 
 
 class CameraIndices:
-    """Camera of each image by its position, as an index of an embedding, or `UNKNOWN`.
+    """Camera (view, or pair of both) of each image by its position, as an index of an embedding, or `UNKNOWN`.
 
     Args:
         train: (training images,) int64; None: there is no training.
@@ -74,3 +75,40 @@ def camera_indices(data: ReIDData, side: IdentityList, names: Sequence[str]) -> 
     places = {name: place for place, name in enumerate(names)}
     there, of_image = data.names_of_cameras(side)
     return torch.from_numpy(np.array([places.get(name, UNKNOWN) for name in there], dtype=np.int64)[of_image])
+
+
+def training_views(views: Sequence[str], source: Path, chosen: Sequence[str]) -> list[str]:
+    """Names of the views that get an embedding, sorted.
+
+    Args:
+        views: of the training images, "" of images without one.
+        source: the file that lists them, for errors.
+        chosen: some of them; empty: all.
+
+    Raises:
+        InputError: no training image has a view, or none has a chosen one.
+    """
+    there = sorted({*views} - {""})
+    if not there:
+        raise InputError(f"sie view: {escape(source)} lists no view of any of the {len(views):,} training images")
+    names = [composed(name) for name in chosen]
+    if absent := [name for name in names if name not in there]:
+        raise InputError(f"sie_views: no training image has the view {few(absent)}: there are {few(there)}")
+    return names or there
+
+
+def view_indices(views: Sequence[str], names: Sequence[str]) -> Tensor:
+    """Views by name → (images,) int64, indices of `names`; `UNKNOWN` where a view is not there."""
+    places = {name: place for place, name in enumerate(names)}
+    return torch.tensor([places.get(view, UNKNOWN) for view in views], dtype=torch.int64)
+
+
+def pair_indices(cameras: Tensor, views: Tensor, num_views: int) -> Tensor:
+    """Index of a camera and a view together, as in TransReID: camera · V + view; `UNKNOWN` where one of them is.
+
+    Args:
+        cameras, views: (images,) int64, from 0, or `UNKNOWN`.
+        num_views: V.
+    """
+    is_unknown = (cameras == UNKNOWN) | (views == UNKNOWN)
+    return (cameras * num_views + views).masked_fill(is_unknown, UNKNOWN)

@@ -45,7 +45,7 @@ def check_data(
 
     Args:
         task: "fgvc" or "reid".
-        dataset: a dataset of the task; None: its toy set.
+        dataset: a dataset of the task; None: its toy dataset.
         data_root: where it is; None: as it is found, see `find_data_root`.
         num_workers: processes; None: one per core.
         console: where progress is shown.

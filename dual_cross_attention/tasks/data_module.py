@@ -2,19 +2,25 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
 from dual_cross_attention.configs import FGVCConfig, TrainingConfig
+from dual_cross_attention.data.dataset import ImageDataset
+from dual_cross_attention.data.distractors import PairedDataset
 from dual_cross_attention.data.fgvc.fine_grained import UnknownClasses
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.data.images import ImageList
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.names import same_names
 from dual_cross_attention.data.preprocessing import Preprocessing
+from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
+from dual_cross_attention.tasks.distractors import list_distractors, pair
 from dual_cross_attention.tasks.task import Task
 from dual_cross_attention.weights.pixel_stats import HALF, IMAGENET, PixelStats, default_stats
 
@@ -39,8 +45,8 @@ class RunSetup(ABC):
         test_splits: names of the splits of the fingerprint that the test images are in.
         test_has_the_classes: whether test images are of the training classes, or of others (as in re-identification).
         saved_preprocessing: of test images, as the file of the evaluated model records it; None in training.
-        uses_test_cameras: whether a model with an embedding of cameras gets those of test images; in an evaluation,
-            they are the cameras of the training only if the data is that of the run.
+        uses_test_cameras: whether a model with an embedding of cameras or views gets those of test images; in an
+            evaluation, cameras are those of the training only if the data is that of the run.
     """
 
     config: TrainingConfig
@@ -89,6 +95,33 @@ class RunSetup(ABC):
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         """Batches for `Task.training_step`."""
 
+    def read_distractors(self, train: bool) -> list[str]:
+        """Sets `distractor_images` as the settings say, in training only; returns warnings."""
+        self.distractor_images, warnings = list_distractors(self.config) if train else (None, [])
+        return warnings
+
+    @property
+    def pair(self) -> Callable[[ImageDataset], PairedDataset | None]:
+        """Pairs training images with their distractors, see `distractors.pair`."""
+        return partial(pair, self.config, distractor_images=self.distractor_images)
+
+    def train_transform(self, model: DualCrossAttentionViT) -> Transform:
+        """Of the training images; with `freeze` "all", that of the test images, as features are computed once."""
+        if self.config.freeze == "all":
+            return self.preprocessing(model).transform
+        config, (mean, std, _) = self.config, pixel_stats(self.config, model)
+        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
+        return self.augmentation(mean, std, further)
+
+    @abstractmethod
+    def augmentation(self, mean: Sequence[float], std: Sequence[float], further: tuple[Any, ...]) -> Transform:
+        """The random transform of the task.
+
+        Args:
+            mean, std: that images are normalized by, per channel.
+            further: the last arguments of `data.train_transform` and `data.reid_train_transform`.
+        """
+
     @abstractmethod
     def test_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         """Batches for `Task.eval_step`."""
@@ -96,6 +129,14 @@ class RunSetup(ABC):
     def preprocessing(self, model: DualCrossAttentionViT) -> Preprocessing:
         """Of the test images."""
         return self.saved_preprocessing or preprocessing_of(self.config, model)
+
+    def test_views(self) -> list[str]:
+        """The view of each test image, "" where it is unknown, of a model with an embedding of views; else empty.
+
+        Raises:
+            InputError: the file that lists them cannot be used.
+        """
+        return []
 
     def align_classes(self, classes: list[str], unknown_classes: UnknownClasses = "refuse") -> None:
         """Maps the labels to the class indices of a model, whose classes must fit the data.

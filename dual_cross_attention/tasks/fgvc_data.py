@@ -1,6 +1,7 @@
 """A run of fine-grained recognition: classes, crops, and images in any order."""
 
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,8 +17,7 @@ from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import FGVCTask
 from dual_cross_attention.tasks.batch_mixing import batch_mixing
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
-from dual_cross_attention.tasks.data_module import RunSetup, UnknownClasses, pixel_stats, reading_processes
-from dual_cross_attention.tasks.distractors import list_distractors, pair
+from dual_cross_attention.tasks.data_module import RunSetup, UnknownClasses, reading_processes
 from dual_cross_attention.tasks.training_noise import training_noise
 
 
@@ -28,7 +28,7 @@ class FGVCSetup(RunSetup):
 
     def __init__(self, config: FGVCConfig, train: bool = True, split: str | None = None):
         self.config = config
-        self.distractor_images, left_out = list_distractors(config) if train else (None, [])
+        left_out = self.read_distractors(train)
         self._take(
             load_fgvc(
                 config.dataset,
@@ -89,7 +89,7 @@ class FGVCSetup(RunSetup):
         min_batch = 2 if model.has_pwca and config.distractors == "any" else 1
         return train_loader(
             self.data.train,
-            self._train_transform(model),
+            self.train_transform(model),
             config.batch_size,
             reading_processes(config, device),
             config.seed,
@@ -97,7 +97,7 @@ class FGVCSetup(RunSetup):
             min_batch=min_batch,
             sampler=self._balanced_sampler(min_batch) if config.class_balance else None,
             cache=self.cache,
-            pair=partial(pair, config, distractor_images=self.distractor_images),
+            pair=self.pair,
         )
 
     def _balanced_sampler(self, min_batch: int) -> BalancedBatchSampler:
@@ -114,10 +114,6 @@ class FGVCSetup(RunSetup):
             self.cache,
         )
 
-    def _train_transform(self, model: DualCrossAttentionViT) -> Transform:
+    def augmentation(self, mean: Sequence[float], std: Sequence[float], further: tuple[Any, ...]) -> Transform:
         config = self.config
-        if config.freeze == "all":
-            return self.preprocessing(model).transform
-        mean, std, _ = pixel_stats(config, model)
-        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
         return train_transform(tuple(config.img_size), tuple(config.resize()), mean, std, config.flip, *further)

@@ -1,6 +1,8 @@
 """A run of re-identification: P x K batches to train on, queries and a gallery to test on."""
 
-from functools import partial
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +22,25 @@ from dual_cross_attention.data.labels import distinct
 from dual_cross_attention.data.loaders import Batches
 from dual_cross_attention.data.reid import ReIDData
 from dual_cross_attention.data.reid.blocks import BlockIdentitySampler
+from dual_cross_attention.data.reid.identities import IdentityList
+from dual_cross_attention.data.reid.views import ViewList
 from dual_cross_attention.data.samplers import EpochBatchSampler
 from dual_cross_attention.data.transforms import Transform
 from dual_cross_attention.errors import InputError
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
 from dual_cross_attention.tasks import ReIDTask, RetrievalSplit
 from dual_cross_attention.tasks.branch_schedule import branch_schedule
-from dual_cross_attention.tasks.cameras import CameraIndices, camera_indices, training_cameras
-from dual_cross_attention.tasks.data_module import RunSetup, pixel_stats, reading_processes
-from dual_cross_attention.tasks.distractors import list_distractors, pair
+from dual_cross_attention.tasks.cameras import (
+    CameraIndices,
+    camera_indices,
+    pair_indices,
+    training_cameras,
+    training_views,
+    view_indices,
+)
+from dual_cross_attention.tasks.data_module import RunSetup, reading_processes
 from dual_cross_attention.tasks.training_noise import training_noise
+from dual_cross_attention.text import escape, few
 
 
 class ReIDSetup(RunSetup):
@@ -43,7 +54,12 @@ class ReIDSetup(RunSetup):
             raise InputError(f"--split {split} is for classification: re-identification is tested on query and gallery")
         self.config = config
         self.uses_test_cameras = train
-        self.distractor_images, left_out = list_distractors(config) if train else (None, [])
+        if train and "view" in config.sie and not config.views:
+            raise InputError(
+                f"sie {config.sie}: expected --views FILE.csv with the columns path,view, as no dataset names the "
+                "views of its images"
+            )
+        left_out = self.read_distractors(train)
         download = config.download and train
         self.data = load_reid(config.dataset, config.data_root, train, download, config.cameras, config.bbox)
         self.classes = self.data.identities
@@ -60,6 +76,7 @@ class ReIDSetup(RunSetup):
         self.description = f"{training}{test}, {cameras} cameras"
         self.notes = self.data.notes
         self.warnings = [*self.data.warnings, *left_out]
+        self.train_views, self._test_views = self._read_views() if train and "view" in config.sie else ([], None)
         self.num_test = len(self.images)
         self.cache = train and config.cache == "ram"
         if self.cache:
@@ -68,7 +85,7 @@ class ReIDSetup(RunSetup):
     def fingerprint(self) -> DataFingerprint:
         sides = (self.data.query, self.data.gallery)  # of which there is one with leave-one-out
         splits = {"train": self.data.train} | dict(zip(self.test_splits, sides, strict=False))
-        return DataFingerprint(
+        found = DataFingerprint(
             self.config.dataset,
             len(self.classes),
             digest_names(self.classes),
@@ -79,7 +96,8 @@ class ReIDSetup(RunSetup):
                 for name, split in splits.items()
                 if split is not None
             },
-        ).with_distractors(self.distractor_images)
+        )
+        return found.with_distractors(self.distractor_images).with_views(self.train_views)
 
     def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
         config = self.config
@@ -99,32 +117,69 @@ class ReIDSetup(RunSetup):
         )
 
     def resolve(self, config: ReIDConfig) -> ReIDConfig:
-        """See `RunSetup.resolve`; the cameras that have an embedding."""
-        if config.sie == "none":
-            return config
-        return config.replaced(sie_cameras=tuple(training_cameras(self.data, config.sie_cameras)))
+        """See `RunSetup.resolve`; the cameras and views that have an embedding."""
+        named = {}
+        if "camera" in config.side_information:
+            named["sie_cameras"] = tuple(training_cameras(self.data, config.sie_cameras))
+        if "view" in config.side_information:
+            named["sie_views"] = tuple(training_views(self.train_views, Path(f"{config.views}"), config.sie_views))
+        return config.replaced(**named) if named else config
+
+    def _read_views(self) -> tuple[list[str], list[str]]:
+        """Views of training and test images; adds a line on them to the notes."""
+        views = self._view_list()
+        of_train, of_test = views.of(self.data.train.images), views.of(self.images)
+        names = sorted({*of_train} - {""})
+        self.notes.append(
+            f"views: {len(names)} views in training ({few(names)}), from {escape(self.config.views)}; "
+            f"{of_train.count(''):,} of {len(of_train):,} training images and {of_test.count(''):,} of "
+            f"{len(of_test):,} test images have none and count as of an unknown view"
+            + (f"; {views.num_unused:,} rows are of no image" if views.num_unused else "")
+        )
+        return of_train, of_test
+
+    def _view_list(self) -> ViewList:
+        return ViewList(Path(f"{self.config.views}").expanduser(), self.notes)
+
+    def test_views(self) -> list[str]:
+        """See `RunSetup.test_views`."""
+        if "view" not in self.config.side_information:
+            return []
+        if self._test_views is None:
+            self._test_views = self._view_list().of(self.images)
+        return self._test_views
 
     def _camera_indices(self, model: DualCrossAttentionViT) -> CameraIndices | None:
         if model.side_information is None:
             return None
-        data, names = self.data, self.config.sie_cameras
-        train = None if data.train is None else camera_indices(data, data.train, names)
-        sides = (data.query,) if data.leave_one_out else (data.query, data.gallery)
-        test = torch.cat([camera_indices(data, side, names) for side in sides]) if self.uses_test_cameras else None
+        data, sides = self.data, (self.data.query,) if self.data.leave_one_out else (self.data.query, self.data.gallery)
+        train = None if data.train is None else self._indices([data.train], self.train_views)
+        test = self._indices(sides, self.test_views()) if self.uses_test_cameras else None
         return CameraIndices(train, test, self.config.sie_dropout)
+
+    def _indices(self, sides: Sequence[IdentityList], views: Sequence[str]) -> torch.Tensor:
+        """Of the images of some splits, in a row."""
+        named, found = self.config.side_information, {}
+        if "camera" in named:
+            found["camera"] = torch.cat([camera_indices(self.data, side, named["camera"]) for side in sides])
+        if "view" in named:
+            found["view"] = view_indices(views, named["view"])
+        if len(found) == 2:
+            return pair_indices(found["camera"], found["view"], len(named["view"]))
+        return next(iter(found.values()))
 
     def train_loader(self, model: DualCrossAttentionViT, device: torch.device) -> Batches:
         config, train = self.config, self.data.train
         return train_loader(
             ImageList(train.images, train.identities),
-            self._train_transform(model),
+            self.train_transform(model),
             config.batch_size,
             reading_processes(config, device),
             config.seed,
             device.type,
             sampler=self._sampler(),
             cache=self.cache,
-            pair=partial(pair, config, distractor_images=self.distractor_images),
+            pair=self.pair,
         )
 
     def _sampler(self) -> EpochBatchSampler:
@@ -146,12 +201,8 @@ class ReIDSetup(RunSetup):
             self.cache,
         )
 
-    def _train_transform(self, model: DualCrossAttentionViT) -> Transform:
+    def augmentation(self, mean: Sequence[float], std: Sequence[float], further: tuple[Any, ...]) -> Transform:
         config = self.config
-        if config.freeze == "all":
-            return self.preprocessing(model).transform
-        mean, std, _ = pixel_stats(config, model)
-        further = config.color_jitter, config.auto_augment, config.interpolation, config.keep_aspect
         geometry = config.flip, config.padding, config.erasing
         return reid_train_transform(tuple(config.img_size), mean, std, *geometry, *further)
 

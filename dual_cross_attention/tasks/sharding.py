@@ -71,7 +71,7 @@ def shard(
 
     Args:
         task: "fgvc" or "reid".
-        dataset: a dataset of the task; None: its toy set.
+        dataset: a dataset of the task; None: its toy dataset.
         data_root: where it is; None: as it is found, see `find_data_root`.
         output_dir: the folder for the archives. If it has some of the same dataset, they are written again.
         shard_mb: largest size of an archive in 10⁶ bytes.

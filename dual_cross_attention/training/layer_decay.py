@@ -12,8 +12,9 @@ def layer_scales(model: DualCrossAttentionViT, layer_decay: float) -> dict[str, 
     """Factor on the learning rate of each parameter of the backbone's stem, blocks and norm, by its name in `model`.
 
     With L blocks, layer 0 is the stem (patch, position and class embedding), layer i the i-th block; the final norm is
-    in the layer of the last block. Layer i has layer_decay^(L + 1 − i). Parameters that are missing here (heads, GLCA)
-    have 1.
+    in the layer of the last block. Layer i has layer_decay^(L + 1 − i). Parameters that are missing here have 1: those
+    that timm has in no layer (head, attention pool, learned frequencies of rotary positions), and those that are new
+    (GLCA, necks, embeddings of cameras).
     """
     backbone = model.backbone
     layers = group_parameters(backbone, backbone.group_matcher(), reverse=True)

@@ -39,6 +39,18 @@ def attention_memory(model: DualCrossAttentionViT, batch_size: int, is_checkpoin
     )
 
 
+def long_average(decay: float, steps: int) -> str | None:
+    """A warning of a moving average over more than a fifth of a training's steps; None: it is over less.
+
+    The average then has weights of a time when the model was far from trained: measured in docs/fine-tuning.md.
+    """
+    window = 1 / (1 - decay) if decay < 1 else math.inf
+    if window <= steps / 5:
+        return None
+    advice = f": --ema {1 - 20 / steps:.3g} is an average over a twentieth of them" if steps >= 40 else ""
+    return f"ema {decay:g} averages over about {window:,.0f} steps, and the training has {steps:,}{advice}"
+
+
 def uneven_ranks(per_step: int, world_size: int) -> str:
     """A warning of a run that resumes on a number of ranks that does not divide its micro-batches."""
     return (

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dual_cross_attention.configs import TrainingConfig
-from dual_cross_attention.configs.without_effect import settings_without_effect
+from dual_cross_attention.configs.without_effect import choice_of_local_tokens_without_effect, settings_without_effect
 from dual_cross_attention.data.fingerprint import DataFingerprint
 from dual_cross_attention.devices import (
     available_precision,
@@ -58,7 +58,7 @@ from dual_cross_attention.training.trackers import check_trackers
 from dual_cross_attention.training.trainer import Trainer
 
 T = TypeVar("T")
-REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy set
+REAL_DATA = {"fgvc": "--task fgvc --dataset cub", "reid": "--task reid --dataset market1501"}  # after the toy dataset
 SHOWN_UNREADABLE = 10  # of the images that could not be read, at the end of a run
 
 
@@ -246,6 +246,8 @@ def _build_trainer(
         console.print(f"weights: timm's of {config.backbone}, fetched unless they are in the cache")
     model = build_model(config, len(setup.classes), pretrained)
     stats = pixel_stats(config, model)
+    for line in [] if model.read_out.reads_patches else choice_of_local_tokens_without_effect(config):
+        console.print(f"warning: {line}", style="yellow")
     if warning := None if checkpoint else pixel_stats_warning(config, model):
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     if config.format_version > 1:  # else None stays: the rule of that time

@@ -7,8 +7,8 @@ import os
 import platform
 from pathlib import Path
 
-from dual_cross_attention.errors import InputError
-from dual_cross_attention.runs.run_folder import IN_USE, RunFolder
+from dual_cross_attention.errors import InputError, RunInUseError
+from dual_cross_attention.runs.run_folder import RunFolder
 
 _LOCKED: set[int] = set()
 """File descriptors of the locks that this process holds."""
@@ -41,7 +41,8 @@ class RunLock:
         """Locks the folder until `release`, or the end of this process; a no-op on file systems without locks.
 
         Raises:
-            InputError: another training holds the lock, or the folder cannot be written to.
+            RunInUseError: another training holds the lock.
+            InputError: the folder cannot be written to.
         """
         try:
             self._made = [path for path in (self.folder.path, *self.folder.path.parents) if not path.exists()]
@@ -54,8 +55,8 @@ class RunLock:
         except BlockingIOError:
             self._let_go()
             owner = self._owner.read_text() if self._owner.is_file() else "another process"
-            raise InputError(
-                f"'{self.folder.path}' {IN_USE} {owner} is training into it; wait for its end, or take another "
+            raise RunInUseError(
+                f"'{self.folder.path}' is in use: {owner} is training into it; wait for its end, or take another "
                 "--output_dir"
             ) from None
         except OSError as error:

@@ -96,6 +96,9 @@ class Trainer:
         self.console.print(
             f"{messages.effective_batch(config.batch_size, per_step, world_size)}, peak lr {peak_lr:.3g}"
         )
+        num_steps = self.steps_per_epoch * config.epochs
+        if config.ema is not None and (warning := messages.long_average(config.ema, num_steps)):
+            run.warn(warning)
         if memory := messages.attention_memory(task.model, config.batch_size, config.use_gradient_checkpointing):
             self.console.print(memory, markup=False)
         self.strategy = build_strategy(run, task, self.accelerator, peak_lr)

@@ -19,6 +19,9 @@ from dual_cross_attention.untrusted_files import open_regular
 from dual_cross_attention.web.upload_folder import UPLOADS
 
 LOCALHOST = "127.0.0.1"
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
+HOSTED_NOTEBOOKS = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "JUPYTERHUB_API_TOKEN")
+"""Environment variables of Google Colab, Kaggle and JupyterHub."""
 FIRST_PORT, PORTS = 7860, 100
 WAITING = 64
 """Requests that wait at most; further ones are refused with a message."""
@@ -64,6 +67,7 @@ def serve(
     auth: Sequence[tuple[str, str]] = (),
     top_k: int = 5,
     inline: bool | None = False,
+    allow_hosts: Sequence[str] = (),
 ) -> DemoServer:
     """Serves the page of a model. Warns of what other computers can see.
 
@@ -76,6 +80,8 @@ def serve(
         auth: users and their passwords; empty: no password is asked for.
         top_k: number of classes.
         inline: show the page in a notebook; None: in one.
+        allow_hosts: names that the header Host of a request may have beside those of this machine, as of a proxy in
+            front of the page; "*": any. Without a local `host`, any name is accepted.
 
     Raises:
         InputError: Gradio is missing, the port is taken, or the index is not of this model.
@@ -95,7 +101,7 @@ def serve(
     UPLOADS.acquire()
     try:
         page = build_page(model, index, examples, top_k, may_enroll=is_local(host) or bool(auth))
-        _launch(page, host, port, auth, inline)
+        _launch(page, host, port, auth, inline, accepted_hosts(host, allow_hosts))
     except BaseException:
         UPLOADS.release()
         raise
@@ -110,14 +116,37 @@ def serve(
     return DemoServer(page, f"http://{shown}:{page.server_port}")
 
 
-def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, str]], inline: bool | None) -> None:
+def accepted_hosts(host: str, allowed: Sequence[str] = ()) -> list[str]:
+    """Names in the header Host of the requests that a page answers.
+
+    A web site could have its own name resolve to this machine (DNS rebinding) and read a page that has no password, but
+    its requests name the site. Hosted notebooks serve the page through a proxy, under a name that is not known here.
+
+    Args:
+        host: address that the page listens at.
+        allowed: further names; "*": any.
+    """
+    for name in allowed:
+        if "*" in name and name != "*" and not (name.startswith("*.") and name.count("*") == 1):
+            raise InputError(f"allow_hosts: expected a name, *.NAME or *, got '{escape(name)}'")
+    is_hosted = any(name in os.environ for name in HOSTED_NOTEBOOKS)
+    if not is_local(host) or is_hosted:
+        return ["*"]
+    return [*LOCAL_NAMES, host, f"[{host}]", *(name.strip() for name in allowed)]
+
+
+def _launch(
+    page: Any, host: str, port: int | None, auth: Sequence[tuple[str, str]], inline: bool | None, hosts: list[str]
+) -> None:
     """Starts to serve a page, without waiting."""
     import gradio as gr
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from dual_cross_attention.web.markup import CSS
     from dual_cross_attention.web.uploads import MAX_BYTES
 
+    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     # Fonts of the system: Gradio's themes would load theirs from another server.
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
     try:
@@ -138,7 +167,7 @@ def _launch(page: Any, host: str, port: int | None, auth: Sequence[tuple[str, st
             run_history=False,
             footer_links=[],
             max_file_size=MAX_BYTES,
-            app_kwargs={"middleware": [Middleware(LocalFilesOnly)]},
+            app_kwargs={"middleware": [trusted, Middleware(LocalFilesOnly)]},
             theme=theme,
             css=CSS,
         )

@@ -1,4 +1,4 @@
-"""Small models of each family with layer scales, norms and biases of order 1, and timm's own forward pass."""
+"""Small models of each family with parameters of order 1, and what SA, PWCA and GLCA are by timm's own code."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.testing import assert_close
 
 from dual_cross_attention import create_model
 from dual_cross_attention.models.dual_vit import DualCrossAttentionViT
@@ -94,6 +95,65 @@ def run_timm(
         return run(), attention.layers
 
 
+def assert_pwca_is_that_of_separate_passes(
+    case: Case,
+    checkpointing: bool,
+    run_jointly: Callable[..., tuple[Tensor, Any]],
+    monkeypatch: Any,
+    prepare: Callable[[nn.Module], nn.Module] = lambda reference: reference,
+) -> None:
+    """SA is timm's own forward pass, PWCA another one with joint softmaxes; gradients are those of both passes.
+
+    Args:
+        run_jointly: `run_jointly(monkeypatch, run, distractors)` calls `run` with attention written out, over the keys
+            of the image and its distractor; returns what `run` does, and something else.
+        prepare: makes timm's model one whose attention `run_jointly` replaces.
+    """
+    model, distractors = case.create(ablation="sa_pwca").train(), torch.tensor([2, 0, 1])
+    model.set_grad_checkpointing(checkpointing)
+    reference, images = prepare(case.reference(model)), case.images()
+    torch.manual_seed(3)  # of an augmentation of the rotary table, which Sapiens2 has: both streams have one table
+    out = model(images, distractors)
+    (out.logits["sa"].square().sum() + 0.5 * out.logits["pwca"].square().sum()).backward()
+
+    torch.manual_seed(3)
+    sa = reference(images)
+    torch.manual_seed(3)
+    pwca, _ = run_jointly(monkeypatch, lambda: reference(images), distractors)
+    assert (sa - pwca).abs().max() > 1e-3
+    assert_close(out.logits["sa"], sa)
+    assert_close(out.logits["pwca"], pwca)
+    (sa.square().sum() + 0.5 * pwca.square().sum()).backward()
+    ours = {name: parameter.grad for name, parameter in model.backbone.named_parameters()}
+    for name, parameter in reference.named_parameters():
+        assert parameter.grad is not None
+        tolerance = 1e-5 if name == "rope.freqs" else 1e-8  # timm computes angles in float32
+        scale = max(1e-3, float(parameter.grad.abs().max()))  # of a bias before a softmax: 0, but for rounding
+        assert_close(ours[name], parameter.grad, rtol=1e-6, atol=tolerance * scale)
+
+
+def glca_rows(
+    model: DualCrossAttentionViT, tokens: Tensor, local: Tensor, run: Callable[[nn.Module, int, Tensor], Tensor]
+) -> Tensor:
+    """Prefix and local tokens after GLCA's blocks, (B, prefix + n, D).
+
+    Queries are independent of each other, so timm's block over all tokens has the rows of the local ones too.
+
+    Args:
+        tokens: (B, prefix + N, D) after the backbone's blocks.
+        local: (B, n) indices of patch tokens.
+        run: timm's forward pass of a block, the number of GLCA's block (from 0), and the tokens.
+    """
+    prefix = model.num_prefix_tokens
+    asked = torch.cat([torch.arange(prefix).expand(len(tokens), -1), local + prefix], dim=1)
+    index = asked[..., None].expand(-1, -1, tokens.shape[-1])
+    rows = tokens
+    for place, glca in enumerate(model.glca_blocks):
+        rows = run(glca.block, place, tokens).gather(1, index)
+        tokens = tokens.scatter(1, index, rows)
+    return rows
+
+
 EVA = [
     Case("eva02_tiny_patch14_224", ((224, 224), (56, 56), (42, 70)), SMALL),
     Case("eva02_base_patch14_448", ((448, 448), (56, 56), (42, 70)), SMALL | {"depth": 2}),
@@ -131,3 +191,15 @@ CAIT = [
     Case("cait_xs24_384", ((384, 384), (64, 64), (48, 80)), SMALL | {"depth": 2, "depth_token_only": 3}),
 ]
 """Their blocks have no class token and mix heads: tests/backbones/test_cait.py."""
+
+SMALL_SWIN = {"embed_dim": 12, "num_heads": (1, 1, 2, 2), "depths": (1, 1, 2, 2)}
+TWO_STAGES = {"embed_dim": 24, "num_heads": (2, 4), "depths": (2, 2), "window_size": 3}
+NO_DROP = {"drop_path_rate": 0.0}  # timm's default of Swin is 0.1
+SWIN_NAMES = ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swin_base_patch4_window12_384")
+SWIN = [
+    Case(SWIN_NAMES[0], ((224, 224), (96, 96), (128, 64)), SMALL_SWIN | NO_DROP),
+    Case(SWIN_NAMES[1], ((224, 224), (96, 96), (128, 64)), SMALL_SWIN | NO_DROP),
+    Case(SWIN_NAMES[0], ((24, 24), (48, 48), (56, 36)), TWO_STAGES | NO_DROP),
+    Case(SWIN_NAMES[2], ((24, 24), (48, 48), (56, 36)), TWO_STAGES | NO_DROP | {"always_partition": True}),
+]
+"""Their attention is in windows, over stages: tests/backbones/test_swin.py."""

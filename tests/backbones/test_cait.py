@@ -15,7 +15,7 @@ from dual_cross_attention.explanation.maps import attention_maps
 from dual_cross_attention.explanation.matching import match_scores
 from dual_cross_attention.models.lora import add_lora
 from dual_cross_attention.training.messages import STORED_WEIGHTS, attention_memory
-from tests.backbones.oracles import CAIT, weights
+from tests.backbones.oracles import CAIT, assert_pwca_is_that_of_separate_passes, glca_rows, weights
 
 BY_NAME = pytest.mark.parametrize("case", CAIT, ids=str)
 DISTRACTORS = torch.tensor([2, 0, 1])
@@ -119,36 +119,18 @@ def test_mixed_scores_are_the_same_in_chunks():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_pwca_and_gradients_are_those_of_separate_passes(case, checkpointing, monkeypatch):
     """The distractor's keys are mixed and share the softmax; the class-attention layers read the own tokens alone."""
-    model = case.create(ablation="sa_pwca").train()
-    model.set_grad_checkpointing(checkpointing)
-    reference, images = case.reference(model), case.images()
-    out = model(images, DISTRACTORS)
-    (out.logits["sa"].square().sum() + 0.5 * out.logits["pwca"].square().sum()).backward()
-    sa = reference(images)
-    pwca, _ = run_written_out(monkeypatch, lambda: reference(images), DISTRACTORS)
-    assert (sa - pwca).abs().max() > 1e-3
-    assert_close(out.logits["sa"], sa)
-    assert_close(out.logits["pwca"], pwca)
-    (sa.square().sum() + 0.5 * pwca.square().sum()).backward()
-    ours = {name: parameter.grad for name, parameter in model.backbone.named_parameters()}
-    for name, parameter in reference.named_parameters():
-        scale = float(parameter.grad.abs().max())  # of a bias before a softmax: 0, but for rounding
-        assert_close(ours[name], parameter.grad, rtol=1e-6, atol=1e-8 * max(scale, 1e-3))
+    assert_pwca_is_that_of_separate_passes(case, checkpointing, run_written_out, monkeypatch)
 
 
 @BY_NAME
 @pytest.mark.parametrize("number", [1, 2])
 def test_glca_is_patch_blocks_at_the_local_tokens_then_class_attention_of_them(case, number):
-    """Queries are independent of each other, so timm's block over all tokens has the rows of the local ones too."""
     model = case.create(ablation="sa_glca", glca_blocks=number).eval()
     reference, images = case.reference(model), case.images()
     with torch.no_grad():
         out = model(images)
         tokens = reference.blocks(reference.patch_embed(images) + reference.pos_embed)
-        index = out.local[..., None].expand(-1, -1, tokens.shape[-1])
-        for glca in model.glca_blocks:
-            rows = glca.block(tokens).gather(1, index)
-            tokens = tokens.scatter(1, index, rows)
+        rows = glca_rows(model, tokens, out.local, lambda block, _, tokens: block(tokens))
         class_token = model.glca_pool.cls_token.expand(len(images), -1, -1)
         for layer in model.glca_pool.blocks_token_only:
             class_token = layer(rows, class_token)

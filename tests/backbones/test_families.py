@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.backbones.oracles import CAIT, CASES, run_timm, weights
+from tests.backbones.oracles import (
+    CAIT,
+    CASES,
+    assert_pwca_is_that_of_separate_passes,
+    glca_rows,
+    run_timm,
+    weights,
+)
 
 BY_NAME = pytest.mark.parametrize("case", CASES, ids=str)
 ALL_BY_NAME = pytest.mark.parametrize("case", [*CASES, *CAIT], ids=str)
@@ -58,32 +65,13 @@ def test_rollout_is_the_explicit_product(case, monkeypatch):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_pwca_and_gradients_are_those_of_separate_passes(case, checkpointing, monkeypatch):
     """PWCA is timm's own forward with a written-out joint softmax over the keys of the image and its distractor."""
-    model = case.create(ablation="sa_pwca").train()
-    model.set_grad_checkpointing(checkpointing)
-    reference, images, distractors = case.reference(model), case.images(), torch.tensor([2, 0, 1])
-    torch.manual_seed(3)  # of an augmentation of the rotary table, which Sapiens2 has: both streams have one table
-    out = model(images, distractors)
-    (out.logits["sa"].square().sum() + 0.5 * out.logits["pwca"].square().sum()).backward()
-
-    torch.manual_seed(3)
-    sa = reference(images)
-    torch.manual_seed(3)
-    pwca, _ = run_timm(monkeypatch, lambda: reference(images), distractors)
-    assert (sa - pwca).abs().max() > 1e-3
-    assert_close(out.logits["sa"], sa)
-    assert_close(out.logits["pwca"], pwca)
-    (sa.square().sum() + 0.5 * pwca.square().sum()).backward()
-    ours = {name: parameter.grad for name, parameter in model.backbone.named_parameters()}
-    for name, parameter in reference.named_parameters():
-        assert parameter.grad is not None
-        tolerance = 1e-5 if name == "rope.freqs" else 1e-8  # timm computes angles in float32
-        assert_close(ours[name], parameter.grad, rtol=1e-6, atol=tolerance * float(parameter.grad.abs().max()))
+    assert_pwca_is_that_of_separate_passes(case, checkpointing, run_timm, monkeypatch)
 
 
 @BY_NAME
 @pytest.mark.parametrize("number", [1, 2])
 def test_glca_is_timms_block_at_the_local_tokens(case, number):
-    """Queries are independent of each other, so timm's block over all tokens has the rows of the local ones too."""
+    """With the positions of the backbone's last blocks, then the norm, or the pool, of GLCA's own."""
     model = case.create(ablation="sa_glca", glca_blocks=number).eval()
     reference, images = case.reference(model), case.images()
     with torch.no_grad():
@@ -92,20 +80,15 @@ def test_glca_is_timms_block_at_the_local_tokens(case, number):
         tokens, table = stem if isinstance(stem, tuple) else (stem, None)
         tokens = reference.norm_pre(tokens)
 
-        def run(block, place):
+        def run(block, place, tokens):
             if table is None:
                 return block(tokens)
             return block(tokens, rope=table[place] if table.ndim == 4 else table)
 
         for place, block in enumerate(reference.blocks):
-            tokens = run(block, place)
-        prefix = reference.num_prefix_tokens
-        asked = torch.cat([torch.arange(prefix).expand(len(images), -1), out.local + prefix], dim=1)
-        index = asked[..., None].expand(-1, -1, tokens.shape[-1])
-        first = len(reference.blocks) - number
-        for place, glca in enumerate(model.glca_blocks):
-            rows = run(glca.block, first + place).gather(1, index)
-            tokens = tokens.scatter(1, index, rows)
+            tokens = run(block, place, tokens)
+        prefix, first = reference.num_prefix_tokens, len(reference.blocks) - number
+        rows = glca_rows(model, tokens, out.local, lambda block, place, tokens: run(block, first + place, tokens))
         rows = model.glca_norm(rows)
         if reference.global_pool == "token":
             expected = rows[:, 0]

@@ -20,17 +20,10 @@ from dual_cross_attention.explanation.maps import attention_maps
 from dual_cross_attention.explanation.matching import match_scores
 from dual_cross_attention.models.lora import add_lora
 from dual_cross_attention.training.layer_decay import layer_scales
-from tests.backbones.oracles import Case, randomize
+from tests.backbones.oracles import SMALL_SWIN as SMALL
+from tests.backbones.oracles import SWIN, TWO_STAGES, assert_pwca_is_that_of_separate_passes, glca_rows, randomize
+from tests.backbones.oracles import SWIN_NAMES as NAMES
 
-SMALL = {"embed_dim": 12, "num_heads": (1, 1, 2, 2), "depths": (1, 1, 2, 2)}
-TWO_STAGES = {"embed_dim": 24, "num_heads": (2, 4), "depths": (2, 2), "window_size": 3}
-NAMES = ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swin_base_patch4_window12_384")
-SWIN = [
-    Case(NAMES[0], ((224, 224), (96, 96), (128, 64)), SMALL),
-    Case(NAMES[1], ((224, 224), (96, 96), (128, 64)), SMALL),
-    Case(NAMES[0], ((24, 24), (48, 48), (56, 36)), TWO_STAGES),
-    Case(NAMES[2], ((24, 24), (48, 48), (56, 36)), TWO_STAGES | {"always_partition": True}),
-]
 BY_CASE = pytest.mark.parametrize("case", SWIN, ids=str)
 MULTIPLE = SWIN[2:]
 BY_WINDOWS = pytest.mark.parametrize("case", MULTIPLE, ids=str)
@@ -134,24 +127,7 @@ def test_rollout_is_the_explicit_product_over_the_last_stage(case, monkeypatch):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_pwca_and_gradients_are_those_of_separate_passes(case, checkpointing, monkeypatch):
     """The distractor's keys of the same window, with the same bias and mask, in one softmax written out."""
-    model = case.create(ablation="sa_pwca").train()
-    model.set_grad_checkpointing(checkpointing)
-    reference, images, distractors = fused(case.reference(model)), case.images(), torch.tensor([2, 0, 1])
-    for each in (model.backbone, reference):
-        for module in each.modules():
-            if hasattr(module, "drop_prob"):
-                module.drop_prob = 0.0
-    out = model(images, distractors)
-    (out.logits["sa"].square().sum() + 0.5 * out.logits["pwca"].square().sum()).backward()
-    sa = reference(images)
-    pwca, _ = run_written_out(monkeypatch, lambda: reference(images), distractors)
-    assert (sa - pwca).abs().max() > 1e-3
-    assert_close(out.logits["sa"], sa)
-    assert_close(out.logits["pwca"], pwca)
-    (sa.square().sum() + 0.5 * pwca.square().sum()).backward()
-    ours = {name: parameter.grad for name, parameter in model.backbone.named_parameters()}
-    for name, parameter in reference.named_parameters():
-        assert_close(ours[name], parameter.grad, rtol=1e-6, atol=1e-8 * float(parameter.grad.abs().max()))
+    assert_pwca_is_that_of_separate_passes(case, checkpointing, run_written_out, monkeypatch, fused)
 
 
 @BY_CASE
@@ -163,12 +139,14 @@ def test_glca_asks_all_tokens_of_the_last_stage(case, number):
     rows, columns = reference.layers[-1].output_resolution
     with torch.no_grad():
         out = model(images)
-        tokens = reference.layers(reference.patch_embed(images))
-        index = out.local[..., None].expand(-1, -1, tokens.shape[-1])
-        for glca in model.glca_blocks:
-            assert glca.block.window_size == (rows, columns) and glca.block.attn_mask is None
-            after = glca.block(tokens).flatten(1, 2).gather(1, index)
-            tokens = tokens.flatten(1, 2).scatter(1, index, after).unflatten(1, (rows, columns))
+        tokens = reference.layers(reference.patch_embed(images)).flatten(1, 2)
+        assert all(each.block.window_size == (rows, columns) for each in model.glca_blocks)
+        assert all(each.block.attn_mask is None for each in model.glca_blocks)
+
+        def run(block, _, tokens):
+            return block(tokens.unflatten(1, (rows, columns))).flatten(1, 2)
+
+        after = glca_rows(model, tokens, out.local, run)
         expected = model.glca_norm(after).mean(1)
         assert_close(out.features["glca"], expected)
         assert_close(model.embed(images, branch="glca"), expected)
@@ -242,9 +220,6 @@ def test_freezing_lora_and_layer_decay_follow_the_stages():
 def test_compiled_blocks_give_the_same():
     case = MULTIPLE[0]
     model, images, distractors = case.create().eval().train(), case.images(), torch.tensor([2, 0, 1])
-    for module in model.modules():
-        if hasattr(module, "drop_prob"):
-            module.drop_prob = 0.0
     expected = model(images, distractors).logits
     torch._dynamo.reset()
     model.compile_blocks("eager")

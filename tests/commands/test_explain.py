@@ -70,6 +70,8 @@ def test_two_models_and_layers_make_a_taller_figure(dcal, make_model, photos, tm
         assert outcome.status == 0, outcome
         heights.append(Image.open(tmp_path / "out" / "$1$.explained.png").height)
     assert heights == sorted(set(heights))
+    said = [line for line in outcome.out.splitlines() if "is not calibrated" in line]
+    assert len(said) == 2 and all(path.name in line for path, line in zip(models, said, strict=True))
 
 
 def test_a_pair(dcal, make_model, photos, tmp_path):
@@ -93,7 +95,7 @@ def test_what_does_not_fit_together_is_refused(dcal, make_model, photos, tmp_pat
     assert_refused(dcal("explain", path, "--pair", image, image, "--layers"), "--pair", "layers")
     assert_refused(dcal("explain", path, image, "--method=pwca"), "--method", "--pair")
     assert_refused(dcal("explain", path, image, "--maps", "--layers"), "--maps", "--layers")
-    assert_refused(dcal("explain", path, image, "--output", image, *ON_CPU), "--output", "$1$.png")
+    assert_refused(dcal("explain", path, image, "--output", image, *ON_CPU), "--output", "a folder", "$1$.png")
     assert_refused(
         dcal("explain", path, "--pair", image, photos / "b" / "a.jpg", "--output", tmp_path, *ON_CPU), "a.jpg"
     )

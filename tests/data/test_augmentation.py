@@ -12,6 +12,7 @@ from timm.data.auto_augment import augment_and_mix_transform, auto_augment_trans
 from torchvision.transforms import v2
 
 from dual_cross_attention import InputError
+from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.data.augmentation import AutoAugment, CropToAspect, extra_augmentation
 from dual_cross_attention.data.dataset import ImageDataset
 from dual_cross_attention.data.images import ImageList
@@ -69,11 +70,21 @@ def test_a_sample_depends_on_its_key_alone(kind):
 
 
 @pytest.mark.parametrize(
-    "policy", ["nope", "rand-x9", "rand-mm", "rand-m9-tnothing", "rand-t3", "original-m9", "", "3a-q"]
+    "policy",
+    [
+        *("nope", "rand-x9", "rand-mm", "rand-m9-tnothing", "rand-t3", "original-m9", "", "3a-q"),
+        *("rand-n9999999-m1", "rand-n101", "rand-m99999", "rand-m9-p1.5", "augmix-w101", "augmix-m3-d9999"),
+    ],
 )
 def test_unknown_policies(policy):
     with pytest.raises(InputError, match=r"auto_augment.*rand-m9-mstd0.5-inc1"):
         AutoAugment(policy, (24, 32), MEAN)
+
+
+def test_an_empty_policy_is_none():
+    """As of a file of settings: a run with it resumes with and without."""
+    assert FGVCConfig(auto_augment="").auto_augment is None
+    assert AutoAugment("rand-n100-m1000-mstd101-p1", (24, 32), MEAN).augment.num_layers == 100
 
 
 def test_color_jitter_scales_as_timm():

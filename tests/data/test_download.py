@@ -1,11 +1,14 @@
 """Downloads from a local server: one that breaks off, one that sends other bytes, and archives that lead out."""
 
 import hashlib
+import http.client
 import io
 import re
 import shutil
 import tarfile
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -205,6 +208,30 @@ def test_what_is_not_there_is_refused(cub, tmp_path):
     with pytest.raises(InputError) as caught:
         fetch(cub.url, tmp_path / "file")
     assert_says(caught.value, "HTTP 404", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["connect", "answer", "content"])
+def test_a_network_that_fails_is_said(cub, tmp_path, monkeypatch, place):
+    """No route and TLS are OSErrors too, and not of the folder."""
+    error = OSError(113, "No route to host")
+
+    def fail(*_, **__):
+        raise urllib.error.URLError(error) if place == "connect" else error
+
+    if place == "content":
+        monkeypatch.setattr(http.client.HTTPResponse, "read", fail)
+    else:
+        monkeypatch.setattr(urllib.request, "urlopen", fail)
+    with pytest.raises(InputError) as caught:
+        download(cub.archive(), tmp_path)
+    assert_says(caught.value, "download of", "failed", "No route to host")
+    assert "cannot write" not in f"{caught.value}"
+
+
+def test_a_folder_that_cannot_be_written_is_said(cub, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        download(cub.archive(), tmp_path / "file" / "data")
 
 
 def test_commands(cub, dcal, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
-"""The dual model: against timm's own forward, against separate passes, and what autograd keeps."""
+"""The dual model: against timm's own forward pass, against separate passes, and what it refuses."""
 
 import copy
-import shutil
 
 import pytest
 import timm
@@ -9,28 +8,13 @@ import torch
 from timm.models.vision_transformer import Block
 from torch.nn import functional as F
 
-from benchmarks.measure import count_flops
 from dual_cross_attention import InputError, create_model
 from dual_cross_attention.attention import attention_rollout, select_local
 from dual_cross_attention.backbones.drop_path import DropPathMasks, sample_drop_path
 from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.models import ABLATIONS
 from dual_cross_attention.models.stacked_block import last_block, stacked_block
-from tests.helpers import TINY_VIT, random_images, tiny_model
-
-
-def flops(function):
-    with torch.no_grad():
-        return count_flops(function)
-
-
-def relocate(model, scale=6.0):
-    """Sharper attention than a fresh model has, so that tests of attention test something."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("qkv.weight"):
-                parameter.mul_(scale)
-    return model
+from tests.helpers import random_images, sharpen, tiny_model
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -46,7 +30,7 @@ def relocate(model, scale=6.0):
 def test_sa_is_timms_own_forward(backbone, ablation):
     torch.manual_seed(0)
     size = (84, 112) if "patch14" in backbone else (64, 96)
-    model = relocate(create_model(backbone, 7, img_size=size, ablation=ablation)).eval()
+    model = sharpen(create_model(backbone, 7, img_size=size, ablation=ablation), 6.0).eval()
     reference = timm.create_model(backbone, num_classes=7, img_size=size).eval()
     reference.load_state_dict(model.backbone.state_dict())  # original names, strict
     inputs = random_images(2, size)
@@ -84,7 +68,7 @@ def test_branches_of_each_ablation(ablation, in_training, in_evaluation):
 
 
 def test_rollout_and_local_are_those_of_the_backbones_queries_and_keys():
-    model = relocate(tiny_model("sa_glca", local_ratio=0.25)).eval()
+    model = tiny_model("sa_glca", local_ratio=0.25, sharpness=6.0).eval()
     queries, keys = [], []
 
     def keep(attention, inputs, _):
@@ -104,7 +88,7 @@ def test_rollout_and_local_are_those_of_the_backbones_queries_and_keys():
 
 
 def test_glca_reads_the_tokens_before_the_final_norm_and_gives_its_class_token():
-    model = relocate(tiny_model("sa_glca")).eval()
+    model = tiny_model("sa_glca", sharpness=6.0).eval()
     out = model(random_images(3))
     tokens = model.backbone.blocks(model.backbone._pos_embed(model.backbone.patch_embed(random_images(3))))
     expected = model.glca_norm(model.glca_block(tokens, out.local))[:, 0]
@@ -142,7 +126,7 @@ class Separate(torch.nn.Module):
 
 @pytest.mark.parametrize("stream", ["pwca", "sa"])
 def test_stacked_pass_has_the_outputs_and_gradients_of_separate_passes(stream):
-    model = relocate(tiny_model("sa_pwca", distractor_stream=stream), 3.0).double().train()
+    model = tiny_model("sa_pwca", distractor_stream=stream, sharpness=3.0).double().train()
     inputs, distractors = random_images(4).double(), torch.tensor([2, 0, 3, 1])
     labels = torch.tensor([0, 1, 2, 3])
 
@@ -175,42 +159,6 @@ def test_the_distractors_are_drawn_anew_and_follow_the_seed():
     assert not torch.equal(pwca(0), pwca(1))
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_autograd_keeps_nothing_of_tokens_by_tokens(ablation, checkpointing):
-    """With 257 tokens no other size comes near: whatever has N·N entries a head would be an attention matrix."""
-    torch.manual_seed(0)
-    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY_VIT).train()
-    model.set_grad_checkpointing(checkpointing)
-    tokens, saved = 257, []
-
-    def pack(tensor):
-        saved.append(tuple(tensor.shape))
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = model(random_images(2, (128, 128)))
-        sum(logits.sum() for logits in out.logits.values()).backward()
-    assert saved
-    square = [shape for shape in saved if sum(side >= tokens - 1 for side in shape) >= 2]
-    assert not square, square
-
-
-@pytest.mark.parametrize("ablation", ["sa_glca", "full"])
-@pytest.mark.parametrize("drop_path_rate", [0.0, 0.4])
-def test_checkpointing_changes_no_gradient(ablation, drop_path_rate):
-    gradients = []
-    for checkpointing in (False, True):
-        model = relocate(tiny_model(ablation, drop_path_rate=drop_path_rate), 3.0).train()
-        model.set_grad_checkpointing(checkpointing)
-        torch.manual_seed(3)
-        out = model(random_images(4))
-        sum(logits.square().sum() for logits in out.logits.values()).backward()
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-5)
-
-
 def test_every_block_has_its_stochastic_depth(monkeypatch):
     """Where all residual branches are dropped, tokens leave as they came: the backbone's blocks and GLCA's."""
     monkeypatch.setattr("torch.Tensor.bernoulli_", lambda tensor, *_: tensor.zero_())
@@ -233,187 +181,12 @@ def test_every_block_has_its_stochastic_depth(monkeypatch):
     assert torch.equal(sa, tokens[:2]) and torch.equal(pwca, tokens[2:, :1])
 
 
-@pytest.mark.parametrize("mode", ["checkpointing", "no_grad"])
-def test_rollout_holds_queries_and_keys_of_sa_and_nothing_else(mode, monkeypatch):
-    """A view of the fused projection would keep Q, K and V of both streams alive, in every layer."""
-    kept = []
-
-    def watch(queries, keys, **options):
-        kept.extend([*queries, *keys])
-        return attention_rollout(queries, keys, **options)
-
-    monkeypatch.setattr("dual_cross_attention.models.glca.attention_rollout", watch)
-    model = tiny_model("full").train()
-    model.set_grad_checkpointing(mode == "checkpointing")
-    with torch.set_grad_enabled(mode == "checkpointing"):
-        model(random_images(4))
-    assert len(kept) == 6
-    assert all(tensor.untyped_storage().nbytes() == tensor.numel() * 4 for tensor in kept)
-
-
-def test_rollout_gives_no_gradient_to_the_backbone():
-    """GLCA's loss reaches the backbone through its tokens only; the choice of the local ones is no path."""
-    model = relocate(tiny_model("sa_glca")).train()
-    out = model(random_images(3))
-    assert not out.rollout.requires_grad and not out.local.requires_grad
-    assert out.rollout.dtype == torch.float32
-    out.logits["glca"].sum().backward()
-    assert model.backbone.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
-    assert model.backbone.norm.weight.grad is None  # SA's own norm is not GLCA's
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rollout_stays_float32_under_autocast(dtype):
-    model = relocate(tiny_model("full")).train()
-    with torch.autocast("cpu", dtype):
-        out = model(random_images(3))
-    assert out.rollout.dtype == torch.float32
-    assert out.logits["sa"].dtype == dtype
-    total = out.rollout.sum(-1)
-    assert ((total > 0) & (total <= 1 + 1e-5)).all()  # what is missing to 1 is on the prefix
-
-
 def test_odd_batch_works_and_a_batch_of_one_is_refused_in_training_with_pwca():
     assert tiny_model("full").train()(random_images(3)).logits["pwca"].shape == (3, 5)
     for ablation in ("full", "sa_pwca"):
         with pytest.raises(InputError, match="batch_size >= 2"):
             tiny_model(ablation).train()(random_images(1))
     assert tiny_model("sa_glca").train()(random_images(1)).logits["glca"].shape == (1, 5)
-
-
-def test_parameters_and_flops_of_glca_are_the_papers():
-    """DeiT-Tiny at 448 x 448 on CUB: +9 % parameters and +2 % FLOPs in the paper's table."""
-    full, plain = (
-        create_model("deit_tiny_patch16_224", 200, img_size=448, ablation=ablation).eval()
-        for ablation in ("sa_glca", "sa_only")
-    )
-    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (full, plain)]
-    assert 0.08 <= counts[0] / counts[1] - 1 <= 0.095
-
-    inputs, tokens = torch.randn(1, 3, 448, 448), torch.randn(1, 785, 192)
-    local = torch.arange(78).unsqueeze(0)
-    glca = flops(lambda: full.glca_head(full.glca_norm(full.glca_block(tokens, local))[:, 0]))
-    assert 0.01 <= glca / flops(lambda: plain.backbone(inputs)) <= 0.025
-
-
-@pytest.mark.parametrize("ablation", ABLATIONS)
-def test_unused_tokens_are_not_computed(ablation):
-    """FLOPs of a training pass, against a count by hand of what each branch needs."""
-    model = create_model("vit_tiny_patch16_224", 5, img_size=128, ablation=ablation, **TINY_VIT).train()
-    batch, tokens, dim, depth = 2, 257, 48, 3
-    linear, qkv = 12 * dim * dim * tokens, 3 * dim * dim * tokens  # multiplications of a block's linear layers
-    attention = 2 * tokens * tokens * dim
-    sa_last = dim * dim * (2 * tokens + 10) + 2 * tokens * dim  # key and value of all; the rest of CLS alone
-    expected = (depth - 1) * (linear + attention) + (linear + attention if model.has_glca else sa_last)
-    if model.has_pwca:
-        expected += (depth - 1) * (linear + 2 * attention) - qkv + sa_last + 2 * tokens * dim
-    if model.has_glca:
-        local = 1 + round(0.1 * 256)
-        expected += dim * dim * (2 * tokens + 10 * local) + 2 * local * tokens * dim  # the block
-        expected += (depth - 1) * tokens * tokens * dim + tokens * dim  # rollout's scores; the last layer's are one row
-        expected += ((depth - 1) * 3 * tokens + 3) * tokens  # its vector times the attention of each head
-    expected += dim * 3 * 8 * 8 * 256 + len(model.branches) * 5 * dim  # stem and heads
-    counted = flops(lambda: model(random_images(batch, (128, 128)))) / (2 * batch)
-    assert counted == pytest.approx(expected, rel=2e-3)
-
-
-def test_sa_alone_costs_less_than_timms_forward():
-    model = create_model("deit_tiny_patch16_224", 200, img_size=448).eval()
-    inputs = torch.randn(1, 3, 448, 448)
-    assert flops(lambda: model.predict(inputs, branch="sa")) < 0.94 * flops(lambda: model.backbone(inputs))
-
-
-@pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_blocks_change_nothing_and_are_compiled_once(ablation, checkpointing):
-    """Outputs and gradients, with drop path, of two batch sizes; after one epoch of both, nothing is compiled again."""
-    model = relocate(tiny_model(ablation, drop_path_rate=0.4), 3.0).train()
-    model.set_grad_checkpointing(checkpointing)
-
-    def epoch():
-        seen = []
-        for batch in (4, 4, 3):
-            torch.manual_seed(3)
-            model.train().zero_grad()
-            out = model(random_images(batch))
-            sum(logits.square().sum() for logits in out.logits.values()).backward()
-            seen += [*out.logits.values(), *(parameter.grad.clone() for parameter in model.parameters())]
-        for batch in (3, 1):
-            seen.append(model.eval().predict(random_images(batch)))
-            seen.append(model.predict(random_images(batch), branch="sa"))
-        return seen
-
-    torch.compiler.reset()
-    plain = epoch()
-    model.compile_blocks(backend="aot_eager")
-    for ours, expected in zip(epoch(), plain, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        epoch()
-
-
-def test_blocks_that_differ_in_their_drop_rate_share_a_graph():
-    torch.compiler.reset()
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    model = tiny_model("full", depth=6, drop_path_rate=0.5).train()
-    model.compile_blocks(backend=count)
-    model(random_images(3))
-    assert len(graphs) == 4  # the first block has no drop path; the four after it; the last; GLCA's
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-def test_inductor_compiles_the_blocks():
-    torch.compiler.reset()
-    model = relocate(tiny_model("full", drop_path_rate=0.4), 3.0).train()
-
-    def gradients():
-        torch.manual_seed(3)
-        model.zero_grad()
-        sum(logits.square().sum() for logits in model(random_images(4)).logits.values()).backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]
-
-    plain = gradients()
-    model.compile_blocks()
-    torch.testing.assert_close(gradients(), plain, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("ablation", ["sa_pwca", "full"])
-def test_queries_and_keys_are_kept_for_rollout_only(ablation, checkpointing, monkeypatch):
-    """Copied once a layer where a view would hold more, not again when a block is recomputed; without GLCA, never."""
-
-    class Counted(torch.Tensor):
-        """Counts the copies that are made of it."""
-
-        clones = 0
-
-        @classmethod
-        def __torch_function__(cls, function, types, args=(), kwargs=None):
-            cls.clones += function is torch.Tensor.clone
-            return super().__torch_function__(function, types, args, kwargs)
-
-    def counted(run_block, place):
-        """Query and key are outputs `place` and the one after it."""
-
-        def run(*arguments):
-            out = list(run_block(*arguments))
-            out[place : place + 2] = [each.as_subclass(Counted) for each in out[place : place + 2]]
-            return tuple(out)
-
-        return run
-
-    monkeypatch.setattr("dual_cross_attention.models.dual_vit.stacked_block", counted(stacked_block, 1))
-    monkeypatch.setattr("dual_cross_attention.models.dual_vit.last_block", counted(last_block, 2))
-    model = tiny_model(ablation).train()
-    model.set_grad_checkpointing(checkpointing)
-    sum(logits.sum() for logits in model(random_images(4)).logits.values()).backward()
-    assert Counted.clones == (2 * 3 if ablation == "full" and checkpointing else 0)
 
 
 def test_predict_and_embed():

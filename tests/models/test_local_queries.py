@@ -11,7 +11,7 @@ from dual_cross_attention import InputError
 from dual_cross_attention.attention import GlobalLocalBlock, attention_rollout
 from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.configs.parse import parse_config
-from dual_cross_attention.configs.without_effect import settings_without_effect
+from dual_cross_attention.configs.without_effect import choice_of_local_tokens_without_effect, settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models import dual_vit
 from dual_cross_attention.models.glca import LOCAL_QUERIES
@@ -219,13 +219,18 @@ def test_settings_reach_the_model_and_unused_ones_are_warned_about():
     for flags, named in (
         (["--ablation=sa_only", "--glca_blocks=2"], "glca_blocks: ablation sa_only has no GLCA"),
         (["--ablation=sa_pwca", "--local_queries=random"], "local_queries: ablation sa_pwca has no GLCA"),
-        (["--local_queries=random"], "local_queries: with glca_blocks 1"),
-        (["--local_ratio=0.3"], "local_ratio: with glca_blocks 1"),
+        (["--ablation=sa_only", "--local_ratio=0.3"], "local_ratio: ablation sa_only has no GLCA"),
     ):
         (line,) = settings_without_effect(parse_config(flags))
         assert line.startswith(f"no effect: {named}")
+    for flags, named in (
+        (["--local_queries=random"], "local_queries: with glca_blocks 1"),
+        (["--local_ratio=0.3"], "local_ratio: with glca_blocks 1"),
+    ):
+        (line,) = choice_of_local_tokens_without_effect(parse_config(flags))
+        assert line.startswith(f"no effect: {named}") and settings_without_effect(parse_config(flags)) == []
     for flags in (["--local_queries=random", "--glca_blocks=2"], ["--local_queries=local_only", "--local_ratio=0.3"]):
-        assert settings_without_effect(parse_config(flags)) == []
+        assert choice_of_local_tokens_without_effect(parse_config(flags)) == []
     for wrong in ("--glca_blocks=0", "--local_queries=all"):
         with pytest.raises(InputError):
             parse_config([wrong])

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tests.helpers import assert_refused, metrics_rows
+from tests.helpers import TINY, assert_refused, metrics_rows
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])
@@ -80,3 +80,9 @@ def test_settings_without_effect_are_said(dcal, tasks, tmp_path):
     flags = ["--ablation=sa_only", "--distractors=same_class", "--epochs=1"]
     outcome = dcal("train", *tasks["fgvc"], *flags, "--output_dir", tmp_path / "other")
     assert outcome.status == 0 and "no effect: distractors" in outcome.out + outcome.err
+    flags = ["--local_ratio=0.5", "--epochs=1", "--output_dir"]
+    outcome = dcal("train", *tasks["fgvc"], *flags, tmp_path / "class_token")
+    assert outcome.status == 0 and "no effect: local_ratio" in outcome.out + outcome.err
+    pooled = json.dumps(TINY | {"global_pool": "avg"})
+    outcome = dcal("train", *tasks["fgvc"], f"--backbone_kwargs={pooled}", *flags, tmp_path / "pool")
+    assert outcome.status == 0 and "no effect" not in outcome.out + outcome.err

@@ -1,10 +1,13 @@
 """Runs with settings of fine-tuning: each resumes bit for bit, in the middle of an epoch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
+from dual_cross_attention.configs.training_config import TrainingConfig
 from dual_cross_attention.inference.model_files import build_model, read_model
 from tests.helpers import assert_refused, metrics_rows
 
@@ -28,14 +31,29 @@ SETTINGS = {
     "ema of lora": ("fgvc", ["--lora_rank=4", "--ema=0.8"]),
     "ema": ("fgvc", ["--ema=0.8"]),
     "ema, reid": ("reid", ["--ema=0.8", "--eval_every=2"]),
+    "resize": ("fgvc", ["--keep_aspect", "--interpolation=bilinear", "--img_size", "32", "24"]),
+    "sie camera": ("reid", ["--sie=camera", "--cameras=name", "--sie_dropout=0.5"]),
+    "sie view": ("reid", ["--sie=view", "--views=VIEWS", "--sie_dropout=0.5"]),
+    "sie camera_view": ("reid", ["--sie=camera_view", "--cameras=name", "--views=VIEWS", "--sie_dropout=0.5"]),
 }
 """By case: the task, and the flags that are added to `tasks`."""
 
 
+@pytest.fixture
+def views(people, tmp_path) -> Path:
+    """A file with views of the images of `people`: none for the third of each camera."""
+    paths = [path.relative_to(people).as_posix() for path in sorted(people.rglob("*.png"))]
+    rows = [f"{path},{('front', 'rear', '')[int(path[-5])]}" for path in paths]
+    (tmp_path / "views.csv").write_text("\n".join(["path,view", *rows]))
+    return tmp_path / "views.csv"
+
+
 @pytest.mark.parametrize("case", SETTINGS)
-def test_an_interrupted_run_ends_with_equal_results(dcal, train_until, tasks, assert_same_results, tmp_path, case):
+def test_an_interrupted_run_ends_with_equal_results(
+    dcal, train_until, tasks, assert_same_results, views, tmp_path, case
+):
     task, added = SETTINGS[case]
-    flags, number = [*tasks[task], *added], {"fgvc": 8, "reid": 6}[task]
+    flags, number = [*tasks[task], *(flag.replace("VIEWS", f"{views}") for flag in added)], {"fgvc": 8, "reid": 6}[task]
     assert dcal("train", *flags, "--output_dir", tmp_path / "whole").status == 0
     ended = train_until(
         [*flags, "--checkpoint_minutes=0"], tmp_path / "run", kind="backward, after", number=number, does="SIGTERM"
@@ -49,6 +67,13 @@ def test_an_interrupted_run_ends_with_equal_results(dcal, train_until, tasks, as
     for name, tensors in raw.items():
         ours = load_file(tmp_path / "run" / name)
         assert all(torch.equal(value, ours[tensor]) for tensor, value in tensors.items())
+
+
+def test_every_setting_has_a_case():
+    of_images = {"color_jitter", "auto_augment", "interpolation", "keep_aspect"}
+    settings = {*TrainingConfig.GROUPS["fine-tuning"].split(), *of_images, "mixup", "cutmix", "class_balance", "sie"}
+    flags = {flag for _, added in SETTINGS.values() for flag in added}
+    assert settings <= {flag[2:].partition("=")[0] for flag in flags} and {"--freeze=1", "--freeze=all"} <= flags
 
 
 @pytest.mark.parametrize("task", ["fgvc", "reid"])

@@ -56,8 +56,21 @@ def test_the_rate_falls_from_layer_to_layer(kind, backbone, optimizer):
     assert built.param_groups[0]["lr_scale"] == 1.0  # what a run reports as its learning rate
 
 
-def test_the_layers_are_those_of_timm():
-    model = make_task("fgvc").model
+FAMILIES = {
+    "deit_tiny_distilled_patch16_224": (32, TINY),
+    "vit_base_patch16_siglip_224": (32, TINY),  # an attention pool
+    "vit_tiny_r_s16_p8_224": (64, TINY),
+    "eva02_tiny_patch14_224": (28, TINY),
+    "vit_small_patch16_rope_mixed_ape_224": (32, TINY),  # learned frequencies of rotary positions
+    "swin_tiny_patch4_window7_224": (56, {"embed_dim": 24, "depths": (1, 2, 1), "num_heads": (1, 2, 3)}),
+    "cait_xxs24_224": (32, TINY),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_layers_are_those_of_timm(name):
+    size, options = FAMILIES[name]
+    model = create_model(name, 5, img_size=size, **options)
     theirs = {
         id(parameter): group["lr_scale"]
         for group in param_groups_layer_decay(model.backbone, layer_decay=0.7)
@@ -68,6 +81,22 @@ def test_the_layers_are_those_of_timm():
     ours = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     for parameter in model.backbone.parameters():
         assert ours[id(parameter)] == pytest.approx(theirs[id(parameter)])
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "vit_small_patch16_rope_mixed_ape_224"])
+def test_what_timm_has_in_no_layer_has_the_full_rate(name):
+    """Pools, frequencies of rotary positions, and what DCAL adds: GLCA, necks, embeddings of cameras."""
+    size, options = FAMILIES[name]
+    model = create_model(name, 5, task="reid", img_size=size, cameras=3, **options)
+    split = RetrievalSplit(torch.zeros(2), torch.zeros(2), 1)
+    groups = build_optimizer(ReIDTask(model, split), 0.5, 0.05, layer_decay=0.7).param_groups
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    full = {each for each, parameter in model.named_parameters() if scales.get(id(parameter)) == 1.0}
+    wanted = ("backbone.attn_pool.", "backbone.rope.", "glca", "sa_head", "side_information")
+    assert full == {
+        each for each, parameter in model.named_parameters() if each.startswith(wanted) and parameter.requires_grad
+    }
+    assert any(each.startswith(wanted[:2]) for each in full) and "side_information.embedding" in full
 
 
 def test_the_schedule_scales_every_group():

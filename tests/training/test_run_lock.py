@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dual_cross_attention.errors import InputError
+from dual_cross_attention.errors import RunInUseError
 from dual_cross_attention.runs.run_folder import RunFolder
 from dual_cross_attention.training.run_lock import RunLock
 
@@ -19,7 +19,7 @@ def folder(tmp_path):
 def test_one_training_at_a_time(folder):
     first = RunLock(folder)
     first.acquire()
-    with pytest.raises(InputError, match=rf"'{folder.path}' is in use: process {os.getpid()} "):
+    with pytest.raises(RunInUseError, match=rf"'{folder.path}' is in use: process {os.getpid()} "):
         RunLock(folder).acquire()
     first.release()
     assert not folder.path.exists()  # nothing stays of a run that never began

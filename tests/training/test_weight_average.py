@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from dual_cross_attention import InputError, load_model
 from dual_cross_attention.configs import FGVCConfig
 from dual_cross_attention.tasks import FGVCTask, ReIDTask, RetrievalSplit
+from dual_cross_attention.training.messages import long_average
 from dual_cross_attention.training.setup import shard_if_configured
 from dual_cross_attention.training.weight_average import WeightAverage
 from tests.helpers import metrics_rows, tiny_model
@@ -111,3 +112,11 @@ def test_sharded_weights_are_refused():
     run = SimpleNamespace(config=FGVCConfig(parallel="fsdp", ema=0.9))
     with pytest.raises(InputError, match=r"fsdp.*--ema null"):
         shard_if_configured(run, None, SimpleNamespace(num_processes=2, mixed_precision="no"))
+
+
+def test_an_average_over_most_of_a_training_is_warned_about(dcal, tasks, tmp_path):
+    """The weights of n steps ago have D^n of the weight that the last ones have: 1 / (1 - D) steps in all."""
+    assert long_average(0.99, 1_870) is None and long_average(0.999, 5_000) is None
+    assert "about 1,000 steps, and the training has 1,870: --ema 0.989 " in long_average(0.999, 1_870)
+    outcome = dcal("train", *tasks["fgvc"], "--ema=0.999", "--epochs=1", "--output_dir", tmp_path / "run")
+    assert outcome.status == 0 and "warning: ema 0.999 averages over about 1,000 steps" in outcome.out + outcome.err

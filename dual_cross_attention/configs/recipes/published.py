@@ -14,7 +14,7 @@ class PublishedResult:
     dataset: str
     """As of `--dataset`."""
     backbone: str
-    """As in the name of a recipe (deit_tiny), or one that there is no recipe for; "" if not stated."""
+    """As in the name of a recipe (deit_tiny); "" if not stated."""
     ablation: Literal["full", "sa_only", "sa_glca", "sa_pwca"]
     """Branches that are trained, as of `--ablation`: sa_only is the paper's baseline, full is DCAL."""
     variant: str

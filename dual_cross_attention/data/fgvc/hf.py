@@ -121,7 +121,7 @@ def _images(opened: Opened, split: str, column: str) -> RowImages:
     if type(table.features[column]).__name__ == "Image":
         table = table.cast_column(column, type(table.features[column])(decode=False))
     return RowImages(
-        table.select_columns([column]), column, f"{opened.name}/{escape(split)}", opened.folder, opened.are_files
+        table.select_columns([column]), column, f"{opened.name}/{escape(split)}", opened.folders, opened.are_files
     )
 
 

@@ -26,14 +26,14 @@ class Opened:
     Args:
         name: what messages call the dataset, escaped.
         tables: `datasets.Dataset` by the name of the split.
-        folder: the files that rows name are inside of it; None: rows may not name files.
+        folders: the files that rows name are inside of one of them.
         are_files: whether the images are files, not bytes.
         notes: how it was read.
     """
 
     name: str
     tables: Mapping[str, Any]
-    folder: Path | None = None
+    folders: tuple[Path, ...] = ()
     are_files: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -48,7 +48,8 @@ def open_tables(data_root: Path | str) -> Opened:
     - a Parquet or Arrow file, of the split train.
     - another folder: train/CLASS/*.jpg and validation/ or test/, or CLASS/*.jpg (datasets' "imagefolder").
 
-    `datasets` writes Parquet once more as Arrow into its cache, which `HF_HOME` moves.
+    `datasets` writes Parquet once more as Arrow into its cache, which `HF_HOME` or `HF_DATASETS_CACHE` moves; downloads
+    of the hub are in `HF_HUB_CACHE`, if it is set.
 
     Raises:
         InputError: `datasets` is not installed, there is nothing, or it cannot be read.
@@ -68,8 +69,7 @@ def open_tables(data_root: Path | str) -> Opened:
         if isinstance(data_root, str):
             path, _, subset = data_root.removeprefix(HUB).partition(":")
             tables = _by_split(datasets.load_dataset(path, subset or None))
-            # Of a repository of image files, rows have the paths of these in the cache of the Hub.
-            return Opened(name, tables, Path(datasets.config.HF_CACHE_HOME))
+            return Opened(name, tables, _hub_caches(datasets))
         return _open_local(data_root, name, datasets)
     except InputError:
         raise
@@ -81,6 +81,14 @@ def open_tables(data_root: Path | str) -> Opened:
         raise InputError(f"hf: {name} cannot be read: {reason:.500}") from error
 
 
+def _hub_caches(datasets: Any) -> tuple[Path, ...]:
+    """Where image files of a repository are, whose paths rows have: HF_HOME, or what moves a part of it elsewhere."""
+    from huggingface_hub import constants
+
+    moved = constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH
+    return tuple(Path(each) for each in (datasets.config.HF_CACHE_HOME, *moved))
+
+
 def _by_split(found: Any) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {"train": found}
 
@@ -88,23 +96,23 @@ def _by_split(found: Any) -> Mapping[str, Any]:
 def _open_local(root: Path, name: str, datasets: Any) -> Opened:
     if root.is_file() and root.suffix.lower() in KINDS:
         files = {"train": [f"{root}"]}
-        return Opened(name, datasets.load_dataset(KINDS[root.suffix.lower()], data_files=files), root.parent)
+        return Opened(name, datasets.load_dataset(KINDS[root.suffix.lower()], data_files=files), (root.parent,))
     if not root.is_dir():
         raise InputError(f"hf: expected a folder, a .parquet or an .arrow file at {name}, but {what_is_in(root)}")
     if any((root / each).is_file() for each in SAVED):
-        return Opened(name, _by_split(datasets.load_from_disk(f"{root}")), root)
+        return Opened(name, _by_split(datasets.load_from_disk(f"{root}")), (root,))
     for suffix, kind in KINDS.items():
         paths = sorted(path for path in root.rglob(f"*{suffix}") if all(map(is_visible, path.relative_to(root).parts)))
         if paths:
             # One by one: together, `datasets` reads the class numbers of all splits by the names of the first.
             splits = _splits(root, paths).items()
             tables = {each: datasets.load_dataset(kind, data_files={each: files})[each] for each, files in splits}
-            return Opened(name, tables, root)
+            return Opened(name, tables, (root,))
     if not any(path.is_dir() for path in root.iterdir()):
         raise InputError(
             f"hf: expected Parquet or Arrow files, or folders of images, in {name}, but {what_is_in(root)}"
         )
-    return Opened(name, datasets.load_dataset("imagefolder", data_dir=f"{root}"), root, are_files=True)
+    return Opened(name, datasets.load_dataset("imagefolder", data_dir=f"{root}"), (root,), are_files=True)
 
 
 def _splits(root: Path, paths: list[Path]) -> dict[str, list[str]]:

@@ -146,7 +146,11 @@ def listed_data(
                     f"{image.where}: has the class {escape(classes.names[label])!r}, of which {names['train']} has no "
                     "image"
                 )
-        warnings = warnings + in_both(source, images["train"], images[tested], (names["train"], names[tested]))
+        train_classes, test_classes = (
+            {image.path: classes.names[label] for image, label in zip(images[name], labels[name], strict=True)}
+            for name in used
+        )
+        warnings = warnings + in_both(source, train_classes, test_classes, (names["train"], names[tested]))
     for name in used:
         check_exist(images[name])
     if classes.coarse:

@@ -1,6 +1,6 @@
 """Images that lists name, and what is wrong with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +43,26 @@ def check_exist(images: Sequence[ListedImage]) -> None:
 
 
 def in_both(
-    source: str, train: Sequence[ListedImage], test: Sequence[ListedImage], names: tuple[str, str]
+    source: str,
+    train: Mapping[Path, str],
+    test: Mapping[Path, str],
+    names: tuple[str, str],
 ) -> list[str]:
-    """A warning about images that are in both splits; `names` are theirs."""
-    both = {image.path for image in train} & {image.path for image in test}
+    """Warnings about images that are in both splits, and about those that have another class there.
+
+    Args:
+        source: name of the dataset.
+        train, test: class names of the images by their files.
+        names: of the splits.
+    """
+    both = sorted(train.keys() & test.keys())
     if not both:
         return []
-    return [f"{source}: {len(both):,} images are in {names[0]} and in {names[1]}, such as {escape(min(both))}"]
+    lines = [f"{source}: {len(both):,} images are in {names[0]} and in {names[1]}, such as {escape(both[0])}"]
+    if other := [path for path in both if train[path] != test[path]]:
+        first = other[0]
+        lines.append(
+            f"{source}: {len(other):,} of these have one class in {names[0]} and another one in {names[1]}, such as "
+            f"{escape(first)}: {escape(train[first])} and {escape(test[first])}"
+        )
+    return lines

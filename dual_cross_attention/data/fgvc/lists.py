@@ -1,13 +1,14 @@
 """List files with a line per image, as published with Grocery Store (Klasson et al. 2019)."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from dual_cross_attention.data.fgvc.fine_grained import FineGrainedData
 from dual_cross_attention.data.fgvc.listed_classes import classes_of_images, listed_data, read_classes
 from dual_cross_attention.data.fgvc.listed_images import ListedImage, check_once
-from dual_cross_attention.data.folders import inner_folder_lines, subfolders, what_is_in
+from dual_cross_attention.data.folders import EXTENSIONS, inner_folder_lines, subfolders, what_is_in
 from dual_cross_attention.data.listed_paths import listed_path
 from dual_cross_attention.data.listing import not_listed_warnings
 from dual_cross_attention.data.tables import SEPARATORS
@@ -23,12 +24,18 @@ SOURCE = "images of your own with list files, or https://github.com/marcusklasso
 TESTS = ("val", "test")
 """Lists of test images; the first that exists is taken."""
 CLASSES = "classes.csv"
+SUFFIX = "|".join(re.escape(suffix) for suffix in sorted(EXTENSIONS))
+IMAGE = re.compile(rf".*({SUFFIX})", re.IGNORECASE)
+"""A path that ends with the suffix of an image."""
+SPACED = re.compile(rf"(?P<path>.*({SUFFIX}))\s+(?P<words>\S.*)", re.IGNORECASE)
+"""Such a path, which may have spaces, and the words after it."""
 
 
 def load_lists(data_root: Path, train: bool = True, split: str | None = None) -> FineGrainedData:
     """Reads train.txt and val.txt (or test.txt): lines `path, class` or `path, class, coarse class`.
 
-    Fields are separated by commas, semicolons, tabs or spaces. Paths are relative to the folder of the lists. Classes
+    Fields are separated by commas, semicolons, tabs or spaces; with spaces, a path with spaces in it ends with the
+    suffix of an image. Paths are relative to the folder of the lists. Classes
     are those of classes.csv (see `read_classes`), in its order; without it, the words of the lists.
 
     Args:
@@ -76,7 +83,7 @@ def _read_list(path: Path, notes: list[str]) -> list[ListedImage]:
     """The lines of a list; blank ones are skipped. Whether the images exist is not checked."""
     text = read_text(path, "lists")
     first = next(filter(str.strip, text.split("\n")), "")
-    separator = next((each for each in SEPARATORS if each in first), " ")
+    separator = _separator(first)
     if separator != ",":
         named = SEPARATORS.get(separator, "spaces")
         notes.append(f"lists: {escape(path.name)} is read with {named} between its fields")
@@ -98,9 +105,19 @@ def _read_list(path: Path, notes: list[str]) -> list[ListedImage]:
     return images
 
 
+def _separator(first: str) -> str:
+    """The separator after the path of the first line; names of files may have commas and spaces."""
+    found = [each for each in SEPARATORS if each in first]
+    after_image = (each for each in found if IMAGE.fullmatch(first.split(each, 1)[0].strip(' "')))
+    return next(after_image, " " if not found or SPACED.fullmatch(first.strip()) else found[0])
+
+
 def _fields(line: str, separator: str, where: str) -> Sequence[str]:
-    if separator == " ":  # names of files may have spaces
-        return line.strip().rsplit(maxsplit=1)
+    if separator == " ":
+        path_and_words = SPACED.fullmatch(line.strip())
+        if path_and_words is None:  # a file without a suffix
+            return line.strip().rsplit(maxsplit=1)
+        return [path_and_words["path"], *path_and_words["words"].split()]
     try:
         return next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True))
     except csv.Error as error:

@@ -89,6 +89,8 @@ def test_named_columns(birds):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("path,label", "\npath,label", ["line 1", "blank line"]),
+        ("path,label", " ,, \npath,label", ["line 1", "blank line"]),
         ("images/crow0.png", "../secret.png", ["line 2", "inside"]),
         ("images/crow0.png", "/etc/passwd", ["line 2", "inside"]),
         ("images/crow0.png", "C:\\crow.png", ["line 2", "Windows"]),

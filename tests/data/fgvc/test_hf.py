@@ -176,7 +176,7 @@ def test_hostile_images_are_unreadable(tmp_path, image):
     data = load_fgvc("hf", path, train=False)
     with pytest.raises(UnreadableImage) as caught:
         read_image(data.test.images[0])
-    assert_says(caught.value, "train[0]")
+    assert f"{caught.value}".count("train[0]") == 1
     assert read_image(data.test.images[1]).size == (32, 32)
 
 
@@ -302,6 +302,22 @@ def test_image_files_of_the_hub_are_those_in_its_cache(tmp_path, monkeypatch):
     assert read_image(first).getpixel((0, 0)) == (7, 8, 9)
     with pytest.raises(UnreadableImage, match="inside"):
         read_image(second)
+
+
+@pytest.mark.parametrize("moved", ["HF_HUB_CACHE", "HF_DATASETS_CACHE"])
+def test_a_part_of_the_cache_may_be_elsewhere(tmp_path, monkeypatch, moved):
+    """HF_HUB_CACHE moves downloads of the hub out of HF_HOME, and HF_DATASETS_CACHE the archives that it unpacks."""
+    from huggingface_hub import constants
+
+    path = tmp_path / "elsewhere" / "birds" / "0.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(png((7, 8, 9)))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    table = datasets.Dataset.from_dict({"image": [f"{path}"], "label": [0]}, features=features)
+    monkeypatch.setattr(constants if moved == "HF_HUB_CACHE" else datasets.config, moved, f"{tmp_path / 'elsewhere'}")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"test": table}))
+    images = load_fgvc("hf", "hf:org/birds", train=False).test.images
+    assert read_image(images[0]).getpixel((0, 0)) == (7, 8, 9)
 
 
 def test_commands(dcal, small, inputs, tmp_path):

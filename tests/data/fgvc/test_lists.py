@@ -119,6 +119,42 @@ def test_images_that_no_list_names_and_images_in_two_lists(grocery):
     assert any_says(warnings, "1 image is left out", "c0_000.png") and any_says(warnings, "1 images", "val.txt")
 
 
+@pytest.mark.parametrize("coarse", [True, False])
+@pytest.mark.parametrize("separator", [" ", "   ", ", ", "; ", "\t"])
+def test_paths_with_spaces_commas_and_three_fields(tmp_path, separator, coarse):
+    """With spaces between the fields, the path ends where an image's suffix does."""
+    for split in ("train", "val"):
+        lines = []
+        for number, (folder, label, group) in enumerate([("a red, ripe one", "0", "x"), ("b.png", "1", "y")]):
+            path = tmp_path / split / folder / f"my photo {number}.JPG"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(path, format="JPEG")
+            name = path.relative_to(tmp_path).as_posix()
+            quoted = f'"{name}"' if "," in separator else name
+            lines.append(separator.join([quoted, label, group][: 3 if coarse else 2]))
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    data = load_fgvc("lists", tmp_path)
+    assert data.classes == ["0", "1"] and data.coarse_classes == (["x", "y"] if coarse else None)
+    assert [path.name for path in data.test.images] == ["my photo 0.JPG", "my photo 1.JPG"]
+
+
+def test_more_words_after_a_path_are_refused(grocery):
+    path = grocery / "train.txt"
+    path.write_text(path.read_text().replace(", ", " ").replace("c0_000.png 0 0", "c0_000.png red apple 0"))
+    with pytest.raises(InputError) as caught:
+        load_fgvc("lists", grocery)
+    assert_says(caught.value, "train.txt, line 1", "path, class")
+
+
+def test_an_image_with_another_class_in_the_other_list(grocery):
+    """Grocery Store's lists with two images of train.txt in val.txt, one of which has another class there."""
+    with (grocery / "val.txt").open("a") as file:
+        file.write("train/Fruit/c0/c0_001.png, 0, 0\ntrain/Fruit/c0/c0_002.png, 1, 0\n")
+    warnings = load_fgvc("lists", grocery).warnings
+    assert any_says(warnings, "2 images are in train.txt and in val.txt", "c0_001.png")
+    assert any_says(warnings, "1 of these", "c0_002.png: Granny and Pink-Lady")
+
+
 def test_coarse_accuracy_against_loops():
     random = np.random.default_rng(3)
     labels, predicted, coarse = random.integers(0, 6, 50), random.integers(0, 7, 50), list("ABABCAD")
