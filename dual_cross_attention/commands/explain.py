@@ -62,6 +62,13 @@ def run(arguments: list[str]) -> int:
     _check(options)
     images = None if options.pair else find_inputs(options.images, console)
     model, reading = load_for_images(options)
+    models = [model]
+    if options.compare:
+        from dual_cross_attention.inference.loaded_model import load_model
+
+        models.append(load_model(options.compare, options.device, options.precision))
+    for each in models:
+        each.check_is_pytorch("explain")
     output = Path(options.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output: expected a folder for the figures, got the file '{escape(output)}'")
@@ -69,11 +76,6 @@ def run(arguments: list[str]) -> int:
         output.mkdir(parents=True, exist_ok=True)
         if options.pair:
             return _explain_pair(model, options, output, console)
-        models = [model]
-        if options.compare:
-            from dual_cross_attention.inference.loaded_model import load_model
-
-            models.append(load_model(options.compare, options.device, options.precision))
         reading |= {"top_k": options.top_k, "keep_image": not options.maps, "gradient": options.gradient}
         rows = track(_explain(models, images.paths, reading), "explain", images.total, console)
         return _write(rows, options, OutputNames(output), console)

@@ -65,13 +65,17 @@ def test_the_table_of_one_branch_has_no_row_of_both(classifier, images, dcal, tm
 
 
 def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp_path):
+    maps = ("--output", tmp_path / "maps")
     for words, token in (
         (("eval", reid.file, "--feature", "before_neck"), "after_neck"),
         (("eval", classifier.file, "--precision", "bf16"), "fp32"),
         (("eval", classifier.file, "--device", "cuda"), "CPU"),
         (("predict", classifier.file, "a.png", "--device", "cuda"), "CPU"),
         (("calibrate", classifier.file, "--output", tmp_path / "x.safetensors"), "exported"),
-        (("explain", classifier.file, "a.png", "--output", tmp_path / "maps"), "exported"),
+        (("explain", classifier.file, "a.png", *maps), "exported"),
+        (("explain", classifier.source, "a.png", "--compare", classifier.file, *maps), "exported"),
+        (("explain", classifier.file, "--pair", "a.png", "a.png", *maps), "exported"),
+        (("report", classifier.file, "--output", tmp_path / "x.html"), "run folder"),
         (("demo", reid.file), "--index"),
         (("publish", classifier.file, "org/name", "--dry_run"), "exported"),
         (("export", classifier.file), "exported"),
@@ -79,6 +83,7 @@ def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp
         (tmp_path / "a.png").touch()
         outcome = dcal(*[tmp_path / word if word == "a.png" else word for word in words])
         assert outcome.status == 2 and token in outcome.err and outcome.err.count("\n") == 1, outcome
+    assert not (tmp_path / "maps").exists()
     with pytest.raises(InputError, match="exported"):
         load_model(classifier.file).explain(IMAGES[0])
 
