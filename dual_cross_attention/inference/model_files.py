@@ -6,7 +6,6 @@ epoch; "calibration" and "chosen_by" where they are known. Nothing is unpickled.
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -106,13 +105,6 @@ def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
     return isinstance(config, ReIDConfig) and config.sie != "none"
 
 
-def _side_information(config: TrainingConfig) -> dict[str, Any]:
-    """Arguments of `create_model`: one vector per camera, per view, or per pair of both."""
-    if not uses_cameras(config):
-        return {}
-    return {"cameras": math.prod(map(len, config.side_information.values())), "camera_scale": config.sie_coe}
-
-
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
     """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path."""
     of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
@@ -132,7 +124,7 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
         glca_blocks=config.glca_blocks,
         distractor_noise=config.distractors == "noise",
         drop_path_rate=config.drop_path_rate,
-        **_side_information(config),
+        **({"cameras": config.num_side_vectors, "camera_scale": config.sie_coe} if uses_cameras(config) else {}),
         **(of_a_file if isinstance(pretrained, str) else {}),
         **config.backbone_kwargs,
     )
