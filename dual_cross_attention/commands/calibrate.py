@@ -36,7 +36,7 @@ class CalibrateOptions:
     """Folder of the dataset, or the folder that contains it; only test images are needed. null: where the run found
     it."""
     split: Literal["val", "test"] | None = None
-    """Classifiers, datasets folder and shards: which images to calibrate on. null: val if it exists, else test."""
+    """Classifiers, datasets with both: which images to calibrate on. null: val if it exists, else test."""
     cameras: Literal["auto", "none", "name"] | None = None
     """Re-identification, dataset folder: name reads cameras from file names or the column camera of a CSV file; none:
     there are none, and a query ignores only its own file; auto: name if they are cameras. null: as in the run."""

@@ -32,7 +32,8 @@ class EvalOptions:
     }
 
     model: str = positional("RUN_OR_MODEL")
-    """Run folder, whose best model is evaluated, or a .safetensors model file."""
+    """Run folder, whose best model is evaluated, a .safetensors model file, a directory of save_pretrained,
+    hf:ORG/NAME[@REVISION] of the Hugging Face Hub, or an .onnx file of dcal export."""
     dataset: str | None = None
     """Another dataset of the same task. null: that of the run."""
     data_root: str | None = None

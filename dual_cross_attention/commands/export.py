@@ -26,7 +26,7 @@ class ExportOptions(NamedModelOptions):
     dtype: Literal["fp32", "fp16", "int8"] = "fp32"
     """onnx: of the weights. fp16 and int8 need the run's test images, on which their accuracy is measured."""
     data_root: str | None = None
-    """Folder of the run's dataset, whose test images are compared (onnx). null: where the run found it; if it is not
+    """Folder of the run's dataset, whose test images are compared. null: where the run found it; if it is not
     there, synthetic images are compared, and fp16 and int8 are refused."""
     max_loss: float | None = None
     """fp16, int8: percentage points of top-1, or of mAP and rank-1, that the file may lose to be written. null: 0.5."""

@@ -29,7 +29,8 @@ class IndexBuildOptions(HardwareOptions, IndexOptions):
     """Folder with a subfolder per identity; a CSV file with the columns identity (empty: unknown) and path, relative to
     the file; or images of unknown identity."""
     model: str
-    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained; required."""
+    """Run folder, whose best model is used, a .safetensors model file, a directory of save_pretrained,
+    hf:ORG/NAME[@REVISION] of the Hugging Face Hub, or an .onnx file of dcal export; required."""
     branch: Literal["sa", "glca"] | None = None
     """Use one branch alone. null: both, if the model has both."""
     identity: str | None = None

@@ -42,7 +42,8 @@ class NamedModelOptions:
     """The model of a command line, for `load_model`."""
 
     model: str = positional("MODEL")
-    """Run folder, whose best model is used, a .safetensors model file, or a directory of save_pretrained."""
+    """Run folder, whose best model is used, a .safetensors model file, a directory of save_pretrained, or
+    hf:ORG/NAME[@REVISION] of the Hugging Face Hub."""
 
 
 @dataclass(kw_only=True)
@@ -64,8 +65,8 @@ class InferenceOptions(ImagesOptions, ModelOptions):
     """Options of commands with one result per image."""
 
     model: str = positional("MODEL")
-    """Run folder, whose best model is used, a .safetensors model file, a directory of save_pretrained, or an .onnx file
-    of dcal export, which runs on the CPU."""
+    """Run folder, whose best model is used, a .safetensors model file, a directory of save_pretrained,
+    hf:ORG/NAME[@REVISION] of the Hugging Face Hub, or an .onnx file of dcal export, which runs on the CPU."""
     branch: Literal["sa", "glca"] | None = None
     """Use one branch alone. null: both, if the model has both."""
     resume: Literal["auto", "never"] = "auto"

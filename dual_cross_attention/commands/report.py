@@ -40,7 +40,7 @@ class ReportOptions:
     """Folder of the dataset, or the folder that contains it; a classifier needs only its test images. null: where the
     run found it."""
     split: Literal["val", "test"] | None = None
-    """Classification, datasets folder and shards: which images to evaluate on. null: val if it exists, else test."""
+    """Classification, datasets with both: which images to evaluate on. null: val if it exists, else test."""
     batch_size: int | None = None
     """Images per forward pass. null: as in the run."""
     num_workers: int | None = None

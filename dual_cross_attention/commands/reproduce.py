@@ -19,7 +19,8 @@ class ReproduceOptions:
     depth (M, T, R).
 
     The command resumes: give it again after an interruption, or on several machines that share the output folder, which
-    then train different rows. A training that fails is a row with its reason, and is tried again by the next call."""
+    then train different rows. A training that fails is a row with its reason, and is tried again by the next call. The
+    exit status is 1 if one has failed."""
 
     EXAMPLE: ClassVar = """
         dcal reproduce ablations --scale cpu                  # the machinery, on synthetic data, minutes on a CPU

@@ -112,7 +112,7 @@ def export_reduced(
     """
     console = console or Console(quiet=True)
     task = saved.config.task
-    expected = measure(saved, branches, setup, console)
+    expected = measure(saved, branches, setup, console, "evaluate PyTorch")
     proto = CONVERTERS[dtype](proto)
     images_are = f"test images of {setup.config.dataset}"
     try:
@@ -121,7 +121,7 @@ def export_reduced(
             temporary.write_bytes(proto.SerializeToString())
             exported = read_onnx(temporary)
             check_answers(replace(saved, calibration=calibration_of(saved, branches)), exported)
-            found = measure(exported, branches, setup, console)
+            found = measure(exported, branches, setup, console, f"evaluate {dtype}")
             result = Accuracy(setup.num_test, images_are, expected, found)
             if not result.loss <= max_loss:
                 measured = "; ".join(result.lines(task, max_loss))
@@ -133,12 +133,12 @@ def export_reduced(
     return result
 
 
-def measure(saved: SavedModel, branches: list[str], setup: RunSetup, console: Console) -> dict[str, float]:
-    """Metrics of `MEASURES` of a model's branches on CPU in float32, in percent."""
+def measure(saved: SavedModel, branches: list[str], setup: RunSetup, console: Console, title: str) -> dict[str, float]:
+    """Metrics of `MEASURES` of a model's branches on CPU in float32, in percent; `title` is of the progress bar."""
     task = setup.build_task(saved.model)
     unreadable = UnreadableImages(lambda message: console.print(f"warning: {message}", style="yellow"))
     loader = setup.test_loader(saved.model, torch.device("cpu"))
-    run_eval_steps(task, track(unreadable.watch(loader), "evaluate", len(loader), console))
+    run_eval_steps(task, track(unreadable.watch(loader), title, len(loader), console))
     metrics = task.compute_metrics()
     suffix = "" if branches == saved.model.predicting_branches else f"_{branches[0]}"
     return {name: metrics[f"{name}{suffix}"] for name in MEASURES[setup.config.task]}

@@ -98,6 +98,11 @@ ARCHITECTURE = (
     "glca_blocks",
 )
 """Settings that decide what a model with given weights computes at inference."""
+ARGUMENTS = (
+    *("task", "ablation", "local_ratio", "local_queries", "glca_blocks", "glca_init"),
+    *("distractor_stream", "distractor_tokens", "pwca_blocks", "drop_path_rate"),
+)
+"""Settings that are arguments of `create_model`, under the same name."""
 
 
 def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
@@ -106,28 +111,23 @@ def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
-    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path."""
-    of_a_file = {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
-    return create_model(
-        config.backbone,
-        num_classes,
-        task=config.task,
-        img_size=tuple(config.img_size),
-        ablation=config.ablation,
-        local_ratio=config.local_ratio,
-        pretrained=pretrained,
-        glca_init=config.glca_init,
-        distractor_stream=config.distractor_stream,
-        pwca_blocks=config.pwca_blocks,
-        distractor_tokens=config.distractor_tokens,
-        local_queries=config.local_queries,
-        glca_blocks=config.glca_blocks,
-        distractor_noise=config.distractors == "noise",
-        drop_path_rate=config.drop_path_rate,
+    """Builds the model of the settings. `pretrained` as in `create_model`; `weights_*` apply if it is a path.
+
+    Raises:
+        InputError: as of `create_model`; and `backbone_kwargs` with what is a setting of its own.
+    """
+    options: dict[str, Any] = {name: getattr(config, name) for name in ARGUMENTS} | {
+        "img_size": tuple(config.img_size),
+        "pretrained": pretrained,
+        "distractor_noise": config.distractors == "noise",
         **({"cameras": config.num_side_vectors, "camera_scale": config.sie_coe} if uses_cameras(config) else {}),
-        **(of_a_file if isinstance(pretrained, str) else {}),
-        **config.backbone_kwargs,
-    )
+    }
+    if isinstance(pretrained, str):
+        options |= {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}
+    for name in sorted(config.backbone_kwargs.keys() & {*options, "backbone", "num_classes"}):
+        advice = f": take --{name}" if hasattr(config, name) else ""
+        raise InputError(f"backbone_kwargs: expected arguments of timm without a setting, got '{name}'{advice}")
+    return create_model(config.backbone, num_classes, **options, **config.backbone_kwargs)
 
 
 def save_model(

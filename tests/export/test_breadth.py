@@ -5,7 +5,7 @@ import pytest
 from dual_cross_attention.export.onnx_export import export_fp32
 from dual_cross_attention.export.sample_images import synthetic_images
 from dual_cross_attention.inference.model_files import read_model
-from tests.backbones.oracles import CASES
+from tests.backbones.oracles import CAIT, CASES, SWIN
 from tests.export.models import TINY, write_model
 
 pytest.importorskip("onnxscript")
@@ -31,12 +31,20 @@ KINDS = {
 
 
 FAMILIES = {
-    case.name: {"backbone": case.name, "backbone_kwargs": case.kwargs, "img_size": [*case.sizes[1]]}
-    for case in CASES
+    case.name: {
+        "backbone": case.name,
+        "backbone_kwargs": {name: value for name, value in case.kwargs.items() if name != "drop_path_rate"},
+        "img_size": [*case.sizes[1]],
+    }
+    for case in [*CASES, *CAIT, *SWIN]
     if case.name
     in (
+        "cait_xxs24_224",
         "eva02_tiny_patch14_224",
+        "swin_base_patch4_window12_384",
+        "swin_s3_tiny_224",
         "vit_small_patch16_dinov3",
+        "vit_small_patch16_rope_mixed_ape_224",
         "vit_base_patch16_sapiens2",
         "vit_base_patch16_siglip_224",
         "vit_medium_patch16_reg4_gap_256",

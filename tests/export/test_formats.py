@@ -58,7 +58,7 @@ def test_a_program_that_differs_gets_no_file(dcal, make_model, tmp_path, monkeyp
     assert outcome.status == 2 and "limit" in outcome.err and not list(tmp_path.glob("x.pt2*"))
 
 
-@pytest.mark.parametrize("differs", ["weights", "labels", "mean"])
+@pytest.mark.parametrize("differs", ["weights", "labels", "mean", "logits"])
 def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal, make_model, tmp_path, monkeypatch):
     def write(saved, directory: Path, original=timm_directory.write_files):
         original(saved, directory)
@@ -70,6 +70,8 @@ def test_a_directory_that_timm_loads_as_another_model_gets_no_name(differs, dcal
             save_file(state, weights, {"format": "pt"})
         elif differs == "labels":
             config["label_names"] = config["label_names"][::-1]
+        elif differs == "logits":  # with the same weights
+            config["model_args"]["act_layer"] = "relu"
         else:
             config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
         described.write_text(json.dumps(config))

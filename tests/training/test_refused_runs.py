@@ -50,6 +50,10 @@ def test_backbone_and_size(refused, small, tmp_path):
     message = refused(*flags, "--img_size", 30, 36)
     assert_says(message, "img_size 30x36", "patch size 8x8")
     assert "timm cannot build" in refused(*flags, "--backbone_kwargs", '{"deppth": 2}')
+    message = refused(*flags, "--backbone_kwargs", '{"drop_path_rate": 0.2}')
+    assert_says(message, "backbone_kwargs", "'drop_path_rate'", "--drop_path_rate")
+    for name in ("num_classes", "img_size", "pretrained", "distractor_noise"):
+        assert f"'{name}'" in refused(*flags, "--backbone_kwargs", f'{{"{name}": 1}}')
     assert_says(refused(*flags, "--resize_size", 16), "resize", "16×16", "img_size")
     assert "local_ratio" in refused(*flags, "--local_ratio", 0)
     assert not (tmp_path / "run").exists()
