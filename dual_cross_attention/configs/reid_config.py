@@ -4,6 +4,7 @@ override files, which override defaults. The defaults are the paper's (arXiv 220
 say. Recipes have the paper's.
 All other settings are documented in `training_config.py`; any of them can get a default here too."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -115,6 +116,11 @@ class ReIDConfig(TrainingConfig):
         """Names of the cameras ("camera") and of the views ("view") that the embedding is of; empty: there is none."""
         named = {"camera": self.sie_cameras, "view": self.sie_views}
         return {kind: names for kind, names in named.items() if kind in self.sie.split("_")}
+
+    @property
+    def num_side_vectors(self) -> int:
+        """Vectors of that: one per camera, per view, or per pair of both."""
+        return math.prod(map(len, self.side_information.values())) if self.side_information else 0
 
     def __post_init__(self):
         super().__post_init__()

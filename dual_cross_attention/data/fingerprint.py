@@ -55,12 +55,14 @@ class DataFingerprint:
         label_names: number of classes, or of training identities.
         label_digest: a hash over their names, in order.
         splits: by name, such as "train" and "test".
+        views: a hash over the views of the training images, of a run with an embedding of them.
     """
 
     dataset: str
     label_names: int
     label_digest: str
     splits: dict[str, SplitFingerprint]
+    views: str | None = None
 
     def with_distractors(self, images: ImageList | None) -> "DataFingerprint":
         """This data and the images of `--distractors dataset`, as a split "distractors"; None: there are none."""
@@ -69,14 +71,15 @@ class DataFingerprint:
         return replace(self, splits=self.splits | {"distractors": fingerprint_split(images.images)})
 
     def with_views(self, views: Sequence[str]) -> "DataFingerprint":
-        """This data and the views of its training images, as a split "views"; empty: there are none."""
-        if not views:
-            return self
-        return replace(self, splits=self.splits | {"views": SplitFingerprint(len(views), digest_names(views))})
+        """This data with the views of its training images, "" of those without; empty: there are none."""
+        return replace(self, views=digest_names(views)) if views else self
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+        values = asdict(self)
+        if self.views is None:  # as files before there were views
+            del values["views"]
+        return json.dumps({"format_version": FORMAT_VERSION, **values}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "DataFingerprint":
@@ -92,7 +95,8 @@ class DataFingerprint:
                 f"{name}": SplitFingerprint(int(s["images"]), f"{s['digest']}", s["sample"])
                 for name, s in read["splits"].items()
             }
-            return cls(f"{read['dataset']}", int(read["label_names"]), f"{read['label_digest']}", splits)
+            views = None if (digest := read.get("views")) is None else f"{digest}"
+            return cls(f"{read['dataset']}", int(read["label_names"]), f"{read['label_digest']}", splits, views)
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
@@ -110,12 +114,12 @@ class DataFingerprint:
             same_number = self.label_names == other.label_names
             what = "names or order of the labels" if same_number else "number of labels"
             found.append(f"{what} ({self.label_names:,} there, {other.label_names:,} here)")
+        if splits is None and self.views != other.views:
+            found.append("views of the training images")
         for name in splits if splits is not None else {**self.splits, **other.splits}:
             there, here = (side.splits.get(name, SplitFingerprint(0, "")) for side in (self, other))
             if there.images != here.images:
                 found.append(f"number of {name} images ({there.images:,} there, {here.images:,} here)")
-            elif there.digest != here.digest and name == "views":
-                found.append(f"views of the {there.images:,} training images")
             elif there.digest != here.digest:
                 found.append(f"names or labels of the {there.images:,} {name} images")
             elif there.sample != here.sample:

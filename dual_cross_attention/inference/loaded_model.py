@@ -85,8 +85,7 @@ class LoadedModel:
         calibration: the `Calibration` of a classifier, the `ReIDCalibration` of re-identification, which says up to
             which distance two features are of one identity; None as long as the model is not calibrated.
         chosen_by: how its epoch was chosen; None where the file does not say.
-        device, precision: where and how it computes.
-        source: the file it was read from.
+        device, precision, source: where and how it computes, and the file it was read from.
     """
 
     def __init__(self, saved: SavedModel, device: torch.device, precision: str, source: str):
@@ -373,9 +372,8 @@ class LoadedModel:
         if self.calibration is None and not self._said:
             self._said = True
             LOGGER.info(
-                "%s is not calibrated: probabilities are those of the softmax, and known is None; "
-                "dcal calibrate fits both on images that it was not trained on",
-                escape(self.source),
+                f"{escape(self.source)} is not calibrated: probabilities are those of the softmax, and known is None; "
+                "dcal calibrate fits both on images that it was not trained on"
             )
 
     def _embed(self, batches: Iterator[ImageBatch], branch: Branch | None) -> Iterator[Embedding]:

@@ -6,7 +6,6 @@ epoch; "calibration" and "chosen_by" where they are known. Nothing is unpickled.
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -99,18 +98,16 @@ ARCHITECTURE = (
     "glca_blocks",
 )
 """Settings that decide what a model with given weights computes at inference."""
+ARGUMENTS = (
+    *("task", "ablation", "local_ratio", "local_queries", "glca_blocks", "glca_init"),
+    *("distractor_stream", "distractor_tokens", "pwca_blocks", "drop_path_rate"),
+)
+"""Settings that are arguments of `create_model`, under the same name."""
 
 
 def uses_cameras(config: TrainingConfig) -> TypeGuard[ReIDConfig]:
     """Whether the settings are of a model with an embedding of cameras or views."""
     return isinstance(config, ReIDConfig) and config.sie != "none"
-
-
-def _side_information(config: TrainingConfig) -> dict[str, Any]:
-    """Arguments of `create_model`: one vector per camera, per view, or per pair of both."""
-    if not uses_cameras(config):
-        return {}
-    return {"cameras": math.prod(map(len, config.side_information.values())), "camera_scale": config.sie_coe}
 
 
 def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str) -> DualCrossAttentionViT:
@@ -119,21 +116,11 @@ def build_model(config: TrainingConfig, num_classes: int, pretrained: bool | str
     Raises:
         InputError: as of `create_model`; and `backbone_kwargs` with what is a setting of its own.
     """
-    options: dict[str, Any] = {
-        "task": config.task,
+    options: dict[str, Any] = {name: getattr(config, name) for name in ARGUMENTS} | {
         "img_size": tuple(config.img_size),
-        "ablation": config.ablation,
-        "local_ratio": config.local_ratio,
         "pretrained": pretrained,
-        "glca_init": config.glca_init,
-        "distractor_stream": config.distractor_stream,
-        "pwca_blocks": config.pwca_blocks,
-        "distractor_tokens": config.distractor_tokens,
-        "local_queries": config.local_queries,
-        "glca_blocks": config.glca_blocks,
         "distractor_noise": config.distractors == "noise",
-        "drop_path_rate": config.drop_path_rate,
-        **_side_information(config),
+        **({"cameras": config.num_side_vectors, "camera_scale": config.sie_coe} if uses_cameras(config) else {}),
     }
     if isinstance(pretrained, str):
         options |= {"weights_key": config.weights_key, "weights_img_size": config.weights_img_size}

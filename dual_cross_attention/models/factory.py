@@ -55,7 +55,8 @@ def create_model(
         weights_key: of a path: the nested dict or prefix of names to take, such as "teacher"; None: the one that fits.
         weights_img_size: of a path: int or (height, width) in pixels that the file was trained at, where it cannot be
             known from the file; None: what the file says, else a square.
-        cameras, camera_scale: number of cameras with a side information embedding (0: it has none), and its factor.
+        cameras, camera_scale: number of cameras, views, or pairs of both with a side information embedding (0: it has
+            none), and its factor.
         **timm_kwargs: passed on to `timm.create_model`: `drop_path_rate=0.1`, …
 
     Raises:

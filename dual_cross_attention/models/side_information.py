@@ -2,6 +2,7 @@
 
 Notable:
 - tokens + λ · embedding of the image's camera, for all tokens of the image, before the first block;
+- views, and pairs of camera and view, are numbered as cameras are, and read "camera" here;
 - an image of an unknown camera gets nothing added. Training drops cameras at random, so that the model has seen such
   images. TransReID has no unknown cameras: each test image must be of a camera of the training.
 """

@@ -85,11 +85,11 @@ def run_row(path: Path) -> dict[str, Any] | None:
         "train_seconds": None if seconds is None else round(seconds),
         "peak_memory_mb": round(last["peak_memory_mb"]),
         "torch": run.versions.get("torch", ""),
-        "data": _digest(data) if data else None,
+        "data": data_digest(data) if data else None,
     }
 
 
-def _digest(data: DataFingerprint) -> str:
-    """Of all but distractors, which are part of the method and not of the data."""
+def data_digest(data: DataFingerprint) -> str:
+    """Of all but distractors and views, which are part of the method and not of the data."""
     splits = {name: split for name, split in data.splits.items() if name != "distractors"}
-    return hashlib.sha256(replace(data, splits=splits).to_json().encode()).hexdigest()[:12]
+    return hashlib.sha256(replace(data, splits=splits, views=None).to_json().encode()).hexdigest()[:12]

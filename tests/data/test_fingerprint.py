@@ -12,6 +12,7 @@ from PIL import Image
 from dual_cross_attention import InputError
 from dual_cross_attention.configs import FGVCConfig, ReIDConfig
 from dual_cross_attention.data.fingerprint import DataFingerprint, SplitFingerprint, digest_names, fingerprint_split
+from dual_cross_attention.reproduction.run_rows import data_digest
 from dual_cross_attention.tasks.registry import read_setup
 
 
@@ -169,3 +170,15 @@ def test_it_is_read_as_it_was_written(data):
 def test_something_else_is_refused(text):
     with pytest.raises(InputError, match="FILE"):
         DataFingerprint.from_json(text, "FILE")
+
+
+def test_views_of_training_images():
+    """Other views are other data to a run, and not to a comparison of runs; files without them are as they were."""
+    split = SplitFingerprint(2, "00ff")
+    plain = DataFingerprint("folder", 2, "11", {"train": split, "query": split})
+    assert plain.with_views([]) == plain and "views" not in plain.to_json()
+    one, other = plain.with_views(["front", ""]), plain.with_views(["front", "rear"])
+    assert DataFingerprint.from_json(one.to_json(), "data.json") == one
+    assert one.differences(other) == ["views of the training images"] and not one.differences(one)
+    assert not one.differences(other, ["query"])
+    assert data_digest(one) == data_digest(other) == data_digest(plain)
