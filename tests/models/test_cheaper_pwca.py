@@ -10,7 +10,7 @@ from dual_cross_attention.attention import sample_distractor_tokens
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
-from dual_cross_attention.models import dual_vit
+from dual_cross_attention.models import encoding
 from dual_cross_attention.tasks import BranchSchedule
 from tests.helpers import any_says, random_images, tiny_model
 
@@ -60,7 +60,7 @@ def test_outputs_and_gradients_are_those_of_explicit_attention(stream, last_bloc
         sampled.append(sample_distractor_tokens(*arguments))
         return sampled[-1]
 
-    monkeypatch.setattr(dual_vit, "sample_distractor_tokens", keep)
+    monkeypatch.setattr(encoding, "sample_distractor_tokens", keep)
     inputs, distractors = random_images(4).double(), torch.tensor([2, 0, 3, 1])
 
     def gradients(logits):

@@ -13,7 +13,7 @@ from dual_cross_attention.backbones.plain_vit import PlainViT
 from dual_cross_attention.configs.parse import parse_config
 from dual_cross_attention.configs.without_effect import choice_of_local_tokens_without_effect, settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
-from dual_cross_attention.models import dual_vit
+from dual_cross_attention.models import branch_heads
 from dual_cross_attention.models.glca import LOCAL_QUERIES
 from tests.helpers import random_images, tiny_model
 
@@ -243,8 +243,8 @@ def test_predictions_need_local_tokens_only_where_they_matter(local_queries, num
     model = tiny(local_queries=local_queries, glca_blocks=number).double().eval()
     out = model(random_images(3).double())
     scored = []
-    original = dual_vit.score_patches
-    monkeypatch.setattr(dual_vit, "score_patches", lambda *given: scored.append(1) or original(*given))
+    original = branch_heads.score_patches
+    monkeypatch.setattr(branch_heads, "score_patches", lambda *given: scored.append(1) or original(*given))
     mean = (out.logits["sa"].softmax(-1) + out.logits["glca"].softmax(-1)) / 2
     torch.testing.assert_close(model.predict(random_images(3).double()).double(), mean, atol=1e-6, rtol=0)
     features = torch.cat([out.features["sa"], out.features["glca"]], dim=1)
