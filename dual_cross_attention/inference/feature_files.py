@@ -78,7 +78,8 @@ def _write_parquet(path: Path, rows: Callable[[], Iterator[Row]], width: int, fi
     schema = pyarrow.schema(
         [
             ("path", pyarrow.string()),
-            ("feature", pyarrow.list_(pyarrow.float32(), width)),
+            # Of no fixed size: pyarrow before 26 cannot write, or cannot read, fixed sizes with a null between others.
+            ("feature", pyarrow.list_(pyarrow.float32())),
             ("error", pyarrow.string()),
         ],
         metadata={"format_version": f"{FORMAT_VERSION}", "fingerprint": fingerprint},

@@ -112,6 +112,8 @@ def test_features_in_parquet(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_files, "AT_ONCE", 3)
     table = parquet.read_table(write_features(tmp_path / "a.parquet"))
     assert table.schema.metadata[b"fingerprint"] == b"ab12"
+    # A fixed size is written or read by no pyarrow before 26 where an image has no feature.
+    assert not hasattr(table.schema.field("feature").type, "list_size")
     rows = table.to_pylist()
     assert [row["path"] for row in rows] == ["a.jpg", "broken.jpg", "ü\\udcff.jpg", "C:\\x\\b.jpg"]
     assert [row["error"] for row in rows] == [None, "the file is empty", None, None]
