@@ -76,7 +76,6 @@ def test_what_an_exported_graph_cannot_do_is_refused(classifier, reid, dcal, tmp
         (("explain", classifier.source, "a.png", "--compare", classifier.file, *maps), "exported"),
         (("explain", classifier.file, "--pair", "a.png", "a.png", *maps), "exported"),
         (("report", classifier.file, "--output", tmp_path / "x.html"), "run folder"),
-        (("demo", reid.file), "--index"),
         (("publish", classifier.file, "org/name", "--dry_run"), "exported"),
         (("export", classifier.file), "exported"),
     ):

@@ -28,7 +28,9 @@ def test_a_classifier_answers_as_in_pytorch(make_model, tmp_path, photos):
     build_page(exported)
 
 
-def test_re_identification_needs_an_index(make_model, tmp_path):
+def test_re_identification_needs_an_index(make_model, tmp_path, dcal):
     file = export_model(make_model("reid", ablation="sa_only"), output=tmp_path / "x.onnx")[0]
     with pytest.raises(InputError, match="--index"):
         build_page(load_model(file))
+    outcome = dcal("demo", file)
+    assert outcome.status == 2 and "--index" in outcome.err and outcome.err.count("\n") == 1
