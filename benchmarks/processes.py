@@ -5,8 +5,8 @@
     python -m benchmarks.processes --processes 1 2 -- --parallel fsdp
 
 Every process has the same micro-batch, so N of them should be N times as fast: the efficiency is the share of that. On
-a CPU each has one thread. Images are those of the toy set; the rate is that of the last epoch's steps, and of several
-turns the median. What stands behind `--` goes to `dcal train`.
+a CPU each has one thread. Images are those of the toy dataset; the rate is that of the last epoch's steps, and of
+several turns the median. What stands behind `--` goes to `dcal train`.
 """
 
 import argparse

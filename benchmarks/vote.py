@@ -60,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = found.names
         for vote, is_right in correct_by_vote(found, first_half(names)).items():
             correct.setdefault(vote, []).append(is_right.double().numpy())
-    rows = {vote: summarize(np.stack(scores), np.stack(correct[MEAN])) for vote, scores in correct.items()}
+    of_the_mean = np.stack(correct[MEAN])
+    rows = {
+        vote: summarize(np.stack(scores), None if vote == MEAN else of_the_mean) for vote, scores in correct.items()
+    }
     measured = len(correct[MEAN][0])
     setting = f"{len(given.models)} models, measured on {measured:,} of {len(names or []):,} test images"
     print(f"{setting}; {describe_machine(device, torch.float32)}\n\n{table(rows, 'vote')}")
@@ -94,12 +97,12 @@ def mean_log_probability(logits: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([F.log_softmax(branch.double(), dim=-1) for branch in logits.values()]).mean(dim=0)
 
 
-def summarize(correct: np.ndarray, of_the_mean: np.ndarray) -> dict[str, str]:
-    """A row of the table, of (models, images) of 0 and 1."""
+def summarize(correct: np.ndarray, of_the_mean: np.ndarray | None) -> dict[str, str]:
+    """A row of the table, of (models, images) of 0 and 1; None: the row is of the mean itself."""
     by_model = [100 * each.mean() for each in correct]
     spread = f" ± {stdev(by_model):.2f}" if len(by_model) > 1 else ""
     row = {"top-1 %": f"{mean(by_model):.2f}{spread}", "− mean": ""}
-    if correct is not of_the_mean and len(by_model) > 1:
+    if of_the_mean is not None and len(by_model) > 1:
         low_to_high = difference_interval(100 * of_the_mean, 100 * correct)
         row["− mean"] = f"{low_to_high.mean:+.2f} [{low_to_high.low:+.2f}, {low_to_high.high:+.2f}]"
     return row

@@ -71,7 +71,7 @@ class DataFingerprint:
         return replace(self, splits=self.splits | {"distractors": fingerprint_split(images.images)})
 
     def with_views(self, views: Sequence[str]) -> "DataFingerprint":
-        """This data with the views of its training images, "" of those without; empty: there are none."""
+        """This data with the views of its training and test images, "" of those without; empty: there are none."""
         return replace(self, views=digest_names(views)) if views else self
 
     def to_json(self) -> str:

@@ -57,9 +57,9 @@ def read_rows(
     rename = rename or strip_titles
     text = read_text(path, source, notes if any_encoding else None)
     if not text.split("\n", 1)[0].strip(f" {''.join(SEPARATORS)}"):
+        found = "got a blank line: remove it" if text.strip() else "but the file is empty"
         raise InputError(
-            f"{source}: {path}, line 1: expected the names of the columns, {','.join(columns)}, got a blank line: "
-            "remove it"
+            f"{source}: {escape(path)}, line 1: expected the names of the columns, {','.join(columns)}, {found}"
         )
     separator = _separator(text.split("\n", 1)[0], [*columns, *optional], rename)
     if separator != ",":

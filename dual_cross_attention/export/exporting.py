@@ -130,8 +130,9 @@ def exported_branches(saved: SavedModel, branch: str | None) -> list[str]:
 def default_name(file: Path) -> str:
     """The name of the run folder or directory of a model file, of the repository of a downloaded one, or of the file
     where it has a name of its own. A model of a run other than its best adds which: "birds-last", "birds-best_raw"."""
-    if file.parent.parent.name == "snapshots":  # of huggingface_hub: models--ORG--NAME/snapshots/COMMIT/FILE
-        return file.parents[2].name.rpartition("--")[2]
+    path = file.absolute()
+    if path.parents[1].name == "snapshots" and path.parents[2].name.startswith("models--"):
+        return path.parents[2].name.rpartition("--")[2]  # of huggingface_hub: models--ORG--NAME/snapshots/COMMIT/FILE
     folder = file.absolute().parent.name
     if not folder or file.name not in (*CHOSEN_BY, PRETRAINED_NAME):
         return file.stem

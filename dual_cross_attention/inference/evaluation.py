@@ -204,11 +204,11 @@ def choose_cameras(
         console: shows a line.
         views: what the user gives for them, see `evaluate`.
     """
+    named = saved.config.side_information if uses_cameras(saved.config) else {}
+    if views not in (None, NO_VIEWS) and "view" not in named:
+        raise InputError("--views is for a model with an embedding of views (--sie view), and this one has none")
     if not uses_cameras(saved.config):
-        if views not in (None, NO_VIEWS):
-            raise InputError("--views is for a model with an embedding of views (--sie view), and this one has none")
         return
-    named = saved.config.side_information
     what = " and ".join(f"{kind}s" for kind in named)
     because = None
     if isinstance(saved.model, OnnxModel):
@@ -217,8 +217,8 @@ def choose_cameras(
         because = "--views none"
     elif not is_of_the_run and ("camera" in named or views is None):
         because = "this is not the data of the run" + ("" if "camera" in named else ": give theirs by --views FILE.csv")
-    elif views is None and "view" in named and not Path(setup.config.views).expanduser().exists():
-        because = f"{escape(setup.config.views)}, which names them, does not exist: give it by --views FILE.csv"
+    elif views is None and "view" in named and not _is_absolute_file(setup.config.views):
+        because = f"{escape(setup.config.views)}, which names them, is not here: give it by --views FILE.csv"
     setup.uses_test_cameras = because is None
     if because is not None:
         console.print(f"side information: all test images count as of unknown {what}, because {because}")
@@ -226,8 +226,15 @@ def choose_cameras(
     found = setup.test_views()
     counts = " and ".join(f"{len(names)} {kind}s" for kind, names in named.items())
     unknown = sum(view not in named.get("view", ()) for view in found)
+    if views is not None and found and not any(found):
+        raise InputError(f"--views: {escape(views)} lists none of the {len(found):,} test images")
     of_unknown = f"; {unknown:,} of {len(found):,} test images are of no such view" if found else ""
     console.print(f"side information: the embeddings of {counts} of the training are used{of_unknown}")
+
+
+def _is_absolute_file(path: str) -> bool:
+    """Whether a run's file is where the run found it; a published model has the name of the file alone."""
+    return Path(path).is_absolute() and Path(path).is_file()
 
 
 def _score(

@@ -97,7 +97,9 @@ class ReIDSetup(RunSetup):
                 if split is not None
             },
         )
-        return found.with_distractors(self.distractor_images).with_views(self.train_views)
+        return found.with_distractors(self.distractor_images).with_views(
+            [*self.train_views, *(self._test_views or [])] if self.train_views else []
+        )
 
     def build_task(self, model: DualCrossAttentionViT) -> ReIDTask:
         config = self.config
@@ -122,6 +124,7 @@ class ReIDSetup(RunSetup):
         if "camera" in config.side_information:
             named["sie_cameras"] = tuple(training_cameras(self.data, config.sie_cameras))
         if "view" in config.side_information:
+            named["views"] = f"{Path(f'{config.views}').expanduser().absolute()}"
             named["sie_views"] = tuple(training_views(self.train_views, Path(f"{config.views}"), config.sie_views))
         return config.replaced(**named) if named else config
 

@@ -47,7 +47,9 @@ def long_average(decay: float, steps: int) -> str | None:
     window = 1 / (1 - decay) if decay < 1 else math.inf
     if window <= steps / 5:
         return None
-    advice = f": --ema {1 - 20 / steps:.3g} is an average over a twentieth of them" if steps >= 40 else ""
+    advice = (
+        f": --ema {1 - float(f'{20 / steps:.1g}'):.6g} is an average over a twentieth of them" if steps >= 40 else ""
+    )
     return f"ema {decay:g} averages over about {window:,.0f} steps, and the training has {steps:,}{advice}"
 
 

@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -19,6 +20,7 @@ from dual_cross_attention.untrusted_files import open_regular
 from dual_cross_attention.web.upload_folder import UPLOADS
 
 LOCALHOST = "127.0.0.1"
+HOST_NAME = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
 HOSTED_NOTEBOOKS = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "JUPYTERHUB_API_TOKEN")
 """Environment variables of Google Colab, Kaggle and JupyterHub."""
@@ -124,15 +126,15 @@ def accepted_hosts(host: str, allowed: Sequence[str] = ()) -> list[str]:
 
     Args:
         host: address that the page listens at.
-        allowed: further names; "*": any.
+        allowed: further names, without ports; "*": any. Not given: any for a page that other machines reach.
     """
     for name in allowed:
-        if "*" in name and name != "*" and not (name.startswith("*.") and name.count("*") == 1):
-            raise InputError(f"allow_hosts: expected a name, *.NAME or *, got '{escape(name)}'")
+        if name != "*" and not HOST_NAME.fullmatch(name):
+            raise InputError(f"allow_hosts: expected a name without a port, *.NAME or *, got '{escape(name)}'")
     is_hosted = any(name in os.environ for name in HOSTED_NOTEBOOKS)
-    if not is_local(host) or is_hosted:
+    if not allowed and (not is_local(host) or is_hosted):
         return ["*"]
-    return [*LOCAL_NAMES, host, f"[{host}]", *(name.strip() for name in allowed)]
+    return [*LOCAL_NAMES, host.lower(), f"[{host}]", *(name.lower() for name in allowed)]
 
 
 def _launch(
@@ -217,7 +219,7 @@ def is_remote(path: str) -> bool:
 def is_local(host: str) -> bool:
     """Whether an address is reached from this machine alone."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

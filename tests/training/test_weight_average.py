@@ -117,6 +117,7 @@ def test_sharded_weights_are_refused():
 def test_an_average_over_most_of_a_training_is_warned_about(dcal, tasks, tmp_path):
     """The weights of n steps ago have D^n of the weight that the last ones have: 1 / (1 - D) steps in all."""
     assert long_average(0.99, 1_870) is None and long_average(0.999, 5_000) is None
-    assert "about 1,000 steps, and the training has 1,870: --ema 0.989 " in long_average(0.999, 1_870)
+    assert "about 1,000 steps, and the training has 1,870: --ema 0.99 " in long_average(0.999, 1_870)
+    assert "--ema 0.9995 " in long_average(0.9999, 42_000)
     outcome = dcal("train", *tasks["fgvc"], "--ema=0.999", "--epochs=1", "--output_dir", tmp_path / "run")
     assert outcome.status == 0 and "warning: ema 0.999 averages over about 1,000 steps" in outcome.out + outcome.err

@@ -32,8 +32,11 @@ def test_names(monkeypatch):
     assert {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"} <= {*accepted_hosts("127.0.0.2")}
     assert "*" not in accepted_hosts("localhost", ["a.example"]) and "*" in accepted_hosts("localhost", ["*"])
     assert accepted_hosts("0.0.0.0") == accepted_hosts("192.168.1.5") == ["*"]
-    for wrong in ("a*", "*a", "*.a.*"):
+    restricted = accepted_hosts("0.0.0.0", ["Birds.example"])
+    assert "birds.example" in restricted and "localhost" in restricted and "*" not in restricted
+    for wrong in ("a*", "*a", "*.a.*", "", "birds.example:80", "http://birds.example", " a"):
         with pytest.raises(InputError, match="allow_hosts"):
             accepted_hosts("localhost", [wrong])
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
     assert accepted_hosts("127.0.0.1") == ["*"]
+    assert "*" not in accepted_hosts("127.0.0.1", ["birds.example"])

@@ -35,8 +35,8 @@ def load_lists(data_root: Path, train: bool = True, split: str | None = None) ->
     """Reads train.txt and val.txt (or test.txt): lines `path, class` or `path, class, coarse class`.
 
     Fields are separated by commas, semicolons, tabs or spaces; with spaces, a path with spaces in it ends with the
-    suffix of an image. Paths are relative to the folder of the lists. Classes
-    are those of classes.csv (see `read_classes`), in its order; without it, the words of the lists.
+    suffix of an image. Paths are relative to the folder of the lists. Classes are those of classes.csv (see
+    `read_classes`), in its order; without it, the words of the lists.
 
     Args:
         data_root: the folder of the lists, or one whose only folder with lists it is.
@@ -99,6 +99,9 @@ def _read_list(path: Path, notes: list[str]) -> list[ListedImage]:
             raise InputError(f"{where}: expected {wanted[expected]}, got {line!r:.200}")
         image = listed_path(path.parent, fields[0], where)
         images.append(ListedImage(where, image, fields[1], fields[2] if len(fields) == 3 else ""))
+    if images and separator == " " and images[0].coarse:
+        first = f"class '{escape(images[0].label)}' and coarse class '{escape(images[0].coarse)}'"
+        notes.append(f"lists: {escape(path.name)}: spaces separate {first}; where they are one class, take commas")
     if not images:
         raise InputError(f"lists: expected images in {escape(path)}, but it lists none")
     check_once(images)

@@ -14,7 +14,7 @@ from dual_cross_attention.text import escape
 
 COLUMNS = ("path", "view")
 ALSO_CALLED = {
-    "path": ("name", "file", "filename", "file_name", "image", "imagename", "image_name"),
+    "path": ("file", "filename", "file_name", "image", "imagename", "image_name", "name"),
     "view": ("viewpoint",),
 }
 """Other titles of a column, which are used where the file does not have the first."""
@@ -97,7 +97,9 @@ def _same_content(one: ImageSource, other: ImageSource) -> bool:
 
 
 def _parts(path: str) -> Parts:
-    return tuple(part for part in PurePosixPath(composed(path.replace("\\", "/"))).parts if part not in ("/", "."))
+    return tuple(
+        part for part in PurePosixPath(composed(path.replace("\\", "/"))).parts if part not in ("/", ".", "..")
+    )
 
 
 def _rename(titles: Titles) -> Titles:
