@@ -1,7 +1,7 @@
 """What tests of several rooms share: tiny models, random images, comparing runs, errors of one line."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +114,14 @@ def assert_lines(lines: Sequence[str], *tokens: tuple[object, ...]) -> None:
 def any_says(lines: Iterable[str], *words: object) -> bool:
     """Whether one of the lines has all of these key tokens."""
     return any(all(f"{word}" in line for word in words) for line in lines)
+
+
+def assert_compiled_blocks_compute_the_same(model, epoch: Callable[[], list[Tensor]], tolerance: float) -> None:
+    """`epoch()` gives the same tensors with compiled blocks, and no graph is compiled in a second one."""
+    torch.compiler.reset()
+    plain = epoch()
+    model.compile_blocks(backend="aot_eager")
+    for ours, expected in zip(epoch(), plain, strict=True):
+        torch.testing.assert_close(ours, expected, atol=tolerance, rtol=tolerance)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        epoch()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,10 +55,7 @@ def training_cameras(data: ReIDData, chosen: Sequence[str]) -> list[str]:
     there = [name for name in data.names_of_cameras(data.train)[0] if name]
     if not there:
         raise InputError(f"sie camera: no training image of {data.name} has a camera: take --sie none")
-    names = [composed(name) for name in chosen]
-    if absent := [name for name in names if name not in there]:
-        raise InputError(f"sie_cameras: no training image has the camera {few(absent)}: there are {few(there)}")
-    return names or there
+    return _chosen("camera", there, chosen)
 
 
 def camera_indices(data: ReIDData, side: IdentityList, names: Sequence[str]) -> Tensor:
@@ -72,9 +68,8 @@ def camera_indices(data: ReIDData, side: IdentityList, names: Sequence[str]) -> 
     """
     if side.cameras is None:
         return torch.full((len(side),), UNKNOWN)
-    places = {name: place for place, name in enumerate(names)}
     there, of_image = data.names_of_cameras(side)
-    return torch.from_numpy(np.array([places.get(name, UNKNOWN) for name in there], dtype=np.int64)[of_image])
+    return name_indices(there, names)[of_image]
 
 
 def training_views(views: Sequence[str], source: Path, chosen: Sequence[str]) -> list[str]:
@@ -91,16 +86,21 @@ def training_views(views: Sequence[str], source: Path, chosen: Sequence[str]) ->
     there = sorted({*views} - {""})
     if not there:
         raise InputError(f"sie view: {escape(source)} lists no view of any of the {len(views):,} training images")
+    return _chosen("view", there, chosen)
+
+
+def _chosen(kind: str, there: list[str], chosen: Sequence[str]) -> list[str]:
+    """The chosen cameras or views, each of which has to be there; all of them if none is chosen."""
     names = [composed(name) for name in chosen]
     if absent := [name for name in names if name not in there]:
-        raise InputError(f"sie_views: no training image has the view {few(absent)}: there are {few(there)}")
+        raise InputError(f"sie_{kind}s: no training image has the {kind} {few(absent)}: there are {few(there)}")
     return names or there
 
 
-def view_indices(views: Sequence[str], names: Sequence[str]) -> Tensor:
-    """Views by name → (images,) int64, indices of `names`; `UNKNOWN` where a view is not there."""
+def name_indices(found: Sequence[str], names: Sequence[str]) -> Tensor:
+    """Cameras or views by name → (N,) int64, indices of `names`; `UNKNOWN` where a name is not there."""
     places = {name: place for place, name in enumerate(names)}
-    return torch.tensor([places.get(view, UNKNOWN) for view in views], dtype=torch.int64)
+    return torch.tensor([places.get(name, UNKNOWN) for name in found], dtype=torch.int64)
 
 
 def pair_indices(cameras: Tensor, views: Tensor, num_views: int) -> Tensor:

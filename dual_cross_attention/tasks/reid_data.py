@@ -33,10 +33,10 @@ from dual_cross_attention.tasks.branch_schedule import branch_schedule
 from dual_cross_attention.tasks.cameras import (
     CameraIndices,
     camera_indices,
+    name_indices,
     pair_indices,
     training_cameras,
     training_views,
-    view_indices,
 )
 from dual_cross_attention.tasks.data_module import RunSetup, reading_processes
 from dual_cross_attention.tasks.training_noise import training_noise
@@ -166,7 +166,7 @@ class ReIDSetup(RunSetup):
         if "camera" in named:
             found["camera"] = torch.cat([camera_indices(self.data, side, named["camera"]) for side in sides])
         if "view" in named:
-            found["view"] = view_indices(views, named["view"])
+            found["view"] = name_indices(views, named["view"])
         if len(found) == 2:
             return pair_indices(found["camera"], found["view"], len(named["view"]))
         return next(iter(found.values()))

@@ -165,7 +165,7 @@ def test_rankings_name_members(dcal, crowd, tmp_path):
     shard(dcal, "reid", crowd, tmp_path / "shards")
     flags = [*TASKS["reid"], "--dataset=shards", f"--data_root={tmp_path / 'shards'}", "--epochs=1"]
     assert dcal("train", *flags, "--output_dir", tmp_path / "run").status == 0
-    (tmp_path / "shards" / "train-000000.tar").unlink()  # to evaluate, nobody needs it
+    (tmp_path / "shards" / "train-000000.tar").unlink()  # an evaluation does not read it
     assert dcal("eval", tmp_path / "run", "--save_ranking", tmp_path / "ranking.jsonl").status == 0
     lines = [json.loads(line) for line in (tmp_path / "ranking.jsonl").read_text().splitlines()]
     assert [line["query"] for line in lines] == [f"query-000000.tar/{number:06}.png" for number in range(6)]

@@ -12,7 +12,7 @@ from dual_cross_attention.configs.without_effect import settings_without_effect
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models import encoding
 from dual_cross_attention.tasks import BranchSchedule
-from tests.helpers import any_says, random_images, tiny_model
+from tests.helpers import any_says, assert_compiled_blocks_compute_the_same, random_images, tiny_model
 
 PREFIX, PATCHES = 1, 24
 
@@ -156,13 +156,7 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(options, checkpoin
         seen.append(model.eval().predict(random_images(3)))
         return seen
 
-    torch.compiler.reset()
-    plain = epoch()
-    model.compile_blocks(backend="aot_eager")
-    for ours, expected in zip(epoch(), plain, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        epoch()
+    assert_compiled_blocks_compute_the_same(model, epoch, tolerance=1e-4)
 
 
 @pytest.mark.parametrize(("start", "every", "steps"), [(0, 1, 8), (0, 3, 8), (0.25, 3, 8), (0.3, 2, 9)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dual_cross_attention.models import ABLATIONS
-from tests.helpers import random_images, tiny_model
+from tests.helpers import assert_compiled_blocks_compute_the_same, random_images, tiny_model
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -29,13 +29,7 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(ablation, checkpoi
             seen.append(model.predict(random_images(batch), branch="sa"))
         return seen
 
-    torch.compiler.reset()
-    plain = epoch()
-    model.compile_blocks(backend="aot_eager")
-    for ours, expected in zip(epoch(), plain, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        epoch()
+    assert_compiled_blocks_compute_the_same(model, epoch, tolerance=1e-5)
 
 
 def test_blocks_that_differ_in_their_drop_rate_share_a_graph():

@@ -15,7 +15,7 @@ from dual_cross_attention.configs.without_effect import choice_of_local_tokens_w
 from dual_cross_attention.inference.model_files import build_model
 from dual_cross_attention.models import branch_heads
 from dual_cross_attention.models.glca import LOCAL_QUERIES
-from tests.helpers import random_images, tiny_model
+from tests.helpers import assert_compiled_blocks_compute_the_same, random_images, tiny_model
 
 
 def tiny(ablation="sa_glca", **kwargs):
@@ -202,13 +202,7 @@ def test_compiled_blocks_change_nothing_and_are_compiled_once(local_queries):
         seen.append(model.eval().predict(random_images(3)))
         return seen
 
-    torch.compiler.reset()
-    plain = epoch()
-    model.compile_blocks(backend="aot_eager")
-    for ours, expected in zip(epoch(), plain, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
-    with torch.compiler.set_stance("fail_on_recompile"):
-        epoch()
+    assert_compiled_blocks_compute_the_same(model, epoch, tolerance=1e-3)
 
 
 def test_settings_reach_the_model_and_unused_ones_are_warned_about():
